@@ -1,0 +1,2 @@
+//! What the kernel program and the daemon share.
+#![no_std]

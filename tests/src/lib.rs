@@ -1,0 +1,1 @@
+//! The lab in which link-watcher is tried: see [`lab`].

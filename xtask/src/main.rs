@@ -1,0 +1,2 @@
+//! Tasks around the daemon.
+fn main() {}
