@@ -18,7 +18,7 @@
 //! * A packet that carries my own role is my own, mirrored.
 
 use crate::{
-    hmac::{self, Scratch},
+    hmac::{self, Words},
     maps::{Intent, KeySet, LinkState, MAX_KEYS, View, Word},
     window,
     wire::{Header, Kind, Packet, flags},
@@ -131,11 +131,11 @@ fn alive<W: Word>(intent: &Intent<W>, state: &LinkState<W>, now_ns: u64) -> bool
 ///
 /// [`Refusal::Forged`].
 #[inline(always)]
-pub fn authentic(packet: &Packet, key_id: u8, keys: &KeySet, scratch: &mut Scratch) -> Result<(), Refusal> {
+pub fn authentic(packet: &Packet, key_id: u8, keys: &KeySet, words: &mut impl Words) -> Result<(), Refusal> {
     let mut i = 0;
     while i < MAX_KEYS {
         if i < keys.count as usize && keys.ids[i] == key_id {
-            return if hmac::verify(packet, &keys.states[i], scratch) { Ok(()) } else { Err(Refusal::Forged) };
+            return if hmac::verify(packet, &keys.states[i], words) { Ok(()) } else { Err(Refusal::Forged) };
         }
         i += 1;
     }
