@@ -1,0 +1,252 @@
+//! Keys and values of the BPF maps. `repr(C)`, sizes and offsets asserted when compiled, all of 64-bit words
+//! where both sides write, so that no reader ever sees half a value.
+//!
+//! Who writes what: [`LinkState`] the verifier of packets (XDP, tc or the socket engine), [`Intent`], [`Settings`],
+//! [`KeySet`] and [`LinkKey`] user space, [`Counters`] and [`Traffic`] the kernel, one copy a CPU.
+
+use core::mem::{offset_of, size_of};
+
+/// Most links of one daemon: the length of the per-link arrays.
+pub const MAX_LINKS: u32 = 4096;
+/// Most keys of one peer: the first signs, all verify.
+pub const MAX_KEYS: usize = 4;
+/// Most interfaces whose traffic is counted.
+pub const MAX_INTERFACES: u32 = 4096;
+
+/// One 64-bit word that the kernel program and user space both see. On the host an `AtomicU64`, in BPF a volatile
+/// access; `compare_exchange` is one instruction in both.
+pub trait Word {
+    /// Reads it.
+    fn load(&self) -> u64;
+    /// Writes it.
+    fn store(&self, value: u64);
+    /// Writes `new` if it still holds `current`; says whether it did.
+    fn compare_exchange(&self, current: u64, new: u64) -> bool;
+}
+
+#[cfg(not(target_arch = "bpf"))]
+impl Word for core::sync::atomic::AtomicU64 {
+    fn load(&self) -> u64 {
+        self.load(core::sync::atomic::Ordering::Acquire)
+    }
+    fn store(&self, value: u64) {
+        self.store(value, core::sync::atomic::Ordering::Release);
+    }
+    fn compare_exchange(&self, current: u64, new: u64) -> bool {
+        use core::sync::atomic::Ordering::{AcqRel, Acquire};
+        self.compare_exchange(current, new, AcqRel, Acquire).is_ok()
+    }
+}
+
+/// What is known of a link from its packets: value of the map `LINKS`, by link slot. `W` is `u64` where it is only a
+/// layout, and a [`Word`] where it is accessed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct LinkState<W> {
+    /// When the last valid echo of a probe of mine arrived, monotonic ns; 0: never.
+    pub last_echo_ns: W,
+    /// [`crate::window`] of the sequences whose echo arrived.
+    pub echo_window: W,
+    /// Round-trip time of the last echo, ns.
+    pub rtt_ns: W,
+    /// Smoothed round-trip time, ns (RFC 6298, section 2: gain 1/8).
+    pub srtt_ns: W,
+    /// Smoothed variation of the round-trip time, ns (RFC 3550, section 6.4.1: gain 1/16).
+    pub jitter_ns: W,
+    /// Valid echoes so far.
+    pub echoes: W,
+    /// When the peer's last valid probe that carried my session arrived, monotonic ns; 0: never.
+    pub last_probe_ns: W,
+    /// [`crate::window`] of the peer's probes.
+    pub probe_window: W,
+    /// Valid probes of the peer's present session so far.
+    pub probes: W,
+    /// The peer's session, learned from a valid echo only, because only an echo proves to be fresh; 0: none.
+    pub peer_session: W,
+    /// What the peer says of the link: [`View`], packed.
+    pub peer_view: W,
+    /// Generation of the peer's announcement.
+    pub peer_generation: W,
+    /// How many probes of mine the peer has received, by its last echo.
+    pub peer_received: W,
+    /// [`crate::window`] of the peer's control packets.
+    pub control_window: W,
+    /// Zero.
+    pub reserved: [W; 2],
+}
+
+const _: () = {
+    assert!(size_of::<LinkState<u64>>() == 128);
+    assert!(offset_of!(LinkState<u64>, last_probe_ns) == 48);
+    assert!(offset_of!(LinkState<u64>, peer_session) == 72);
+};
+
+/// What we say on a link: value of the map `INTENTS`, by link slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Intent<W> {
+    /// My session; 0: this slot is not in use.
+    pub session: W,
+    /// My [`View`], packed.
+    pub view: W,
+    /// Generation of my announcement.
+    pub generation: W,
+    /// Highest sequence sent on this link: a higher one in an echo is not an answer.
+    pub sent_sequence: W,
+    /// Detection time, ns: silence for this long means down. A peer heard within it is alive, and no other session
+    /// can take its place.
+    pub detection_ns: W,
+    /// Index of the peer's [`KeySet`].
+    pub key_slot: W,
+    /// Zero.
+    pub reserved: [W; 2],
+}
+
+const _: () = assert!(size_of::<Intent<u64>>() == 64);
+
+/// Value of the map `SETTINGS`, index 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Settings<W> {
+    /// Until when probes are answered, monotonic ns. The daemon renews it: a dead daemon does not pass for a live
+    /// router.
+    pub lease_until_ns: W,
+    /// Zero.
+    pub reserved: [W; 7],
+}
+
+const _: () = assert!(size_of::<Settings<u64>>() == 64);
+
+/// What one side says of a link in every packet; one word, so that flags and epoch always belong together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct View {
+    /// Agreement epoch.
+    pub epoch: u32,
+    /// Order of preference, 0 first.
+    pub rank: u16,
+    /// Bits of [`crate::wire::flags`].
+    pub flags: u8,
+}
+
+impl View {
+    /// As one word.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        ((self.epoch as u64) << 32) | ((self.rank as u64) << 16) | self.flags as u64
+    }
+
+    /// From one word.
+    #[inline(always)]
+    pub const fn unpack(word: u64) -> Self {
+        Self { epoch: (word >> 32) as u32, rank: (word >> 16) as u16, flags: word as u8 }
+    }
+}
+
+/// A key's two states after its first block: all that signing needs, and not the key itself.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct KeyState {
+    /// SHA-256 state after the block key ⊕ ipad (RFC 2104).
+    pub inner: [u32; 8],
+    /// SHA-256 state after the block key ⊕ opad.
+    pub outer: [u32; 8],
+}
+
+/// The keys of one peer: value of the map `KEYS`, by key slot.
+#[derive(Clone, Copy, Default)]
+#[repr(C)]
+pub struct KeySet {
+    /// How many of the keys are in use, 1 to [`MAX_KEYS`].
+    pub count: u32,
+    /// Their ids, as the packet names them.
+    pub ids: [u8; MAX_KEYS],
+    /// Their states; the first signs.
+    pub states: [KeyState; MAX_KEYS],
+}
+
+const _: () = assert!(size_of::<KeySet>() == 8 + MAX_KEYS * 64);
+
+/// Where a link's packets arrive: key of the map `LINK_IDS`, whose value is the link slot. With `remote` all zero it
+/// stands for the endpoint itself: packets to it that no link explains are ours all the same, and are counted for
+/// that slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct LinkKey {
+    /// Interface index.
+    pub ifindex: u32,
+    /// VLAN ids if the packet carries tags: `outer << 16 | inner`, or the only one; 0: untagged or priority-tagged.
+    pub vlan: u32,
+    /// Our address, IPv4 as IPv4-mapped (RFC 4291, section 2.5.5.2).
+    pub local: [u8; 16],
+    /// The peer's address, likewise.
+    pub remote: [u8; 16],
+    /// Our UDP port, host order.
+    pub port: u16,
+    /// Zero.
+    pub reserved: u16,
+}
+
+const _: () = assert!(size_of::<LinkKey>() == 44);
+
+/// Words of the map `PORTS`: one bit for each UDP port that is ours.
+pub const PORT_WORDS: u32 = 65536 / 64;
+
+/// Packets of one link by outcome: per-CPU value of the map `COUNTERS`, by link slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Counters {
+    /// Valid probes, answered.
+    pub probes: u64,
+    /// Valid echoes.
+    pub echoes: u64,
+    /// Valid control packets.
+    pub control: u64,
+    /// To our port and address, but no packet of ours.
+    pub malformed: u64,
+    /// From an address that is no link's.
+    pub unknown: u64,
+    /// A sequence seen before, or a session that is over.
+    pub replayed: u64,
+    /// My own packets, mirrored; or both sides have the same role.
+    pub reflected: u64,
+    /// The signature is wrong, or the key is not one of ours.
+    pub forged: u64,
+    /// Valid probes left unanswered because the daemon's lease had run out.
+    pub unleased: u64,
+}
+
+impl Counters {
+    /// Adds another CPU's counts.
+    pub const fn add(&mut self, other: &Self) {
+        self.probes += other.probes;
+        self.echoes += other.echoes;
+        self.control += other.control;
+        self.malformed += other.malformed;
+        self.unknown += other.unknown;
+        self.replayed += other.replayed;
+        self.reflected += other.reflected;
+        self.forged += other.forged;
+        self.unleased += other.unleased;
+    }
+}
+
+/// All traffic received on an interface: per-CPU value of the map `TRAFFIC`, by interface index.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, with the link header.
+    pub bytes: u64,
+}
+
+/// What wakes user space before its next tick: entry of the ring buffer `EVENTS`. It only says where to look: the
+/// values stand in [`LinkState`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Changed {
+    /// Link slot.
+    pub slot: u32,
+    /// Zero.
+    pub reserved: u32,
+}
