@@ -1,6 +1,6 @@
 //! Counting what the test runner reports, and the table at the end.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read, Write};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -62,17 +62,28 @@ pub(crate) fn run(name: &'static str, command: &mut Command) -> Result<Lane> {
     let begin = Instant::now();
     let mut child =
         command.stdout(Stdio::piped()).spawn().with_context(|| format!("cannot run `{}`", exec::render(command)))?;
-    let mut stdout = child.stdout.take().context("the tests' output cannot be read")?;
+    let stdout = child.stdout.take().context("the tests' output cannot be read")?;
+    let mut counts = show_and_count(stdout, &mut io::stdout())?;
+    let status = child.wait().context("the tests' end cannot be awaited")?;
+    let mut remark = String::new();
+    if !status.success() && counts.failed == 0 {
+        // It did not compile, or a test took the whole runner down before the summary.
+        counts.failed = 1;
+        remark = format!("cargo ended with {status} and no failed test: see its message above");
+    }
+    Ok(Lane { name, counts, took: begin.elapsed(), remark })
+}
+
+/// Passes output on as it comes and not line by line: the runner prints a test's name before the test runs.
+fn show_and_count(mut output: impl Read, terminal: &mut impl Write) -> Result<Counts> {
     let mut counts = Counts::default();
     let mut line = Vec::new();
     let mut buffer = [0; 4096];
     loop {
-        let length = stdout.read(&mut buffer).context("the tests' output cannot be read")?;
+        let length = output.read(&mut buffer).context("the tests' output cannot be read")?;
         if length == 0 {
-            break;
+            return Ok(counts);
         }
-        // As it comes and not line by line: the runner prints a test's name before the test runs.
-        let mut terminal = io::stdout().lock();
         terminal.write_all(&buffer[..length]).and_then(|()| terminal.flush()).context("the terminal is gone")?;
         for &byte in &buffer[..length] {
             if byte == b'\n' {
@@ -83,14 +94,6 @@ pub(crate) fn run(name: &'static str, command: &mut Command) -> Result<Lane> {
             }
         }
     }
-    let status = child.wait().context("the tests' end cannot be awaited")?;
-    let mut remark = String::new();
-    if !status.success() && counts.failed == 0 {
-        // It did not compile, or a test took the whole runner down before the summary.
-        counts.failed = 1;
-        remark = format!("cargo ended with {status} and no failed test: see its message above");
-    }
-    Ok(Lane { name, counts, took: begin.elapsed(), remark })
 }
 
 fn without_colours(line: &str) -> String {
@@ -157,10 +160,18 @@ mod tests {
     }
 
     #[test]
+    fn output_is_passed_on_unchanged_and_counted() {
+        let output = "test a ... ok\n\ntest result: ok. 1 passed; 0 failed; 0 ignored\n";
+        let mut seen = Vec::new();
+        let counts = show_and_count(output.as_bytes(), &mut seen).expect("memory reads and writes");
+        assert_eq!(seen, output.as_bytes());
+        assert_eq!(counts, Counts { passed: 1, failed: 0, skipped: 0 });
+    }
+
+    #[test]
     fn a_runner_that_dies_without_a_summary_counts_as_a_failure() {
-        let lane =
-            run("x", Command::new("sh").args(["-c", "echo 'test result: ok. 1 passed; 0 failed; 0 ignored'; exit 3"]));
-        let lane = lane.expect("sh runs");
-        assert_eq!(lane.counts, Counts { passed: 1, failed: 1, skipped: 0 });
+        let lane = run("x", Command::new("sh").args(["-c", "exit 3"])).expect("sh runs");
+        assert_eq!(lane.counts, Counts { passed: 0, failed: 1, skipped: 0 });
+        assert!(!lane.remark.is_empty());
     }
 }
