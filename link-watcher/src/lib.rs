@@ -4,5 +4,7 @@ pub mod bpf_object;
 pub mod config;
 pub mod event;
 pub mod keys;
+pub mod route;
+pub mod system;
 
 pub use bpf_object::bpf_object;
