@@ -5,5 +5,7 @@ pub mod config;
 pub mod demo;
 pub mod event;
 pub mod keys;
+pub mod route;
+pub mod system;
 
 pub use bpf_object::bpf_object;
