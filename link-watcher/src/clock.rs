@@ -1,0 +1,21 @@
+//! The one place that reads clocks.
+
+use std::time::SystemTime;
+
+/// Nanoseconds of `CLOCK_MONOTONIC`: what the kernel program's `bpf_ktime_get_ns` reads too.
+pub fn now_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // Since boot, so never negative, and nanoseconds are below a billion.
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
+/// The wall-clock time of a monotonic instant, as of now: right also after the wall clock was set.
+pub fn wall_time(at_ns: u64) -> SystemTime {
+    let ago = std::time::Duration::from_nanos(now_ns().saturating_sub(at_ns));
+    SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// RFC 3339 in UTC with milliseconds, as the status and the events print it.
+pub fn rfc3339(at_ns: u64) -> String {
+    humantime::format_rfc3339_millis(wall_time(at_ns)).to_string()
+}

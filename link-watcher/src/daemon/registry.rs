@@ -1,0 +1,123 @@
+//! Which number each group and link has. A link that a reload does not change keeps its number, and with it everything
+//! that is known about it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use crate::{
+    config::{Config, PeerConfig, PeerLinkConfig},
+    event::{GroupId, GroupSpec, LinkId, LinkSpec},
+};
+
+/// What makes a link the same link: with any of these changed it starts anew.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Identity {
+    interface: String,
+    local: Option<IpAddr>,
+    remote: IpAddr,
+    port: u16,
+    interval_ns: u64,
+    multiplier: u32,
+}
+
+impl Identity {
+    fn of(peer: &PeerConfig, link: &PeerLinkConfig) -> Self {
+        Self {
+            interface: link.interface.clone(),
+            local: link.local,
+            remote: link.remote,
+            port: peer.port,
+            interval_ns: nanoseconds(peer.interval),
+            multiplier: peer.multiplier,
+        }
+    }
+}
+
+/// A duration in nanoseconds. Configured ones are days at most, so it never saturates.
+pub(super) fn nanoseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Numbers in use.
+#[derive(Debug, Default)]
+pub(super) struct Registry {
+    groups: BTreeMap<String, GroupId>,
+    links: BTreeMap<(String, String), (LinkId, Identity)>,
+}
+
+/// What a configuration changes.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Numbered {
+    /// Groups, in the order of the file.
+    pub(super) groups: Vec<GroupSpec>,
+    /// Links that are no more.
+    pub(super) removed: Vec<LinkId>,
+}
+
+impl Registry {
+    /// Numbers a configuration.
+    ///
+    /// # Errors
+    ///
+    /// If it has more links than there are slots; nothing changes then.
+    pub(super) fn number(&mut self, config: &Config, slots: u32) -> Result<Numbered, String> {
+        let mut groups = BTreeMap::new();
+        let mut links = BTreeMap::new();
+        let mut fresh = Vec::new();
+        for peer in &config.peers {
+            for link in &peer.links {
+                let name = (peer.name.clone(), link.name.clone());
+                let identity = Identity::of(peer, link);
+                match self.links.get(&name) {
+                    Some((id, known)) if *known == identity => drop(links.insert(name, (*id, identity))),
+                    _ => fresh.push((name, identity)),
+                }
+            }
+        }
+        // A number that is given up now is not given out in the same step: its old link must be gone first.
+        let mut taken: BTreeSet<u32> = self.links.values().map(|(id, _)| id.0).collect();
+        for (name, identity) in fresh {
+            let id = (0..slots).find(|id| !taken.contains(id)).ok_or_else(|| {
+                format!("no room for link {} of {}: restart the daemon, it makes room for {slots} links only", name.1, name.0)
+            })?;
+            taken.insert(id);
+            links.insert(name, (LinkId(id), identity));
+        }
+        let mut next_group = self.groups.values().map(|id| id.0 + 1).max().unwrap_or(0);
+        let mut specs = Vec::new();
+        for peer in &config.peers {
+            let id = self.groups.get(&peer.name).copied().unwrap_or_else(|| {
+                next_group += 1;
+                GroupId(next_group - 1)
+            });
+            groups.insert(peer.name.clone(), id);
+            specs.push(spec(peer, id, &links));
+        }
+        let kept: BTreeSet<LinkId> = links.values().map(|(id, _)| *id).collect();
+        let removed = self.links.values().map(|(id, _)| *id).filter(|id| !kept.contains(id)).collect();
+        (self.groups, self.links) = (groups, links);
+        Ok(Numbered { groups: specs, removed })
+    }
+}
+
+fn spec(peer: &PeerConfig, id: GroupId, links: &BTreeMap<(String, String), (LinkId, Identity)>) -> GroupSpec {
+    let interval_ns = nanoseconds(peer.interval);
+    GroupSpec {
+        id,
+        name: peer.name.clone(),
+        role: peer.role,
+        failback: peer.failback,
+        hold_up_ns: nanoseconds(peer.hold_up),
+        detection_ns: interval_ns * u64::from(peer.multiplier),
+        links: peer
+            .links
+            .iter()
+            .filter_map(|link| {
+                let (id, _) = links.get(&(peer.name.clone(), link.name.clone()))?;
+                Some(LinkSpec { id: *id, name: link.name.clone(), tier: link.tier, weight: link.weight })
+            })
+            .collect(),
+    }
+}

@@ -1,0 +1,395 @@
+//! The vocabulary of every boundary: what happens ([`Event`]), what shall be done ([`Action`]), what is so
+//! ([`Snapshot`]). All of it serialises, so that a bug report can be replayed.
+//!
+//! Times are nanoseconds of the monotonic clock (`CLOCK_MONOTONIC`, which is also what the kernel program stamps with),
+//! except in [`Snapshot`], which speaks to people and scripts.
+
+use serde::{Deserialize, Serialize};
+
+/// A link's number: its slot in the BPF maps. Stable from configuration to reload, as long as the link does not change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LinkId(pub u32);
+
+/// A group's number. Stable like a link's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct GroupId(pub u32);
+
+/// Which end of a peer this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Role {
+    /// Chooses the link.
+    Client,
+    /// Follows.
+    Server,
+}
+
+/// When a better tier takes the traffic back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Failback {
+    /// Once it has been usable for so long, in nanoseconds.
+    After(u64),
+    /// Never by itself.
+    Manual,
+}
+
+/// A group, as the engine needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupSpec {
+    /// Number.
+    pub id: GroupId,
+    /// Name.
+    pub name: String,
+    /// Which end this is.
+    pub role: Role,
+    /// When a better tier takes the traffic back.
+    pub failback: Failback,
+    /// How long a link that was down must answer before it is usable again, ns.
+    pub hold_up_ns: u64,
+    /// Detection time, interval × multiplier, ns.
+    pub detection_ns: u64,
+    /// Its links, in the order of the file.
+    pub links: Vec<LinkSpec>,
+}
+
+/// A link, as the engine needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkSpec {
+    /// Number.
+    pub id: LinkId,
+    /// Name, unique in the group.
+    pub name: String,
+    /// Preference, the lowest first.
+    pub tier: u32,
+    /// Share among the active links of one tier, 1 to 256.
+    pub weight: u32,
+}
+
+/// What happens.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Event {
+    /// These are the groups from now on. Links and groups with a known id keep their state.
+    Configure(Vec<GroupSpec>),
+    /// The kernel's routes, found at start, send this group's traffic here: no reason to move it.
+    Adopted {
+        /// Group.
+        group: GroupId,
+        /// Links that carry its traffic.
+        links: Vec<LinkId>,
+    },
+    /// The link answers: a fresh echo after silence.
+    Alive {
+        /// Link.
+        link: LinkId,
+    },
+    /// The link has been silent for the detection time, or for reasons that the prober gives.
+    Silent {
+        /// Link.
+        link: LinkId,
+        /// Last good packet; 0: never.
+        last_good_ns: u64,
+    },
+    /// What the peer says of the link has changed.
+    Peer {
+        /// Link.
+        link: LinkId,
+        /// What it says now.
+        said: PeerSaid,
+    },
+    /// The interface has changed.
+    Device {
+        /// Link.
+        link: LinkId,
+        /// What it is now.
+        device: Device,
+    },
+    /// Somebody asks for something.
+    Command(Command),
+}
+
+/// What the peer says of a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerSaid {
+    /// Its session; changes when it restarts.
+    pub session: u32,
+    /// Its agreement epoch.
+    pub epoch: u32,
+    /// Its order of preference, 0 first.
+    pub rank: u16,
+    /// This link is its active one.
+    pub active: bool,
+    /// Its operator drained the link.
+    pub drained: bool,
+    /// It hears me: its verdict on the link is "up".
+    pub hears: bool,
+    /// It is about to stop for a moment.
+    pub restarting: bool,
+}
+
+/// What an interface is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Device {
+    /// There, administratively up, with carrier and the link's address.
+    Ready,
+    /// There and up, but without carrier (RFC 2863: operational state down or lower layer down).
+    NoCarrier,
+    /// There, but the link's local address is not on it.
+    NoAddress,
+    /// There, but administratively down.
+    Disabled,
+    /// No such interface.
+    Missing,
+}
+
+/// What somebody asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Command {
+    /// Pins a group to a link.
+    Pin {
+        /// Group.
+        group: GroupId,
+        /// Link.
+        link: LinkId,
+    },
+    /// Lets a group choose again.
+    Unpin {
+        /// Group.
+        group: GroupId,
+    },
+    /// Moves a group to its next usable link (SIGUSR2): pins it there.
+    Next {
+        /// Group.
+        group: GroupId,
+    },
+    /// Automatic failover on or off.
+    Failover {
+        /// Group.
+        group: GroupId,
+        /// On.
+        on: bool,
+    },
+    /// Takes a link out of service, or back in.
+    Drain {
+        /// Link.
+        link: LinkId,
+        /// Out of service.
+        drained: bool,
+    },
+}
+
+/// What shall be done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Action {
+    /// Say this on the link, in every packet from now on.
+    Say {
+        /// Link.
+        link: LinkId,
+        /// What.
+        said: Said,
+    },
+    /// Send the group's traffic there.
+    Route {
+        /// Group.
+        group: GroupId,
+        /// Where to.
+        plan: Plan,
+    },
+    /// Tell people.
+    Tell(Transition),
+}
+
+/// What we say of a link.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// Agreement epoch.
+    pub epoch: u32,
+    /// Our order of preference, 0 first.
+    pub rank: u16,
+    /// It is our active one.
+    pub active: bool,
+    /// Our operator drained it.
+    pub drained: bool,
+    /// Our verdict is "up".
+    pub hears: bool,
+}
+
+/// Where a group's traffic goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Links that carry it, with their weights, in the order of their ids.
+    pub active: Vec<(LinkId, u32)>,
+    /// Usable links that stand by, best first.
+    pub backups: Vec<LinkId>,
+}
+
+/// Something that people want to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Transition {
+    /// When, ns.
+    pub at_ns: u64,
+    /// Group.
+    pub group: GroupId,
+    /// Link, where it is about one.
+    pub link: Option<LinkId>,
+    /// What.
+    pub what: What,
+    /// Why, in words for the operator: "no echo for 30 ms", "carrier lost", "peer stopped hearing us".
+    pub why: String,
+    /// Last good packet before it; 0: does not apply. `at_ns` minus this is the time to detect.
+    pub last_good_ns: u64,
+}
+
+/// Kinds of transition. The names are those of `on = [...]` in the configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum What {
+    /// A link answers.
+    LinkUp,
+    /// A link does not answer.
+    LinkDown,
+    /// Traffic moved.
+    ActiveChanged {
+        /// Links that carried it.
+        from: Vec<LinkId>,
+        /// Links that carry it now.
+        to: Vec<LinkId>,
+    },
+    /// No link of the group is usable; its routes stay where they were.
+    NoUsableLink,
+    /// An operator's order was carried out.
+    Ordered,
+    /// The peer has started anew.
+    PeerRestarted,
+}
+
+/// State of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LinkVerdict {
+    /// No verdict yet.
+    Starting,
+    /// Answers.
+    Up,
+    /// Does not answer.
+    Down,
+    /// Answers, but outside of its thresholds.
+    Degraded,
+    /// No such interface, or it is administratively down.
+    Absent,
+}
+
+/// What `link-watcher status --json` prints; see docs for each field.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Version of the daemon.
+    pub version: String,
+    /// Seconds since its start.
+    pub uptime_s: f64,
+    /// Engine of most links: `xdp`, `tc` or `socket`.
+    pub engine: String,
+    /// Groups, in the order of the file.
+    pub groups: Vec<GroupSnapshot>,
+}
+
+/// A group in a [`Snapshot`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GroupSnapshot {
+    /// Name.
+    pub name: String,
+    /// `peer` or `uplinks`.
+    pub kind: String,
+    /// `client` or `server`; nothing for uplinks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// Whether it fails over by itself.
+    pub failover: bool,
+    /// Link it is pinned to.
+    pub pinned: Option<String>,
+    /// Links that carry its traffic.
+    pub active: Vec<String>,
+    /// Since when, RFC 3339 in UTC with milliseconds.
+    pub since: String,
+    /// Why these.
+    pub reason: String,
+    /// Routes.
+    pub routes: RoutesSnapshot,
+    /// Prefixes that the peer wants sent to it, as far as they are accepted.
+    pub announced_to_us: Vec<String>,
+    /// Links, in the order of the file.
+    pub links: Vec<LinkSnapshot>,
+}
+
+/// A group's routes in a [`Snapshot`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RoutesSnapshot {
+    /// Prefixes that stand in the kernel as desired.
+    pub installed: usize,
+    /// Prefixes that do not: refused announcements, or a route of somebody else's in their place.
+    pub refused: usize,
+    /// Each refused prefix with the reason; bounded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<String>,
+}
+
+/// A link in a [`Snapshot`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LinkSnapshot {
+    /// Name.
+    pub name: String,
+    /// Interface.
+    pub interface: String,
+    /// Tier.
+    pub tier: u32,
+    /// Weight.
+    pub weight: u32,
+    /// Share of the group's traffic, 0 to 1.
+    pub share: f64,
+    /// State: `up`, `down`, `starting`, `degraded` or `absent`.
+    pub state: String,
+    /// Whether traffic may use it.
+    pub usable: bool,
+    /// Whether it is out of service.
+    pub drained: bool,
+    /// What verifies its packets: `xdp-native`, `xdp-generic`, `tc`, `socket`.
+    pub engine: String,
+    /// Why that engine, where it is not the best one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_reason: Option<String>,
+    /// Since when in this state, RFC 3339.
+    pub since: String,
+    /// The peer's address.
+    pub remote: String,
+    /// Round-trip time, smoothed, ms; nothing before the first echo.
+    pub rtt_ms: Option<f64>,
+    /// Its variation, ms.
+    pub jitter_ms: Option<f64>,
+    /// Probes without an echo among the last ones, 0 to 1.
+    pub loss: f64,
+    /// Probes sent.
+    pub sent: u64,
+    /// Echoes received.
+    pub received: u64,
+    /// Packets dropped, by cause.
+    pub dropped: DroppedSnapshot,
+    /// How often it went down after having been up.
+    pub flaps: u64,
+    /// Why it went down the last time.
+    pub last_down_reason: Option<String>,
+}
+
+/// Packets dropped, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedSnapshot {
+    /// No packet of ours, though to our port.
+    pub malformed: u64,
+    /// From an address that is no link's.
+    pub unknown: u64,
+    /// Seen before, or of a session that is over.
+    pub replayed: u64,
+    /// Wrong signature or unknown key.
+    pub forged: u64,
+    /// Our own, mirrored; or both ends have the same role.
+    #[serde(default)]
+    pub reflected: u64,
+}

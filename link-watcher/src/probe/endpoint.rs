@@ -1,0 +1,86 @@
+//! UDP sockets, one for each (interface, local address, port), shared by all links that have it.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use anyhow::{Context as _, Result};
+use link_watcher_common::wire::MAX_PACKET_LEN;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::event::LinkId;
+
+/// Class selector 6, "network control" (RFC 2474, section 4.2.2): keepalives do not queue behind bulk traffic.
+const TOS_NETWORK_CONTROL: u32 = 0xc0;
+/// Linux's `TC_PRIO_CONTROL` (include/uapi/linux/pkt_sched.h).
+const PRIORITY_CONTROL: u32 = 7;
+/// Enough for a few hundred packets while the thread is late, and a bound for what a flood can take, bytes.
+const RECEIVE_BUFFER_BYTES: usize = 256 * 1024;
+
+/// What makes an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct EndpointKey {
+    pub(super) ifindex: u32,
+    pub(super) local: IpAddr,
+    pub(super) port: u16,
+}
+
+/// One socket, and whose packets arrive there.
+pub(super) struct Endpoint {
+    socket: Socket,
+    /// Links by the peer's address.
+    pub(super) links: BTreeMap<IpAddr, LinkId>,
+}
+
+impl Endpoint {
+    /// Opens the socket, bound to the interface: what it sends leaves there whatever the routes say, and what it
+    /// receives came in there.
+    pub(super) fn open(key: EndpointKey, interface: &str) -> Result<Self> {
+        let what = || format!("UDP socket for {} port {} on {interface}", key.local, key.port);
+        let domain = if key.local.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP)).with_context(what)?;
+        socket.bind_device(Some(interface.as_bytes())).with_context(|| {
+            format!("{}: binding it to the interface needs CAP_NET_RAW: run as root, or grant it in the unit", what())
+        })?;
+        if key.local.is_ipv4() {
+            socket.set_tos_v4(TOS_NETWORK_CONTROL).with_context(what)?;
+        } else {
+            socket.set_only_v6(true).with_context(what)?;
+            socket.set_tclass_v6(TOS_NETWORK_CONTROL).with_context(what)?;
+        }
+        // Only a wish: it needs CAP_NET_ADMIN, without which the type of service still does most.
+        let _ = socket.set_priority(PRIORITY_CONTROL);
+        socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES).with_context(what)?;
+        socket.bind(&SockAddr::from(SocketAddr::new(key.local, key.port))).with_context(|| {
+            format!("{}: is the address on the interface, and the port free (`ss -lunp`)?", what())
+        })?;
+        Ok(Self { socket, links: BTreeMap::new() })
+    }
+
+    /// Sends one packet to a peer, without waiting.
+    pub(super) fn send(&self, packet: &[u8], to: SocketAddr) -> io::Result<()> {
+        self.socket.send_to(packet, &SockAddr::from(to)).map(drop)
+    }
+
+    /// Takes one packet out: its length, which is more than `MAX_PACKET_LEN` for one that is too long, and its sender.
+    /// `None`: nothing there.
+    pub(super) fn receive(&self, buffer: &mut [u8; MAX_PACKET_LEN + 1]) -> io::Result<Option<(usize, IpAddr)>> {
+        match rustix::net::recvfrom(&self.socket, buffer.as_mut_slice(), rustix::net::RecvFlags::DONTWAIT) {
+            Ok((_, length, from)) => {
+                let from = from.and_then(|address| SocketAddr::try_from(address).ok());
+                Ok(from.map(|from| (length, from.ip())))
+            }
+            Err(rustix::io::Errno::AGAIN) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+impl AsFd for Endpoint {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

@@ -1,0 +1,116 @@
+//! Keepalives: the real-time thread that sends probes, takes in what the sockets bring and notices silence.
+//!
+//! It knows nothing of groups or routes: it gets [`Order`]s and gives [`Report`]s. What it measures stands in
+//! [`Tables`], which anybody reads without asking it.
+
+mod endpoint;
+mod receive;
+mod tables;
+mod thread;
+
+use std::{net::IpAddr, sync::Arc};
+
+use link_watcher_common::{maps::KeySet, wire::Kind};
+
+pub use self::{
+    tables::{HeapTables, LinkStats, Stats, Tables},
+    thread::{Prober, spawn},
+};
+use crate::event::{LinkId, PeerSaid};
+
+/// What verifies a link's packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verifier {
+    /// A BPF program: the socket sees only control packets that it passed.
+    Kernel,
+    /// This thread.
+    Socket,
+}
+
+/// A link, as the prober needs it.
+#[derive(Clone)]
+pub struct ProbedLink {
+    /// Its slot.
+    pub id: LinkId,
+    /// Interface index.
+    pub ifindex: u32,
+    /// Interface name.
+    pub interface: String,
+    /// Our address.
+    pub local: IpAddr,
+    /// The peer's address.
+    pub remote: IpAddr,
+    /// UDP port of both ends.
+    pub port: u16,
+    /// Time between two probes, ns.
+    pub interval_ns: u64,
+    /// Silence for so many intervals means down.
+    pub multiplier: u32,
+    /// Keys; the first signs.
+    pub keys: Arc<KeySet>,
+    /// Who verifies.
+    pub verifier: Verifier,
+}
+
+/// What the prober shall do.
+pub enum Order {
+    /// Probes a link from now on.
+    Add(Box<ProbedLink>),
+    /// Forgets a link.
+    Remove(LinkId),
+    /// Signs and verifies with these from now on.
+    Keys {
+        /// Link.
+        link: LinkId,
+        /// Keys; the first signs.
+        keys: Arc<KeySet>,
+    },
+    /// Sends one probe at once: what we say of the link has changed.
+    Kick(LinkId),
+    /// Sends a control packet.
+    Control {
+        /// On which link.
+        link: LinkId,
+        /// What it is.
+        kind: Kind,
+        /// At most [`link_watcher_common::wire::MAX_BODY_LEN`] bytes.
+        body: Vec<u8>,
+    },
+    /// Renews the lease up to this instant, monotonic ns, says goodbye on every link and ends.
+    Stop {
+        /// Last instant at which the kernel program still answers.
+        lease_until_ns: u64,
+    },
+}
+
+/// What the prober has noticed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// Echoes arrive.
+    Alive(LinkId),
+    /// No echoes for the detection time.
+    Silent {
+        /// Link.
+        link: LinkId,
+        /// Last echo; 0: never.
+        last_good_ns: u64,
+    },
+    /// The peer says something new.
+    Said {
+        /// Link.
+        link: LinkId,
+        /// What.
+        said: PeerSaid,
+    },
+    /// A control packet, verified with its body.
+    Control {
+        /// Link.
+        link: LinkId,
+        /// The sender's session.
+        session: u32,
+        /// What it is.
+        kind: Kind,
+        /// Its body.
+        body: Vec<u8>,
+    },
+}
