@@ -3,13 +3,15 @@
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::SystemTime,
 };
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
-use crate::event::{LinkId, Transition, What};
+use crate::{
+    clock,
+    event::{GroupId, LinkId, Transition, What},
+};
 
 /// Events that are kept, and how far a follower may fall behind.
 pub const HISTORY_LEN: usize = 256;
@@ -40,31 +42,32 @@ pub struct EventRecord {
 }
 
 impl EventRecord {
-    /// In words. `time` is the transition's, `took_ns` how long the routes took, where there were any.
-    pub fn new(
+    /// In words. The transition was carried out at `done_ns`.
+    fn new(
         transition: &Transition,
-        time: SystemTime,
-        group: &str,
-        name_of: impl Fn(LinkId) -> String,
-        took_ns: Option<u64>,
+        done_ns: u64,
+        names: impl Fn(GroupId, Option<LinkId>) -> (String, Option<String>),
     ) -> Self {
-        let milliseconds = |ns: u64| ns as f64 / 1e6;
-        let names = |links: &[LinkId]| links.iter().map(|link| name_of(*link)).collect();
+        let milliseconds = |from_ns: u64, to_ns: u64| to_ns.saturating_sub(from_ns) as f64 / 1e6;
+        let (group, link) = names(transition.group, transition.link);
+        let named = |links: &[LinkId]| links.iter().filter_map(|link| names(transition.group, Some(*link)).1).collect();
         let (from, to) = match &transition.what {
-            What::ActiveChanged { from, to } => (names(from), names(to)),
+            What::ActiveChanged { from, to } => (named(from), named(to)),
             _ => (Vec::new(), Vec::new()),
         };
+        // Only traffic that moves takes time after the decision.
+        let moved = matches!(transition.what, What::ActiveChanged { .. });
         let detected = transition.last_good_ns != 0;
         Self {
-            time: humantime::format_rfc3339_millis(time).to_string(),
-            group: group.to_owned(),
-            link: transition.link.map(name_of),
+            time: clock::rfc3339(transition.at_ns),
+            group,
+            link,
             what: what(&transition.what).to_owned(),
             from,
             to,
             why: transition.why.clone(),
-            detect_ms: detected.then(|| milliseconds(transition.at_ns.saturating_sub(transition.last_good_ns))),
-            took_ms: took_ns.map(milliseconds),
+            detect_ms: detected.then(|| milliseconds(transition.last_good_ns, transition.at_ns)),
+            took_ms: moved.then(|| milliseconds(transition.at_ns, done_ns)),
         }
     }
 }
@@ -94,6 +97,16 @@ impl Default for History {
 }
 
 impl History {
+    /// Adds a transition that was carried out at `done_ns`, in words; `names` knows the groups' and the links'.
+    pub fn record(
+        &self,
+        transition: &Transition,
+        done_ns: u64,
+        names: impl Fn(GroupId, Option<LinkId>) -> (String, Option<String>),
+    ) {
+        self.push(EventRecord::new(transition, done_ns, names));
+    }
+
     /// Adds an event. Never waits for a follower: who does not read in time loses events, and learns how many.
     pub fn push(&self, record: EventRecord) {
         let record = Arc::new(record);
@@ -127,7 +140,6 @@ impl History {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::event::GroupId;
 
     fn record(n: usize) -> EventRecord {
         EventRecord { why: n.to_string(), ..EventRecord::default() }
@@ -162,12 +174,12 @@ mod tests {
             why: "no echo for 30 ms".to_owned(),
             last_good_ns: 5_000_000_000,
         };
-        let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_millis(1_500);
-        let record = EventRecord::new(&transition, time, "hq", |link| format!("link{}", link.0), Some(40_000));
-        let json = serde_json::to_string(&record).unwrap();
+        let names = |_, link: Option<LinkId>| ("hq".to_owned(), link.map(|link| format!("link{}", link.0)));
+        let record = EventRecord::new(&transition, 5_031_040_000, names);
+        let json = serde_json::to_string(&EventRecord { time: "T".to_owned(), ..record }).unwrap();
         assert_eq!(
             json,
-            r#"{"time":"1970-01-01T00:00:01.500Z","group":"hq","link":null,"what":"active-changed","from":["link0"],"to":["link1"],"why":"no echo for 30 ms","detect_ms":31.0,"took_ms":0.04}"#
+            r#"{"time":"T","group":"hq","link":null,"what":"active-changed","from":["link0"],"to":["link1"],"why":"no echo for 30 ms","detect_ms":31.0,"took_ms":0.04}"#
         );
     }
 }

@@ -100,12 +100,16 @@ impl Server {
         Ok(Self { listener: StdListener::from(socket), file: SocketFile { path: path.to_owned(), inode } })
     }
 
-    /// Serves clients until it is dropped, and their connections with it.
+    /// Serves clients until it is dropped, and their connections with it. The core's queue carries orders among
+    /// whatever else it is asked.
     ///
     /// # Errors
     ///
     /// Where the socket cannot be registered with the runtime.
-    pub async fn run(self, orders: mpsc::Sender<Order>, history: Arc<History>) -> io::Result<()> {
+    pub async fn run<T>(self, orders: mpsc::Sender<T>, history: Arc<History>) -> io::Result<()>
+    where
+        T: From<Order> + Send + 'static,
+    {
         let listener = UnixListener::from_std(self.listener)?;
         let _file = self.file;
         let places = Arc::new(Semaphore::new(MAX_CLIENTS));
@@ -174,7 +178,7 @@ fn turn_away(stream: &UnixStream) {
     }
 }
 
-async fn serve(stream: UnixStream, orders: &mpsc::Sender<Order>, history: &History) -> io::Result<()> {
+async fn serve<T: From<Order>>(stream: UnixStream, orders: &mpsc::Sender<T>, history: &History) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
@@ -207,9 +211,13 @@ async fn serve(stream: UnixStream, orders: &mpsc::Sender<Order>, history: &Histo
 }
 
 /// Asks the core, and waits for no longer than [`CORE_LIMIT`].
-async fn ask<T>(orders: &mpsc::Sender<Order>, order: Order, answer: oneshot::Receiver<T>) -> Result<T, String> {
+async fn ask<T: From<Order>, A>(
+    orders: &mpsc::Sender<T>,
+    order: Order,
+    answer: oneshot::Receiver<A>,
+) -> Result<A, String> {
     let asked = async {
-        orders.send(order).await.map_err(|_| "the daemon is stopping".to_owned())?;
+        orders.send(order.into()).await.map_err(|_| "the daemon is stopping".to_owned())?;
         answer.await.map_err(|_| "the daemon is stopping".to_owned())
     };
     let late = || format!("the daemon did not answer within {} s; its log says why", CORE_LIMIT.as_secs());
