@@ -1,6 +1,8 @@
 //! A directory with a good key, a machine with a few interfaces, and what is wrong with a configuration on it.
 #![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
 
+pub mod daemon;
+
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
