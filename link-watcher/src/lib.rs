@@ -5,6 +5,7 @@ pub mod bpf_object;
 pub mod clock;
 pub mod config;
 // pub mod daemon;
+pub mod control;
 pub mod demo;
 pub mod engine;
 pub mod event;
