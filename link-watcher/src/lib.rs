@@ -2,6 +2,7 @@
 
 pub mod bpf_object;
 pub mod config;
+pub mod demo;
 pub mod event;
 pub mod keys;
 pub mod route;

@@ -1,2 +1,87 @@
-//! Tasks around the daemon.
-fn main() {}
+//! Tasks around the daemon: tool set-up, the build, the checks, the tests, the demo, the benchmarks, installing.
+//!
+//! Run as `cargo xtask TASK`. Every task installs what it lacks, or says what to type.
+
+mod apt;
+mod build;
+mod check;
+mod exec;
+mod install;
+mod lanes;
+mod linker;
+mod privilege;
+mod project;
+mod run;
+mod rustup;
+mod setup;
+mod test;
+mod toolchain;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::project::Project;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", about = "Tasks around link-watcher")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Finds or installs the eBPF toolchain and the tools of the lab
+    Setup {
+        /// Only say what would be done, and why
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Installs what the eBPF build lacks, builds the eBPF object and then the daemon
+    BuildEbpf,
+    /// Format, lints (host and eBPF) and docs
+    Check,
+    /// Set-up, build, and every test lane
+    Test {
+        /// Run only the tests whose name contains this
+        filter: Option<String>,
+    },
+    /// Set-up, build, and `link-watcher demo ARGS` on this machine
+    Demo {
+        /// Passed on to `link-watcher demo`, for instance `peer --script`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Set-up, build, and the benchmarks
+    Bench {
+        /// Passed on to the benchmarks
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        args: Vec<OsString>,
+    },
+    /// Builds and installs the daemon, its unit and, where there is none, an example configuration
+    Install {
+        /// Where the program goes: PREFIX/sbin/link-watcher
+        #[arg(long, default_value = "/usr/local")]
+        prefix: PathBuf,
+    },
+}
+
+fn main() -> ExitCode {
+    let task = Cli::parse().task;
+    let result = Project::find().and_then(|project| match task {
+        Task::Setup { dry_run } => setup::setup(&project, dry_run).map(|()| ExitCode::SUCCESS),
+        Task::BuildEbpf => build::build_ebpf(&project).map(|()| ExitCode::SUCCESS),
+        Task::Check => check::check(&project),
+        Task::Test { filter } => test::test(&project, filter.as_deref()),
+        Task::Demo { args } => run::demo(&project, &args),
+        Task::Bench { args } => run::bench(&project, &args),
+        Task::Install { prefix } => install::install(&project, &prefix).map(|()| ExitCode::SUCCESS),
+    });
+    result.unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}

@@ -1,0 +1,1 @@
+//! The recent transitions, for `link-watcher events`.

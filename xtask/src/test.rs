@@ -1,0 +1,127 @@
+//! The test lanes. Tests that need root are `#[ignore]`d, so that a plain `cargo test` is honest, and run from here.
+
+use std::fs;
+use std::io::{self, IsTerminal as _};
+use std::path::Path;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::Result;
+
+use crate::lanes::{self, Counts, Lane};
+use crate::privilege::Privilege;
+use crate::project::Project;
+use crate::{build, exec, setup};
+
+const PURE: &str = "1 pure: units, properties, simulation";
+const PROGRAM: &str = "2 the XDP program, by BPF_PROG_TEST_RUN";
+const NAMESPACES: &str = "3 real packets in network namespaces";
+const KERNELS: &str = "4 other kernels, in QEMU";
+const OTHERS: &str = "5 outside implementations";
+
+/// Tests of this prefix in `link-watcher/tests` are lane 2.
+const PROGRAM_PREFIX: &str = "bpf_";
+
+/// `cargo xtask test [FILTER]`: fails where a test failed.
+///
+/// # Errors
+///
+/// As the set-up and the build.
+pub(crate) fn test(project: &Project, filter: Option<&str>) -> Result<ExitCode> {
+    let daemon = build::build(project)?;
+    setup::lab_tools()?;
+    let privilege = Privilege::acquire("for network namespaces and BPF (lanes 2 and 3)");
+
+    let mut lanes = Vec::new();
+    heading(PURE);
+    let mut pure = project.cargo();
+    pure.args(["test", "--no-fail-fast", "--workspace", "--exclude", "link-watcher-ebpf", "--"]);
+    pure.args(colours()).args(filter).env("LINK_WATCHER_BIN", &daemon);
+    lanes.push(lanes::run(PURE, &mut pure)?);
+
+    let in_daemon = test_files(&project.root.join("link-watcher/tests"));
+    let (program, others): (Vec<_>, Vec<_>) = in_daemon.into_iter().partition(|name| name.starts_with(PROGRAM_PREFIX));
+    let scenarios = test_files(&project.root.join("tests/tests"));
+    let rooted = Rooted { project, daemon: &daemon, filter, privilege };
+    lanes.push(rooted.run(PROGRAM, &["--package", "link-watcher"], &program)?);
+    // The daemon's own unit tests may want a namespace as well.
+    let packages = ["--package", "link-watcher-tests", "--package", "link-watcher", "--lib"];
+    lanes.push(rooted.run(NAMESPACES, &packages, &[others, scenarios].concat())?);
+    for name in [KERNELS, OTHERS] {
+        heading(name);
+        lanes.push(Lane::skipped(name, 1, "this lane does not exist yet"));
+    }
+
+    println!("\n{}", lanes::report(&lanes).trim_end());
+    let failed = lanes.iter().any(|lane| lane.counts.failed > 0);
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// What the lanes that need root have in common.
+struct Rooted<'a> {
+    project: &'a Project,
+    daemon: &'a Path,
+    filter: Option<&'a str>,
+    privilege: Option<Privilege>,
+}
+
+impl Rooted<'_> {
+    fn run(&self, name: &'static str, packages: &[&str], targets: &[String]) -> Result<Lane> {
+        heading(name);
+        if targets.is_empty() {
+            return Ok(Lane::skipped(name, 1, "it has no tests yet"));
+        }
+        let mut command = self.project.cargo();
+        command.args(["test", "--no-fail-fast"]).args(packages);
+        command.args(targets.iter().flat_map(|target| ["--test", target]));
+        command.env("LINK_WATCHER_BIN", self.daemon);
+        let Some(privilege) = self.privilege else {
+            command.args(["--", "--ignored", "--list"]).args(self.filter);
+            let why = "it needs root, and sudo does not work here; run `cargo xtask test` as root";
+            return Ok(match count_listed(&mut command) {
+                Some(tests) => Lane::skipped(name, tests, why),
+                None => Lane {
+                    counts: Counts { failed: 1, ..Counts::default() },
+                    ..Lane::skipped(name, 0, "it does not compile")
+                },
+            });
+        };
+        if privilege == Privilege::Sudo {
+            // cargo builds as this user and starts only the finished tests as root.
+            command.args(["--config", "target.'cfg(all())'.runner=['sudo', '-E']"]);
+        }
+        // One at a time: they measure, and share two CPUs, interface names and the BPF file system.
+        command.args(["--", "--ignored", "--test-threads=1"]).args(colours()).args(self.filter);
+        lanes::run(name, &mut command)
+    }
+}
+
+fn heading(name: &str) {
+    println!("\n== lane {name}");
+}
+
+/// The runner's output goes through a pipe here, so it has to be told about the terminal.
+fn colours() -> Option<&'static str> {
+    let wanted = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    wanted.then_some("--color=always")
+}
+
+/// The names of the test targets whose files are in this directory, sorted.
+fn test_files(directory: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let mut names: Vec<_> = entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rs"))
+        .filter_map(|path| Some(path.file_stem()?.to_str()?.to_owned()))
+        .collect();
+    names.sort();
+    names
+}
+
+/// How many tests a listing has; nothing where they do not compile.
+fn count_listed(command: &mut Command) -> Option<u64> {
+    println!("$ {}", exec::render(command));
+    let output = command.stderr(Stdio::inherit()).output().ok().filter(|output| output.status.success())?;
+    let listed = String::from_utf8_lossy(&output.stdout).lines().filter(|line| line.ends_with(": test")).count();
+    u64::try_from(listed).ok()
+}
