@@ -26,6 +26,8 @@ const ASK: Duration = Duration::from_millis(150);
 const LOG_LINES: usize = 14;
 /// An incident is over when traffic was steady for so long after it, ns: longer than detection at the default interval.
 const QUIET_NS: u64 = 400_000_000;
+/// News of a move comes at most so long after the move: the status is asked for in turn, on a busy machine, ns.
+const NEWS_NS: u64 = 1_000_000_000;
 
 /// How a wire is, as far as we did it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +62,8 @@ struct Live<'a> {
     log: VecDeque<String>,
     /// Since when, and what: an incident whose cost is not known yet.
     incident: Option<(u64, String)>,
+    /// When the cost of the last incident was known.
+    settled_ns: u64,
     /// The client's active links when we last looked.
     active: Vec<String>,
 }
@@ -117,6 +121,7 @@ impl<'a> Live<'a> {
             selected: 0,
             log: VecDeque::new(),
             incident: None,
+            settled_ns: 0,
             active: vec![stage.first().to_owned()],
         }
     }
@@ -165,8 +170,12 @@ impl<'a> Live<'a> {
                 .unwrap_or_else(|| group.reason.clone());
             self.note(&format!("  {} -> {}: {reason}", self.active.join(" + "), group.active.join(" + ")));
             self.active.clone_from(&group.active);
-            // A move of its own accord, such as the return to a repaired link: what it costs is of interest too.
-            self.incident.get_or_insert((monotonic_ns() - QUIET_NS, "moved back".to_owned()));
+            // A move of its own accord, such as the return to a repaired link: what it costs is of interest too. Unless it is
+            // one that was accounted for before the daemon told of it.
+            let now_ns = monotonic_ns();
+            if self.incident.is_none() && now_ns > self.settled_ns + NEWS_NS {
+                self.incident = Some((now_ns - QUIET_NS, "moved by itself".to_owned()));
+            }
         }
         let Some((since_ns, what)) = &self.incident else {
             return;
@@ -181,6 +190,7 @@ impl<'a> Live<'a> {
                 reports[0].lost + reports[1].lost
             );
             self.incident = None;
+            self.settled_ns = monotonic_ns();
             self.note(&text);
         }
     }
