@@ -66,9 +66,9 @@ pub(super) type Loot = [Vec<Frame>; 2];
 
 /// Captures keepalives on a link.
 pub(super) fn capture(stage: &Stage, link: &str) -> Result<Loot> {
-    let forge = Forge::on(stage.routers.wire(link)?)?;
+    let forge = Forge::on(stage.routers().wire(link)?)?;
     // Probes and echoes pass every interval; twice the time that it takes, and a second for a busy machine.
-    let limit = stage.routers.setup.interval * 2 * CAPTURED as u32 + Duration::from_secs(1);
+    let limit = stage.routers().setup.interval * 2 * CAPTURED as u32 + Duration::from_secs(1);
     let capture = |direction| -> Result<Vec<Frame>> {
         let frames = forge.capture(direction, CAPTURED, limit, |frame| keepalive(frame).is_some())?;
         ensure!(
@@ -117,7 +117,7 @@ fn craft(attack: Attack, captured: &[Frame], number: u64) -> Option<Frame> {
 /// Sends [`PACKETS`] packets to each router on a link, and waits until the right counters have seen them. Returns what was
 /// counted.
 pub(super) fn launch(stage: &Stage, link: &str, attack: Attack, loot: &Loot) -> Result<String> {
-    let forge = Forge::on(stage.routers.wire(link)?)?;
+    let forge = Forge::on(stage.routers().wire(link)?)?;
     let dropped = |end| stage.link(end, link).map(|link| link.dropped);
     let before = [dropped(End::Server)?, dropped(End::Client)?];
     for direction in Direction::BOTH {
@@ -130,7 +130,7 @@ pub(super) fn launch(stage: &Stage, link: &str, attack: Attack, loot: &Loot) -> 
             let frame = craft(attack, source, number).context("the captured packets are no keepalives")?;
             forge.inject(direction, &frame)?;
             if number % BURST == 0 {
-                stage.routers.lab.pause(PAUSE)?;
+                stage.routers().lab.pause(PAUSE)?;
             }
         }
     }
@@ -139,7 +139,7 @@ pub(super) fn launch(stage: &Stage, link: &str, attack: Attack, loot: &Loot) -> 
         [0, 1].map(|end| attack.counter(after[end]).saturating_sub(attack.counter(before[end])))
     };
     stage
-        .routers
+        .routers()
         .lab
         .wait_until("the counters to show the packets", COUNTERS_LIMIT, || {
             after = [dropped(End::Server)?, dropped(End::Client)?];
