@@ -2,7 +2,10 @@
 
 pub mod bpf_object;
 pub mod config;
+pub mod demo;
 pub mod event;
 pub mod keys;
+pub mod route;
+pub mod system;
 
 pub use bpf_object::bpf_object;

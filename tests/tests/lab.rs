@@ -24,24 +24,10 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Two routers with static routes over their first link, and traffic through them. No daemon runs.
 fn routers(setup: Setup) -> (TwoRouters, Meter) {
     let routers = TwoRouters::build(setup, Path::new("/nonexistent")).unwrap();
-    routers
-        .client
-        .add_route(
-            "0.0.0.0/0".parse().unwrap(),
-            "10.248.248.1".parse().unwrap(),
-        )
-        .unwrap();
-    routers
-        .server
-        .add_route(
-            "10.20.20.0/22".parse().unwrap(),
-            "10.248.248.2".parse().unwrap(),
-        )
-        .unwrap();
+    routers.client.add_route("0.0.0.0/0".parse().unwrap(), "10.248.248.1".parse().unwrap()).unwrap();
+    routers.server.add_route("10.20.20.0/22".parse().unwrap(), "10.248.248.2".parse().unwrap()).unwrap();
     let meter = routers.meter(1000).unwrap();
-    meter
-        .wait_steady(&routers.lab, monotonic_ns(), STEADY, LIMIT)
-        .unwrap();
+    meter.wait_steady(&routers.lab, monotonic_ns(), STEADY, LIMIT).unwrap();
     (routers, meter)
 }
 
@@ -62,11 +48,7 @@ fn reports(meter: &Meter, since_ns: u64) -> [Report; 2] {
 }
 
 /// Cuts for 200 ms; returns what the meter says, and for how long it really was cut (at least, at most).
-fn cut_for_200_ms(
-    routers: &TwoRouters,
-    meter: &Meter,
-    directions: &[Direction],
-) -> ([Report; 2], u64, u64) {
+fn cut_for_200_ms(routers: &TwoRouters, meter: &Meter, directions: &[Direction]) -> ([Report; 2], u64, u64) {
     let wire = &routers.wires[0];
     let start_ns = monotonic_ns();
     let cut = match directions {
@@ -80,14 +62,8 @@ fn cut_for_200_ms(
         (cut.after_ns - cut.before_ns) / 1000,
         (mended.after_ns - mended.before_ns) / 1000
     );
-    meter
-        .wait_steady(&routers.lab, mended.after_ns, STEADY, LIMIT)
-        .unwrap();
-    (
-        reports(meter, start_ns),
-        mended.before_ns - cut.after_ns,
-        mended.after_ns - cut.before_ns,
-    )
+    meter.wait_steady(&routers.lab, mended.after_ns, STEADY, LIMIT).unwrap();
+    (reports(meter, start_ns), mended.before_ns - cut.after_ns, mended.after_ns - cut.before_ns)
 }
 
 /// The meter's outage is the true one, but for one sending interval at each end.
@@ -112,10 +88,7 @@ fn cut_both_ways_and_one_way(setup: Setup) {
         assert_outage(both[cut], at_least_ns, at_most_ns);
         assert_eq!(both[1 - cut].lost, 0, "the other way is not cut");
     }
-    let duplicates: u64 = reports(&meter, 0)
-        .iter()
-        .map(|report| report.duplicates)
-        .sum();
+    let duplicates: u64 = reports(&meter, 0).iter().map(|report| report.duplicates).sum();
     assert_eq!(duplicates, 0);
 }
 
@@ -134,49 +107,30 @@ fn a_tunnel_cut_loses_what_it_should_and_nothing_else() {
 fn carrier(namespace: &Namespace, interface: &str) -> bool {
     // Not /sys, which shows the namespace of whoever mounted it.
     let output = namespace
-        .spawn(
-            Command::new("ip")
-                .args(["-o", "link", "show", interface])
-                .stdout(std::process::Stdio::piped()),
-        )
+        .spawn(Command::new("ip").args(["-o", "link", "show", interface]).stdout(std::process::Stdio::piped()))
         .unwrap()
         .wait_with_output()
         .unwrap();
-    !String::from_utf8(output.stdout)
-        .unwrap()
-        .contains("NO-CARRIER")
+    !String::from_utf8(output.stdout).unwrap().contains("NO-CARRIER")
 }
 
 fn silent_cut_keeps_carrier_and_carrier_cut_takes_it(setup: Setup) {
     let (routers, meter) = routers(setup);
     let ends = [
-        (
-            &routers.client,
-            &routers.setup.links[0].client_interface,
-            End::Client,
-        ),
-        (
-            &routers.server,
-            &routers.setup.links[0].server_interface,
-            End::Server,
-        ),
+        (&routers.client, &routers.setup.links[0].client_interface, End::Client),
+        (&routers.server, &routers.setup.links[0].server_interface, End::Server),
     ];
     let wire = &routers.wires[0];
     wire.cut().unwrap();
     for (namespace, interface, _) in &ends {
-        assert!(
-            carrier(namespace, interface),
-            "{interface} keeps its carrier"
-        );
+        assert!(carrier(namespace, interface), "{interface} keeps its carrier");
     }
     wire.mend().unwrap();
     for (namespace, interface, end) in &ends {
         let cut = wire.cut_carrier(*end).unwrap();
         routers
             .lab
-            .wait_until("the carrier to go", LIMIT, || {
-                Ok((!carrier(namespace, interface)).then_some(()))
-            })
+            .wait_until("the carrier to go", LIMIT, || Ok((!carrier(namespace, interface)).then_some(())))
             .unwrap();
         routers.lab.pause(Duration::from_millis(100)).unwrap();
         for report in reports(&meter, cut.after_ns) {
@@ -184,24 +138,15 @@ fn silent_cut_keeps_carrier_and_carrier_cut_takes_it(setup: Setup) {
             assert!(report.sent > 50, "{report:?}");
         }
         let mended = wire.mend().unwrap();
-        meter
-            .wait_steady(&routers.lab, mended.after_ns, STEADY, LIMIT)
-            .unwrap();
-        assert!(
-            carrier(namespace, interface),
-            "{interface} has its carrier again"
-        );
+        meter.wait_steady(&routers.lab, mended.after_ns, STEADY, LIMIT).unwrap();
+        assert!(carrier(namespace, interface), "{interface} has its carrier again");
     }
 }
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn a_cable_can_lose_its_carrier() {
-    silent_cut_keeps_carrier_and_carrier_cut_takes_it(Setup::cables(
-        1,
-        Duration::from_millis(100),
-        3,
-    ));
+    silent_cut_keeps_carrier_and_carrier_cut_takes_it(Setup::cables(1, Duration::from_millis(100), 3));
 }
 
 #[test]
@@ -213,10 +158,7 @@ fn a_tunnel_can_lose_its_carrier() {
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn an_uncut_link_loses_nothing() {
-    for setup in [
-        Setup::cables(1, Duration::from_millis(100), 3),
-        tunnel_only(),
-    ] {
+    for setup in [Setup::cables(1, Duration::from_millis(100), 3), tunnel_only()] {
         let (routers, meter) = routers(setup);
         let start_ns = monotonic_ns();
         routers.lab.pause(Duration::from_secs(2)).unwrap();
@@ -240,11 +182,8 @@ fn captured_frames_can_be_replayed_and_spoilt(setup: Setup) {
     let receiver = bind(&routers.server_hosts, "203.0.113.10:7001");
     let sender = bind(&routers.client_hosts, "10.20.20.10:7002");
     let frames = std::thread::scope(|scope| {
-        let capture = scope.spawn(|| {
-            forge.capture(Direction::ToServer, 3, LIMIT, |frame| {
-                frame.ports() == Some((7002, 7001))
-            })
-        });
+        let capture =
+            scope.spawn(|| forge.capture(Direction::ToServer, 3, LIMIT, |frame| frame.ports() == Some((7002, 7001))));
         // The capture begins at some moment of its own: send until it has what it wants.
         while !capture.is_finished() {
             sender.send_to(b"genuine", "203.0.113.10:7001").unwrap();
@@ -262,11 +201,7 @@ fn captured_frames_can_be_replayed_and_spoilt(setup: Setup) {
     routers.wires[0].cut().unwrap();
     let flipped = frames[0].with_flipped_bit(0).unwrap();
     let other = frames[0].with_payload(b"made up").unwrap();
-    for (frame, expected) in [
-        (&frames[0], &b"genuine"[..]),
-        (&flipped, &b"fenuine"[..]),
-        (&other, &b"made up"[..]),
-    ] {
+    for (frame, expected) in [(&frames[0], &b"genuine"[..]), (&flipped, &b"fenuine"[..]), (&other, &b"made up"[..])] {
         forge.inject(Direction::ToServer, frame).unwrap();
         let len = receiver.recv(&mut buffer).unwrap();
         assert_eq!(&buffer[..len], expected);
@@ -274,18 +209,8 @@ fn captured_frames_can_be_replayed_and_spoilt(setup: Setup) {
     let reflected: Frame = frames[0].reflected().unwrap();
     forge.inject(Direction::ToClient, &reflected).unwrap();
     let (len, from) = sender.recv_from(&mut buffer).unwrap();
-    assert_eq!(
-        (&buffer[..len], from.to_string().as_str()),
-        (&b"genuine"[..], "203.0.113.10:7001")
-    );
-    let sent = forge
-        .flood(
-            Direction::ToServer,
-            &frames,
-            20_000,
-            Duration::from_millis(200),
-        )
-        .unwrap();
+    assert_eq!((&buffer[..len], from.to_string().as_str()), (&b"genuine"[..], "203.0.113.10:7001"));
+    let sent = forge.flood(Direction::ToServer, &frames, 20_000, Duration::from_millis(200)).unwrap();
     println!("flooded {sent} frames in 200 ms");
     assert!((100..=4100).contains(&sent));
 }
@@ -307,23 +232,14 @@ fn remains() -> Vec<PathBuf> {
     let pid = std::process::id();
     [
         ("/run/netns", format!("lw-{pid}-")),
-        (
-            std::env::temp_dir().to_str().unwrap(),
-            format!("link-watcher-lab-{pid}-"),
-        ),
+        (std::env::temp_dir().to_str().unwrap(), format!("link-watcher-lab-{pid}-")),
         ("/sys/fs/bpf/link-watcher", format!("lab-{pid}-")),
     ]
     .iter()
     .flat_map(|(directory, prefix)| {
         let entries = fs::read_dir(directory).into_iter().flatten().flatten();
         entries
-            .filter(|entry| {
-                entry
-                    .file_name()
-                    .to_str()
-                    .unwrap()
-                    .starts_with(prefix.as_str())
-            })
+            .filter(|entry| entry.file_name().to_str().unwrap().starts_with(prefix.as_str()))
             .map(|entry| entry.path())
             .collect::<Vec<_>>()
     })
@@ -336,27 +252,15 @@ fn nothing_is_left() {
     // One test binary runs its tests in one process: only this lab's own names are looked for.
     let lab_names = |routers: &TwoRouters| {
         let name = routers.client.name().to_owned();
-        let id = name
-            .strip_prefix("lw-")
-            .unwrap()
-            .strip_suffix("-client")
-            .unwrap()
-            .to_owned();
+        let id = name.strip_prefix("lw-").unwrap().strip_suffix("-client").unwrap().to_owned();
         move |path: &PathBuf| path.to_str().unwrap().contains(&id)
     };
     let (routers, meter) = routers(Setup::default());
     let mine = lab_names(&routers);
-    let sleeper = routers
-        .client
-        .spawn(Command::new("sleep").arg("0"))
-        .unwrap();
+    let sleeper = routers.client.spawn(Command::new("sleep").arg("0")).unwrap();
     assert!(sleeper.wait_with_output().unwrap().status.success());
     assert!(matches!(routers.wires[2], Wire::Tunnel(_)));
-    assert_eq!(
-        remains().iter().filter(|path| mine(path)).count(),
-        6,
-        "five namespaces, a directory"
-    );
+    assert_eq!(remains().iter().filter(|path| mine(path)).count(), 6, "five namespaces, a directory");
     drop(meter);
     drop(routers);
     assert_eq!(remains().iter().filter(|path| mine(path)).count(), 0);

@@ -1,17 +1,49 @@
 //! The configuration: TOML to a validated [`Config`]. Past [`Config`] nothing is optional that the daemon needs, and
 //! nothing unchecked.
+//!
+//! Values are read by hand from the TOML document with their places, and not derived, because a derived reader stops at
+//! the first mistake: whoever writes a configuration shall see all of them at once.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+mod cross;
+mod diagnostic;
+mod host;
+mod peer;
+mod section;
+mod unbuilt;
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use ipnet::IpNet;
+use toml::de::DeTable;
+
+use self::{diagnostic::Findings, peer::Peer, section::Section};
+pub use self::{
+    diagnostic::{Diagnostic, Place, Refused, Severity},
+    host::{Address, Host},
+};
 
 use crate::{
     event::{Failback, Role},
     keys::Key,
 };
 
+/// Where the configuration is unless somebody says otherwise.
+pub const DEFAULT_PATH: &str = "/etc/link-watcher/link-watcher.toml";
+/// Where the control socket is unless the configuration says otherwise.
+pub const DEFAULT_CONTROL_SOCKET: &str = "/run/link-watcher/control.sock";
+/// Longest configuration, bytes.
+const MAX_FILE_LEN: u64 = 8 << 20;
+/// Longest path of a Unix socket, bytes: `sun_path` of `unix(7)` without its final zero.
+const MAX_SOCKET_PATH_LEN: usize = 107;
+
 /// A configuration that can be run.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// `[daemon]`.
     pub daemon: DaemonConfig,
@@ -57,7 +89,7 @@ pub enum OnExit {
 }
 
 /// `[[peer]]`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
     /// Name, unique among all groups.
     pub name: String,
@@ -106,4 +138,187 @@ pub struct PeerLinkConfig {
     pub tier: u32,
     /// Share among the active links of one tier, 1 to 256.
     pub weight: u32,
+}
+
+/// A configuration, and what is doubtful about it.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// What can be run.
+    pub config: Config,
+    /// What probably was not meant; never an error.
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads the configuration for the daemon. An interface or address that this machine does not have is a warning: it
+/// may come later.
+///
+/// # Errors
+///
+/// Everything that is wrong, with its place.
+pub fn load(path: &Path) -> Result<Loaded, Refused> {
+    read(path, Severity::Warning)
+}
+
+/// Reads the configuration for whoever just wrote it. An interface or address that this machine does not have is an
+/// error.
+///
+/// # Errors
+///
+/// Everything that is wrong, with its place.
+pub fn check(path: &Path) -> Result<Loaded, Refused> {
+    read(path, Severity::Error)
+}
+
+fn read(path: &Path, absent: Severity) -> Result<Loaded, Refused> {
+    let text = read_text(path)?;
+    let host = Host::read()
+        .map_err(|error| about_file(path, format!("the kernel does not list its interfaces: {error}"), "", false))?;
+    parse(path, &text, &host, absent)
+}
+
+/// Where a configuration wants its control socket, whatever else is in it; nothing if it cannot be read.
+pub fn control_socket_of(path: &Path) -> Option<PathBuf> {
+    let text = read_text(path).ok()?;
+    let (document, _) = DeTable::parse_recoverable(&text);
+    let daemon = document.get_ref().iter().find(|(key, _)| key.get_ref().as_ref() == "daemon")?.1;
+    let sockets = daemon.get_ref().as_table()?.iter().find(|(key, _)| key.get_ref().as_ref() == "control-socket");
+    let socket = sockets.map_or(Some(DEFAULT_CONTROL_SOCKET), |(_, value)| value.get_ref().as_str())?;
+    Some(directory_of(path).join(socket))
+}
+
+/// Validates the text of a configuration. Relative paths in it are relative to the directory of `path`. `absent` says
+/// how bad it is if something is not on this `host`.
+///
+/// # Errors
+///
+/// Everything that is wrong, with its place.
+pub fn parse(path: &Path, text: &str, host: &Host, absent: Severity) -> Result<Loaded, Refused> {
+    let findings = Findings::new(path, text);
+    let (document, syntax_errors) = DeTable::parse_recoverable(text);
+    for error in &syntax_errors {
+        let span = error.span().unwrap_or(0..0);
+        findings.error(&span, format!("this is not TOML: {}", error.message()), "");
+    }
+    let config =
+        if syntax_errors.is_empty() { check_document(document.get_ref(), host, absent, &findings) } else { None };
+    let diagnostics = findings.into_sorted();
+    match config {
+        Some(config) if diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning) => {
+            Ok(Loaded { config, warnings: diagnostics })
+        }
+        _ => Err(Refused { file: path.to_owned(), diagnostics }),
+    }
+}
+
+fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, findings: &Findings<'_>) -> Option<Config> {
+    let sections = ["daemon", "peer", "uplinks", "metrics", "notify"];
+    let root = Section::new("", 0..0, document, &sections, findings);
+    let directory = directory_of(findings.file());
+    let daemon = check_daemon(&root, directory);
+    let peers: Vec<Peer<'_>> = root
+        .sections("peer", "[[peer]]", peer::PEER_KEYS)
+        .into_iter()
+        .map(|section| Peer::read(section, directory))
+        .collect();
+    if root.get("peer").is_none() && root.get("uplinks").is_none() {
+        findings.error(
+            &(0..0),
+            "there is nothing to watch",
+            "add a section [[peer]]; link-watcher generate config shows one",
+        );
+    }
+    unbuilt::refuse(&root);
+    cross::check(&peers, findings);
+    host::check(&peers, host, absent, findings);
+    let peers = peers.into_iter().map(Peer::build).collect::<Option<Vec<_>>>()?;
+    Some(Config { daemon, peers })
+}
+
+fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
+    let known = ["control-socket", "engine", "on-exit", "instance", "realtime"];
+    let mut daemon = DaemonConfig {
+        control_socket: PathBuf::from(DEFAULT_CONTROL_SOCKET),
+        engine: EngineChoice::Auto,
+        on_exit: OnExit::Keep,
+        instance: None,
+        realtime: true,
+    };
+    let Some(section) = root.section("daemon", "[daemon]", &known) else { return daemon };
+    if let Some(socket) = section.string("control-socket", "\"/run/link-watcher/control.sock\"") {
+        daemon.control_socket = directory.join(socket.get_ref());
+        if daemon.control_socket.as_os_str().len() > MAX_SOCKET_PATH_LEN || socket.get_ref().is_empty() {
+            section.findings.error(
+                &socket.span(),
+                "`control-socket` cannot be a socket's path",
+                format!("it has 1 to {MAX_SOCKET_PATH_LEN} bytes"),
+            );
+        }
+    }
+    let engines = [
+        ("auto", EngineChoice::Auto),
+        ("xdp", EngineChoice::Xdp),
+        ("tc", EngineChoice::Tc),
+        ("socket", EngineChoice::Socket),
+    ];
+    daemon.engine = section.choice("engine", &engines).unwrap_or(daemon.engine);
+    daemon.on_exit =
+        section.choice("on-exit", &[("keep", OnExit::Keep), ("remove", OnExit::Remove)]).unwrap_or(daemon.on_exit);
+    daemon.realtime = section.boolean("realtime").unwrap_or(daemon.realtime);
+    if let Some(instance) = section.string("instance", "\"main\"") {
+        let text = instance.get_ref();
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        if text.is_empty() || text.len() > 64 || text.starts_with('.') || !text.chars().all(allowed) {
+            section.findings.error(
+                &instance.span(),
+                format!("`instance` cannot be \"{text}\": it names a directory"),
+                "it has 1 to 64 letters, digits, dashes, dots and underscores, and does not begin with a dot",
+            );
+        }
+        daemon.instance = Some(instance.into_inner());
+    }
+    daemon
+}
+
+/// The directory that relative paths in a configuration are relative to.
+fn directory_of(path: &Path) -> &Path {
+    path.parent().unwrap_or(Path::new(""))
+}
+
+/// A refusal because of the file itself; an empty `help` is none.
+fn about_file(path: &Path, message: String, help: &str, needs_privilege: bool) -> Refused {
+    let diagnostic = Diagnostic {
+        severity: Severity::Error,
+        file: path.to_owned(),
+        place: None,
+        message,
+        help: Some(help.to_owned()).filter(|help| !help.is_empty()),
+        needs_privilege,
+    };
+    Refused { file: path.to_owned(), diagnostics: vec![diagnostic] }
+}
+
+fn read_text(path: &Path) -> Result<String, Refused> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound => about_file(
+            path,
+            "there is no such file".to_owned(),
+            "link-watcher generate config prints one to begin with; --config PATH names another",
+            false,
+        ),
+        io::ErrorKind::PermissionDenied => {
+            about_file(path, "it cannot be read: permission denied".to_owned(), "run this as root", true)
+        }
+        _ => about_file(path, format!("it cannot be read: {error}"), "", false),
+    };
+    let file = File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_LEN + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_FILE_LEN {
+        return Err(about_file(path, format!("it is longer than {MAX_FILE_LEN} bytes"), "", false));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+        about_file(path, format!("it is not UTF-8, first at line {line}"), "save it as UTF-8", false)
+    })
 }

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use crate::{
     announce,
     config::PeerConfig,
-    event::{GroupId, Plan},
+    event::{GroupId, Plan, Role},
 };
 
 /// Refusals that are kept for the status.
@@ -24,8 +24,6 @@ pub(super) struct Group {
     pub(super) refused_count: usize,
     /// What the engine wants.
     pub(super) plan: Option<Plan>,
-    /// Prefixes that stand in the kernel as desired.
-    pub(super) installed: usize,
     /// Prefixes that the kernel or another's route refuses.
     pub(super) route_refusals: Vec<String>,
 }
@@ -41,7 +39,6 @@ impl Group {
             refused: Vec::new(),
             refused_count: 0,
             plan: None,
-            installed: 0,
             route_refusals: Vec::new(),
         }
     }
@@ -60,6 +57,19 @@ impl Group {
         self.refused_count = refused.len();
         self.refused =
             refused.iter().take(MAX_REFUSALS_KEPT).map(|prefix| format!("{prefix}: announced, but {reason}")).collect();
+    }
+
+    pub(super) fn is_client(&self) -> bool {
+        self.config.role == Role::Client
+    }
+
+    /// What was announced, for the log.
+    pub(super) fn announced_in_words(&self) -> String {
+        let mut words = format!("the peer announces {} prefixes", self.accepted.len() + self.refused_count);
+        if self.refused_count > 0 {
+            words += &format!("; {} are refused, such as {}", self.refused_count, self.refused.join(", "));
+        }
+        words
     }
 
     /// Everything that goes through this group: configured and announced.

@@ -53,6 +53,16 @@ impl Link {
         }
     }
 
+    /// Takes over what a reload may change without a new start; says whether the keys did.
+    pub(super) fn take_over(&mut self, fresh: Self) -> bool {
+        let rekeyed = fresh.keys.ids != self.keys.ids
+            || fresh.keys.count != self.keys.count
+            || fresh.keys.states.iter().zip(&self.keys.states).any(|(new, old)| new.inner != old.inner);
+        self.config = fresh.config;
+        self.keys = fresh.keys;
+        rekeyed
+    }
+
     /// Where its packets arrive: for one link, and for the endpoint itself.
     pub(super) fn keys_in_map(&self, running: &Running) -> [LinkKey; 2] {
         let link = LinkKey {

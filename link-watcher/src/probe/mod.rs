@@ -58,6 +58,13 @@ pub enum Order {
     Add(Box<ProbedLink>),
     /// Forgets a link.
     Remove(LinkId),
+    /// Signs and verifies with these from now on.
+    Keys {
+        /// Link.
+        link: LinkId,
+        /// Keys; the first signs.
+        keys: Arc<KeySet>,
+    },
     /// Sends one probe at once: what we say of the link has changed.
     Kick(LinkId),
     /// Sends a control packet.

@@ -236,6 +236,11 @@ impl Thread {
                     }
                 }
                 Order::Remove(id) => self.remove(id),
+                Order::Keys { link, keys } => {
+                    if let Some(probed) = self.links.get_mut(&link) {
+                        probed.link.keys = keys;
+                    }
+                }
                 Order::Kick(id) => self.probe(id, clock::now_ns()),
                 Order::Control { link, kind, body } => self.send_control(link, kind, &body),
                 Order::Stop { lease_until_ns } => {

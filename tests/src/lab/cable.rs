@@ -55,42 +55,27 @@ impl Cable {
             .set_info_data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)]))
             .up()
             .build();
-        middle.create_link(bridge).with_context(|| {
-            format!("cannot make the bridge {name} (CONFIG_BRIDGE in the kernel?)")
-        })?;
+        middle
+            .create_link(bridge)
+            .with_context(|| format!("cannot make the bridge {name} (CONFIG_BRIDGE in the kernel?)"))?;
         let bridge_index = middle.index(name)?;
         let mut ports = Vec::new();
-        for (side, router, interface) in [
-            ("c", client, client_interface),
-            ("s", server, server_interface),
-        ] {
+        for (side, router, interface) in [("c", client, client_interface), ("s", server, server_interface)] {
             let port = format!("{name}-{side}");
             middle.connect(&port, router, interface)?;
             let index = middle.index(&port)?;
             middle
-                .set_link(
-                    LinkUnspec::new_with_index(index)
-                        .controller(bridge_index)
-                        .build(),
-                )
+                .set_link(LinkUnspec::new_with_index(index).controller(bridge_index).build())
                 .with_context(|| format!("cannot make {port} a port of the bridge {name}"))?;
-            let settings = LinkBridgePort::new(index)
-                .append_info_data(InfoBridgePort::Learning(false))
-                .build();
+            let settings = LinkBridgePort::new(index).append_info_data(InfoBridgePort::Learning(false)).build();
             middle
                 .netlink()
                 .request(vec![RouteNetlinkMessage::NewLink(settings)], 0)
                 .with_context(|| format!("cannot set up the bridge's port {port}"))?;
             ports.push((port, index));
         }
-        let [to_client, to_server] = ports
-            .try_into()
-            .map_err(|_| anyhow::anyhow!("a cable has two ends"))?;
-        Ok(Cable {
-            name: name.to_owned(),
-            middle: Arc::clone(middle),
-            ports: [to_client, to_server],
-        })
+        let [to_client, to_server] = ports.try_into().map_err(|_| anyhow::anyhow!("a cable has two ends"))?;
+        Ok(Cable { name: name.to_owned(), middle: Arc::clone(middle), ports: [to_client, to_server] })
     }
 
     /// The cable's name.

@@ -68,15 +68,9 @@ impl Daemon {
     ///
     /// # Errors
     /// Where its directory cannot be made.
-    pub fn prepare(
-        lab: &Lab,
-        namespace: &Arc<Namespace>,
-        role: &str,
-        binary: &Path,
-    ) -> Result<Daemon> {
+    pub fn prepare(lab: &Lab, namespace: &Arc<Namespace>, role: &str, binary: &Path) -> Result<Daemon> {
         let directory = lab.directory().join(role);
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("cannot make {}", directory.display()))?;
+        fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
         let process = Arc::default();
         let instance = lab.instance(role);
         lab.adopt_process(Arc::clone(&process), &instance);
@@ -173,11 +167,7 @@ impl Daemon {
     /// Where it runs already, or the program cannot be started.
     pub fn launch(&self) -> Result<()> {
         let mut process = lock(&self.process);
-        ensure!(
-            process.child.is_none(),
-            "the {} daemon runs already",
-            self.role
-        );
+        ensure!(process.child.is_none(), "the {} daemon runs already", self.role);
         let log = File::options()
             .create(true)
             .append(true)
@@ -202,32 +192,25 @@ impl Daemon {
     /// # Errors
     /// As [`Daemon::start`].
     pub fn wait_ready(&self) -> Result<()> {
-        let waited = self.lab.wait_until(
-            &format!("the {} daemon to answer", self.role),
-            START_LIMIT,
-            || {
-                if let Some(status) = lock(&self.process).exit_status()? {
-                    bail!("the {} daemon ended: {status}", self.role);
-                }
-                // The socket's file is there before it is worth a process to ask.
-                if !self.socket_path().exists() {
-                    return Ok(None);
-                }
-                Ok(self.status().ok())
-            },
-        );
+        let waited = self.lab.wait_until(&format!("the {} daemon to answer", self.role), START_LIMIT, || {
+            if let Some(status) = lock(&self.process).exit_status()? {
+                bail!("the {} daemon ended: {status}", self.role);
+            }
+            // The socket's file is there before it is worth a process to ask.
+            if !self.socket_path().exists() {
+                return Ok(None);
+            }
+            Ok(self.status().ok())
+        });
         waited.map(|_| ()).with_context(|| self.log_tail())
     }
 
-    fn log_tail(&self) -> String {
+    /// The last lines of its log, with its path.
+    pub fn log_tail(&self) -> String {
         let log = self.log();
         let lines: Vec<_> = log.lines().collect();
         let from = lines.len().saturating_sub(LOG_TAIL_LINES);
-        format!(
-            "the end of {}:\n{}",
-            self.log_path().display(),
-            lines[from..].join("\n")
-        )
+        format!("the end of {}:\n{}", self.log_path().display(), lines[from..].join("\n"))
     }
 
     /// Runs `link-watcher ARGUMENTS --socket …` inside the namespace.
@@ -243,10 +226,7 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        self.namespace
-            .spawn(&mut command)?
-            .wait_with_output()
-            .context("cannot read a command's output")
+        self.namespace.spawn(&mut command)?.wait_with_output().context("cannot read a command's output")
     }
 
     /// Runs `link-watcher ARGUMENTS --socket …` and returns what it wrote to standard output.
@@ -280,9 +260,7 @@ impl Daemon {
     /// # Errors
     /// Where it does not run.
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        let pid = self
-            .pid()
-            .with_context(|| format!("the {} daemon does not run", self.role))?;
+        let pid = self.pid().with_context(|| format!("the {} daemon does not run", self.role))?;
         kill(Pid::from_raw(pid as i32), signal)
             .with_context(|| format!("cannot send {signal} to the {} daemon", self.role))
     }
@@ -299,11 +277,7 @@ impl Daemon {
     pub fn stop(&self) -> Result<ExitStatus> {
         self.signal(Signal::SIGTERM)?;
         self.lab
-            .wait_until(
-                &format!("the {} daemon to end", self.role),
-                STOP_LIMIT,
-                || lock(&self.process).exit_status(),
-            )
+            .wait_until(&format!("the {} daemon to end", self.role), STOP_LIMIT, || lock(&self.process).exit_status())
             .with_context(|| self.log_tail())
     }
 }
@@ -323,19 +297,12 @@ impl Drop for Daemon {
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("LINK_WATCHER_BIN") {
         let path = PathBuf::from(path);
-        ensure!(
-            path.is_file(),
-            "LINK_WATCHER_BIN is {}, which is no file",
-            path.display()
-        );
+        ensure!(path.is_file(), "LINK_WATCHER_BIN is {}, which is no file", path.display());
         return Ok(path);
     }
     let own = std::env::current_exe().context("cannot find the running program")?;
     // target/debug/deps/lab-… or target/debug/xtask: the binary is in the first or the second directory above.
-    own.ancestors()
-        .skip(1)
-        .take(2)
-        .map(|directory| directory.join("link-watcher"))
-        .find(|path| path.is_file())
-        .context("no link-watcher binary beside the running program: build it (cargo xtask build-ebpf), or set LINK_WATCHER_BIN")
+    own.ancestors().skip(1).take(2).map(|directory| directory.join("link-watcher")).find(|path| path.is_file()).context(
+        "no link-watcher binary beside the running program: build it (cargo xtask build-ebpf), or set LINK_WATCHER_BIN",
+    )
 }

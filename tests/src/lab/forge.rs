@@ -7,8 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recvfrom, send,
-    socket,
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recvfrom, send, socket,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -95,12 +94,10 @@ impl<'a> Forge<'a> {
                     if ready == 0 {
                         break;
                     }
-                    let (len, from) = recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer)
-                        .context("cannot capture from a cable")?;
+                    let (len, from) =
+                        recvfrom::<LinkAddr>(socket.as_raw_fd(), &mut buffer).context("cannot capture from a cable")?;
                     // Between its creation and its binding the socket may have heard another interface.
-                    let wanted = from.is_some_and(|from| {
-                        from.ifindex() == index && from.pkttype() != PACKET_OUTGOING
-                    });
+                    let wanted = from.is_some_and(|from| from.ifindex() == index && from.pkttype() != PACKET_OUTGOING);
                     if wanted && take(Frame::ethernet(buffer[..len].to_vec())) {
                         break;
                     }
@@ -129,8 +126,7 @@ impl<'a> Forge<'a> {
         match &self.tap {
             Tap::Cable(_, sockets) => {
                 let socket = &sockets[direction.destination().index()];
-                send(socket.as_raw_fd(), frame.bytes(), MsgFlags::empty())
-                    .context("cannot inject into a cable")?;
+                send(socket.as_raw_fd(), frame.bytes(), MsgFlags::empty()).context("cannot inject into a cable")?;
                 Ok(())
             }
             Tap::Tunnel(tunnel) => tunnel.inject(direction, frame.bytes()),
@@ -142,13 +138,7 @@ impl<'a> Forge<'a> {
     ///
     /// # Errors
     /// The kernel's.
-    pub fn flood(
-        &self,
-        direction: Direction,
-        frames: &[Frame],
-        rate_per_s: u64,
-        duration: Duration,
-    ) -> Result<u64> {
+    pub fn flood(&self, direction: Direction, frames: &[Frame], rate_per_s: u64, duration: Duration) -> Result<u64> {
         let start_ns = monotonic_ns();
         let duration_ns = duration.as_nanos() as u64;
         let mut sent = 0;
@@ -160,8 +150,7 @@ impl<'a> Forge<'a> {
             }
             let due = (elapsed_ns as u128 * u128::from(rate_per_s) / 1_000_000_000) as u64;
             // What a slow machine did not manage in a burst's time is not made up for: that would become an endless burst.
-            let burst = (due - sent)
-                .min(rate_per_s * BURST_INTERVAL.as_nanos() as u64 / 1_000_000_000 * 4 + 1);
+            let burst = (due - sent).min(rate_per_s * BURST_INTERVAL.as_nanos() as u64 / 1_000_000_000 * 4 + 1);
             for frame in turn.by_ref().take(burst as usize) {
                 self.inject(direction, frame)?;
             }
@@ -174,31 +163,22 @@ impl<'a> Forge<'a> {
 /// The time until a deadline, or `None` when it has passed.
 fn remaining(deadline_ns: u64) -> Option<Timespec> {
     let left_ns = deadline_ns.checked_sub(monotonic_ns())?;
-    Some(Timespec {
-        tv_sec: (left_ns / 1_000_000_000) as i64,
-        tv_nsec: (left_ns % 1_000_000_000) as i64,
-    })
+    Some(Timespec { tv_sec: (left_ns / 1_000_000_000) as i64, tv_nsec: (left_ns % 1_000_000_000) as i64 })
 }
 
 /// A packet socket on the middle's interface towards `end`.
 fn packet_socket(cable: &Cable, end: End, protocol: Option<SockProtocol>) -> Result<OwnedFd> {
     let port = cable.port(end);
     cable.middle().run(|| -> Result<OwnedFd> {
-        let socket = socket(
-            AddressFamily::Packet,
-            SockType::Raw,
-            SockFlag::SOCK_CLOEXEC,
-            protocol,
-        )
-        .context("cannot open a packet socket (CAP_NET_RAW?)")?;
+        let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, protocol)
+            .context("cannot open a packet socket (CAP_NET_RAW?)")?;
         // The interface list holds ready-made link-layer addresses. Their protocol is 0, which keeps the socket's own.
         let address = getifaddrs()
             .context("cannot list interfaces")?
             .filter(|entry| entry.interface_name == port)
             .find_map(|entry| entry.address?.as_link_addr().copied())
             .with_context(|| format!("no interface {port} in the cable's middle"))?;
-        bind(socket.as_raw_fd(), &address)
-            .with_context(|| format!("cannot bind a packet socket to {port}"))?;
+        bind(socket.as_raw_fd(), &address).with_context(|| format!("cannot bind a packet socket to {port}"))?;
         Ok(socket)
     })?
 }

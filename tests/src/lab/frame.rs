@@ -23,10 +23,7 @@ pub struct Frame {
 impl Frame {
     /// A frame of a cable, beginning with its Ethernet header.
     pub fn ethernet(bytes: Vec<u8>) -> Frame {
-        Frame {
-            bytes,
-            network: ETHERNET_LEN,
-        }
+        Frame { bytes, network: ETHERNET_LEN }
     }
 
     /// A packet of a tunnel, beginning with its IP header.
@@ -74,10 +71,7 @@ impl Frame {
     /// The UDP payload, if it is a UDP packet.
     pub fn payload(&self) -> Option<&[u8]> {
         let udp = self.udp()?;
-        let length = usize::from(u16::from_be_bytes([
-            self.bytes[udp + 4],
-            self.bytes[udp + 5],
-        ]));
+        let length = usize::from(u16::from_be_bytes([self.bytes[udp + 4], self.bytes[udp + 5]]));
         // The UDP header's length leaves out the padding of a short Ethernet frame.
         self.bytes.get(udp + UDP_LEN..udp + length)
     }
@@ -87,8 +81,7 @@ impl Frame {
         self.udp()?;
         let ip = &self.bytes[self.network..];
         if ip[0] >> 4 == 4 {
-            let at =
-                |at: usize| IpAddr::from(Ipv4Addr::new(ip[at], ip[at + 1], ip[at + 2], ip[at + 3]));
+            let at = |at: usize| IpAddr::from(Ipv4Addr::new(ip[at], ip[at + 1], ip[at + 2], ip[at + 3]));
             Some((at(12), at(16)))
         } else {
             let at = |at: usize| {
@@ -198,9 +191,7 @@ mod tests {
     /// 198.51.100.1:1000 to 198.51.100.2:2000, "abcd", as Linux sends it.
     fn sample() -> Frame {
         let mut bytes = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
-        bytes.extend([
-            0x45, 0, 0, 0, 0x12, 0x34, 0x40, 0, 64, 17, 0, 0, 198, 51, 100, 1, 198, 51, 100, 2,
-        ]);
+        bytes.extend([0x45, 0, 0, 0, 0x12, 0x34, 0x40, 0, 64, 17, 0, 0, 198, 51, 100, 1, 198, 51, 100, 2]);
         bytes.extend([0x03, 0xe8, 0x07, 0xd0, 0, 0, 0, 0]);
         bytes.extend(b"abcd");
         Frame::ethernet(bytes).with_lengths_and_checksums().unwrap()
@@ -211,10 +202,7 @@ mod tests {
         let frame = sample();
         let ip = &frame.bytes()[14..];
         assert_eq!(Sum::default().add(&ip[..20]).finish(), 0, "header");
-        let pseudo = Sum::default()
-            .add(&ip[12..20])
-            .add(&[0, 17])
-            .add(&ip[24..26]);
+        let pseudo = Sum::default().add(&ip[12..20]).add(&[0, 17]).add(&ip[24..26]);
         assert_eq!(pseudo.add(&ip[20..]).finish(), 0, "UDP");
         assert_eq!(frame.payload().unwrap(), b"abcd");
         assert_eq!(frame.ports().unwrap(), (1000, 2000));
@@ -228,10 +216,7 @@ mod tests {
         let (source, destination) = frame.addresses().unwrap();
         assert_eq!(reflected.addresses().unwrap(), (destination, source));
         assert_eq!(reflected.payload(), frame.payload());
-        assert_eq!(
-            reflected.clone().with_lengths_and_checksums().unwrap(),
-            reflected
-        );
+        assert_eq!(reflected.clone().with_lengths_and_checksums().unwrap(), reflected);
         assert_eq!(reflected.reflected().unwrap(), frame);
     }
 

@@ -86,9 +86,7 @@ pub struct Meter {
 
 impl std::fmt::Debug for Stream {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stream")
-            .field("sent", &self.sent)
-            .finish_non_exhaustive()
+        f.debug_struct("Stream").field("sent", &self.sent).finish_non_exhaustive()
     }
 }
 
@@ -103,16 +101,11 @@ impl Meter {
         (server, server_address): (&Arc<Namespace>, SocketAddr),
         rate_per_s: u32,
     ) -> Result<Meter> {
-        ensure!(
-            (1..=10_000).contains(&rate_per_s),
-            "a meter sends 1 to 10,000 packets a second, not {rate_per_s}"
-        );
+        ensure!((1..=10_000).contains(&rate_per_s), "a meter sends 1 to 10,000 packets a second, not {rate_per_s}");
         let open = |namespace: &Namespace, address: SocketAddr| -> Result<UdpSocket> {
             let socket = namespace
                 .run(|| UdpSocket::bind(address))?
-                .with_context(|| {
-                    format!("cannot bind a meter to {address} in {}", namespace.name())
-                })?;
+                .with_context(|| format!("cannot bind a meter to {address} in {}", namespace.name()))?;
             socket.set_read_timeout(Some(STOP_POLL))?;
             set_socket_recv_buffer_size_force(&socket, RECEIVE_BUFFER_LEN)
                 .context("cannot enlarge a meter's receive buffer")?;
@@ -126,23 +119,17 @@ impl Meter {
             threads: Vec::new(),
         };
         // Both receivers first: nothing is sent to a socket that nobody reads.
-        for (direction, socket) in [
-            (Direction::ToServer, &server_socket),
-            (Direction::ToClient, &client_socket),
-        ] {
-            let socket = socket
-                .try_clone()
-                .context("cannot share a meter's socket")?;
+        for (direction, socket) in [(Direction::ToServer, &server_socket), (Direction::ToClient, &client_socket)] {
+            let socket = socket.try_clone().context("cannot share a meter's socket")?;
             let (stream, stop) = (meter.stream(direction), Arc::clone(&meter.stop));
             meter.spawn("meter-receive", move || {
                 receive(&socket, direction, &stream, &stop);
             })?;
         }
         let interval_ns = 1_000_000_000 / u64::from(rate_per_s);
-        for (direction, socket, destination) in [
-            (Direction::ToServer, client_socket, server_address),
-            (Direction::ToClient, server_socket, client_address),
-        ] {
+        for (direction, socket, destination) in
+            [(Direction::ToServer, client_socket, server_address), (Direction::ToClient, server_socket, client_address)]
+        {
             let (stream, stop) = (meter.stream(direction), Arc::clone(&meter.stop));
             meter.spawn("meter-send", move || {
                 send(&socket, destination, direction, interval_ns, &stream, &stop);
@@ -156,10 +143,8 @@ impl Meter {
     }
 
     fn spawn(&mut self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
-        let thread = thread::Builder::new()
-            .name(name.to_owned())
-            .spawn(work)
-            .context("cannot start a meter's thread")?;
+        let thread =
+            thread::Builder::new().name(name.to_owned()).spawn(work).context("cannot start a meter's thread")?;
         self.threads.push(thread);
         Ok(())
     }
@@ -183,18 +168,10 @@ impl Meter {
     ///
     /// # Errors
     /// When `limit` has passed before; the message says which direction is out.
-    pub fn wait_steady(
-        &self,
-        lab: &Lab,
-        since_ns: u64,
-        steady: Duration,
-        limit: Duration,
-    ) -> Result<()> {
+    pub fn wait_steady(&self, lab: &Lab, since_ns: u64, steady: Duration, limit: Duration) -> Result<()> {
         let steady_ns = steady.as_nanos() as u64;
         let waited = lab.wait_until("traffic to pass steadily both ways", limit, || {
-            let all = Direction::BOTH
-                .iter()
-                .all(|direction| self.steady_ns(*direction) >= steady_ns);
+            let all = Direction::BOTH.iter().all(|direction| self.steady_ns(*direction) >= steady_ns);
             Ok((all && monotonic_ns() >= since_ns + steady_ns).then_some(()))
         });
         waited.with_context(|| {
@@ -257,10 +234,7 @@ impl Stream {
 
     /// The number of the first packet sent at or after an instant.
     fn first_since(&self, since_ns: u64) -> u64 {
-        let std::ops::Range {
-            start: mut low,
-            end: mut high,
-        } = self.remembered();
+        let std::ops::Range { start: mut low, end: mut high } = self.remembered();
         while low < high {
             let middle = low + (high - low) / 2;
             if self.slot(middle).sent_ns.load(Ordering::Acquire) < since_ns {
@@ -277,8 +251,8 @@ impl Stream {
         let mut report = Report::default();
         // The packet sent before the one looked at, and the first of the hole that it is in.
         let first = self.first_since(since_ns);
-        let mut previous_sent_ns = (first > self.remembered().start)
-            .then(|| self.slot(first - 1).sent_ns.load(Ordering::Acquire));
+        let mut previous_sent_ns =
+            (first > self.remembered().start).then(|| self.slot(first - 1).sent_ns.load(Ordering::Acquire));
         let mut hole: Option<(u64, u64)> = None;
         for number in first..self.remembered().end {
             let slot = self.slot(number);
@@ -310,9 +284,7 @@ impl Stream {
         let newest_plus_one = self.newest_plus_one.load(Ordering::Acquire);
         let remembered = self.remembered();
         let mut steady_from = newest_plus_one;
-        while steady_from > remembered.start
-            && self.slot(steady_from - 1).arrivals.load(Ordering::Acquire) > 0
-        {
+        while steady_from > remembered.start && self.slot(steady_from - 1).arrivals.load(Ordering::Acquire) > 0 {
             steady_from -= 1;
         }
         if steady_from >= newest_plus_one {
@@ -328,13 +300,8 @@ impl Stream {
         if first_missing >= self.sent.load(Ordering::Acquire) {
             return 0;
         }
-        let missing_ns =
-            now_ns.saturating_sub(self.slot(first_missing).sent_ns.load(Ordering::Acquire));
-        if missing_ns > FLIGHT_MAX_NS {
-            missing_ns
-        } else {
-            0
-        }
+        let missing_ns = now_ns.saturating_sub(self.slot(first_missing).sent_ns.load(Ordering::Acquire));
+        if missing_ns > FLIGHT_MAX_NS { missing_ns } else { 0 }
     }
 }
 
@@ -369,10 +336,7 @@ fn send(
         if now_ns > due_ns + LATENESS_MAX_NS {
             due_ns = now_ns;
         }
-        let due = Timespec {
-            tv_sec: (due_ns / 1_000_000_000) as i64,
-            tv_nsec: (due_ns % 1_000_000_000) as i64,
-        };
+        let due = Timespec { tv_sec: (due_ns / 1_000_000_000) as i64, tv_nsec: (due_ns % 1_000_000_000) as i64 };
         // Interrupted or already due: both mean to send now.
         let _ = clock_nanosleep_absolute(ClockId::Monotonic, &due);
         let number = stream.note_sent(monotonic_ns());
@@ -387,19 +351,13 @@ fn receive(socket: &UdpSocket, direction: Direction, stream: &Stream, stop: &Ato
     let mut payload = [0; PAYLOAD_LEN + 1];
     while !stop.load(Ordering::Relaxed) {
         match socket.recv(&mut payload) {
-            Ok(PAYLOAD_LEN)
-                if payload[..8] == MAGIC.to_be_bytes() && payload[8] == direction.index() as u8 =>
-            {
+            Ok(PAYLOAD_LEN) if payload[..8] == MAGIC.to_be_bytes() && payload[8] == direction.index() as u8 => {
                 let mut number = [0; 8];
                 number.copy_from_slice(&payload[16..24]);
                 stream.note_arrived(u64::from_be_bytes(number));
             }
             Ok(_) => {}
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
-                ) => {}
+            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
             // An ICMP error that a packet of ours met; the next read may well succeed.
             Err(_) => thread::sleep(Duration::from_millis(1)),
         }
@@ -428,22 +386,13 @@ mod tests {
 
     #[test]
     fn an_outage_lasts_from_the_first_lost_to_the_next_delivered() {
-        let stream = stream(1000, |number| {
-            !(300..331).contains(&number) && number != 700
-        });
+        let stream = stream(1000, |number| !(300..331).contains(&number) && number != 700);
         let report = stream.report(0, 2000 * MS);
         assert_eq!(report.outage_ns, 31 * MS);
         assert_eq!(report.outage_from_ns, 1300 * MS);
         assert_eq!(report.precision_ns, MS);
-        assert_eq!(
-            (report.sent, report.lost, report.ongoing),
-            (1000, 32, false)
-        );
-        assert_eq!(
-            stream.report(1400 * MS, 2000 * MS).lost,
-            1,
-            "only since the given instant"
-        );
+        assert_eq!((report.sent, report.lost, report.ongoing), (1000, 32, false));
+        assert_eq!(stream.report(1400 * MS, 2000 * MS).lost, 1, "only since the given instant");
         assert_eq!(stream.steady_ns(2000 * MS), 298 * MS);
     }
 
@@ -470,10 +419,7 @@ mod tests {
         stream.note_arrived(5);
         stream.note_arrived(5_000);
         let report = stream.report(0, 1100 * MS);
-        assert_eq!(
-            (report.duplicates, report.lost, report.sent),
-            (2 - 1, 0, 10)
-        );
+        assert_eq!((report.duplicates, report.lost, report.sent), (2 - 1, 0, 10));
     }
 
     #[test]

@@ -114,10 +114,7 @@ impl Moment {
     pub(crate) fn of(change: impl FnOnce() -> Result<()>) -> Result<Moment> {
         let before_ns = monotonic_ns();
         change()?;
-        Ok(Moment {
-            before_ns,
-            after_ns: monotonic_ns(),
-        })
+        Ok(Moment { before_ns, after_ns: monotonic_ns() })
     }
 }
 
@@ -132,6 +129,18 @@ pub fn monotonic_ns() -> u64 {
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// Who runs the lab lacks the privilege for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NeedsRoot;
+
+impl std::fmt::Display for NeedsRoot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("network namespaces and routers in them need root: run it with sudo")
+    }
+}
+
+impl std::error::Error for NeedsRoot {}
 
 /// A set of namespaces, processes, pins and files that are removed together.
 ///
@@ -161,18 +170,14 @@ impl Lab {
     /// An empty lab with a scratch directory of its own. Leftovers of dead processes' labs are swept first.
     ///
     /// # Errors
-    /// Without root, and where the scratch directory cannot be made.
+    /// [`NeedsRoot`] without root, and where the scratch directory cannot be made.
     pub fn new() -> Result<Lab> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         if !rustix::process::geteuid().is_root() {
-            bail!("the lab makes network namespaces, which needs root: run it with sudo");
+            return Err(NeedsRoot.into());
         }
         sweep();
-        let id = format!(
-            "{}-{}",
-            std::process::id(),
-            COUNT.fetch_add(1, Ordering::Relaxed)
-        );
+        let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let directory = std::env::temp_dir().join(format!("{DIRECTORY_PREFIX}{id}"));
         fs::create_dir_all(&directory)
             .with_context(|| format!("cannot make the lab's directory {}", directory.display()))?;
@@ -325,18 +330,11 @@ fn kill_users_of(directory: &Path) {
         return;
     };
     for entry in entries.flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
             continue;
         };
         let arguments = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        if arguments
-            .split(|byte| *byte == 0)
-            .any(|argument| argument.starts_with(needle.as_bytes()))
-        {
+        if arguments.split(|byte| *byte == 0).any(|argument| argument.starts_with(needle.as_bytes())) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
         }
     }
@@ -355,12 +353,7 @@ mod tests {
         // Above the kernel's largest process id (PID_MAX_LIMIT, 4194304): certainly dead.
         let dead = directory.join("lw-4194305-0-client");
         let alive = directory.join(format!("lw-{}-0-client", std::process::id()));
-        for path in [
-            &dead,
-            &alive,
-            &directory.join("lw-other"),
-            &directory.join("x-4194305-0"),
-        ] {
+        for path in [&dead, &alive, &directory.join("lw-other"), &directory.join("x-4194305-0")] {
             fs::write(path, "").unwrap();
         }
         let found = leftovers(&directory, NAMESPACE_PREFIX);

@@ -7,9 +7,7 @@ use std::fmt;
 use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
-use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
+use rtnetlink::packet_core::{NLM_F_ACK, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -39,15 +37,8 @@ impl Netlink {
     pub fn open() -> Result<Netlink> {
         let mut socket = Socket::new(NETLINK_ROUTE).context("cannot open a netlink socket")?;
         socket.bind_auto().context("cannot bind a netlink socket")?;
-        socket
-            .connect(&SocketAddr::new(0, 0))
-            .context("cannot connect a netlink socket to the kernel")?;
-        Ok(Netlink {
-            state: Mutex::new(State {
-                socket,
-                sequence: 0,
-            }),
-        })
+        socket.connect(&SocketAddr::new(0, 0)).context("cannot connect a netlink socket to the kernel")?;
+        Ok(Netlink { state: Mutex::new(State { socket, sequence: 0 }) })
     }
 
     /// Sends `messages` in one datagram and waits until the kernel has carried out all of them. `flags` (`NLM_F_CREATE` and
@@ -70,10 +61,7 @@ impl Netlink {
             datagram.resize(start + message.buffer_len(), 0);
             message.serialize(&mut datagram[start..]);
         }
-        state
-            .socket
-            .send(&datagram, 0)
-            .context("cannot send to netlink")?;
+        state.socket.send(&datagram, 0).context("cannot send to netlink")?;
         let mut refusal = None;
         for sequence in first..=state.sequence {
             if let Err(error) = acknowledgement(&state.socket, sequence) {
@@ -89,11 +77,9 @@ impl Netlink {
 fn acknowledgement(socket: &Socket, sequence: u32) -> Result<()> {
     for _ in 0..SKIPPED_ANSWERS_MAX {
         // An acknowledgement fills a datagram of its own.
-        let (answer, _) = socket
-            .recv_from_full()
-            .context("cannot read from netlink")?;
-        let message = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer)
-            .context("cannot decode netlink's answer")?;
+        let (answer, _) = socket.recv_from_full().context("cannot read from netlink")?;
+        let message =
+            NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).context("cannot decode netlink's answer")?;
         if message.header.sequence_number != sequence {
             continue;
         }

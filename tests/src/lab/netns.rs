@@ -41,17 +41,10 @@ impl Namespace {
         File::create_new(&path).with_context(|| format!("cannot make {}", path.display()))?;
         // A thread of its own, which ends in the new namespace: the caller stays where it is.
         let netlink = on_own_thread(|| -> Result<Netlink> {
-            unshare(CloneFlags::CLONE_NEWNET).context(
-                "cannot make a network namespace (needs root, and CONFIG_NET_NS in the kernel)",
-            )?;
-            mount(
-                Some("/proc/thread-self/ns/net"),
-                &path,
-                None::<&str>,
-                MsFlags::MS_BIND,
-                None::<&str>,
-            )
-            .with_context(|| format!("cannot mount the namespace on {}", path.display()))?;
+            unshare(CloneFlags::CLONE_NEWNET)
+                .context("cannot make a network namespace (needs root, and CONFIG_NET_NS in the kernel)")?;
+            mount(Some("/proc/thread-self/ns/net"), &path, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                .with_context(|| format!("cannot mount the namespace on {}", path.display()))?;
             Netlink::open()
         })?;
         let namespace = Namespace {
@@ -110,8 +103,7 @@ impl Namespace {
     /// # Errors
     /// The kernel's.
     pub fn enter(&self) -> Result<()> {
-        setns(&self.file, CloneFlags::CLONE_NEWNET)
-            .with_context(|| format!("cannot enter the namespace {}", self.name))
+        setns(&self.file, CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter the namespace {}", self.name))
     }
 
     /// Starts a process inside the namespace.
@@ -120,8 +112,7 @@ impl Namespace {
     /// Where the program cannot be started.
     pub fn spawn(&self, command: &mut Command) -> Result<Child> {
         let program = command.get_program().to_owned();
-        self.run(|| command.spawn())?
-            .with_context(|| format!("cannot start {}", program.display()))
+        self.run(|| command.spawn())?.with_context(|| format!("cannot start {}", program.display()))
     }
 
     /// Writes a sysctl, given as a path below `/proc/sys`, such as `net/ipv4/ip_forward`.
@@ -149,8 +140,7 @@ impl Namespace {
     pub fn set_up(&self, interface: &str, up: bool) -> Result<()> {
         let message = LinkUnspec::new_with_index(self.index(interface)?);
         let message = if up { message.up() } else { message.down() };
-        self.set_link(message.build())
-            .with_context(|| format!("cannot set {interface} up or down in {}", self.name))
+        self.set_link(message.build()).with_context(|| format!("cannot set {interface} up or down in {}", self.name))
     }
 
     /// Deletes an interface (and with it the other end of a veth pair).
@@ -166,8 +156,7 @@ impl Namespace {
 
     /// Changes an existing interface.
     pub(crate) fn set_link(&self, message: LinkMessage) -> Result<()> {
-        self.netlink
-            .request(vec![RouteNetlinkMessage::SetLink(message)], 0)
+        self.netlink.request(vec![RouteNetlinkMessage::SetLink(message)], 0)
     }
 
     /// Gives an interface an address, `address` being it with its prefix length.
@@ -187,21 +176,11 @@ impl Namespace {
                 .build(),
         };
         if address.addr().is_ipv6() {
-            message
-                .attributes
-                .push(AddressAttribute::Flags(AddressFlags::Nodad));
+            message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
         }
         self.netlink
-            .request(
-                vec![RouteNetlinkMessage::NewAddress(message)],
-                NLM_F_CREATE | NLM_F_EXCL,
-            )
-            .with_context(|| {
-                format!(
-                    "cannot give {interface} the address {address} in {}",
-                    self.name
-                )
-            })
+            .request(vec![RouteNetlinkMessage::NewAddress(message)], NLM_F_CREATE | NLM_F_EXCL)
+            .with_context(|| format!("cannot give {interface} the address {address} in {}", self.name))
     }
 
     /// Adds or replaces a route in the main table.
@@ -215,16 +194,8 @@ impl Namespace {
             .context("a route's destination and gateway must be of one address family")?
             .build();
         self.netlink
-            .request(
-                vec![RouteNetlinkMessage::NewRoute(message)],
-                NLM_F_CREATE | NLM_F_REPLACE,
-            )
-            .with_context(|| {
-                format!(
-                    "cannot route {destination} through {gateway} in {}",
-                    self.name
-                )
-            })
+            .request(vec![RouteNetlinkMessage::NewRoute(message)], NLM_F_CREATE | NLM_F_REPLACE)
+            .with_context(|| format!("cannot route {destination} through {gateway} in {}", self.name))
     }
 
     /// Joins two namespaces by a veth pair; both ends are up when it returns.
@@ -235,20 +206,15 @@ impl Namespace {
         // Ends with different indexes: where an interface's index equals its peer's, the kernel takes it for a physical
         // one, and then delays news of its carrier by up to a second.
         static INDEX: AtomicU32 = AtomicU32::new(1000);
-        let peer = LinkMessageBuilder::<LinkUnspec>::new()
-            .name(other_interface)
-            .setns_by_fd(other.file.as_raw_fd())
-            .build();
+        let peer =
+            LinkMessageBuilder::<LinkUnspec>::new().name(other_interface).setns_by_fd(other.file.as_raw_fd()).build();
         let message = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
             .index(INDEX.fetch_add(1, Ordering::Relaxed))
             .name(interface)
             .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
             .build();
         self.create_link(message).with_context(|| {
-            format!(
-                "cannot join {interface} in {} with {other_interface} in {}",
-                self.name, other.name
-            )
+            format!("cannot join {interface} in {} with {other_interface} in {}", self.name, other.name)
         })?;
         other.set_up(other_interface, true)?;
         self.set_up(interface, true)
@@ -256,10 +222,7 @@ impl Namespace {
 
     /// Creates an interface.
     pub(crate) fn create_link(&self, message: LinkMessage) -> Result<()> {
-        self.netlink.request(
-            vec![RouteNetlinkMessage::NewLink(message)],
-            NLM_F_CREATE | NLM_F_EXCL,
-        )
+        self.netlink.request(vec![RouteNetlinkMessage::NewLink(message)], NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Sets or takes carrier on an interface whose driver lets user space do so (tun does).
@@ -267,8 +230,7 @@ impl Namespace {
         let message = LinkUnspec::new_with_index(self.index(interface)?)
             .append_extra_attribute(LinkAttribute::Carrier(u8::from(carrier)))
             .build();
-        self.set_link(message)
-            .with_context(|| format!("cannot change the carrier of {interface} in {}", self.name))
+        self.set_link(message).with_context(|| format!("cannot change the carrier of {interface} in {}", self.name))
     }
 }
 

@@ -38,12 +38,7 @@ pub const CLIENT_GROUP: &str = "hq";
 pub const SERVER_GROUP: &str = "branch";
 
 /// The prefixes behind the client and its address in each; the host is .10 there, or ::10.
-const CLIENT_LANS: [&str; 4] = [
-    "10.20.20.1/22",
-    "172.31.13.1/24",
-    "192.168.12.1/24",
-    "2001:db8:20::1/64",
-];
+const CLIENT_LANS: [&str; 4] = ["10.20.20.1/22", "172.31.13.1/24", "192.168.12.1/24", "2001:db8:20::1/64"];
 /// The prefixes behind the server and its address in each.
 const SERVER_LANS: [&str; 2] = ["203.0.113.1/24", "2001:db8:113::1/64"];
 /// Last part of every host's address.
@@ -110,10 +105,7 @@ impl TwoRouters {
         attach_hosts(&server_hosts, &server, &SERVER_LANS)?;
         let mut wires = Vec::new();
         for (number, link) in setup.links.iter().enumerate() {
-            let (client_interface, server_interface) = (
-                link.client_interface.as_str(),
-                link.server_interface.as_str(),
-            );
+            let (client_interface, server_interface) = (link.client_interface.as_str(), link.server_interface.as_str());
             wires.push(match link.medium {
                 Medium::Cable => Wire::Cable(Cable::lay(
                     &link.name,
@@ -121,18 +113,15 @@ impl TwoRouters {
                     (&client, client_interface),
                     (&server, server_interface),
                 )?),
-                Medium::Tunnel => Wire::Tunnel(Tunnel::dig(
-                    &link.name,
-                    (&client, client_interface),
-                    (&server, server_interface),
-                )?),
+                Medium::Tunnel => {
+                    Wire::Tunnel(Tunnel::dig(&link.name, (&client, client_interface), (&server, server_interface))?)
+                }
             });
             for family in [Family::V4, Family::V6] {
                 let prefix_len = if family == Family::V4 { 24 } else { 64 };
-                for (router, interface, end) in [
-                    (&client, client_interface, End::Client),
-                    (&server, server_interface, End::Server),
-                ] {
+                for (router, interface, end) in
+                    [(&client, client_interface, End::Client), (&server, server_interface, End::Server)]
+                {
                     let address = IpNet::new(link_address(number, family, end), prefix_len)
                         .context("a prefix length within its family")?;
                     router.add_address(interface, address)?;
@@ -165,25 +154,15 @@ impl TwoRouters {
             .map(|lan| Ok(format!("\"{}\"", lan.parse::<IpNet>()?.trunc())))
             .collect::<Result<Vec<_>>>()?
             .join(", ");
-        for (daemon, end) in [
-            (&self.client_daemon, End::Client),
-            (&self.server_daemon, End::Server),
-        ] {
+        for (daemon, end) in [(&self.client_daemon, End::Client), (&self.server_daemon, End::Server)] {
             let key_path = daemon.write_key("peer.key", key)?;
             let (group, role, own) = match end {
                 End::Client => (
                     CLIENT_GROUP,
                     "client",
-                    format!(
-                        "routes = [\"{routes}\"]\nannounce = [{lans}]\n{}",
-                        self.setup.client_settings
-                    ),
+                    format!("routes = [\"{routes}\"]\nannounce = [{lans}]\n{}", self.setup.client_settings),
                 ),
-                End::Server => (
-                    SERVER_GROUP,
-                    "server",
-                    format!("accept = [{lans}]\n{}", self.setup.server_settings),
-                ),
+                End::Server => (SERVER_GROUP, "server", format!("accept = [{lans}]\n{}", self.setup.server_settings)),
             };
             let mut text = format!(
                 "[[peer]]\nname = \"{group}\"\nrole = \"{role}\"\nport = 46721\nkey-files = [\"{}\"]\ninterval = \"{}\"\n\
@@ -241,10 +220,7 @@ impl TwoRouters {
     /// # Errors
     /// Where there is none.
     pub fn wire(&self, name: &str) -> Result<&Wire> {
-        self.wires
-            .iter()
-            .find(|wire| wire.name() == name)
-            .with_context(|| format!("no link {name} in this lab"))
+        self.wires.iter().find(|wire| wire.name() == name).with_context(|| format!("no link {name} in this lab"))
     }
 
     /// Starts a packet stream both ways between the hosts, `rate_per_s` a direction.
@@ -257,14 +233,8 @@ impl TwoRouters {
             Family::V6 => (CLIENT_LANS[3], SERVER_LANS[1]),
         };
         Meter::start(
-            (
-                &self.client_hosts,
-                SocketAddr::new(host(client.parse()?).addr(), METER_PORT),
-            ),
-            (
-                &self.server_hosts,
-                SocketAddr::new(host(server.parse()?).addr(), METER_PORT),
-            ),
+            (&self.client_hosts, SocketAddr::new(host(client.parse()?).addr(), METER_PORT)),
+            (&self.server_hosts, SocketAddr::new(host(server.parse()?).addr(), METER_PORT)),
             rate_per_s,
         )
     }
@@ -275,21 +245,15 @@ impl TwoRouters {
     /// When `limit` has passed before; the message says what is active.
     pub fn wait_active(&self, link: &str, limit: Duration) -> Result<()> {
         let mut seen = (Vec::new(), Vec::new());
-        let waited = self
-            .lab
-            .wait_until(&format!("{link} to carry the traffic"), limit, || {
-                seen = (
-                    active(&self.client_daemon.status()?, CLIENT_GROUP),
-                    active(&self.server_daemon.status()?, SERVER_GROUP),
-                );
-                Ok((seen.0 == [link] && seen.1 == [link]).then_some(()))
-            });
+        let waited = self.lab.wait_until(&format!("{link} to carry the traffic"), limit, || {
+            seen = (
+                active(&self.client_daemon.status()?, CLIENT_GROUP),
+                active(&self.server_daemon.status()?, SERVER_GROUP),
+            );
+            Ok((seen.0 == [link] && seen.1 == [link]).then_some(()))
+        });
         waited.with_context(|| {
-            format!(
-                "active: [{}] at the client, [{}] at the server",
-                seen.0.join(", "),
-                seen.1.join(", ")
-            )
+            format!("active: [{}] at the client, [{}] at the server", seen.0.join(", "), seen.1.join(", "))
         })
     }
 
@@ -298,14 +262,13 @@ impl TwoRouters {
     /// # Errors
     /// When `limit` has passed before.
     pub fn wait_all_usable(&self, limit: Duration) -> Result<()> {
-        self.lab
-            .wait_until("every link to be usable at both ends", limit, || {
-                let client = self.client_daemon.status()?;
-                let server = self.server_daemon.status()?;
-                let all = usable(&client, CLIENT_GROUP).len() == self.setup.links.len()
-                    && usable(&server, SERVER_GROUP).len() == self.setup.links.len();
-                Ok(all.then_some(()))
-            })
+        self.lab.wait_until("every link to be usable at both ends", limit, || {
+            let client = self.client_daemon.status()?;
+            let server = self.server_daemon.status()?;
+            let all = usable(&client, CLIENT_GROUP).len() == self.setup.links.len()
+                && usable(&server, SERVER_GROUP).len() == self.setup.links.len();
+            Ok(all.then_some(()))
+        })
     }
 }
 
@@ -318,9 +281,7 @@ pub fn link_address(number: usize, family: Family, end: End) -> IpAddr {
         Family::V4 => Ipv4Addr::new(10, 248, third, last).into(),
         Family::V6 => {
             // 2001:db8:248::1, read as if the digits were decimal: easier to recognise.
-            let group = u16::from(third / 100) << 8
-                | u16::from(third / 10 % 10) << 4
-                | u16::from(third % 10);
+            let group = u16::from(third / 100) << 8 | u16::from(third / 10 % 10) << 4 | u16::from(third % 10);
             Ipv6Addr::new(0x2001, 0xdb8, group, 0, 0, 0, 0, u16::from(last)).into()
         }
     }
@@ -385,21 +346,9 @@ mod tests {
 
     #[test]
     fn addresses_are_those_of_the_picture() {
-        assert_eq!(
-            link_address(0, Family::V4, End::Client).to_string(),
-            "10.248.248.2"
-        );
-        assert_eq!(
-            link_address(2, Family::V4, End::Server).to_string(),
-            "10.248.250.1"
-        );
-        assert_eq!(
-            link_address(2, Family::V6, End::Server).to_string(),
-            "2001:db8:250::1"
-        );
-        assert_eq!(
-            host("10.20.20.1/22".parse().unwrap()).to_string(),
-            "10.20.20.10/22"
-        );
+        assert_eq!(link_address(0, Family::V4, End::Client).to_string(), "10.248.248.2");
+        assert_eq!(link_address(2, Family::V4, End::Server).to_string(), "10.248.250.1");
+        assert_eq!(link_address(2, Family::V6, End::Server).to_string(), "2001:db8:250::1");
+        assert_eq!(host("10.20.20.1/22".parse().unwrap()).to_string(), "10.20.20.10/22");
     }
 }

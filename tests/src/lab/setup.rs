@@ -25,12 +25,7 @@ pub struct LinkSetup {
 }
 
 impl LinkSetup {
-    fn new(
-        name: &str,
-        medium: Medium,
-        client_interface: &str,
-        server_interface: &str,
-    ) -> LinkSetup {
+    fn new(name: &str, medium: Medium, client_interface: &str, server_interface: &str) -> LinkSetup {
         LinkSetup {
             name: name.to_owned(),
             medium,

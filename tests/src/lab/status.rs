@@ -4,28 +4,18 @@ use serde_json::Value;
 
 /// A group in a `status --json` document.
 pub fn group<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
-    status["groups"]
-        .as_array()?
-        .iter()
-        .find(|group| group["name"] == name)
+    status["groups"].as_array()?.iter().find(|group| group["name"] == name)
 }
 
 /// A link of a group in a `status --json` document.
 pub fn link<'a>(status: &'a Value, group_name: &str, link_name: &str) -> Option<&'a Value> {
-    group(status, group_name)?["links"]
-        .as_array()?
-        .iter()
-        .find(|link| link["name"] == link_name)
+    group(status, group_name)?["links"].as_array()?.iter().find(|link| link["name"] == link_name)
 }
 
 /// The names of a group's active links.
 pub fn active(status: &Value, group_name: &str) -> Vec<String> {
     let names = group(status, group_name).and_then(|group| group["active"].as_array());
-    names
-        .into_iter()
-        .flatten()
-        .filter_map(|name| Some(name.as_str()?.to_owned()))
-        .collect()
+    names.into_iter().flatten().filter_map(|name| Some(name.as_str()?.to_owned())).collect()
 }
 
 /// The names of a group's usable links.

@@ -42,9 +42,7 @@ struct Shared {
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Shared")
-            .field("cut", &self.cut)
-            .finish_non_exhaustive()
+        f.debug_struct("Shared").field("cut", &self.cut).finish_non_exhaustive()
     }
 }
 
@@ -59,10 +57,7 @@ impl Tunnel {
         (server, server_interface): (&Arc<Namespace>, &str),
     ) -> Result<Tunnel> {
         let shared = Arc::new(Shared {
-            devices: [
-                open(client, client_interface)?,
-                open(server, server_interface)?,
-            ],
+            devices: [open(client, client_interface)?, open(server, server_interface)?],
             cut: Default::default(),
             captured: Default::default(),
             stop: AtomicBool::new(false),
@@ -169,17 +164,10 @@ impl Drop for Tunnel {
 
 /// Opens a tun device inside a namespace, where the device then belongs.
 fn open(namespace: &Namespace, interface: &str) -> Result<SyncDevice> {
-    let device = namespace
-        .run(|| DeviceBuilder::new().name(interface).build_sync())?
-        .with_context(|| {
-            format!(
-                "cannot make the tun device {interface} in {} (is /dev/net/tun there?)",
-                namespace.name()
-            )
-        })?;
-    device
-        .set_nonblocking(true)
-        .context("cannot make a tun device non-blocking")?;
+    let device = namespace.run(|| DeviceBuilder::new().name(interface).build_sync())?.with_context(|| {
+        format!("cannot make the tun device {interface} in {} (is /dev/net/tun there?)", namespace.name())
+    })?;
+    device.set_nonblocking(true).context("cannot make a tun device non-blocking")?;
     namespace.set_up(interface, true)?;
     Ok(device)
 }
@@ -206,10 +194,7 @@ fn carry(shared: &Shared, direction: Direction) {
                 let _ = to.send(packet);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let timeout = Timespec {
-                    tv_sec: 0,
-                    tv_nsec: STOP_POLL_NS,
-                };
+                let timeout = Timespec { tv_sec: 0, tv_nsec: STOP_POLL_NS };
                 let _ = poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&timeout));
             }
             // An interface that is down cannot be read from (EIO) until it is up again.

@@ -1,0 +1,225 @@
+//! What is wrong with a configuration, and where: rendered with the offending line, for people.
+
+use std::{
+    fmt,
+    ops::Range,
+    path::{Path, PathBuf},
+};
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The configuration is refused.
+    Error,
+    /// It can be run, but probably is not what was meant.
+    Warning,
+}
+
+/// Where in the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Line, from 1.
+    pub line: usize,
+    /// Column in characters, from 1.
+    pub column: usize,
+    /// How many characters are meant, at least 1.
+    pub width: usize,
+    /// The line's text.
+    pub text: String,
+}
+
+/// One thing that is wrong, and what would be right.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// How bad it is.
+    pub severity: Severity,
+    /// The configuration file.
+    pub file: PathBuf,
+    /// Where in it; nothing if it is about the file itself.
+    pub place: Option<Place>,
+    /// What is wrong.
+    pub message: String,
+    /// What would be right.
+    pub help: Option<String>,
+    /// It is wrong only for whoever asks: with more privilege it might be right.
+    pub needs_privilege: bool,
+}
+
+impl Diagnostic {
+    /// On one line, for a log: file, line, column, what is wrong and what would be right.
+    pub fn summary(&self) -> String {
+        let mut text = self.file.display().to_string();
+        if let Some(place) = &self.place {
+            text += &format!(":{}:{}", place.line, place.column);
+        }
+        text += &format!(": {}", self.message);
+        if let Some(help) = &self.help {
+            text += &format!(" ({help})");
+        }
+        text
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+        };
+        write!(f, "{severity}: {}", self.message)?;
+        let Some(place) = &self.place else {
+            write!(f, "\n --> {}", self.file.display())?;
+            if let Some(help) = &self.help {
+                write!(f, "\n  = help: {help}")?;
+            }
+            return Ok(());
+        };
+        let number = place.line.to_string();
+        let gutter = " ".repeat(number.len());
+        // Tabs stay tabs under tabs, so that the caret stands where it should however wide they are shown.
+        let indent: String =
+            place.text.chars().take(place.column - 1).map(|c| if c == '\t' { c } else { ' ' }).collect();
+        write!(f, "\n{gutter}--> {}:{}:{}", self.file.display(), place.line, place.column)?;
+        write!(f, "\n{gutter} |\n{number} | {}", place.text)?;
+        write!(f, "\n{gutter} | {indent}{}", "^".repeat(place.width))?;
+        if let Some(help) = &self.help {
+            write!(f, "\n{gutter} = help: {help}")?;
+        }
+        Ok(())
+    }
+}
+
+/// A configuration that is refused. It displays every finding, errors and warnings, in the order of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refused {
+    /// The configuration file.
+    pub file: PathBuf,
+    /// What is wrong with it, at least one error.
+    pub diagnostics: Vec<Diagnostic>,
+}
+
+impl Refused {
+    /// How many errors.
+    pub fn errors(&self) -> usize {
+        self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
+    }
+
+    /// Whether more privilege would help against every error.
+    pub fn needs_privilege(&self) -> bool {
+        let mut errors = self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error);
+        errors.all(|diagnostic| diagnostic.needs_privilege)
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for diagnostic in &self.diagnostics {
+            write!(f, "{diagnostic}\n\n")?;
+        }
+        let errors = self.errors();
+        write!(f, "{} is refused: {errors} error{}", self.file.display(), if errors == 1 { "" } else { "s" })
+    }
+}
+
+impl std::error::Error for Refused {}
+
+/// Collects what is wrong with one file.
+#[derive(Debug)]
+pub(super) struct Findings<'a> {
+    file: &'a Path,
+    text: &'a str,
+    found: std::cell::RefCell<Vec<(usize, Diagnostic)>>,
+}
+
+impl<'a> Findings<'a> {
+    pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
+        Self { file, text, found: std::cell::RefCell::default() }
+    }
+
+    /// The file's path, as it was given.
+    pub(super) fn file(&self) -> &'a Path {
+        self.file
+    }
+
+    /// The line that an offset lies in, from 1.
+    pub(super) fn line_of(&self, span: &Range<usize>) -> usize {
+        self.place(span).line
+    }
+
+    pub(super) fn error(&self, span: &Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+        self.add(Severity::Error, span, message.into(), help.into(), false);
+    }
+
+    pub(super) fn warning(&self, span: &Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+        self.add(Severity::Warning, span, message.into(), help.into(), false);
+    }
+
+    /// Adds a finding; an empty `help` is none.
+    pub(super) fn add(
+        &self,
+        severity: Severity,
+        span: &Range<usize>,
+        message: String,
+        help: String,
+        needs_privilege: bool,
+    ) {
+        let diagnostic = Diagnostic {
+            severity,
+            file: self.file.to_owned(),
+            place: Some(self.place(span)),
+            message,
+            help: Some(help).filter(|help| !help.is_empty()),
+            needs_privilege,
+        };
+        self.found.borrow_mut().push((span.start, diagnostic));
+    }
+
+    /// Everything, in the order of the file.
+    pub(super) fn into_sorted(self) -> Vec<Diagnostic> {
+        let mut found = self.found.into_inner();
+        found.sort_by_key(|(start, _)| *start);
+        found.into_iter().map(|(_, diagnostic)| diagnostic).collect()
+    }
+
+    fn place(&self, span: &Range<usize>) -> Place {
+        let start = floor_char_boundary(self.text, span.start);
+        let line_start = self.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        let line_end = self.text[start..].find('\n').map_or(self.text.len(), |newline| start + newline);
+        // A value over several lines is marked on its first.
+        let end = floor_char_boundary(self.text, span.end).clamp(start, line_end);
+        Place {
+            line: self.text[..start].matches('\n').count() + 1,
+            column: self.text[line_start..start].chars().count() + 1,
+            width: self.text[start..end].trim_end().chars().count().max(1),
+            text: self.text[line_start..line_end].trim_end().to_owned(),
+        }
+    }
+}
+
+/// The closest character boundary at or below an offset.
+fn floor_char_boundary(text: &str, offset: usize) -> usize {
+    let offset = offset.min(text.len());
+    // Offset 0 is always a boundary.
+    (0..=offset).rev().find(|offset| text.is_char_boundary(*offset)).unwrap_or(0)
+}
+
+/// The known word that an unknown one is closest to, if it is close.
+pub(super) fn nearest<'w>(unknown: &str, known: impl IntoIterator<Item = &'w str>) -> Option<&'w str> {
+    let close_enough = (unknown.chars().count() / 3).max(1);
+    let mut scored: Vec<_> = known
+        .into_iter()
+        .map(|word| (strsim::damerau_levenshtein(&unknown.to_lowercase(), word), word))
+        .filter(|(distance, _)| *distance <= close_enough)
+        .collect();
+    scored.sort();
+    scored.first().map(|(_, word)| *word)
+}
+
+/// Words as a list for people: `a, b or c`.
+pub(super) fn either(words: &[&str]) -> String {
+    match words {
+        [] => String::new(),
+        [word] => (*word).to_owned(),
+        [most @ .., last] => format!("{} or {last}", most.join(", ")),
+    }
+}

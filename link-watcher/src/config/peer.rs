@@ -1,0 +1,315 @@
+//! `[[peer]]` and `[[peer.link]]` as they stand in the file, each value checked by itself, with its place.
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use link_watcher_common::{maps::MAX_KEYS, wire::DEFAULT_PORT};
+use toml::Spanned;
+
+use super::{
+    PeerConfig, PeerLinkConfig,
+    diagnostic::{Severity, nearest},
+    section::Section,
+};
+use crate::{
+    event::{Failback, Role},
+    keys::{Key, KeyProblem},
+};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+const MIN_INTERVAL: Duration = Duration::from_millis(1);
+const MAX_INTERVAL: Duration = Duration::from_secs(60);
+const DEFAULT_INTERVAL: Duration = Duration::from_millis(100);
+const DEFAULT_MULTIPLIER: u32 = 3;
+const DEFAULT_FAILBACK: Duration = Duration::from_secs(30);
+const DEFAULT_HOLD_UP: Duration = Duration::from_secs(3);
+/// `RT_TABLE_MAIN` of the kernel's `rtnetlink.h`.
+const TABLE_MAIN: u32 = 254;
+/// `RT_TABLE_LOCAL`: the kernel's own.
+const TABLE_LOCAL: u32 = 255;
+/// Standbys stand at higher metrics than the active route: there must be room above it.
+const MAX_METRIC: u32 = 4_000_000_000;
+/// Longest name of a group or link, bytes.
+const MAX_NAME_LEN: usize = 64;
+
+/// Keys of `[[peer]]`.
+pub(super) const PEER_KEYS: &[&str] = &[
+    "name",
+    "role",
+    "port",
+    "key-files",
+    "interval",
+    "multiplier",
+    "routes",
+    "announce",
+    "announce-interfaces",
+    "accept",
+    "failback",
+    "hold-up",
+    "table",
+    "metric",
+    "link",
+];
+const LINK_KEYS: &[&str] = &["name", "interface", "local", "remote", "tier", "weight"];
+
+/// `[[peer]]` with the places of what is compared with other values.
+pub(super) struct Peer<'a> {
+    pub(super) section: Section<'a>,
+    pub(super) name: Option<Spanned<String>>,
+    role: Option<Role>,
+    pub(super) port: u16,
+    keys: Vec<Key>,
+    interval: Duration,
+    multiplier: u32,
+    pub(super) routes: Vec<Spanned<IpNet>>,
+    pub(super) announce: Vec<Spanned<IpNet>>,
+    pub(super) announce_interfaces: Vec<Spanned<String>>,
+    pub(super) accept: Vec<Spanned<IpNet>>,
+    failback: Failback,
+    hold_up: Duration,
+    pub(super) table: u32,
+    metric: u32,
+    pub(super) links: Vec<Link<'a>>,
+}
+
+/// `[[peer.link]]`, likewise.
+pub(super) struct Link<'a> {
+    pub(super) section: Section<'a>,
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) interface: Option<Spanned<String>>,
+    pub(super) local: Option<Spanned<IpAddr>>,
+    pub(super) remote: Option<Spanned<IpAddr>>,
+    tier: u32,
+    weight: u32,
+}
+
+impl<'a> Peer<'a> {
+    pub(super) fn read(section: Section<'a>, directory: &Path) -> Self {
+        let name = name_of_group(&section);
+        let role = section.choice("role", &[("client", Role::Client), ("server", Role::Server)]);
+        if section.get("role").is_none() {
+            section.missing("role", "\"client\" (chooses the link), and \"server\" (follows) at the other end");
+        }
+        let multiplier = section.integer("multiplier", 1..=255);
+        if let Some(multiplier) = &multiplier
+            && *multiplier.get_ref() == 1
+        {
+            section.findings.warning(
+                &multiplier.span(),
+                "with multiplier = 1 a single lost packet takes the link down",
+                "3 is a good value",
+            );
+        }
+        let table = section.integer("table", 1..=u32::MAX);
+        if let Some(table) = &table
+            && *table.get_ref() == TABLE_LOCAL
+        {
+            section.findings.error(
+                &table.span(),
+                "table 255 is the kernel's table of local addresses",
+                "254 is the main table; any other number from 1 is a table of its own",
+            );
+        }
+        let links: Vec<_> = section
+            .sections("link", "[[peer.link]]", LINK_KEYS)
+            .into_iter()
+            .zip(1..)
+            .map(|(section, position)| Link::read(section, position))
+            .collect();
+        if section.get("link").is_none() {
+            section.findings.error(
+                &section.span(),
+                "[[peer]] has no link",
+                "add a section [[peer.link]] with name, interface and remote",
+            );
+        }
+        let mut announce_interfaces = section.strings("announce-interfaces", "[\"eth0\"]");
+        announce_interfaces.retain(|interface| section.is_interface(interface));
+        Self {
+            name,
+            role,
+            port: section.integer("port", 1..=65535).map_or(DEFAULT_PORT, |port| port.into_inner() as u16),
+            keys: read_keys(&section, directory),
+            interval: section.duration("interval", MIN_INTERVAL..=MAX_INTERVAL, "100ms").unwrap_or(DEFAULT_INTERVAL),
+            multiplier: multiplier.map_or(DEFAULT_MULTIPLIER, Spanned::into_inner),
+            routes: section.prefixes("routes"),
+            announce: section.prefixes("announce"),
+            announce_interfaces,
+            accept: section.prefixes("accept"),
+            failback: failback(&section),
+            hold_up: section.duration("hold-up", Duration::ZERO..=DAY, "3s").unwrap_or(DEFAULT_HOLD_UP),
+            table: table.map_or(TABLE_MAIN, Spanned::into_inner),
+            metric: section.integer("metric", 0..=MAX_METRIC).map_or(0, Spanned::into_inner),
+            links,
+            section,
+        }
+    }
+
+    /// What the daemon runs; nothing where something is missing, which was reported then.
+    pub(super) fn build(self) -> Option<PeerConfig> {
+        Some(PeerConfig {
+            name: self.name?.into_inner(),
+            role: self.role?,
+            port: self.port,
+            keys: self.keys,
+            interval: self.interval,
+            multiplier: self.multiplier,
+            routes: values(self.routes),
+            announce: values(self.announce),
+            announce_interfaces: values(self.announce_interfaces),
+            accept: values(self.accept),
+            failback: self.failback,
+            hold_up: self.hold_up,
+            table: self.table,
+            metric: self.metric,
+            links: self.links.into_iter().map(Link::build).collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl<'a> Link<'a> {
+    fn read(section: Section<'a>, position: u32) -> Self {
+        let name = name_of_group(&section);
+        if let Some(name) = &name
+            && name.get_ref() == "auto"
+        {
+            section.findings.error(
+                &name.span(),
+                "a link cannot be called \"auto\"",
+                "`link-watcher switch GROUP auto` lets a group choose by itself: take another name",
+            );
+        }
+        let interface = section.string("interface", "\"eth1\"").filter(|interface| section.is_interface(interface));
+        if section.get("interface").is_none() {
+            section.missing("interface", "\"eth1\"");
+        }
+        if section.get("remote").is_none() {
+            section.missing("remote", "\"10.248.248.1\" (the peer's address on this link)");
+        }
+        Self {
+            name,
+            interface,
+            local: section.address("local", "10.248.248.2"),
+            remote: section.address("remote", "10.248.248.1"),
+            tier: section.integer("tier", 1..=65535).map_or(position, Spanned::into_inner),
+            weight: section.integer("weight", 1..=256).map_or(1, Spanned::into_inner),
+            section,
+        }
+    }
+
+    fn build(self) -> Option<PeerLinkConfig> {
+        Some(PeerLinkConfig {
+            name: self.name?.into_inner(),
+            interface: self.interface?.into_inner(),
+            local: self.local.map(Spanned::into_inner),
+            remote: self.remote?.into_inner(),
+            tier: self.tier,
+            weight: self.weight,
+        })
+    }
+}
+
+fn values<T>(spanned: Vec<Spanned<T>>) -> Vec<T> {
+    spanned.into_iter().map(Spanned::into_inner).collect()
+}
+
+fn failback(section: &Section<'_>) -> Failback {
+    let value = section.get("failback");
+    if let Some(text) = value.and_then(|value| value.get_ref().as_str()) {
+        if text == "manual" {
+            return Failback::Manual;
+        }
+        if let (Some(value), Some(_)) = (value, nearest(text, ["manual"])) {
+            section.findings.error(
+                &value.span(),
+                format!("`failback` cannot be \"{text}\""),
+                "did you mean \"manual\"?",
+            );
+            return Failback::Manual;
+        }
+    }
+    let after = section.duration("failback", Duration::ZERO..=DAY, "30s").unwrap_or(DEFAULT_FAILBACK);
+    // A day in nanoseconds is far below 2^64.
+    Failback::After(after.as_nanos() as u64)
+}
+
+/// The name of a group or a link: it becomes a label of metrics and an argument of commands.
+fn name_of_group(section: &Section<'_>) -> Option<Spanned<String>> {
+    let Some(name) = section.string("name", "\"hq\"") else {
+        if section.get("name").is_none() {
+            section.missing("name", if section.title == "[[peer]]" { "\"hq\"" } else { "\"optic\"" });
+        }
+        return None;
+    };
+    let text = name.get_ref();
+    let wrong = if text.is_empty() {
+        "is empty"
+    } else if text.len() > MAX_NAME_LEN {
+        "is longer than 64 bytes"
+    } else if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"' || c == '\\') {
+        "has a space, a quote, a backslash or a control character"
+    } else if text.starts_with('-') {
+        "begins with a dash, which commands take for an option"
+    } else {
+        return Some(name);
+    };
+    section.findings.error(
+        &name.span(),
+        format!("this name {wrong}"),
+        "letters, digits, dashes and underscores make a good name",
+    );
+    Some(name)
+}
+
+fn read_keys(section: &Section<'_>, directory: &Path) -> Vec<Key> {
+    let findings = section.findings;
+    let files = section.strings("key-files", "[\"/etc/link-watcher/hq.key\"]");
+    match section.get("key-files") {
+        None => section.missing("key-files", "[\"hq.key\"]; link-watcher generate key --output hq.key makes one"),
+        Some(value) if value.get_ref().as_array().is_some_and(|array| array.iter().next().is_none()) => {
+            findings.error(
+                &value.span(),
+                "`key-files` is empty",
+                "name at least one file; link-watcher generate key --output hq.key makes one",
+            );
+        }
+        Some(value) if files.len() > MAX_KEYS => findings.error(
+            &value.span(),
+            format!("`key-files` names {} files", files.len()),
+            format!("a peer has at most {MAX_KEYS} keys"),
+        ),
+        Some(_) => {}
+    }
+    let mut keys: Vec<(PathBuf, Key)> = Vec::new();
+    for file in files {
+        let path = directory.join(file.get_ref());
+        let key = match Key::read(&path) {
+            Ok(key) => key,
+            Err(error) => {
+                let denied = matches!(error.problem, KeyProblem::Denied);
+                findings.add(Severity::Error, &file.span(), error.to_string(), error.remedy(), denied);
+                continue;
+            }
+        };
+        if let Some((other, same)) = keys.iter().find(|(_, other)| other.id() == key.id()) {
+            let message = if *same == key {
+                format!("key file {} holds the same key as {}", path.display(), other.display())
+            } else {
+                // One pair of random keys in 256.
+                format!(
+                    "key file {} and {} cannot be told apart: both have the id {}",
+                    path.display(),
+                    other.display(),
+                    key.id()
+                )
+            };
+            findings.error(&file.span(), message, "leave one of them out, or make another key");
+        }
+        keys.push((path, key));
+    }
+    keys.into_iter().map(|(_, key)| key).collect()
+}

@@ -1,0 +1,300 @@
+//! Reads typed values out of a TOML table, and says of each that is wrong where and why. It never gives up at the first.
+
+use std::{
+    net::IpAddr,
+    ops::{Range, RangeInclusive},
+    time::Duration,
+};
+
+use ipnet::IpNet;
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::diagnostic::{Findings, either, nearest};
+
+/// One table: `[daemon]`, or one `[[peer]]`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Section<'a> {
+    /// As it is written: `[[peer]]`.
+    pub(super) title: &'static str,
+    header: (usize, usize),
+    table: &'a DeTable<'a>,
+    pub(super) findings: &'a Findings<'a>,
+}
+
+impl<'a> Section<'a> {
+    /// A table whose keys are all among `known`; each that is not is an error.
+    pub(super) fn new(
+        title: &'static str,
+        header: Range<usize>,
+        table: &'a DeTable<'a>,
+        known: &[&'static str],
+        findings: &'a Findings<'a>,
+    ) -> Self {
+        for (key, _) in table.iter() {
+            let name = key.get_ref().as_ref();
+            if known.contains(&name) {
+                continue;
+            }
+            let help = match nearest(name, known.iter().copied()) {
+                Some(word) => format!("did you mean `{word}`?"),
+                None => format!("known keys are {}", known.join(", ")),
+            };
+            let message = if title.is_empty() {
+                format!("unknown section or key `{name}`")
+            } else {
+                format!("unknown key `{name}` in {title}")
+            };
+            findings.error(&key.span(), message, help);
+        }
+        Self { title, header: (header.start, header.end), table, findings }
+    }
+
+    /// Where its header is.
+    pub(super) fn span(&self) -> Range<usize> {
+        self.header.0..self.header.1
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
+        self.table.iter().find(|(known, _)| known.get_ref().as_ref() == key).map(|(_, value)| value)
+    }
+
+    /// Says that a key is missing.
+    pub(super) fn missing(&self, key: &str, example: &str) {
+        self.findings.error(
+            &self.span(),
+            format!("{} lacks `{key}`", self.title),
+            format!("add a line such as {key} = {example}"),
+        );
+    }
+
+    fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str, example: &str) {
+        let found = value.get_ref().type_str();
+        let article = if found.starts_with(['a', 'i']) { "an" } else { "a" };
+        self.findings.error(
+            &value.span(),
+            format!("`{key}` must be {wanted}, not {article} {found}"),
+            format!("write {key} = {example}"),
+        );
+    }
+
+    /// A section inside this one: `[daemon]`, `[uplinks.probe]`.
+    pub(super) fn section(&self, key: &str, title: &'static str, known: &[&'static str]) -> Option<Section<'a>> {
+        let value = self.get(key)?;
+        let DeValue::Table(table) = value.get_ref() else {
+            self.findings.error(
+                &value.span(),
+                format!("`{key}` must be a section"),
+                format!("begin it with a line {title}"),
+            );
+            return None;
+        };
+        Some(Section::new(title, value.span(), table, known, self.findings))
+    }
+
+    /// Repeated sections: every `[[peer]]`.
+    pub(super) fn sections(&self, key: &str, title: &'static str, known: &[&'static str]) -> Vec<Section<'a>> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let wrong = |span: &Range<usize>| {
+            self.findings.error(
+                span,
+                format!("`{key}` must be a repeated section"),
+                format!("begin it with a line {title}, in double brackets"),
+            );
+        };
+        let DeValue::Array(array) = value.get_ref() else {
+            wrong(&value.span());
+            return Vec::new();
+        };
+        let mut sections = Vec::new();
+        for item in array.iter() {
+            match item.get_ref() {
+                DeValue::Table(table) => {
+                    sections.push(Section::new(title, item.span(), table, known, self.findings));
+                }
+                _ => wrong(&item.span()),
+            }
+        }
+        sections
+    }
+
+    pub(super) fn string(&self, key: &str, example: &str) -> Option<Spanned<String>> {
+        let value = self.get(key)?;
+        match value.get_ref() {
+            DeValue::String(text) => Some(Spanned::new(value.span(), text.clone().into_owned())),
+            _ => {
+                self.wrong_type(key, value, "a text in quotes", example);
+                None
+            }
+        }
+    }
+
+    pub(super) fn strings(&self, key: &str, example: &str) -> Vec<Spanned<String>> {
+        let Some(value) = self.get(key) else { return Vec::new() };
+        let DeValue::Array(array) = value.get_ref() else {
+            self.wrong_type(key, value, "a list", example);
+            return Vec::new();
+        };
+        let mut strings = Vec::new();
+        for item in array.iter() {
+            match item.get_ref() {
+                DeValue::String(text) => strings.push(Spanned::new(item.span(), text.clone().into_owned())),
+                _ => self.wrong_type(key, item, "a list of texts in quotes", example),
+            }
+        }
+        strings
+    }
+
+    pub(super) fn boolean(&self, key: &str) -> Option<bool> {
+        let value = self.get(key)?;
+        let boolean = value.get_ref().as_bool();
+        if boolean.is_none() {
+            self.wrong_type(key, value, "true or false", "true");
+        }
+        boolean
+    }
+
+    pub(super) fn integer(&self, key: &str, range: RangeInclusive<u32>) -> Option<Spanned<u32>> {
+        let value = self.get(key)?;
+        let DeValue::Integer(integer) = value.get_ref() else {
+            self.wrong_type(key, value, "a number", &range.start().to_string());
+            return None;
+        };
+        let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
+        let number = number.and_then(|number| u32::try_from(number).ok()).filter(|number| range.contains(number));
+        if number.is_none() {
+            self.findings.error(
+                &value.span(),
+                format!("`{key}` is out of range: {integer}"),
+                format!("it goes from {} to {}", range.start(), range.end()),
+            );
+        }
+        number.map(|number| Spanned::new(value.span(), number))
+    }
+
+    pub(super) fn duration(&self, key: &str, range: RangeInclusive<Duration>, example: &str) -> Option<Duration> {
+        let value = self.get(key)?;
+        let quoted = format!("\"{example}\"");
+        let DeValue::String(text) = value.get_ref() else {
+            self.wrong_type(key, value, "a duration in quotes", &quoted);
+            return None;
+        };
+        let Ok(duration) = humantime::parse_duration(text) else {
+            self.findings.error(
+                &value.span(),
+                format!("`{key}` is not a duration: \"{text}\""),
+                "write a number and its unit, such as \"10ms\", \"1s\" or \"2m\"",
+            );
+            return None;
+        };
+        if !range.contains(&duration) {
+            self.findings.error(
+                &value.span(),
+                format!("`{key}` is out of range: {text}"),
+                format!(
+                    "it goes from {} to {}",
+                    humantime::format_duration(*range.start()),
+                    humantime::format_duration(*range.end())
+                ),
+            );
+            return None;
+        }
+        Some(duration)
+    }
+
+    pub(super) fn choice<T: Copy>(&self, key: &str, choices: &[(&str, T)]) -> Option<T> {
+        let words: Vec<&str> = choices.iter().map(|(word, _)| *word).collect();
+        let text = self.string(key, &format!("\"{}\"", words.first().copied().unwrap_or_default()))?;
+        let found = choices.iter().find(|(word, _)| word == text.get_ref()).map(|(_, choice)| *choice);
+        if found.is_none() {
+            let help = match nearest(text.get_ref(), words.iter().copied()) {
+                Some(word) => format!("did you mean \"{word}\"? It is one of {}", either(&words)),
+                None => format!("write {}", either(&words)),
+            };
+            self.findings.error(&text.span(), format!("`{key}` cannot be \"{}\"", text.get_ref()), help);
+        }
+        found
+    }
+
+    pub(super) fn address(&self, key: &str, example: &str) -> Option<Spanned<IpAddr>> {
+        let text = self.string(key, &format!("\"{example}\""))?;
+        let span = text.span();
+        let Ok(address) = text.get_ref().parse::<IpAddr>() else {
+            let help = match text.get_ref().split_once('/') {
+                Some((address, _)) if address.parse::<IpAddr>().is_ok() => {
+                    format!("write it without the prefix length: {key} = \"{address}\"")
+                }
+                _ => format!("write one address, such as {key} = \"{example}\"; names are not looked up"),
+            };
+            self.findings.error(&span, format!("`{key}` is not an address: \"{}\"", text.get_ref()), help);
+            return None;
+        };
+        let wrong = if address.is_unspecified() {
+            "the unspecified address"
+        } else if address.is_multicast() {
+            "a multicast address"
+        } else if address == IpAddr::from([255, 255, 255, 255]) {
+            "the broadcast address"
+        } else if matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some()) {
+            "an IPv4-mapped address"
+        } else {
+            return Some(Spanned::new(span, address));
+        };
+        let help = match address.to_canonical() {
+            IpAddr::V4(v4) if address.is_ipv6() => format!("write it as IPv4: {key} = \"{v4}\""),
+            _ => format!("write the address of one router, such as {key} = \"{example}\""),
+        };
+        self.findings.error(&span, format!("`{key}` is {wrong}: {address}"), help);
+        None
+    }
+
+    /// A list of prefixes without bits behind their length.
+    pub(super) fn prefixes(&self, key: &str) -> Vec<Spanned<IpNet>> {
+        let mut prefixes = Vec::new();
+        for text in self.strings(key, "[\"10.20.20.0/22\"]") {
+            let span = text.span();
+            let text = text.into_inner();
+            match text.parse::<IpNet>() {
+                Ok(prefix) if prefix == prefix.trunc() => prefixes.push(Spanned::new(span, prefix)),
+                Ok(prefix) => self.findings.error(
+                    &span,
+                    format!("{text} has bits set behind its length of {}", prefix.prefix_len()),
+                    format!("write \"{}\", or \"{}\" for this one address", prefix.trunc(), IpNet::from(prefix.addr())),
+                ),
+                Err(_) => {
+                    let help = match text.parse::<IpAddr>() {
+                        Ok(address) => {
+                            format!("add the prefix length: \"{}\" is this one address", IpNet::from(address))
+                        }
+                        Err(_) if text == "default" => "write \"0.0.0.0/0\", or \"::/0\" for IPv6".to_owned(),
+                        Err(_) => {
+                            "write an address and a length, such as \"10.20.20.0/22\" or \"2001:db8::/32\"".to_owned()
+                        }
+                    };
+                    self.findings.error(&span, format!("`{key}` has an entry that is not a prefix: \"{text}\""), help);
+                }
+            }
+        }
+        prefixes
+    }
+
+    /// Whether an interface can have this name; if not, that is reported: `dev_valid_name` in the kernel's `net/core/dev.c`.
+    pub(super) fn is_interface(&self, name: &Spanned<String>) -> bool {
+        let text = name.get_ref();
+        let wrong = if text.is_empty() || text.len() > 15 {
+            "it has 1 to 15 bytes"
+        } else if text == "." || text == ".." || text.contains(['/', ':']) || text.contains(char::is_whitespace) {
+            "it has no space, no slash and no colon"
+        } else {
+            return true;
+        };
+        self.findings.error(
+            &name.span(),
+            format!("\"{text}\" cannot be the name of an interface: {wrong}"),
+            "`ip link` lists the interfaces",
+        );
+        false
+    }
+}

@@ -1,0 +1,596 @@
+//! The one loop between everything: events in, the engine's actions out.
+//!
+//! It runs on its own thread. It waits for nothing but the kernel's answers to its own route changes, so the time from
+//! silence to new routes is that of the engine and of one netlink transaction.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
+
+use anyhow::Result;
+use link_watcher_common::{
+    maps::View,
+    wire::{Kind, flags},
+};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, error, info, warn};
+
+use super::{
+    attach::Attacher,
+    group::Group,
+    history::History,
+    links::Link,
+    registry::{Numbered, Registry},
+};
+use crate::{
+    clock,
+    config::{Config, OnExit},
+    event::{Action, Command, Device, Event, GroupId, LinkId, Plan, Said, Transition, What},
+    probe::{Order, ProbedLink, Prober, Report, Stats, Tables},
+    route::{GroupRoutes, NetlinkRoutes, Nexthop, Report as RouteReport, RouteSink as _, Routes},
+    system::{Interfaces, KernelEvent, KernelEvents, sysctl::Sysctls},
+};
+
+/// Reports taken in before the engine's actions are carried out: links that die at one instant are one decision.
+const REPORTS_A_ROUND: usize = 256;
+/// How long the kernel program goes on answering after a planned stop: time enough for an upgrade.
+const PLANNED_STOP_LEASE_NS: u64 = 30_000_000_000;
+
+/// What others may ask of the core.
+pub enum Request {
+    /// A fresh status.
+    Status(oneshot::Sender<crate::event::Snapshot>),
+    /// Something for the engine, by names.
+    Command(Asked, oneshot::Sender<Result<String, String>>),
+    /// Read the configuration again.
+    Reload(oneshot::Sender<Result<String, String>>),
+    /// Move every peer group to its next usable link.
+    NextLink,
+    /// Stop.
+    Stop,
+}
+
+/// An order, with the names that people use.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// Pins a group to a link.
+    Switch {
+        /// Group.
+        group: String,
+        /// Link; nothing: choose again.
+        link: Option<String>,
+    },
+    /// Automatic failover on or off.
+    Failover {
+        /// Group; nothing: all.
+        group: Option<String>,
+        /// On.
+        on: bool,
+    },
+    /// Takes a link out of service, or back in.
+    Drain {
+        /// Group.
+        group: String,
+        /// Link.
+        link: String,
+        /// Out of service.
+        drained: bool,
+    },
+}
+
+/// What reaches the core.
+pub(super) struct Inputs {
+    pub(super) reports: mpsc::Receiver<Report>,
+    pub(super) requests: mpsc::Receiver<Request>,
+    pub(super) kernel: KernelEvents,
+}
+
+/// Everything the loop works on.
+pub(super) struct Core {
+    pub(super) config_path: PathBuf,
+    pub(super) config: Config,
+    pub(super) started_ns: u64,
+    pub(super) registry: Registry,
+    pub(super) engine: crate::engine::Engine,
+    pub(super) groups: BTreeMap<GroupId, Group>,
+    pub(super) links: BTreeMap<LinkId, Link>,
+    pub(super) interfaces: Interfaces,
+    pub(super) sysctls: Sysctls,
+    pub(super) routes: Routes<NetlinkRoutes>,
+    pub(super) prober: Option<Prober>,
+    pub(super) attacher: Attacher,
+    pub(super) tables: Arc<dyn Tables>,
+    pub(super) stats: Arc<Stats>,
+    pub(super) slots: u32,
+    pub(super) history: Arc<History>,
+    /// Groups whose routes are to be computed again, though their plan has not changed.
+    pub(super) rerouted: BTreeSet<GroupId>,
+}
+
+impl Core {
+    /// Starts everything that the configuration names.
+    pub(super) async fn start(&mut self) -> Result<()> {
+        let config = self.config.clone();
+        self.configure(config).await.map_err(anyhow::Error::msg)
+    }
+
+    /// Runs until told to stop.
+    pub(super) async fn run(mut self, mut inputs: Inputs) -> Result<()> {
+        loop {
+            let wait = self.next_deadline_ns().saturating_sub(clock::now_ns());
+            tokio::select! {
+                biased;
+                Some(report) = inputs.reports.recv() => {
+                    self.report(report);
+                    for _ in 1..REPORTS_A_ROUND {
+                        let Ok(report) = inputs.reports.try_recv() else { break };
+                        self.report(report);
+                    }
+                }
+                event = inputs.kernel.next() => self.kernel_event(event).await,
+                Some(request) = inputs.requests.recv() => {
+                    if let Request::Stop = request {
+                        break;
+                    }
+                    self.request(request).await;
+                }
+                () = tokio::time::sleep(Duration::from_nanos(wait)) => {}
+            }
+            self.settle().await;
+        }
+        self.stop().await
+    }
+
+    fn next_deadline_ns(&self) -> u64 {
+        let announcements = self.groups.values().filter_map(|group| group.sender.next_deadline_ns());
+        announcements.chain(self.engine.next_deadline()).min().unwrap_or(u64::MAX).min(self.routes.next_deadline_ns())
+    }
+
+    /// Brings everything up to now: the engine's deadlines and actions, announcements, repairs.
+    async fn settle(&mut self) {
+        self.engine.tick(clock::now_ns());
+        self.carry_out().await;
+        for group in std::mem::take(&mut self.rerouted) {
+            self.route(group).await;
+        }
+        self.announce();
+        let now_ns = clock::now_ns();
+        if self.routes.next_deadline_ns() <= now_ns {
+            for notice in self.routes.tick(now_ns).await {
+                warn!("routes: {notice}");
+            }
+        }
+    }
+
+    fn report(&mut self, report: Report) {
+        let now_ns = clock::now_ns();
+        match report {
+            Report::Alive(link) => self.engine.handle(now_ns, Event::Alive { link }),
+            Report::Silent { link, last_good_ns } => self.engine.handle(now_ns, Event::Silent { link, last_good_ns }),
+            Report::Said { link, said } => {
+                if let Some(group) = self.group_of(link) {
+                    group.sender.peer_session(said.session);
+                }
+                self.engine.handle(now_ns, Event::Peer { link, said });
+            }
+            Report::Control { link, session, kind, body } => self.control(link, session, kind, &body),
+        }
+    }
+
+    fn group_of(&mut self, link: LinkId) -> Option<&mut Group> {
+        let group = self.links.get(&link)?.group;
+        self.groups.get_mut(&group)
+    }
+}
+
+// What the engine wants done.
+impl Core {
+    async fn carry_out(&mut self) {
+        let mut told = Vec::new();
+        for action in self.engine.actions() {
+            match action {
+                Action::Say { link, said } => self.say(link, said),
+                Action::Route { group, plan } => {
+                    if let Some(group) = self.groups.get_mut(&group) {
+                        group.plan = Some(plan);
+                    }
+                    self.route(group).await;
+                }
+                // People hear of it when it is done, so that they learn how long all of it took.
+                Action::Tell(transition) => told.push(transition),
+            }
+        }
+        let done_ns = clock::now_ns();
+        for transition in told {
+            self.history.record(transition, done_ns, |group, link| self.names(group, link));
+        }
+    }
+
+    /// Puts what we say of a link where prober and kernel program read it, and says it at once.
+    fn say(&self, link: LinkId, said: Said) {
+        let client = self.links.get(&link).and_then(|link| self.groups.get(&link.group)).is_some_and(Group::is_client);
+        let mut bits = 0;
+        for (flag, set) in [
+            (flags::ACTIVE, said.active),
+            (flags::DRAINED, said.drained),
+            (flags::HEARS, said.hears),
+            (flags::CLIENT, client),
+        ] {
+            bits |= if set { flag } else { 0 };
+        }
+        let view = View { epoch: said.epoch, rank: said.rank, flags: bits };
+        let intent = &self.tables.intents()[link.0 as usize];
+        if intent.view.swap(view.pack(), Relaxed) != view.pack() {
+            self.order(Order::Kick(link));
+        }
+    }
+
+    fn order(&self, order: Order) {
+        if let Some(prober) = &self.prober {
+            prober.order(order);
+        }
+    }
+
+    /// Makes the kernel's routes those of the group's plan.
+    async fn route(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get(&id) else { return };
+        let Some(plan) = &group.plan else { return };
+        let desired = GroupRoutes {
+            table: group.config.table,
+            metric: group.config.metric,
+            prefixes: group.prefixes(),
+            active: plan.active.iter().map(|(link, weight)| self.nexthop(*link, *weight)).collect(),
+            backups: plan.backups.iter().map(|link| self.nexthop(*link, 1)).collect(),
+        };
+        let report = self.routes.apply(clock::now_ns(), id, &desired).await;
+        self.log_refusals(id, &report);
+    }
+
+    /// A link's next hop; without an interface the routes leave it out.
+    fn nexthop(&self, link: LinkId, weight: u32) -> Nexthop {
+        let link = &self.links[&link];
+        Nexthop {
+            ifindex: link.running.as_ref().map_or(0, |running| running.ifindex),
+            gateway: link.config.remote,
+            weight,
+        }
+    }
+
+    fn log_refusals(&mut self, id: GroupId, report: &RouteReport) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        if let Some(error) = &report.error {
+            error!("{}: routes: {error}", group.config.name);
+        }
+        let refusals: Vec<String> = report.refused.iter().map(ToString::to_string).collect();
+        for refusal in refusals.iter().filter(|refusal| !group.route_refusals.contains(refusal)) {
+            warn!("{}: no route for {refusal}", group.config.name);
+        }
+        group.route_refusals = refusals;
+    }
+
+    /// Names, for people.
+    fn names(&self, group: GroupId, link: Option<LinkId>) -> (String, Option<String>) {
+        let group = self.groups.get(&group).map_or_else(|| format!("group {}", group.0), |g| g.config.name.clone());
+        (group, link.map(|link| self.link_name(link)))
+    }
+
+    fn link_name(&self, link: LinkId) -> String {
+        self.links.get(&link).map_or_else(|| format!("link {}", link.0), |link| link.config.name.clone())
+    }
+}
+
+// What peers tell each other beyond keepalives.
+impl Core {
+    fn control(&mut self, link: LinkId, session: u32, kind: Kind, body: &[u8]) {
+        let Some(group) = self.group_of(link) else { return };
+        match kind {
+            Kind::AnnounceAck => group.sender.acknowledge(body),
+            Kind::Announce => match group.receiver.take(session, body) {
+                Err(error) => warn!("{}: announcement refused: {error}", group.config.name),
+                Ok(received) => {
+                    if let Some(announced) = received.complete {
+                        group.take_announced(announced);
+                        info!("{}: {}", group.config.name, group.announced_in_words());
+                        let id = group.id;
+                        self.rerouted.insert(id);
+                    }
+                    self.order(Order::Control { link, kind: Kind::AnnounceAck, body: received.acknowledgement });
+                }
+            },
+            // Nothing is told this way yet by this version; a later one may.
+            Kind::Notice | Kind::Probe | Kind::Echo => debug!("{kind:?} from {}", group.config.name),
+        }
+    }
+
+    /// Sends what is due of the announcements, over the best link that the peer hears.
+    fn announce(&mut self) {
+        let now_ns = clock::now_ns();
+        let mut orders = Vec::new();
+        for group in self.groups.values_mut() {
+            if group.sender.next_deadline_ns().is_none_or(|due_ns| due_ns > now_ns) {
+                continue;
+            }
+            // With no link up it goes out on the first one all the same, and is repeated slower and slower.
+            let active = group.plan.as_ref().and_then(|plan| plan.active.first()).map(|(link, _)| *link);
+            let first = self.links.values().find(|link| link.group == group.id).map(|link| link.id);
+            let Some(link) = active.or(first) else { continue };
+            for body in group.sender.poll(now_ns) {
+                orders.push(Order::Control { link, kind: Kind::Announce, body });
+            }
+        }
+        for order in orders {
+            self.order(order);
+        }
+    }
+
+    /// Computes again what each group announces: its own list, and the prefixes of its interfaces.
+    fn gather_announcements(&mut self) {
+        for group in self.groups.values_mut() {
+            let mut prefixes = group.config.announce.clone();
+            for interface in &group.config.announce_interfaces {
+                prefixes.extend(self.interfaces.connected_prefixes(interface));
+            }
+            let left_out = group.sender.set(prefixes);
+            if left_out > 0 {
+                warn!("{}: {left_out} prefixes too many to announce were left out", group.config.name);
+            }
+            let generation = u64::from(group.sender.generation());
+            for link in self.links.values().filter(|link| link.group == group.id) {
+                self.tables.intents()[link.id.0 as usize].generation.store(generation, Relaxed);
+            }
+        }
+    }
+}
+
+// What happens in the kernel.
+impl Core {
+    async fn kernel_event(&mut self, event: KernelEvent) {
+        if let Some(notice) = self.routes.observe(clock::now_ns(), &event) {
+            warn!("routes: {notice}");
+        }
+        if self.interfaces.update(&event).await {
+            self.follow_interfaces().await;
+        }
+    }
+
+    /// Starts, stops and judges links by their interfaces as they are now.
+    async fn follow_interfaces(&mut self) {
+        let ids: Vec<LinkId> = self.links.keys().copied().collect();
+        for id in ids {
+            self.follow_interface(id);
+        }
+        self.gather_announcements();
+        self.attacher.forget_missing(&self.interfaces);
+    }
+
+    fn follow_interface(&mut self, id: LinkId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let found = self.interfaces.resolve(&link.config.interface, link.config.local, link.config.remote);
+        let wanted = found.endpoint;
+        let running = link.running.as_ref().map(|running| (running.ifindex, running.local));
+        if running != wanted {
+            if let Some(running) = link.running.take() {
+                self.attacher.stop(link, &running);
+                if let Some(prober) = &self.prober {
+                    prober.order(Order::Remove(id));
+                }
+            }
+            if let Some((ifindex, local)) = wanted {
+                let running = self.attacher.start(link, ifindex, local, &self.interfaces);
+                let probed = probed(link, &running);
+                link.running = Some(running);
+                if let Some(prober) = &self.prober {
+                    prober.order(Order::Add(Box::new(probed)));
+                }
+                self.sysctls.prepare(&link.config.interface);
+            }
+            let group = link.group;
+            self.rerouted.insert(group);
+        }
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if link.device != Some(found.device) {
+            link.device = Some(found.device);
+            self.engine.handle(clock::now_ns(), Event::Device { link: id, device: found.device });
+        }
+    }
+}
+
+// What people ask for.
+impl Core {
+    async fn request(&mut self, request: Request) {
+        match request {
+            Request::Status(answer) => {
+                // Whoever asked may have gone: that is his affair.
+                let _ = answer.send(self.snapshot());
+            }
+            Request::Command(asked, answer) => {
+                let result = self.command(&asked);
+                // The answer says what was done, so it comes when it is done.
+                self.settle().await;
+                let _ = answer.send(result);
+            }
+            Request::Reload(answer) => {
+                let result = self.reload().await;
+                if let Err(error) = &result {
+                    error!("the configuration stays as it was: {error}");
+                }
+                let _ = answer.send(result);
+            }
+            Request::NextLink => self.next_link(),
+            Request::Stop => {}
+        }
+    }
+
+    fn command(&mut self, asked: &Asked) -> Result<String, String> {
+        let commands = match asked {
+            Asked::Switch { group, link: Some(link) } => {
+                let (group, link) = self.find_link(group, link)?;
+                vec![Command::Pin { group, link }]
+            }
+            Asked::Switch { group, link: None } => vec![Command::Unpin { group: self.find_group(group)? }],
+            Asked::Failover { group: Some(group), on } => {
+                vec![Command::Failover { group: self.find_group(group)?, on: *on }]
+            }
+            Asked::Failover { group: None, on } => {
+                self.groups.keys().map(|group| Command::Failover { group: *group, on: *on }).collect()
+            }
+            Asked::Drain { group, link, drained } => {
+                vec![Command::Drain { link: self.find_link(group, link)?.1, drained: *drained }]
+            }
+        };
+        let now_ns = clock::now_ns();
+        let answers: Result<Vec<String>, String> =
+            commands.into_iter().map(|command| self.engine.command(now_ns, command)).collect();
+        answers.map(|answers| answers.join("\n"))
+    }
+
+    fn find_group(&self, name: &str) -> Result<GroupId, String> {
+        self.groups.values().find(|group| group.config.name == name).map(|group| group.id).ok_or_else(|| {
+            let known: Vec<&str> = self.groups.values().map(|group| group.config.name.as_str()).collect();
+            format!("no group is called {name}; there is {}", known.join(", "))
+        })
+    }
+
+    fn find_link(&self, group: &str, name: &str) -> Result<(GroupId, LinkId), String> {
+        let id = self.find_group(group)?;
+        let links = || self.links.values().filter(|link| link.group == id);
+        links().find(|link| link.config.name == name).map(|link| (id, link.id)).ok_or_else(|| {
+            let known: Vec<&str> = links().map(|link| link.config.name.as_str()).collect();
+            format!("{group} has no link {name}; it has {}", known.join(", "))
+        })
+    }
+
+    fn next_link(&mut self) {
+        for group in self.groups.keys().copied().collect::<Vec<_>>() {
+            match self.engine.command(clock::now_ns(), Command::Next { group }) {
+                Ok(answer) => info!("{answer}"),
+                Err(error) => warn!("{error}"),
+            }
+        }
+    }
+
+    async fn reload(&mut self) -> Result<String, String> {
+        let loaded = crate::config::load(&self.config_path).map_err(|errors| errors.to_string())?;
+        for warning in &loaded.warnings {
+            warn!("{warning}");
+        }
+        if loaded.config.daemon != self.config.daemon {
+            return Err("[daemon] has changed, which takes a restart: `systemctl restart link-watcher` moves no traffic"
+                .to_owned());
+        }
+        self.configure(loaded.config).await?;
+        Ok(format!("{} read: {} peers, {} links", self.config_path.display(), self.groups.len(), self.links.len()))
+    }
+
+    /// Makes a configuration the running one. Links that it does not change go on as they are.
+    async fn configure(&mut self, config: Config) -> Result<(), String> {
+        let Numbered { groups: specs, removed } = self.registry.number(&config, self.slots)?;
+        for id in removed {
+            if let Some(mut link) = self.links.remove(&id) {
+                if let Some(running) = link.running.take() {
+                    self.attacher.stop(&link, &running);
+                }
+                self.order(Order::Remove(id));
+            }
+        }
+        let kept: Vec<GroupId> = specs.iter().map(|spec| spec.id).collect();
+        let gone: Vec<GroupId> = self.groups.keys().copied().filter(|id| !kept.contains(id)).collect();
+        for id in gone {
+            self.groups.remove(&id);
+            let report = self.routes.remove(clock::now_ns(), id).await;
+            for refusal in report.refused {
+                warn!("a route of a removed group stays: {refusal}");
+            }
+        }
+        for (spec, peer) in specs.iter().zip(&config.peers) {
+            match self.groups.get_mut(&spec.id) {
+                Some(group) => group.config = peer.clone(),
+                None => drop(self.groups.insert(spec.id, Group::new(spec.id, peer.clone()))),
+            }
+            for (link_spec, link_config) in spec.links.iter().zip(&peer.links) {
+                let fresh = Link::new(link_spec.id, spec.id, peer, link_config);
+                match self.links.get_mut(&link_spec.id) {
+                    None => drop(self.links.insert(link_spec.id, fresh)),
+                    Some(link) => {
+                        let rekeyed = link.take_over(fresh);
+                        if rekeyed && link.running.is_some() {
+                            self.attacher.rekey(link);
+                            self.order(Order::Keys { link: link_spec.id, keys: Arc::clone(&self.links[&link_spec.id].keys) });
+                        }
+                    }
+                }
+            }
+            self.rerouted.insert(spec.id);
+        }
+        self.config = config;
+        self.engine.handle(clock::now_ns(), Event::Configure(specs));
+        self.follow_interfaces().await;
+        self.adopt().await;
+        self.settle().await;
+        Ok(())
+    }
+
+    /// Tells the engine where the kernel's routes send each group's traffic already.
+    async fn adopt(&mut self) {
+        let now_ns = clock::now_ns();
+        for (id, group) in &self.groups {
+            let links: Vec<(LinkId, Nexthop)> = self
+                .links
+                .values()
+                .filter(|link| link.group == *id)
+                .map(|link| (link.id, self.nexthop(link.id, 1)))
+                .collect();
+            let nexthops: Vec<Nexthop> = links.iter().map(|(_, nexthop)| *nexthop).collect();
+            let (table, metric) = (group.config.table, group.config.metric);
+            let adopted = self.routes.adopt(now_ns, *id, table, metric, &nexthops).await;
+            let same = |a: &Nexthop, b: &Nexthop| (a.ifindex, a.gateway) == (b.ifindex, b.gateway);
+            let carrying: Vec<LinkId> = links
+                .iter()
+                .filter(|(_, nexthop)| adopted.active.iter().any(|active| same(active, nexthop)))
+                .map(|(link, _)| *link)
+                .collect();
+            if group.plan.is_none() && !carrying.is_empty() {
+                info!("{}: {} routes of an earlier run are taken over", group.config.name, adopted.routes);
+                self.engine.handle(now_ns, Event::Adopted { group: *id, links: carrying });
+            }
+        }
+    }
+
+    async fn stop(mut self) -> Result<()> {
+        let keep = self.config.daemon.on_exit == OnExit::Keep;
+        let lease_until_ns = if keep { clock::now_ns() + PLANNED_STOP_LEASE_NS } else { 0 };
+        if let Some(prober) = self.prober.take() {
+            prober.stop(lease_until_ns);
+        }
+        if keep {
+            info!("stopping; routes stay, and the kernel goes on answering for 30 s");
+        } else {
+            let report = self.routes.remove_all(clock::now_ns()).await;
+            for refusal in report.refused {
+                warn!("a route stays: {refusal}");
+            }
+            self.sysctls.restore();
+            info!("stopping; routes are removed");
+        }
+        self.attacher.release(keep);
+        Ok(())
+    }
+}
+
+fn probed(link: &Link, running: &super::links::Running) -> ProbedLink {
+    ProbedLink {
+        id: link.id,
+        ifindex: running.ifindex,
+        interface: link.config.interface.clone(),
+        local: running.local,
+        remote: link.config.remote,
+        port: link.port,
+        interval_ns: link.interval_ns,
+        multiplier: link.multiplier,
+        keys: Arc::clone(&link.keys),
+        verifier: running.verifier,
+    }
+}

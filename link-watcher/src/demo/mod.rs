@@ -1,0 +1,81 @@
+//! `link-watcher demo peer`: two routers, three links, two real daemons and real packets on this machine.
+//!
+//! Everything happens in network namespaces that are removed at the end, however it ends. With a terminal the demo is
+//! live and keys break the links ([`live`]); otherwise, or with `--script`, it goes through its steps by itself
+//! ([`script`]) and its verdict says whether traffic recovered each time as it should.
+
+mod attack;
+mod live;
+mod paint;
+mod script;
+mod stage;
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use link_watcher_tests::lab::Lab;
+use link_watcher_tests::lab::setup::Setup;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use paint::Paint;
+use stage::Stage;
+
+/// What the demo shall do.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Go through the steps even where there is a terminal.
+    pub script: bool,
+    /// Interval of the keepalives, 1 ms to 60 s.
+    pub interval: Duration,
+    /// Silence for interval × multiplier means that a link is down.
+    pub multiplier: u32,
+    /// Engine of both daemons: `auto`, `xdp`, `tc` or `socket`.
+    pub engine: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { script: false, interval: Duration::from_millis(100), multiplier: 3, engine: "auto".to_owned() }
+    }
+}
+
+/// How the demo ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Traffic recovered each time, within what was promised; or somebody played and quit.
+    Passed,
+    /// Some step did not recover, or not as promised. The output says which.
+    Failed,
+}
+
+/// Runs the demo with the running program as the daemon's binary.
+///
+/// # Errors
+///
+/// [`NeedsRoot`](link_watcher_tests::lab::NeedsRoot) without privilege; an error where the lab cannot be built, the daemons do not start, or the
+/// demo is interrupted.
+pub fn run(options: &Options) -> Result<Verdict> {
+    let paint = Paint::for_stdout();
+    let binary = std::env::current_exe().context("cannot find the running program")?;
+    let lab = Lab::new()?;
+    // From here on a signal makes whatever the lab waits for fail, and everything is dropped on the way out.
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&lab.interrupt())).context("cannot handle signals")?;
+    }
+    let setup = Setup {
+        interval: options.interval,
+        multiplier: options.multiplier,
+        engine: options.engine.clone(),
+        ..Setup::default()
+    };
+    let terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
+    if options.script || !terminal {
+        script::run(lab, setup, &binary, paint)
+    } else {
+        println!("Building two routers, three links and hosts behind both …");
+        let stage = Stage::set(lab, setup, &binary)?;
+        live::run(&stage, paint)
+    }
+}

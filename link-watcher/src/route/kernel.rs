@@ -1,0 +1,128 @@
+//! The kernel's side of the route back-end, and the trait behind which tests put a pretended one.
+
+use std::{collections::BTreeSet, fs, io};
+
+use super::{
+    FoundRoute, PROTOCOL, Route, RouteKey,
+    codec::{self, Mode},
+    parse_route,
+};
+use crate::system::{
+    KernelError,
+    netlink::{Batch, Requests},
+};
+
+/// One message to the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Take a place where nothing stands; fails with `EEXIST` where something does.
+    Create(Route),
+    /// Change what stands in a place, atomically.
+    Replace(Route),
+    /// Remove it, if it has our protocol and these next hops.
+    Delete(Route),
+}
+
+impl Change {
+    /// The route that it is about.
+    pub fn route(&self) -> &Route {
+        match self {
+            Self::Create(route) | Self::Replace(route) | Self::Delete(route) => route,
+        }
+    }
+}
+
+/// What the route back-end needs of a kernel.
+pub trait RouteKernel {
+    /// The port id that events caused by our own requests carry.
+    fn port_id(&self) -> u32;
+
+    /// Carries out the changes in their order with one system call; the answer has an entry for each. A change that
+    /// fails does not hinder those behind it. Fails as a whole only when the answers were lost.
+    fn execute(&mut self, changes: &[Change]) -> io::Result<Vec<Result<(), KernelError>>>;
+
+    /// Every route with protocol [`PROTOCOL`], of all instances.
+    fn ours(&mut self) -> io::Result<Vec<FoundRoute>>;
+
+    /// What stands in these places: the route that the kernel would use first, for each place that is taken.
+    fn occupants(&mut self, places: &BTreeSet<RouteKey>) -> io::Result<Vec<FoundRoute>>;
+
+    /// Who uses a netlink port id, in words.
+    fn process(&self, port_id: u32) -> String;
+}
+
+/// The kernel, over a netlink socket in the network namespace of the thread that opens it.
+pub struct NetlinkRoutes {
+    requests: Requests,
+    batch: Batch,
+}
+
+impl NetlinkRoutes {
+    /// Opens the socket. Needs no privilege; changing routes needs `CAP_NET_ADMIN`.
+    pub fn open() -> io::Result<Self> {
+        Ok(Self { requests: Requests::open()?, batch: Batch::default() })
+    }
+
+    fn dump(&mut self, family: i32, protocol: Option<u8>, table: Option<u32>) -> io::Result<Vec<FoundRoute>> {
+        self.batch.clear();
+        codec::dump(&mut self.batch, family as u8, protocol, table);
+        match self.requests.dump(&mut self.batch, |message| parse_route(message.payload)) {
+            // A table that nobody has used yet, or a kernel without IPv6.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) =>
+            {
+                Ok(Vec::new())
+            }
+            found => found,
+        }
+    }
+}
+
+impl RouteKernel for NetlinkRoutes {
+    fn port_id(&self) -> u32 {
+        self.requests.port_id()
+    }
+
+    fn execute(&mut self, changes: &[Change]) -> io::Result<Vec<Result<(), KernelError>>> {
+        self.batch.clear();
+        for change in changes {
+            match change {
+                Change::Create(route) => codec::write(&mut self.batch, route, Mode::Create),
+                Change::Replace(route) => codec::write(&mut self.batch, route, Mode::Replace),
+                Change::Delete(route) => codec::delete(&mut self.batch, route),
+            }
+        }
+        self.requests.transact(&mut self.batch)
+    }
+
+    fn ours(&mut self) -> io::Result<Vec<FoundRoute>> {
+        let mut found = self.dump(libc::AF_INET, Some(PROTOCOL), None)?;
+        found.extend(self.dump(libc::AF_INET6, Some(PROTOCOL), None)?);
+        // A kernel without strict dumps sends everything.
+        found.retain(|route| route.protocol == PROTOCOL);
+        Ok(found)
+    }
+
+    fn occupants(&mut self, places: &BTreeSet<RouteKey>) -> io::Result<Vec<FoundRoute>> {
+        let dumps: BTreeSet<(u8, u32)> = places.iter().map(|key| (codec::family(&key.prefix), key.table)).collect();
+        let mut found = Vec::new();
+        let mut missing = places.clone();
+        for (family, table) in dumps {
+            for route in self.dump(i32::from(family), None, Some(table))? {
+                // Several routes may share a place; the kernel lists the one that it uses first.
+                if missing.remove(&route.key) {
+                    found.push(route);
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn process(&self, port_id: u32) -> String {
+        // A process's first netlink socket has the process id as its port id, further ones have something negative.
+        match fs::read_to_string(format!("/proc/{port_id}/comm")) {
+            Ok(name) => format!("{} (process {port_id})", name.trim_end()),
+            Err(_) => format!("a program that has ended (netlink port {port_id})"),
+        }
+    }
+}

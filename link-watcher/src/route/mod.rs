@@ -1,0 +1,341 @@
+//! Actuation through routes: what a group wants, beside what the kernel has, and the messages that make them agree.
+//!
+//! **What is ours.** Routes with protocol number [`PROTOCOL`] that this instance installed itself, or that it found at
+//! start and that lead through next hops of its own links ([`RouteSink::adopt`]). The protocol number alone is not
+//! enough, because several daemons may run on one machine. Two instances must not share a link.
+//!
+//! **Nothing else is changed.** A place (table, prefix, metric) that is not known to be ours is only ever taken with
+//! `NLM_F_EXCL`, so the kernel itself refuses where somebody is already there; only a place that is ours is replaced. A
+//! removal names our protocol and next hops, so the kernel checks the owner once more. Whoever takes our place later
+//! shows up as an event ([`RouteSink::observe`]), and from then on the place is refused, and not fought for.
+//!
+//! **Metrics.** The active route has the configured metric, where IPv6 reads 0 as 1024 as the kernel does. Backups stand
+//! at the [`MAX_BACKUPS`] metrics behind it, best first. They come before a default route that DHCP left at metric
+//! 100 or more as long as the configured metric is at most 67, and that route then is the last resort.
+//!
+//! **Order.** Active routes first, then backups, then removals; a prefix whose new routes could not be installed keeps
+//! its old ones.
+
+mod codec;
+mod kernel;
+mod plan;
+mod reconcile;
+mod routes;
+
+use std::{fmt, net::IpAddr};
+
+use ipnet::IpNet;
+
+pub use self::{
+    kernel::{Change, NetlinkRoutes, RouteKernel},
+    routes::Routes,
+};
+pub(crate) use codec::parse_route;
+
+use crate::{
+    event::GroupId,
+    system::{KernelError, KernelEvent},
+};
+
+/// Protocol number of our routes (`rtm_protocol`), named in `/etc/iproute2/rt_protos.d/`.
+pub const PROTOCOL: u8 = 208;
+/// Backups that stand beside an active route, at the metrics metric + 1 to metric + 32; more are left out.
+pub const MAX_BACKUPS: u32 = 32;
+/// The metric that the kernel gives an IPv6 route without one (`IP6_RT_PRIO_USER`, net/ip6_route.h).
+pub const IPV6_DEFAULT_METRIC: u32 = 1024;
+
+/// A way out: an interface and the router behind it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Nexthop {
+    /// Interface; 0: there is none now, and the next hop is left out.
+    pub ifindex: u32,
+    /// The router's address. An IPv6 one serves IPv4 prefixes too, but not the reverse.
+    pub gateway: IpAddr,
+    /// Share among the next hops of one route, 1 to 256.
+    pub weight: u32,
+}
+
+/// What a group wants.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GroupRoutes {
+    /// Routing table, 1 to 2^32 − 1.
+    pub table: u32,
+    /// Metric of the active route; 0: none.
+    pub metric: u32,
+    /// Where to.
+    pub prefixes: Vec<IpNet>,
+    /// Next hops that share the traffic, in any order.
+    pub active: Vec<Nexthop>,
+    /// Usable next hops that stand by, best first.
+    pub backups: Vec<Nexthop>,
+}
+
+/// A place in the kernel's tables, which holds one route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RouteKey {
+    /// Routing table.
+    pub table: u32,
+    /// Destination.
+    pub prefix: IpNet,
+    /// Metric as the kernel counts: never 0 for IPv6.
+    pub metric: u32,
+}
+
+impl fmt::Display for RouteKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} metric {} table {}", self.prefix, self.metric, self.table)
+    }
+}
+
+/// A route of ours, as it shall be or as it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Where it stands.
+    pub key: RouteKey,
+    /// At least one, in canonical order: in another order the kernel would move every flow.
+    pub nexthops: Vec<Nexthop>,
+}
+
+/// A route that the kernel has, anybody's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundRoute {
+    /// Where it stands.
+    pub key: RouteKey,
+    /// Who made it (`rtm_protocol`).
+    pub protocol: u8,
+    /// In canonical order; nothing where it is no unicast route with gateways, so none that we would make.
+    pub nexthops: Option<Vec<Nexthop>>,
+}
+
+/// Why a prefix has no route from us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// A route of somebody else's stands in its place; its protocol number, where it could be found out.
+    Foreign(Option<u8>),
+    /// Another group was first.
+    OtherGroup(GroupId),
+    /// No next hop can serve it: none with an interface now, or only IPv4 gateways for an IPv6 prefix.
+    NoNexthop,
+    /// The kernel refused.
+    Kernel(KernelError),
+    /// It was removed, and is about to be put back.
+    Waiting,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Foreign(None) => write!(f, "another program's route stands there"),
+            Self::Foreign(Some(PROTOCOL)) => {
+                write!(
+                    f,
+                    "another instance's route stands there (protocol {PROTOCOL}, through a link that is not ours)"
+                )
+            }
+            Self::Foreign(Some(protocol)) => {
+                write!(f, "a route of {} stands there; remove it, or give this group another metric", Owner(*protocol))
+            }
+            Self::OtherGroup(group) => write!(f, "group {} has the same prefix, metric and table", group.0),
+            Self::NoNexthop => write!(f, "no link has an interface and an address family that could carry it"),
+            Self::Kernel(error) => write!(f, "the kernel refused: {error}"),
+            Self::Waiting => write!(f, "it was removed, and is put back shortly"),
+        }
+    }
+}
+
+/// A protocol number with its name (linux/rtnetlink.h, `/etc/iproute2/rt_protos`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Owner(pub u8);
+
+impl fmt::Display for Owner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self.0 {
+            2 => "the kernel",
+            3 => "boot scripts or ip route",
+            4 => "a static configuration",
+            9 => "router advertisements",
+            11 => "zebra",
+            12 => "BIRD",
+            16 => "DHCP",
+            18 => "keepalived",
+            42 => "babeld",
+            186 => "BGP",
+            187 => "IS-IS",
+            188 => "OSPF",
+            189 => "RIP",
+            192 => "EIGRP",
+            PROTOCOL => "link-watcher",
+            _ => return write!(f, "protocol {}", self.0),
+        };
+        write!(f, "{name} (protocol {})", self.0)
+    }
+}
+
+/// A prefix that could not be served as wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which.
+    pub prefix: IpNet,
+    /// Why.
+    pub why: Why,
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.prefix, self.why)
+    }
+}
+
+/// How a group's routes stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Prefixes whose traffic goes where it is wanted.
+    pub installed: usize,
+    /// Prefixes whose traffic does not, in order.
+    pub refused: Vec<Refusal>,
+    /// Prefixes that lack a backup only.
+    pub backups_refused: Vec<Refusal>,
+    /// Messages that the call sent to the kernel; 0: everything stood already.
+    pub written: usize,
+    /// The exchange with the kernel failed as a whole; it is repeated by itself.
+    pub error: Option<String>,
+}
+
+/// What was found at start.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// Next hops that carry the group's traffic now, by the majority of its routes, in canonical order.
+    pub active: Vec<Nexthop>,
+    /// Routes found.
+    pub routes: usize,
+}
+
+/// Something the log should have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Routes of ours were gone or changed, and stand again.
+    Repaired {
+        /// Group.
+        group: GroupId,
+        /// How many.
+        count: usize,
+        /// The first one.
+        example: RouteKey,
+        /// Who did it, where somebody did: netlink port id, and the process behind it.
+        by: Option<String>,
+    },
+    /// Somebody removes our routes again and again; the next repair waits.
+    BackingOff {
+        /// Group.
+        group: GroupId,
+        /// How many routes wait.
+        count: usize,
+        /// The first one.
+        example: RouteKey,
+        /// Who.
+        by: String,
+        /// For how long, ms.
+        wait_ms: u64,
+    },
+    /// Somebody put a route of theirs in our place. It stays.
+    Taken {
+        /// Which.
+        key: RouteKey,
+        /// Protocol of the new route.
+        protocol: u8,
+        /// Who.
+        by: String,
+    },
+    /// Routes of an earlier run, which nothing wants any more, are gone.
+    Expired {
+        /// How many.
+        count: usize,
+    },
+    /// The kernel's tables could not be read; another attempt follows.
+    Failed(String),
+}
+
+impl fmt::Display for Notice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Repaired { group, count, example, by } => {
+                write!(f, "group {}: {count} routes had gone and stand again, among them {example}", group.0)?;
+                by.as_ref().map_or(Ok(()), |by| write!(f, "; last removed by {by}"))
+            }
+            Self::BackingOff { group, count, example, by, wait_ms } => write!(
+                f,
+                "group {}: {by} keeps removing our routes, {count} now, among them {example}; the next repair waits \
+                 {wait_ms} ms. Keep that program from routes with protocol {PROTOCOL}",
+                group.0
+            ),
+            Self::Taken { key, protocol, by } => write!(
+                f,
+                "{by} put a route of {} in the place of ours, {key}; it stays, and ours is refused until it is gone",
+                Owner(*protocol)
+            ),
+            Self::Expired { count } => {
+                write!(f, "{count} routes of an earlier run are wanted no more and were removed")
+            }
+            Self::Failed(error) => write!(f, "the routes could not be checked, another attempt follows: {error}"),
+        }
+    }
+}
+
+/// Where desired state goes. All times are nanoseconds of the monotonic clock.
+#[allow(async_fn_in_trait)] // The daemon runs on one thread, so the futures need not be `Send`.
+pub trait RouteSink {
+    /// To be called for each group at start (and when a reload gives it other links) before the first
+    /// [`apply`](Self::apply): what an earlier run left behind is taken over as it stands, where it leads only through
+    /// `links`, all those of the group. What nothing wants 120 s later is removed, which leaves a peer the time to
+    /// announce its prefixes again.
+    async fn adopt(&mut self, now_ns: u64, group: GroupId, table: u32, metric: u32, links: &[Nexthop]) -> Adopted;
+
+    /// Makes the kernel agree with what the group wants from now on. A prefix for which `desired` has no next hop keeps
+    /// the routes that it has.
+    async fn apply(&mut self, now_ns: u64, group: GroupId, desired: &GroupRoutes) -> Report;
+
+    /// Forgets the group and removes its routes.
+    async fn remove(&mut self, now_ns: u64, group: GroupId) -> Report;
+
+    /// Removes everything that is ours: `on-exit = "remove"`. What could not be removed is refused in the report.
+    async fn remove_all(&mut self, now_ns: u64) -> Report;
+
+    /// Takes notice of what happens in the kernel; every event belongs here. Work that follows from it is due at
+    /// [`next_deadline_ns`](Self::next_deadline_ns).
+    fn observe(&mut self, now_ns: u64, event: &KernelEvent) -> Option<Notice>;
+
+    /// When [`tick`](Self::tick) has something to do; it may be in the past.
+    fn next_deadline_ns(&self) -> u64;
+
+    /// Does what is due: compares the kernel's routes with what is wanted, and repairs the difference.
+    async fn tick(&mut self, now_ns: u64) -> Vec<Notice>;
+
+    /// How a group's routes stand, as far as is known.
+    fn report(&self, group: GroupId) -> Report;
+}
+
+/// The metric that the kernel makes of a configured one.
+fn effective_metric(prefix: &IpNet, metric: u32) -> u32 {
+    match (prefix, metric) {
+        (IpNet::V6(_), 0) => IPV6_DEFAULT_METRIC,
+        _ => metric,
+    }
+}
+
+/// Sorted by gateway, then interface, with a weight in the kernel's range; a next hop that comes twice counts once.
+fn canonical(nexthops: impl IntoIterator<Item = Nexthop>) -> Vec<Nexthop> {
+    let mut nexthops: Vec<Nexthop> =
+        nexthops.into_iter().map(|nexthop| Nexthop { weight: nexthop.weight.clamp(1, 256), ..nexthop }).collect();
+    nexthops.sort_by_key(|nexthop| (nexthop.gateway, nexthop.ifindex));
+    nexthops.dedup_by_key(|nexthop| (nexthop.gateway, nexthop.ifindex));
+    // The kernel keeps no weight of a single next hop.
+    if let [only] = &mut nexthops[..] {
+        only.weight = 1;
+    }
+    nexthops
+}
+
+/// Whether the kernel can send `prefix` through `gateway` (IPv4 through an IPv6 gateway: `RTA_VIA`).
+fn serves(gateway: IpAddr, prefix: &IpNet) -> bool {
+    gateway.is_ipv6() || prefix.addr().is_ipv4()
+}

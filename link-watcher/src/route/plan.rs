@@ -1,0 +1,77 @@
+//! Pure: from what a group wants to the routes that shall stand, and from there to the messages.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use ipnet::IpNet;
+
+use super::{GroupRoutes, MAX_BACKUPS, Nexthop, Route, RouteKey, canonical, effective_metric, serves};
+
+/// The routes of a group as they shall stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wanted {
+    /// Place to next hops, these in canonical order and never empty.
+    pub(super) routes: BTreeMap<RouteKey, Vec<Nexthop>>,
+    /// For each prefix the place that carries its traffic, where it has one: the lowest metric.
+    pub(super) leads: BTreeMap<IpNet, Option<RouteKey>>,
+}
+
+impl Wanted {
+    pub(super) fn of(desired: &GroupRoutes) -> Self {
+        let mut wanted = Self::default();
+        for prefix in &desired.prefixes {
+            let prefix = prefix.trunc();
+            let usable = |nexthop: &Nexthop| nexthop.ifindex != 0 && serves(nexthop.gateway, &prefix);
+            let active = canonical(desired.active.iter().copied().filter(usable));
+            let backups = desired.backups.iter().copied().filter(usable).map(|nexthop| canonical([nexthop]));
+            let base = effective_metric(&prefix, desired.metric);
+            // Backups keep their distance from the configured metric also where no active link can serve the prefix.
+            let ranks = (0u32..).zip(std::iter::once(active).chain(backups.take(MAX_BACKUPS as usize)));
+            let mut lead = None;
+            for (rank, nexthops) in ranks {
+                let Some(metric) = base.checked_add(rank).filter(|_| !nexthops.is_empty()) else { continue };
+                let key = RouteKey { table: desired.table, prefix, metric };
+                lead.get_or_insert(key);
+                wanted.routes.insert(key, nexthops);
+            }
+            wanted.leads.insert(prefix, lead);
+        }
+        wanted
+    }
+
+    /// Whether the place carries its prefix's traffic.
+    pub(super) fn is_lead(&self, key: &RouteKey) -> bool {
+        self.leads.get(&key.prefix).is_some_and(|lead| lead.as_ref() == Some(key))
+    }
+
+    /// Routes to write, those that carry traffic first. `skip`: places to leave alone.
+    pub(super) fn writes<'a>(
+        &'a self,
+        standing: impl Fn(&RouteKey) -> Option<&'a [Nexthop]>,
+        skip: impl Fn(&RouteKey) -> bool,
+    ) -> Vec<(Route, bool)> {
+        let differing = self.routes.iter().filter_map(|(key, nexthops)| {
+            let now = standing(key);
+            let differs = now != Some(nexthops.as_slice()) && !skip(key);
+            differs.then(|| (Route { key: *key, nexthops: nexthops.clone() }, now.is_some()))
+        });
+        let (mut leads, backups): (Vec<_>, Vec<_>) = differing.partition(|(route, _)| self.is_lead(&route.key));
+        leads.extend(backups);
+        leads
+    }
+
+    /// Of the places that the group holds, those that it holds in vain. A prefix that is still wanted keeps everything
+    /// until one of its wanted routes stands.
+    pub(super) fn stale(&self, held: &BTreeMap<RouteKey, Vec<Nexthop>>) -> Vec<Route> {
+        let served: BTreeSet<IpNet> = self
+            .routes
+            .iter()
+            .filter(|(key, nexthops)| held.get(key) == Some(nexthops))
+            .map(|(key, _)| key.prefix)
+            .collect();
+        held.iter()
+            .filter(|(key, _)| !self.routes.contains_key(key))
+            .filter(|(key, _)| !self.leads.contains_key(&key.prefix) || served.contains(&key.prefix))
+            .map(|(key, nexthops)| Route { key: *key, nexthops: nexthops.clone() })
+            .collect()
+    }
+}

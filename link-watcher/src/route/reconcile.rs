@@ -1,0 +1,239 @@
+//! Comparing what the kernel has with what is wanted, and repairing the difference: on events, and now and then.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{
+    FoundRoute, Notice, PROTOCOL, RouteKernel, RouteKey,
+    routes::{Cause, Fight, PERIOD_NS, RETRY_NS, Routes},
+};
+use crate::{
+    event::GroupId,
+    system::{KernelEvent, RouteChange, RouteEvent},
+};
+
+/// Least time between two comparisons, ns: however many events there are, the daemon does other things too.
+const GAP_NS: u64 = 10_000_000;
+/// The wait after the first repair of a route that somebody removed; it doubles with every further one, ns.
+const BACKOFF_MIN_NS: u64 = 100_000_000;
+/// Its bound, and how long a route must stand for its fight to be over, ns.
+const BACKOFF_MAX_NS: u64 = 60_000_000_000;
+
+/// The wait after so many repairs.
+fn backoff_ns(repairs: u32) -> u64 {
+    BACKOFF_MIN_NS.saturating_mul(1 << repairs.saturating_sub(1).min(20)).min(BACKOFF_MAX_NS)
+}
+
+impl<K: RouteKernel> Routes<K> {
+    pub(super) fn notice(&mut self, now_ns: u64, event: &KernelEvent) -> Option<Notice> {
+        match event {
+            KernelEvent::Route(event) => return self.route_event(now_ns, event),
+            KernelEvent::Resync => self.due(now_ns),
+            // The kernel drops routes with the interface or its last address, and says nothing (IPv4).
+            KernelEvent::Link(link) if self.concerned(link.ifindex) => self.due_soon(now_ns),
+            KernelEvent::LinkRemoved { ifindex, .. }
+            | KernelEvent::AddressAdded { ifindex, .. }
+            | KernelEvent::AddressRemoved { ifindex, .. }
+                if self.concerned(*ifindex) =>
+            {
+                self.due_soon(now_ns);
+            }
+            _ => {}
+        }
+        None
+    }
+
+    fn due_soon(&mut self, now_ns: u64) {
+        self.due(now_ns.max(self.compared_ns + GAP_NS));
+    }
+
+    fn concerned(&self, ifindex: u32) -> bool {
+        self.groups.values().any(|group| group.known.iter().any(|(known, _)| *known == ifindex))
+    }
+
+    fn route_event(&mut self, now_ns: u64, event: &RouteEvent) -> Option<Notice> {
+        let key = event.route.key;
+        if event.port_id == self.kernel.port_id() {
+            return None;
+        }
+        let held = self.groups.values().any(|group| group.held.contains_key(&key));
+        let wanted = self.groups.values().any(|group| group.wanted.routes.contains_key(&key));
+        if event.route.protocol != PROTOCOL {
+            if event.change != RouteChange::Replaced || !(held || wanted) {
+                return None;
+            }
+            let known = self.refused.insert(key, Some(event.route.protocol));
+            let by = self.kernel.process(event.port_id);
+            return known.is_none().then_some(Notice::Taken { key, protocol: event.route.protocol, by });
+        }
+        if !held && !wanted {
+            return None;
+        }
+        // The kernel's own doing comes from port 0 and is no fight.
+        if wanted && event.port_id != 0 {
+            let fight = self.fights.entry(key).or_default();
+            fight.port_id = event.port_id;
+            let next_ns = fight.next_ns;
+            self.due(now_ns.max(next_ns).max(self.compared_ns + GAP_NS));
+        } else {
+            self.due_soon(now_ns);
+        }
+        None
+    }
+
+    /// Reads the kernel's routes, repairs what differs, and sets the time of the next comparison.
+    pub(super) async fn compare(&mut self, now_ns: u64) -> Vec<Notice> {
+        self.compared_ns = now_ns;
+        self.due_ns = now_ns + PERIOD_NS;
+        let found = match self.kernel.ours() {
+            Ok(found) => found,
+            Err(error) => {
+                self.due_ns = now_ns + RETRY_NS;
+                return vec![Notice::Failed(error.to_string())];
+            }
+        };
+        let mut actual = BTreeMap::new();
+        for route in found {
+            // The first of several in a place is the one that the kernel uses.
+            actual.entry(route.key).or_insert(route);
+        }
+        let mut notices = Vec::new();
+        self.prune();
+        self.recheck_refused(&actual, &mut notices);
+        self.failed.clear();
+        self.expire(now_ns, &mut notices);
+        let ids: Vec<GroupId> = self.groups.keys().copied().collect();
+        for id in ids {
+            let lost = self.take_stock(id, &actual);
+            if let Err(error) = self.sync(now_ns, id, Cause::Repair).await {
+                notices.push(Notice::Failed(error));
+            }
+            self.settle(now_ns, id, lost, &mut notices);
+        }
+        self.suspects.clear();
+        if !self.failed.is_empty() {
+            self.due(now_ns + RETRY_NS);
+        }
+        notices
+    }
+
+    /// Places of others are tried again. Where our route still stands behind a foreign one, creating cannot tell
+    /// whether the foreign one has gone, so the table is read.
+    fn recheck_refused(&mut self, actual: &BTreeMap<RouteKey, FoundRoute>, notices: &mut Vec<Notice>) {
+        self.suspects = std::mem::take(&mut self.refused);
+        let behind: BTreeSet<RouteKey> =
+            self.suspects.keys().filter(|key| actual.contains_key(*key)).copied().collect();
+        if behind.is_empty() {
+            return;
+        }
+        match self.kernel.occupants(&behind) {
+            Ok(first) => {
+                let foreign = first.into_iter().filter(|route| route.protocol != PROTOCOL);
+                self.refused.extend(foreign.map(|route| (route.key, Some(route.protocol))));
+            }
+            Err(error) => {
+                self.refused = self.suspects.clone();
+                notices.push(Notice::Failed(error.to_string()));
+            }
+        }
+    }
+
+    /// Corrects what the group believes to hold. Gives the wanted places that are not as they were.
+    fn take_stock(&mut self, id: GroupId, actual: &BTreeMap<RouteKey, FoundRoute>) -> Vec<RouteKey> {
+        let Some(group) = self.groups.get_mut(&id) else { return Vec::new() };
+        let mut lost = Vec::new();
+        let held = std::mem::take(&mut group.held);
+        for (key, nexthops) in held {
+            match actual.get(&key) {
+                Some(found) if found.nexthops.as_ref() == Some(&nexthops) => {
+                    group.held.insert(key, nexthops);
+                    continue;
+                }
+                Some(found) if group.recognises(found) => {
+                    group.held.insert(key, found.nexthops.clone().unwrap_or_default());
+                }
+                Some(found) => {
+                    self.refused.insert(key, Some(found.protocol));
+                }
+                None => {}
+            }
+            group.orphans.remove(&key);
+            if group.wanted.routes.contains_key(&key) {
+                lost.push(key);
+            }
+        }
+        // What stands as wanted although it is not known to: the answers to its request were lost.
+        for key in group.wanted.routes.keys().filter(|key| !group.held.contains_key(*key)).copied().collect::<Vec<_>>()
+        {
+            if let Some(found) = actual.get(&key).filter(|found| group.recognises(found)) {
+                group.held.insert(key, found.nexthops.clone().unwrap_or_default());
+            }
+        }
+        lost
+    }
+
+    /// Routes of an earlier run have waited long enough.
+    fn expire(&mut self, now_ns: u64, notices: &mut Vec<Notice>) {
+        let mut count = 0;
+        let mut next_ns = u64::MAX;
+        for group in self.groups.values_mut().filter(|group| !group.orphans.is_empty()) {
+            if group.orphans_until_ns <= now_ns {
+                count += group.orphans.len();
+                group.orphans.clear();
+            } else {
+                next_ns = next_ns.min(group.orphans_until_ns);
+            }
+        }
+        self.due(next_ns);
+        if count > 0 {
+            notices.push(Notice::Expired { count });
+        }
+    }
+
+    /// Keeps the books of a group's fights, and says what was repaired and what waits.
+    fn settle(&mut self, now_ns: u64, id: GroupId, lost: Vec<RouteKey>, notices: &mut Vec<Notice>) {
+        let Some(group) = self.groups.get(&id) else { return };
+        let mut repaired: BTreeSet<RouteKey> = lost.into_iter().filter(|key| group.stands(key)).collect();
+        let mut waiting: Vec<(RouteKey, Fight)> = Vec::new();
+        let (mut by, mut next_ns) = (None, u64::MAX);
+        self.fights.retain(|key, fight| {
+            if !group.wanted.routes.contains_key(key) {
+                return true;
+            }
+            if !group.stands(key) {
+                if fight.next_ns > now_ns {
+                    next_ns = next_ns.min(fight.next_ns);
+                    // Said once for each wait.
+                    if !std::mem::replace(&mut fight.broken, true) {
+                        waiting.push((*key, *fight));
+                    }
+                }
+                return true;
+            }
+            if std::mem::take(&mut fight.broken) {
+                repaired.insert(*key);
+            }
+            if repaired.contains(key) {
+                fight.repairs += 1;
+                fight.next_ns = now_ns + backoff_ns(fight.repairs);
+                by = Some(fight.port_id);
+                return true;
+            }
+            // Nothing was amiss, or it has stood for long enough.
+            fight.repairs > 0 && fight.next_ns + BACKOFF_MAX_NS > now_ns
+        });
+        self.due(next_ns);
+        let by = by.map(|port_id| self.kernel.process(port_id));
+        if let Some(&example) = repaired.first() {
+            notices.push(Notice::Repaired { group: id, count: repaired.len(), example, by });
+        }
+        if let Some((example, fight)) = waiting.first() {
+            notices.push(Notice::BackingOff {
+                group: id,
+                count: waiting.len(),
+                example: *example,
+                by: self.kernel.process(fight.port_id),
+                wait_ms: (fight.next_ns - now_ns) / 1_000_000,
+            });
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! The route back-end: what it holds, and how a group gets what it wants.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use super::{
+    Adopted, Change, FoundRoute, GroupRoutes, Nexthop, Notice, PROTOCOL, Refusal, Report, RouteKernel, RouteKey,
+    RouteSink, Why, effective_metric, plan::Wanted,
+};
+use crate::{
+    event::GroupId,
+    system::{KernelError, KernelEvent},
+};
+
+/// Messages in one system call: the errors of all of them fit the receive buffer, and between two calls other tasks of
+/// the thread get their turn (some 0.7 ms).
+const CHUNK: usize = 200;
+/// How long a route of an earlier run may wait until something wants it, ns.
+const ORPHAN_GRACE_NS: u64 = 120_000_000_000;
+/// Time between two comparisons of all routes without any other reason, ns.
+pub(super) const PERIOD_NS: u64 = 30_000_000_000;
+/// The same while the kernel refuses a route, ns.
+pub(super) const RETRY_NS: u64 = 5_000_000_000;
+/// Next hops remembered for each group; beyond it only the newest count.
+const KNOWN_MAX: usize = 1024;
+
+/// The route back-end over a kernel.
+pub struct Routes<K> {
+    pub(super) kernel: K,
+    pub(super) groups: BTreeMap<GroupId, Group>,
+    /// Places where somebody else's route stands, with its protocol as far as known.
+    pub(super) refused: BTreeMap<RouteKey, Option<u8>>,
+    /// What was refused before the comparison that is going on, which tries again.
+    pub(super) suspects: BTreeMap<RouteKey, Option<u8>>,
+    /// What the kernel did not want.
+    pub(super) failed: BTreeMap<RouteKey, KernelError>,
+    pub(super) fights: BTreeMap<RouteKey, Fight>,
+    /// When the routes are to be compared again, and when they last were, ns.
+    pub(super) due_ns: u64,
+    pub(super) compared_ns: u64,
+}
+
+/// A group, what it wants and what it has.
+#[derive(Default)]
+pub(super) struct Group {
+    pub(super) wanted: Wanted,
+    /// Places that are ours, and what stands there.
+    pub(super) held: BTreeMap<RouteKey, Vec<Nexthop>>,
+    /// Next hops of its links: what leads through these only, and has our protocol, is ours.
+    pub(super) known: BTreeSet<(u32, IpAddr)>,
+    /// Of the held places those from an earlier run that nothing has wanted yet.
+    pub(super) orphans: BTreeSet<RouteKey>,
+    /// When these go, ns.
+    pub(super) orphans_until_ns: u64,
+}
+
+impl Group {
+    /// Whether a route was made for this group, by us or by an earlier run.
+    pub(super) fn recognises(&self, found: &FoundRoute) -> bool {
+        found.protocol == PROTOCOL
+            && found.nexthops.as_ref().is_some_and(|nexthops| {
+                nexthops.iter().all(|nexthop| self.known.contains(&(nexthop.ifindex, nexthop.gateway)))
+            })
+    }
+
+    pub(super) fn stands(&self, key: &RouteKey) -> bool {
+        self.held.get(key).is_some_and(|nexthops| self.wanted.routes.get(key) == Some(nexthops))
+    }
+
+    fn know(&mut self, nexthops: &[Nexthop]) {
+        if self.known.len() > KNOWN_MAX {
+            self.known.clear();
+        }
+        self.known.extend(nexthops.iter().map(|nexthop| (nexthop.ifindex, nexthop.gateway)));
+    }
+}
+
+/// Somebody keeps changing a route of ours.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Fight {
+    /// Repairs so far.
+    pub(super) repairs: u32,
+    /// Earliest time of the next one, ns.
+    pub(super) next_ns: u64,
+    /// A repair is due then.
+    pub(super) broken: bool,
+    /// Who: netlink port id.
+    pub(super) port_id: u32,
+}
+
+/// Why routes are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Cause {
+    /// Somebody wants something else.
+    Wish,
+    /// Something is not as it was: fights wait for their time.
+    Repair,
+}
+
+impl<K: RouteKernel> Routes<K> {
+    /// A back-end that holds nothing yet.
+    pub fn new(kernel: K) -> Self {
+        Self {
+            kernel,
+            groups: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            suspects: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            fights: BTreeMap::new(),
+            due_ns: u64::MAX,
+            compared_ns: 0,
+        }
+    }
+
+    /// Brings comparison forward to `at_ns`.
+    pub(super) fn due(&mut self, at_ns: u64) {
+        self.due_ns = self.due_ns.min(at_ns);
+    }
+
+    /// The other group that has this place.
+    fn other_holder(&self, id: GroupId, key: &RouteKey) -> Option<GroupId> {
+        self.groups.iter().find(|(other, group)| **other != id && group.held.contains_key(key)).map(|(other, _)| *other)
+    }
+
+    /// Makes the kernel agree with what the group wants. Gives the number of messages sent.
+    pub(super) async fn sync(&mut self, now_ns: u64, id: GroupId, cause: Cause) -> Result<usize, String> {
+        let mut written = 0;
+        // The second round is for places that turned out to be ours, or empty again.
+        for _ in 0..2 {
+            let changes = self.writes(now_ns, id, cause);
+            written += changes.len();
+            let occupied = self.execute(now_ns, id, &changes).await?;
+            if occupied.is_empty() || !self.inspect(id, occupied)? {
+                break;
+            }
+        }
+        let Some(group) = self.groups.get(&id) else { return Ok(written) };
+        let mut stale = group.wanted.stale(&group.held);
+        stale.retain(|route| !group.orphans.contains(&route.key) || group.wanted.leads.contains_key(&route.key.prefix));
+        let deletes: Vec<Change> = stale.into_iter().map(Change::Delete).collect();
+        written += deletes.len();
+        self.execute(now_ns, id, &deletes).await?;
+        Ok(written)
+    }
+
+    /// The messages that write what is wanted and does not stand.
+    fn writes(&self, now_ns: u64, id: GroupId, cause: Cause) -> Vec<Change> {
+        let Some(group) = self.groups.get(&id) else { return Vec::new() };
+        let skip = |key: &RouteKey| {
+            self.refused.contains_key(key)
+                || self.failed.contains_key(key)
+                || (cause == Cause::Repair && self.fights.get(key).is_some_and(|fight| fight.next_ns > now_ns))
+                || (!group.held.contains_key(key) && self.other_holder(id, key).is_some())
+        };
+        let writes = group.wanted.writes(|key| group.held.get(key).map(Vec::as_slice), skip);
+        writes
+            .into_iter()
+            .map(|(route, taken)| if taken { Change::Replace(route) } else { Change::Create(route) })
+            .collect()
+    }
+
+    /// Carries the changes out. Gives the places that somebody has already.
+    async fn execute(&mut self, now_ns: u64, id: GroupId, changes: &[Change]) -> Result<BTreeSet<RouteKey>, String> {
+        let mut occupied = BTreeSet::new();
+        for (i, chunk) in changes.chunks(CHUNK).enumerate() {
+            if i > 0 {
+                tokio::task::yield_now().await;
+            }
+            let results = match self.kernel.execute(chunk) {
+                Ok(results) => results,
+                Err(error) => {
+                    // What was carried out is unknown: look, soon.
+                    self.due(now_ns + RETRY_NS / 10);
+                    return Err(format!("{} route messages: {error}", chunk.len()));
+                }
+            };
+            let Some(group) = self.groups.get_mut(&id) else { return Ok(occupied) };
+            for (change, result) in chunk.iter().zip(results) {
+                let route = change.route();
+                match (change, result) {
+                    (Change::Create(_) | Change::Replace(_), Ok(())) => {
+                        group.held.insert(route.key, route.nexthops.clone());
+                        group.orphans.remove(&route.key);
+                    }
+                    (Change::Create(_), Err(error)) if error.errno == libc::EEXIST => {
+                        occupied.insert(route.key);
+                    }
+                    (Change::Create(_) | Change::Replace(_), Err(error)) => {
+                        self.failed.insert(route.key, error);
+                    }
+                    // Gone already counts as removed.
+                    (Change::Delete(_), Ok(())) => forget(group, &route.key),
+                    (Change::Delete(_), Err(error)) if matches!(error.errno, libc::ESRCH | libc::ENODEV) => {
+                        forget(group, &route.key);
+                    }
+                    (Change::Delete(_), Err(error)) => {
+                        self.failed.insert(route.key, error);
+                    }
+                }
+            }
+        }
+        Ok(occupied)
+    }
+
+    /// Looks who is in these places. Gives whether another attempt is worth while.
+    fn inspect(&mut self, id: GroupId, occupied: BTreeSet<RouteKey>) -> Result<bool, String> {
+        // Nobody new is expected where somebody was before.
+        let (before, unknown): (BTreeSet<_>, BTreeSet<_>) =
+            occupied.into_iter().partition(|key| self.suspects.contains_key(key));
+        for key in before {
+            self.refused.insert(key, self.suspects.get(&key).copied().flatten());
+        }
+        if unknown.is_empty() {
+            return Ok(false);
+        }
+        let found = self.kernel.occupants(&unknown).map_err(|error| format!("reading the routing tables: {error}"))?;
+        let mut again = found.len() < unknown.len();
+        let Some(group) = self.groups.get_mut(&id) else { return Ok(false) };
+        for route in found {
+            if group.recognises(&route) {
+                group.held.insert(route.key, route.nexthops.unwrap_or_default());
+                again = true;
+            } else {
+                self.refused.insert(route.key, Some(route.protocol));
+            }
+        }
+        Ok(again)
+    }
+
+    /// Why a wanted route does not stand.
+    fn why(&self, id: GroupId, key: &RouteKey) -> Why {
+        if let Some(protocol) = self.refused.get(key) {
+            Why::Foreign(*protocol)
+        } else if let Some(error) = self.failed.get(key) {
+            Why::Kernel(error.clone())
+        } else if let Some(other) = self.other_holder(id, key) {
+            Why::OtherGroup(other)
+        } else {
+            Why::Waiting
+        }
+    }
+
+    /// Forgets refusals and errors in places that no group wants.
+    pub(super) fn prune(&mut self) {
+        let groups = &self.groups;
+        let wanted = |key: &RouteKey| groups.values().any(|group| group.wanted.routes.contains_key(key));
+        self.refused.retain(|key, _| wanted(key));
+        self.fights.retain(|key, _| wanted(key));
+        self.failed.retain(|key, _| wanted(key));
+    }
+
+    async fn remove_groups(&mut self, now_ns: u64, ids: &[GroupId]) -> Report {
+        let mut report = Report::default();
+        for id in ids {
+            if let Some(group) = self.groups.get_mut(id) {
+                group.wanted = Wanted::default();
+                group.orphans.clear();
+            }
+            match self.sync(now_ns, *id, Cause::Wish).await {
+                Ok(written) => report.written += written,
+                Err(error) => report.error = Some(error),
+            }
+            let Some(group) = self.groups.get(id) else { continue };
+            report.refused.extend(group.held.keys().map(|key| Refusal { prefix: key.prefix, why: self.why(*id, key) }));
+            self.groups.remove(id);
+        }
+        self.prune();
+        // Another group may have waited for a place that is free now.
+        self.due(now_ns);
+        report
+    }
+}
+
+fn forget(group: &mut Group, key: &RouteKey) {
+    group.held.remove(key);
+    group.orphans.remove(key);
+}
+
+impl<K: RouteKernel> RouteSink for Routes<K> {
+    async fn adopt(&mut self, now_ns: u64, group: GroupId, table: u32, metric: u32, links: &[Nexthop]) -> Adopted {
+        self.due(now_ns + PERIOD_NS);
+        let entry = self.groups.entry(group).or_default();
+        entry.know(links);
+        // Places that are refused or vanish meanwhile are found by the comparison that follows a failure.
+        let Ok(found) = self.kernel.ours() else {
+            self.due(now_ns);
+            return Adopted::default();
+        };
+        let held: BTreeSet<RouteKey> = self.groups.values().flat_map(|group| group.held.keys().copied()).collect();
+        let Some(entry) = self.groups.get_mut(&group) else { return Adopted::default() };
+        let mut carriers: BTreeMap<Vec<Nexthop>, usize> = BTreeMap::new();
+        let mut routes = 0;
+        for route in found {
+            if route.key.table != table || held.contains(&route.key) || !entry.recognises(&route) {
+                continue;
+            }
+            let nexthops = route.nexthops.unwrap_or_default();
+            routes += 1;
+            if route.key.metric == effective_metric(&route.key.prefix, metric) {
+                *carriers.entry(nexthops.clone()).or_default() += 1;
+            }
+            entry.held.insert(route.key, nexthops);
+            entry.orphans.insert(route.key);
+        }
+        entry.orphans_until_ns = now_ns + ORPHAN_GRACE_NS;
+        if routes > 0 {
+            self.due(now_ns + ORPHAN_GRACE_NS);
+        }
+        let active = carriers.into_iter().max_by_key(|(_, count)| *count).map(|(nexthops, _)| nexthops);
+        Adopted { active: active.unwrap_or_default(), routes }
+    }
+
+    async fn apply(&mut self, now_ns: u64, group: GroupId, desired: &GroupRoutes) -> Report {
+        self.due(now_ns + PERIOD_NS);
+        let entry = self.groups.entry(group).or_default();
+        entry.know(&desired.active);
+        entry.know(&desired.backups);
+        let wanted = Wanted::of(desired);
+        entry.orphans.retain(|key| !wanted.routes.contains_key(key));
+        let fewer = entry.wanted.routes.keys().any(|key| !wanted.routes.contains_key(key));
+        // Another next hop may be what the kernel accepts.
+        for key in wanted.routes.keys() {
+            self.failed.remove(key);
+        }
+        entry.wanted = wanted;
+        if fewer {
+            self.prune();
+        }
+        let result = self.sync(now_ns, group, Cause::Wish).await;
+        if !self.failed.is_empty() {
+            self.due(now_ns + RETRY_NS);
+        }
+        let mut report = self.report(group);
+        match result {
+            Ok(written) => report.written = written,
+            Err(error) => report.error = Some(error),
+        }
+        report
+    }
+
+    async fn remove(&mut self, now_ns: u64, group: GroupId) -> Report {
+        self.remove_groups(now_ns, &[group]).await
+    }
+
+    async fn remove_all(&mut self, now_ns: u64) -> Report {
+        let ids: Vec<GroupId> = self.groups.keys().copied().collect();
+        self.remove_groups(now_ns, &ids).await
+    }
+
+    fn observe(&mut self, now_ns: u64, event: &KernelEvent) -> Option<Notice> {
+        self.notice(now_ns, event)
+    }
+
+    fn next_deadline_ns(&self) -> u64 {
+        self.due_ns
+    }
+
+    async fn tick(&mut self, now_ns: u64) -> Vec<Notice> {
+        if now_ns < self.due_ns {
+            return Vec::new();
+        }
+        self.compare(now_ns).await
+    }
+
+    fn report(&self, group: GroupId) -> Report {
+        let mut report = Report::default();
+        let Some(entry) = self.groups.get(&group) else { return report };
+        for (prefix, lead) in &entry.wanted.leads {
+            match lead {
+                None => report.refused.push(Refusal { prefix: *prefix, why: Why::NoNexthop }),
+                Some(key) if entry.stands(key) && !self.refused.contains_key(key) => report.installed += 1,
+                Some(key) => report.refused.push(Refusal { prefix: *prefix, why: self.why(group, key) }),
+            }
+        }
+        for key in entry.wanted.routes.keys().filter(|key| !entry.wanted.is_lead(key)) {
+            if !entry.stands(key) {
+                report.backups_refused.push(Refusal { prefix: key.prefix, why: self.why(group, key) });
+            }
+        }
+        report
+    }
+}

@@ -1,0 +1,154 @@
+//! The machine's interfaces and their addresses: read once, then kept by events.
+
+use std::{collections::BTreeMap, io, net::IpAddr};
+
+use ipnet::IpNet;
+
+use super::{
+    events::{Address, KernelEvent, Link, parse},
+    netlink::{Batch, Requests},
+};
+use crate::event::Device;
+
+/// `RT_SCOPE_UNIVERSE` (linux/rtnetlink.h): valid everywhere, as opposed to on this link or host only.
+const SCOPE_GLOBAL: u8 = libc::RT_SCOPE_UNIVERSE;
+
+/// An interface with its addresses.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interface {
+    /// The link.
+    pub link: Link,
+    /// Its addresses, in order.
+    pub addresses: Vec<Address>,
+}
+
+/// All interfaces of the network namespace, as far as known.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Interfaces {
+    by_index: BTreeMap<u32, Interface>,
+}
+
+impl Interfaces {
+    /// Reads them from the kernel: at start, and after [`KernelEvent::Resync`]. Open
+    /// [`KernelEvents`](super::KernelEvents) before, so that nothing is missed between the two.
+    pub fn read() -> io::Result<Self> {
+        let mut requests = Requests::open()?;
+        let mut interfaces = Self::default();
+        // `struct ifinfomsg` and `struct ifaddrmsg` of zeros: everything.
+        for (kind, length) in [(libc::RTM_GETLINK, 16), (libc::RTM_GETADDR, 8)] {
+            let mut batch = Batch::default();
+            batch.request(kind, libc::NLM_F_DUMP as u16, &[0; 16][..length]);
+            for event in requests.dump(&mut batch, parse)? {
+                interfaces.update(&event);
+            }
+        }
+        Ok(interfaces)
+    }
+
+    /// Takes an event in. Gives whether something changed.
+    pub fn update(&mut self, event: &KernelEvent) -> bool {
+        match event {
+            KernelEvent::Link(link) => {
+                // An index is unique, but a name is too: who else had it was renamed or is gone.
+                self.by_index.retain(|index, other| *index == link.ifindex || other.link.name != link.name);
+                let interface = self.by_index.entry(link.ifindex).or_default();
+                let changed = interface.link != *link;
+                interface.link = link.clone();
+                changed
+            }
+            KernelEvent::LinkRemoved { ifindex, .. } => self.by_index.remove(ifindex).is_some(),
+            KernelEvent::AddressAdded { ifindex, address } => {
+                let Some(interface) = self.by_index.get_mut(ifindex) else { return false };
+                if interface.addresses.contains(address) {
+                    return false;
+                }
+                interface.addresses.retain(|other| !same(other, address));
+                interface.addresses.push(*address);
+                interface.addresses.sort_unstable();
+                true
+            }
+            KernelEvent::AddressRemoved { ifindex, address } => {
+                let Some(interface) = self.by_index.get_mut(ifindex) else { return false };
+                let before = interface.addresses.len();
+                interface.addresses.retain(|other| !same(other, address));
+                interface.addresses.len() != before
+            }
+            KernelEvent::Route(_) | KernelEvent::Resync => false,
+        }
+    }
+
+    /// All of them, by index.
+    pub fn iter(&self) -> impl Iterator<Item = &Interface> {
+        self.by_index.values()
+    }
+
+    /// An interface by its name.
+    pub fn get(&self, name: &str) -> Option<&Interface> {
+        self.by_index.values().find(|interface| interface.link.name == name)
+    }
+
+    /// The index of an interface.
+    pub fn index(&self, name: &str) -> Option<u32> {
+        self.get(name).map(|interface| interface.link.ifindex)
+    }
+
+    /// What the interface is now for a link that needs the address `local` on it; without `local`, one that reaches
+    /// `remote` ([`local_for`](Self::local_for)).
+    pub fn device(&self, name: &str, local: Option<IpAddr>, remote: IpAddr) -> Device {
+        let Some(interface) = self.get(name) else { return Device::Missing };
+        if !interface.link.admin_up {
+            return Device::Disabled;
+        }
+        if !interface.link.carrier {
+            return Device::NoCarrier;
+        }
+        let there = match local {
+            Some(local) => interface.addresses.iter().any(|address| address.address == local && !address.tentative),
+            None => self.local_for(name, remote).is_some(),
+        };
+        if there { Device::Ready } else { Device::NoAddress }
+    }
+
+    /// The interface's own address with which `remote` is reached: it lies in the same prefix (the longest, if in
+    /// several), or `remote` is its point-to-point peer; for a link-local `remote`, the interface's link-local address.
+    pub fn local_for(&self, name: &str, remote: IpAddr) -> Option<IpAddr> {
+        let reaches = |address: &&Address| {
+            address.address != remote
+                && !address.tentative
+                && IpNet::new(address.peer.unwrap_or(address.address), address.prefix_len)
+                    .is_ok_and(|prefix| prefix.contains(&remote))
+        };
+        let addresses = &self.get(name)?.addresses;
+        addresses.iter().filter(reaches).max_by_key(|address| address.prefix_len).map(|address| address.address)
+    }
+
+    /// The connected prefixes of an interface that others can be told of: of global scope, usable, and not those of a
+    /// single address (they connect nothing), in order. Nothing while the interface is administratively down.
+    pub fn connected(&self, name: &str) -> Vec<IpNet> {
+        let Some(interface) = self.get(name).filter(|interface| interface.link.admin_up) else { return Vec::new() };
+        let mut prefixes: Vec<IpNet> = interface
+            .addresses
+            .iter()
+            .filter(|address| address.scope == SCOPE_GLOBAL && !address.tentative && !is_link_local(address.address))
+            .filter_map(|address| IpNet::new(address.peer.unwrap_or(address.address), address.prefix_len).ok())
+            .filter(|prefix| prefix.prefix_len() < prefix.max_prefix_len())
+            .map(|prefix| prefix.trunc())
+            .collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        prefixes
+    }
+}
+
+/// The same address, whatever its flags say now.
+fn same(a: &Address, b: &Address) -> bool {
+    (a.address, a.prefix_len, a.peer) == (b.address, b.prefix_len, b.peer)
+}
+
+/// RFC 3927, RFC 4291 section 2.5.6.
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}

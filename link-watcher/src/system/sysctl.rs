@@ -1,0 +1,129 @@
+//! Kernel settings of our interfaces (Documentation/networking/ip-sysctl.rst).
+//!
+//! `ignore_routes_with_linkdown = 1` lets the kernel itself leave a link without carrier, before any daemon wakes.
+//! `rp_filter = 2` (loose) instead of strict: while the two ends of a peer disagree, packets come in by another link
+//! than the one that answers would take, and a strict filter drops them.
+
+use std::{collections::BTreeMap, fs, io, path::PathBuf};
+
+/// Where the settings are.
+pub trait SysctlSink {
+    /// Reads a setting, named by its path below `/proc/sys/net`, without the newline.
+    fn read(&self, name: &str) -> io::Result<String>;
+    /// Writes one.
+    fn write(&mut self, name: &str, value: &str) -> io::Result<()>;
+}
+
+/// The kernel, in the network namespace of the calling thread.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ProcSysctl;
+
+impl ProcSysctl {
+    fn path(name: &str) -> PathBuf {
+        PathBuf::from("/proc/sys/net").join(name)
+    }
+}
+
+impl SysctlSink for ProcSysctl {
+    fn read(&self, name: &str) -> io::Result<String> {
+        fs::read_to_string(Self::path(name)).map(|value| value.trim_end().to_owned())
+    }
+
+    fn write(&mut self, name: &str, value: &str) -> io::Result<()> {
+        fs::write(Self::path(name), value)
+    }
+}
+
+/// The settings of our interfaces, and what they were before.
+#[derive(Debug)]
+pub struct LinkSysctls<S> {
+    sink: S,
+    /// Setting to its former value and ours.
+    former: BTreeMap<String, (String, String)>,
+}
+
+impl<S: SysctlSink> LinkSysctls<S> {
+    /// Nothing is changed yet.
+    pub fn new(sink: S) -> Self {
+        Self { sink, former: BTreeMap::new() }
+    }
+
+    /// Prepares an interface: at start, and whenever it appears anew, because a new interface has the defaults. Gives
+    /// what the log should have: each setting that was changed or could not be, the latter with the remedy.
+    pub fn prepare(&mut self, interface: &str) -> Vec<String> {
+        let mut said = Vec::new();
+        for family in ["ipv4", "ipv6"] {
+            let name = format!("{family}/conf/{interface}/ignore_routes_with_linkdown");
+            self.set(&name, "1", |value| value == "0", "a link without carrier keeps its traffic", &mut said);
+        }
+        let own = format!("ipv4/conf/{interface}/rp_filter");
+        // The greater one of "all" and the interface's own counts, and strict is 1.
+        let all = self.sink.read("ipv4/conf/all/rp_filter").unwrap_or_default();
+        let strict = |value: &str| value == "1" || (value == "0" && all == "1");
+        self.set(&own, "2", strict, "packets are lost while the two ends choose different links", &mut said);
+        said
+    }
+
+    /// Sets `name` to `value` where the present one is `wrong`.
+    fn set(&mut self, name: &str, value: &str, wrong: impl Fn(&str) -> bool, else_: &str, said: &mut Vec<String>) {
+        let setting = dotted(name);
+        match self.sink.read(name) {
+            Ok(now) if wrong(&now) => match self.sink.write(name, value) {
+                Ok(()) => {
+                    said.push(format!("{setting} set from {now} to {value}"));
+                    self.former.entry(name.to_owned()).or_insert((now, value.to_owned()));
+                }
+                Err(error) => said.push(format!(
+                    "{setting} is {now} and could not be set to {value}: {error}. Otherwise {else_}. Run \
+                     `sysctl -w {setting}={value}` as root, or give this program CAP_NET_ADMIN and write access to \
+                     /proc/sys/net"
+                )),
+            },
+            Ok(_) => {}
+            // No such interface, or a kernel without IPv6: nothing to prepare.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => said.push(format!("{setting} could not be read: {error}")),
+        }
+    }
+
+    /// Puts back what [`prepare`](Self::prepare) changed, where it is still as it was left; an interface that is gone
+    /// has taken its settings along. Gives what could not be put back.
+    pub fn restore(&mut self) -> Vec<String> {
+        let mut said = Vec::new();
+        for (name, (former, ours)) in std::mem::take(&mut self.former) {
+            if self.sink.read(&name).is_ok_and(|now| now == ours)
+                && let Err(error) = self.sink.write(&name, &former)
+            {
+                said.push(format!("{} could not be set back to {former}: {error}", dotted(&name)));
+            }
+        }
+        said
+    }
+
+    /// Warns where this machine does not forward packets at all.
+    pub fn forwarding(&self, ipv4: bool, ipv6: bool) -> Vec<String> {
+        let mut said = Vec::new();
+        for (wanted, name, setting) in [
+            (ipv4, "ipv4/ip_forward", "net.ipv4.ip_forward"),
+            (ipv6, "ipv6/conf/all/forwarding", "net.ipv6.conf.all.forwarding"),
+        ] {
+            if wanted && self.sink.read(name).is_ok_and(|value| value == "0") {
+                said.push(format!(
+                    "{setting} is 0: this machine does not forward packets of others. If it is to be a router, run \
+                     `sysctl -w {setting}=1`, and add it to a file in /etc/sysctl.d"
+                ));
+            }
+        }
+        said
+    }
+}
+
+/// As sysctl(8) writes it: where a path has a slash, a dot, and the reverse (`eth0.100`).
+fn dotted(path: &str) -> String {
+    let swap = |c| match c {
+        '.' => '/',
+        '/' => '.',
+        other => other,
+    };
+    format!("net.{}", path.chars().map(swap).collect::<String>())
+}
