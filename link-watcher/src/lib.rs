@@ -5,7 +5,7 @@ pub mod bpf;
 pub mod bpf_object;
 pub mod clock;
 pub mod config;
-// pub mod daemon;
+pub mod daemon;
 pub mod control;
 pub mod demo;
 pub mod engine;

@@ -31,7 +31,7 @@ use crate::{
     clock,
     control::{self, Change, History},
     config::{Config, OnExit, PeerLinkConfig as LinkConfig},
-    event::{Action, Command, Device, Event, GroupId, LinkId, Plan, Said, Transition, What},
+    event::{Action, Command, Device, Event, GroupId, LinkId, Said, Transition, What},
     probe::{Order, ProbedLink, Prober, Report, Stats, Tables},
     route::{GroupRoutes, NetlinkRoutes, Nexthop, Report as RouteReport, RouteSink as _, Routes},
     system::{Interfaces, KernelEvent, KernelEvents, LinkSysctls, ProcSysctl},
@@ -296,7 +296,7 @@ impl Core {
         (group, link.map(|link| self.link_name(link)))
     }
 
-    fn link_name(&self, link: LinkId) -> String {
+    pub(super) fn link_name(&self, link: LinkId) -> String {
         self.links.get(&link).map_or_else(|| format!("link {}", link.0), |link| link.config.name.clone())
     }
 }
@@ -584,6 +584,7 @@ impl Core {
         self.config = config;
         self.engine.handle(clock::now_ns(), Event::Configure(specs));
         self.follow_interfaces();
+        self.attacher.drop_inherited();
         self.adopt().await;
         self.settle().await;
         Ok(())

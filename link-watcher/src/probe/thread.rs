@@ -60,6 +60,12 @@ pub trait KernelNews: AsFd + Send {
     fn drain(&mut self, slots: &mut Vec<u32>);
 }
 
+impl KernelNews for crate::bpf::Events {
+    fn drain(&mut self, slots: &mut Vec<u32>) {
+        self.drain(slots);
+    }
+}
+
 /// The way to the thread.
 pub struct Prober {
     orders: Arc<Mutex<Vec<Order>>>,
