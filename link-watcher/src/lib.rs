@@ -1,6 +1,7 @@
 //! link-watcher, as a library: the binary, the tests and the benchmarks stand on it.
 
 pub mod bpf_object;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod control;
