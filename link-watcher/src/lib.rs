@@ -3,6 +3,7 @@
 pub mod announce;
 pub mod bpf;
 pub mod bpf_object;
+pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod daemon;
