@@ -85,9 +85,7 @@ impl<K: RouteKernel> Routes<K> {
         if !held && !wanted {
             return None;
         }
-        if event.change == RouteChange::Removed {
-            self.doubt(|held, _| *held == key);
-        }
+        self.doubt(|held, _| *held == key);
         // The kernel's own doing comes from port 0 and is no fight.
         if wanted && event.port_id != 0 {
             let fight = self.fights.entry(key).or_default();
