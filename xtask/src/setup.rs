@@ -107,7 +107,7 @@ fn explain(project: &Project) {
         );
     }
     for why in rejected {
-        println!("eBPF compiler: not {why}");
+        println!("eBPF compiler: ruled out: {why}");
     }
     for (index, route) in routes.iter().enumerate() {
         let verb = match (route, index) {

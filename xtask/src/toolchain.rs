@@ -203,6 +203,9 @@ pub(crate) fn survey(project: &Project) -> (Vec<Route>, Vec<String>) {
 }
 
 fn distribution(project: &Project) -> Result<Route, String> {
+    if !apt::has_lists() {
+        return Err("the distribution's compiler: apt does not know its packages yet (apt-get update)".to_owned());
+    }
     let known = apt::candidates(PACKAGES.as_flattened());
     let mut why = "the distribution offers neither rustc-web nor rustc with their sources".to_owned();
     for packages in PACKAGES {
