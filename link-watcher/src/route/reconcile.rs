@@ -42,13 +42,18 @@ impl<K: RouteKernel> Routes<K> {
             }
             // What could not be written before may be possible now.
             KernelEvent::Link(Link { ifindex, .. }) | KernelEvent::AddressAdded { ifindex, .. }
-                if self.concerned(*ifindex) =>
+                if self.concerned(*ifindex) && self.incomplete() =>
             {
                 self.due_soon(now_ns);
             }
             _ => {}
         }
         None
+    }
+
+    /// Whether something that is wanted does not stand.
+    fn incomplete(&self) -> bool {
+        self.groups.values().any(|group| group.wanted.routes.keys().any(|key| !group.stands(key)))
     }
 
     /// From now until the next comparison these places may be empty, or somebody else's.
