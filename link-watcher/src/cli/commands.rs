@@ -73,7 +73,8 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
 
 /// Without this capability the daemon can change no route; better to know at once than at the first failover.
 fn needs_net_admin() -> Result<(), Failure> {
-    let capable = rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN));
+    let capable =
+        rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN));
     if capable {
         return Ok(());
     }
@@ -164,8 +165,13 @@ fn man(command: Option<&str>) -> Result<(), Failure> {
     let page = match command {
         None => whole,
         Some(name) => match whole.find_subcommand(name) {
-            Some(found) => found.clone().name(format!("link-watcher-{name}")),
-            None => return Err(Failure::new(2, format!("link-watcher: there is no command {name}; see link-watcher --help"))),
+            Some(found) => found.clone(),
+            None => {
+                return Err(Failure::new(
+                    2,
+                    format!("link-watcher: there is no command {name}; see link-watcher --help"),
+                ));
+            }
         },
     };
     let mut text = Vec::new();

@@ -108,10 +108,7 @@ fn notes(group: &GroupSnapshot) -> Vec<String> {
         ));
     }
     if !group.failover {
-        notes.push(format!(
-            "automatic failover is off; `link-watcher failover on {}` turns it on again",
-            group.name
-        ));
+        notes.push(format!("automatic failover is off; `link-watcher failover on {}` turns it on again", group.name));
     }
     notes.extend(group.routes.refusals.iter().map(|refusal| format!("refused: {refusal}")));
     for link in &group.links {

@@ -184,12 +184,9 @@ fn read(path: &Path, absent: Severity) -> Result<Loaded, Refused> {
 pub fn control_socket_of(path: &Path) -> Result<PathBuf, Refused> {
     let text = read_text(path)?;
     let (document, _) = DeTable::parse_recoverable(&text);
-    let get = |table: &DeTable<'_>, name: &str| {
-        table.iter().find(|(key, _)| key.get_ref().as_ref() == name).map(|(_, value)| value.get_ref().clone())
-    };
-    let daemon = get(document.get_ref(), "daemon");
-    let socket = daemon.and_then(|daemon| get(daemon.as_table()?, "control-socket"));
-    let socket = socket.as_ref().and_then(|socket| socket.as_str());
+    let socket = section::lookup(document.get_ref(), "daemon")
+        .and_then(|daemon| section::lookup(daemon.get_ref().as_table()?, "control-socket"))
+        .and_then(|socket| socket.get_ref().as_str());
     Ok(directory_of(path).join(socket.unwrap_or(DEFAULT_CONTROL_SOCKET)))
 }
 
