@@ -1,6 +1,6 @@
 //! HMAC-SHA256 (RFC 2104, FIPS 180-4) over one header, from precomputed key states: two compressions a signature.
 //!
-//! The shape of the code is the kernel verifier's doing. The compression is one function that is never inlined, of
+//! The shape of the code is the kernel verifier's doing. The compression is
 //! sixteen rounds in a loop: unrolled further it costs more time and stack, not less. Rotations are shifts of a
 //! doubled word, because the kernel's x86 compiler emits no rotate instruction. The message words live in a
 //! [`Words`] handed in, because the stack is small there.
@@ -22,6 +22,23 @@ pub trait Words {
     fn get(&self, index: usize) -> u32;
     /// Writes a word.
     fn set(&mut self, index: usize, word: u32);
+    /// Calls [`compute`]. BPF does so through a function of its own, which the kernel verifies once and not for each
+    /// way to get there.
+    #[inline(always)]
+    fn compute(&mut self, header: &[u8; HEADER_LEN], key: &KeyState)
+    where
+        Self: Sized,
+    {
+        compute(header, key, self);
+    }
+    /// Calls [`rounds`]; as above.
+    #[inline(always)]
+    fn rounds(&mut self, from: &[u32; 8])
+    where
+        Self: Sized,
+    {
+        rounds(from, self);
+    }
 }
 
 /// Message words as plain memory: `&mut Scratch::default()` wherever [`Words`] are asked for.
@@ -41,7 +58,7 @@ impl Words for Scratch {
 /// The tag of a header.
 #[inline(always)]
 pub fn tag(header: &[u8; HEADER_LEN], key: &KeyState, words: &mut impl Words) -> [u8; TAG_LEN] {
-    compute(header, key, words);
+    words.compute(header, key);
     let mut tag = [0; TAG_LEN];
     let mut i = 0;
     while i < 8 {
@@ -58,7 +75,7 @@ pub fn sign(packet: &mut Packet, key: &KeyState, words: &mut impl Words) {
     let (Some(header), Some(tag)) = (header.first_chunk(), tag.first_chunk_mut::<TAG_LEN>()) else {
         return; // Never: a packet is a header and a tag long.
     };
-    compute(header, key, words);
+    words.compute(header, key);
     let mut i = 0;
     while i < 8 {
         put_word(tag, i, words.get(i));
@@ -73,7 +90,7 @@ pub fn verify(packet: &Packet, key: &KeyState, words: &mut impl Words) -> bool {
     let (Some(header), Some(tag)) = (header.first_chunk(), tag.first_chunk::<TAG_LEN>()) else {
         return false; // Never: a packet is a header and a tag long.
     };
-    compute(header, key, words);
+    words.compute(header, key);
     let mut difference = 0;
     let mut i = 0;
     while i < 8 {
@@ -143,7 +160,7 @@ fn after(state: &[u32; 8], words: &mut Scratch) -> [u32; 8] {
 
 /// Both compressions; the tag is in the first eight words afterwards.
 #[inline(always)]
-fn compute(header: &[u8; HEADER_LEN], key: &KeyState, words: &mut impl Words) {
+pub fn compute(header: &[u8; HEADER_LEN], key: &KeyState, words: &mut impl Words) {
     let mut i = 0;
     while i < HEADER_LEN / 4 {
         words.set(i, word_at(header, i));
@@ -165,19 +182,18 @@ fn compute(header: &[u8; HEADER_LEN], key: &KeyState, words: &mut impl Words) {
 }
 
 #[inline(always)]
-fn word_at<const N: usize>(bytes: &[u8; N], index: usize) -> u32 {
-    let at = index * 4;
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+fn word_at(bytes: &[u8], index: usize) -> u32 {
+    match bytes.as_chunks().0.get(index) {
+        Some(word) => u32::from_be_bytes(*word),
+        None => 0, // Never: callers count within the length.
+    }
 }
 
 #[inline(always)]
-fn put_word<const N: usize>(bytes: &mut [u8; N], index: usize, word: u32) {
-    let at = index * 4;
-    let [a, b, c, d] = word.to_be_bytes();
-    bytes[at] = a;
-    bytes[at + 1] = b;
-    bytes[at + 2] = c;
-    bytes[at + 3] = d;
+fn put_word(bytes: &mut [u8], index: usize, word: u32) {
+    if let Some(place) = bytes.as_chunks_mut().0.get_mut(index) {
+        *place = word.to_be_bytes();
+    }
 }
 
 /// Initial state (FIPS 180-4, section 5.3.3).
@@ -241,8 +257,19 @@ const fn small_sigma_1(x: u32) -> u32 {
 
 /// One compression (FIPS 180-4, section 6.2.2) of the block in `words`, starting from state `from`. The new state
 /// is in the first eight words afterwards: for HMAC they are the next block's first words already.
-#[inline(never)]
+#[inline(always)]
 fn compress<W: Words>(from: &[u32; 8], words: &mut W) {
+    words.rounds(from);
+    let mut i = 0;
+    while i < 8 {
+        words.set(i, words.get(i).wrapping_add(from[i]));
+        i += 1;
+    }
+}
+
+/// The 64 rounds; leaves the working variables in the first eight words.
+#[inline(always)]
+pub fn rounds<W: Words>(from: &[u32; 8], words: &mut W) {
     let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = *from;
     let mut sixteen = 0;
     loop {
@@ -295,7 +322,7 @@ fn compress<W: Words>(from: &[u32; 8], words: &mut W) {
     let ends = [a, b, c, d, e, f, g, h];
     let mut i = 0;
     while i < 8 {
-        words.set(i, from[i].wrapping_add(ends[i]));
+        words.set(i, ends[i]);
         i += 1;
     }
 }

@@ -132,14 +132,20 @@ fn alive<W: Word>(intent: &Intent<W>, state: &LinkState<W>, now_ns: u64) -> bool
 /// [`Refusal::Forged`].
 #[inline(always)]
 pub fn authentic(packet: &Packet, key_id: u8, keys: &KeySet, words: &mut impl Words) -> Result<(), Refusal> {
-    let mut i = 0;
-    while i < MAX_KEYS {
+    // Found first and used once, so that the kernel's verifier walks through one signature and not through four.
+    let mut found = MAX_KEYS;
+    let mut i = MAX_KEYS;
+    while i > 0 {
+        i -= 1;
         if i < keys.count as usize && keys.ids[i] == key_id {
-            return if hmac::verify(packet, &keys.states[i], words) { Ok(()) } else { Err(Refusal::Forged) };
+            found = i;
         }
-        i += 1;
     }
-    Err(Refusal::Forged)
+    if found < MAX_KEYS && hmac::verify(packet, &keys.states[found % MAX_KEYS], words) {
+        Ok(())
+    } else {
+        Err(Refusal::Forged)
+    }
 }
 
 /// Moves the window and writes the state.

@@ -137,7 +137,7 @@ impl Header {
     #[inline(always)]
     pub fn parse(packet: &Packet) -> Result<Self, Malformed> {
         let p = packet;
-        if p[0] != MAGIC[0] || p[1] != MAGIC[1] || p[2] != MAGIC[2] || p[3] != MAGIC[3] {
+        if take::<4>(p, 0) != MAGIC {
             return Err(Malformed);
         }
         let Some(kind) = Kind::from_byte(p[4]) else {
@@ -147,14 +147,14 @@ impl Header {
             kind,
             flags: p[5],
             key_id: p[6],
-            sender_session: u32::from_be_bytes([p[8], p[9], p[10], p[11]]),
-            receiver_session: u32::from_be_bytes([p[12], p[13], p[14], p[15]]),
-            rank: u16::from_be_bytes([p[16], p[17]]),
-            generation: u16::from_be_bytes([p[18], p[19]]),
-            epoch: u32::from_be_bytes([p[20], p[21], p[22], p[23]]),
-            sequence: u64::from_be_bytes([p[24], p[25], p[26], p[27], p[28], p[29], p[30], p[31]]),
-            sent_ns: u64::from_be_bytes([p[32], p[33], p[34], p[35], p[36], p[37], p[38], p[39]]),
-            received: u64::from_be_bytes([p[40], p[41], p[42], p[43], p[44], p[45], p[46], p[47]]),
+            sender_session: u32::from_be_bytes(take(p, 8)),
+            receiver_session: u32::from_be_bytes(take(p, 12)),
+            rank: u16::from_be_bytes(take(p, 16)),
+            generation: u16::from_be_bytes(take(p, 18)),
+            epoch: u32::from_be_bytes(take(p, 20)),
+            sequence: u64::from_be_bytes(take(p, 24)),
+            sent_ns: u64::from_be_bytes(take(p, 32)),
+            received: u64::from_be_bytes(take(p, 40)),
         };
         if p[7] != 0
             || header.flags & !flags::ALL != 0
@@ -171,22 +171,19 @@ impl Header {
     #[inline(always)]
     pub fn emit(&self, packet: &mut Packet) {
         let p = packet;
-        p[0] = MAGIC[0];
-        p[1] = MAGIC[1];
-        p[2] = MAGIC[2];
-        p[3] = MAGIC[3];
+        put(p, 0, MAGIC);
         p[4] = self.kind as u8;
         p[5] = self.flags;
         p[6] = self.key_id;
         p[7] = 0;
-        put(p, 8, &self.sender_session.to_be_bytes());
-        put(p, 12, &self.receiver_session.to_be_bytes());
-        put(p, 16, &self.rank.to_be_bytes());
-        put(p, 18, &self.generation.to_be_bytes());
-        put(p, 20, &self.epoch.to_be_bytes());
-        put(p, 24, &self.sequence.to_be_bytes());
-        put(p, 32, &self.sent_ns.to_be_bytes());
-        put(p, 40, &self.received.to_be_bytes());
+        put(p, 8, self.sender_session.to_be_bytes());
+        put(p, 12, self.receiver_session.to_be_bytes());
+        put(p, 16, self.rank.to_be_bytes());
+        put(p, 18, self.generation.to_be_bytes());
+        put(p, 20, self.epoch.to_be_bytes());
+        put(p, 24, self.sequence.to_be_bytes());
+        put(p, 32, self.sent_ns.to_be_bytes());
+        put(p, 40, self.received.to_be_bytes());
     }
 
     /// A control packet's digest, as it stands where probes have their send time and count.
@@ -202,13 +199,21 @@ impl Header {
     }
 }
 
-/// Copies `N` bytes to a constant offset. Unrolled by its constant bounds, so that no panic path is left.
+/// The `N` bytes at a constant offset, as one load: byte by byte, the compiler would keep them on the kernel's small
+/// stack.
 #[inline(always)]
-fn put<const N: usize>(packet: &mut Packet, at: usize, bytes: &[u8; N]) {
-    let mut i = 0;
-    while i < N {
-        packet[at + i] = bytes[i];
-        i += 1;
+fn take<const N: usize>(packet: &Packet, at: usize) -> [u8; N] {
+    match packet.get(at..).and_then(<[u8]>::first_chunk) {
+        Some(bytes) => *bytes,
+        None => [0; N], // Never: every field lies inside.
+    }
+}
+
+/// Writes `N` bytes at a constant offset, likewise.
+#[inline(always)]
+fn put<const N: usize>(packet: &mut Packet, at: usize, bytes: [u8; N]) {
+    if let Some(place) = packet.get_mut(at..).and_then(<[u8]>::first_chunk_mut) {
+        *place = bytes;
     }
 }
 

@@ -61,6 +61,15 @@ impl<'a> Section<'a> {
         self.table.iter().find(|(known, _)| known.get_ref().as_ref() == key).map(|(_, value)| value)
     }
 
+    /// Whether a list is empty or missing.
+    pub(super) fn is_empty(&self, key: &str) -> bool {
+        match self.get(key).map(Spanned::get_ref) {
+            Some(DeValue::Array(array)) => array.iter().next().is_none(),
+            Some(_) => false,
+            None => true,
+        }
+    }
+
     /// Says that a key is missing.
     pub(super) fn missing(&self, key: &str, example: &str) {
         self.findings.error(

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use link_watcher_common::{
     maps::View,
     wire::{Kind, flags},
@@ -27,11 +27,11 @@ use super::{
 };
 use crate::{
     clock,
-    config::{Config, OnExit},
+    config::{Config, OnExit, PeerLinkConfig as LinkConfig},
     event::{Action, Command, Device, Event, GroupId, LinkId, Plan, Said, Transition, What},
     probe::{Order, ProbedLink, Prober, Report, Stats, Tables},
     route::{GroupRoutes, NetlinkRoutes, Nexthop, Report as RouteReport, RouteSink as _, Routes},
-    system::{Interfaces, KernelEvent, KernelEvents, sysctl::Sysctls},
+    system::{Interfaces, KernelEvent, KernelEvents, LinkSysctls, ProcSysctl},
 };
 
 /// Reports taken in before the engine's actions are carried out: links that die at one instant are one decision.
@@ -98,7 +98,7 @@ pub(super) struct Core {
     pub(super) groups: BTreeMap<GroupId, Group>,
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) interfaces: Interfaces,
-    pub(super) sysctls: Sysctls,
+    pub(super) sysctls: LinkSysctls<ProcSysctl>,
     pub(super) routes: Routes<NetlinkRoutes>,
     pub(super) prober: Option<Prober>,
     pub(super) attacher: Attacher,
@@ -108,6 +108,8 @@ pub(super) struct Core {
     pub(super) history: Arc<History>,
     /// Groups whose routes are to be computed again, though their plan has not changed.
     pub(super) rerouted: BTreeSet<GroupId>,
+    /// Links are to be looked at again, because of what happened to interfaces.
+    pub(super) interfaces_changed: bool,
 }
 
 impl Core {
@@ -130,7 +132,17 @@ impl Core {
                         self.report(report);
                     }
                 }
-                event = inputs.kernel.next() => self.kernel_event(event).await,
+                event = inputs.kernel.next() => {
+                    self.kernel_event(&event.context("listening to the kernel's events")?);
+                    // A carrier that goes takes many events with it.
+                    for _ in 1..REPORTS_A_ROUND {
+                        let Some(event) = inputs.kernel.try_next() else { break };
+                        self.kernel_event(&event);
+                    }
+                    if std::mem::take(&mut self.interfaces_changed) {
+                        self.follow_interfaces();
+                    }
+                }
                 Some(request) = inputs.requests.recv() => {
                     if let Request::Stop = request {
                         break;
@@ -331,7 +343,7 @@ impl Core {
         for group in self.groups.values_mut() {
             let mut prefixes = group.config.announce.clone();
             for interface in &group.config.announce_interfaces {
-                prefixes.extend(self.interfaces.connected_prefixes(interface));
+                prefixes.extend(self.interfaces.connected(interface));
             }
             let left_out = group.sender.set(prefixes);
             if left_out > 0 {
@@ -347,17 +359,30 @@ impl Core {
 
 // What happens in the kernel.
 impl Core {
-    async fn kernel_event(&mut self, event: KernelEvent) {
-        if let Some(notice) = self.routes.observe(clock::now_ns(), &event) {
+    fn kernel_event(&mut self, event: &KernelEvent) {
+        if let Some(notice) = self.routes.observe(clock::now_ns(), event) {
             warn!("routes: {notice}");
         }
-        if self.interfaces.update(&event).await {
-            self.follow_interfaces().await;
-        }
+        let changed = if *event == KernelEvent::Resync {
+            match Interfaces::read() {
+                Ok(interfaces) => {
+                    let changed = interfaces != self.interfaces;
+                    self.interfaces = interfaces;
+                    changed
+                }
+                Err(error) => {
+                    warn!("the interfaces could not be read, they stay as they were known: {error}");
+                    false
+                }
+            }
+        } else {
+            self.interfaces.update(event)
+        };
+        self.interfaces_changed |= changed;
     }
 
     /// Starts, stops and judges links by their interfaces as they are now.
-    async fn follow_interfaces(&mut self) {
+    fn follow_interfaces(&mut self) {
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
             self.follow_interface(id);
@@ -368,8 +393,14 @@ impl Core {
 
     fn follow_interface(&mut self, id: LinkId) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        let found = self.interfaces.resolve(&link.config.interface, link.config.local, link.config.remote);
-        let wanted = found.endpoint;
+        let LinkConfig { interface, local, remote, .. } = &link.config;
+        let device = self.interfaces.device(interface, *local, *remote);
+        let local = local.or_else(|| self.interfaces.local_for(interface, *remote));
+        // Without its address a socket cannot be bound, and a kernel program cannot know what is ours.
+        let wanted = match device {
+            Device::Missing | Device::NoAddress => None,
+            Device::Ready | Device::NoCarrier | Device::Disabled => self.interfaces.index(interface).zip(local),
+        };
         let running = link.running.as_ref().map(|running| (running.ifindex, running.local));
         if running != wanted {
             if let Some(running) = link.running.take() {
@@ -385,15 +416,17 @@ impl Core {
                 if let Some(prober) = &self.prober {
                     prober.order(Order::Add(Box::new(probed)));
                 }
-                self.sysctls.prepare(&link.config.interface);
+                for said in self.sysctls.prepare(&link.config.interface) {
+                    info!("{said}");
+                }
             }
             let group = link.group;
             self.rerouted.insert(group);
         }
         let Some(link) = self.links.get_mut(&id) else { return };
-        if link.device != Some(found.device) {
-            link.device = Some(found.device);
-            self.engine.handle(clock::now_ns(), Event::Device { link: id, device: found.device });
+        if link.device != Some(device) {
+            link.device = Some(device);
+            self.engine.handle(clock::now_ns(), Event::Device { link: id, device: device });
         }
     }
 }
@@ -527,7 +560,7 @@ impl Core {
         }
         self.config = config;
         self.engine.handle(clock::now_ns(), Event::Configure(specs));
-        self.follow_interfaces().await;
+        self.follow_interfaces();
         self.adopt().await;
         self.settle().await;
         Ok(())
@@ -572,7 +605,9 @@ impl Core {
             for refusal in report.refused {
                 warn!("a route stays: {refusal}");
             }
-            self.sysctls.restore();
+            for said in self.sysctls.restore() {
+                warn!("{said}");
+            }
             info!("stopping; routes are removed");
         }
         self.attacher.release(keep);

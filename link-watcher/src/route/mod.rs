@@ -17,10 +17,14 @@
 //! its old ones.
 
 mod codec;
+#[cfg(test)]
+pub(crate) mod fake;
 mod kernel;
 mod plan;
 mod reconcile;
 mod routes;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, net::IpAddr};
 

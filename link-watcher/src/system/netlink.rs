@@ -25,6 +25,7 @@ pub struct KernelError {
     pub text: Option<String>,
 }
 
+#[cfg(test)]
 impl KernelError {
     pub(crate) fn new(errno: i32) -> Self {
         Self { errno, text: None }

@@ -10,6 +10,7 @@
 //! | [`meter`] | a numbered packet stream both ways, and how long it was out |
 //! | [`daemon`] | `link-watcher run` inside a namespace, and the commands that talk to it |
 //! | [`setup`], [`routers`] | two routers, three links, hosts behind both |
+//! | [`trial`] | the two of them at work, with traffic: break something, see what it costs |
 //! | [`status`] | reading `status --json` |
 //!
 //! The lab needs root (CAP_SYS_ADMIN for namespaces, CAP_NET_ADMIN and CAP_NET_RAW inside them).
@@ -24,6 +25,7 @@ pub mod netns;
 pub mod routers;
 pub mod setup;
 pub mod status;
+pub mod trial;
 pub mod tunnel;
 pub mod wire;
 

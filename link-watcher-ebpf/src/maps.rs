@@ -1,0 +1,220 @@
+//! The maps, and typed access to them. User space sets the lengths of the per-link ones when it loads the program.
+
+use core::{cell::UnsafeCell, ptr};
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    macros::btf_map,
+};
+use link_watcher_common::{
+    hmac::{self, Words},
+    maps::{
+        Changed, Counters, Intent, KeySet, KeyState, LinkKey, LinkState, MAX_INTERFACES, MAX_LINKS, PORT_WORDS,
+        Settings, Traffic, Word,
+    },
+    wire::{HEADER_LEN, Packet},
+};
+
+use crate::{Verdict, parse::Frame};
+
+const LINKS_LEN: usize = MAX_LINKS as usize;
+/// `BPF_F_MMAPABLE` (linux/bpf.h): user space reads and writes it without a system call.
+const MMAPABLE: usize = 1 << 10;
+
+/// What is known of each link.
+#[btf_map]
+static LINKS: Array<LinkState<u64>, LINKS_LEN, MMAPABLE> = Array::new();
+/// What we say on each link.
+#[btf_map]
+static INTENTS: Array<Intent<u64>, LINKS_LEN, MMAPABLE> = Array::new();
+#[btf_map]
+static SETTINGS: Array<Settings<u64>, 1, MMAPABLE> = Array::new();
+/// Key states of each peer. Only the program and its loader see it.
+#[btf_map]
+static KEYS: Array<KeySet, LINKS_LEN> = Array::new();
+/// Which link a packet belongs to.
+#[btf_map]
+static LINK_IDS: HashMap<LinkKey, u32, { 2 * LINKS_LEN }> = HashMap::new();
+/// One bit for each UDP port that is ours.
+#[btf_map]
+static PORTS: Array<u64, { PORT_WORDS as usize }> = Array::new();
+#[btf_map]
+static COUNTERS: PerCpuArray<Counters, LINKS_LEN> = PerCpuArray::new();
+/// Of the interfaces that user space entered.
+#[btf_map]
+static TRAFFIC: PerCpuHashMap<u32, Traffic, { MAX_INTERFACES as usize }> = PerCpuHashMap::new();
+/// No value type: programs that chain several XDP programs refuse a ring buffer with one.
+#[btf_map]
+static EVENTS: RingBuf<(), { 64 * 1024 }> = RingBuf::new();
+#[btf_map]
+static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
+
+/// Working memory of one packet. Both hooks run with bottom halves off, so one a CPU is enough.
+#[repr(C)]
+pub(crate) struct Scratch {
+    /// Aligned, so that the compiler reads and writes whole words.
+    pub(crate) packet: Aligned,
+    pub(crate) words: MessageWords,
+}
+
+/// A packet where 64-bit access is possible.
+#[repr(C, align(8))]
+pub(crate) struct Aligned(pub(crate) Packet);
+
+/// The message words of SHA-256.
+#[repr(transparent)]
+pub(crate) struct MessageWords([u32; 16]);
+
+impl Words for MessageWords {
+    #[inline(always)]
+    fn get(&self, index: usize) -> u32 {
+        // SAFETY: a reference into the array; volatile, so that no copy is kept on the stack.
+        unsafe { ptr::read_volatile(&self.0[index & 15]) }
+    }
+    #[inline(always)]
+    fn set(&mut self, index: usize, word: u32) {
+        // SAFETY: as above.
+        unsafe { ptr::write_volatile(&mut self.0[index & 15], word) }
+    }
+    #[inline(always)]
+    fn compute(&mut self, header: &[u8; HEADER_LEN], key: &KeyState) {
+        lw_hmac(header, key, self);
+    }
+    #[inline(always)]
+    fn rounds(&mut self, from: &[u32; 8]) {
+        lw_sha256_rounds(from, self);
+    }
+}
+
+/// [`hmac::compute`] as a function that the kernel verifies by itself: it takes any memory of the right sizes, or null.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lw_hmac(header: *const [u8; HEADER_LEN], key: *const KeyState, words: *mut MessageWords) -> u32 {
+    if !header.is_null() && !key.is_null() && !words.is_null() {
+        // SAFETY: the kernel's verifier has seen the callers hand in memory of these sizes; a packet's copy, keys and
+        // words are separate map values, or separate parts of one.
+        unsafe { hmac::compute(&*header, &*key, &mut *words) };
+    }
+    0
+}
+
+/// [`hmac::rounds`], likewise.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn lw_sha256_rounds(from: *const [u32; 8], words: *mut MessageWords) -> u32 {
+    if !from.is_null() && !words.is_null() {
+        // SAFETY: as above.
+        unsafe { hmac::rounds(&*from, &mut *words) };
+    }
+    0
+}
+
+/// One word of a map that other CPUs and user space access too.
+#[repr(transparent)]
+pub(crate) struct Shared(UnsafeCell<u64>);
+
+impl Word for Shared {
+    #[inline(always)]
+    fn load(&self) -> u64 {
+        // SAFETY: points to an aligned word of a map value; volatile, because others write it.
+        unsafe { ptr::read_volatile(self.0.get()) }
+    }
+    #[inline(always)]
+    fn store(&self, value: u64) {
+        // SAFETY: as above.
+        unsafe { ptr::write_volatile(self.0.get(), value) }
+    }
+    #[inline(always)]
+    fn compare_exchange(&self, current: u64, new: u64) -> bool {
+        let found: u64;
+        // SAFETY: one atomic access to an aligned word of a map value.
+        unsafe {
+            core::arch::asm!(
+                "r0 = cmpxchg_64({word} + 0, r0, {new})",
+                word = in(reg) self.0.get(),
+                new = in(reg) new,
+                inout("r0") current => found,
+            );
+        }
+        found == current
+    }
+}
+
+/// A link's state.
+#[inline(always)]
+pub(crate) fn state(slot: u32) -> Option<&'static LinkState<Shared>> {
+    // SAFETY: a value of an array map lives as long as the program; `Shared` is a transparent u64.
+    LINKS.get_ptr(slot).map(|state| unsafe { &*state.cast() })
+}
+
+/// What we say on a link.
+#[inline(always)]
+pub(crate) fn intent(slot: u32) -> Option<&'static Intent<Shared>> {
+    // SAFETY: as above.
+    INTENTS.get_ptr(slot).map(|intent| unsafe { &*intent.cast() })
+}
+
+/// Until when probes are answered.
+#[inline(always)]
+pub(crate) fn lease_until_ns() -> u64 {
+    // SAFETY: as above.
+    SETTINGS.get_ptr(0).map_or(0, |settings| unsafe { &*settings.cast::<Settings<Shared>>() }.lease_until_ns.load())
+}
+
+/// A peer's keys.
+#[inline(always)]
+pub(crate) fn keys(slot: u64) -> Option<&'static KeySet> {
+    KEYS.get(slot as u32)
+}
+
+/// This CPU's working memory.
+#[inline(always)]
+pub(crate) fn scratch() -> Option<&'static mut Scratch> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: the kernel aligns map values to eight bytes; nothing else on this CPU uses this one until the program
+    // ends. Saying the first aloud lets the compiler read and write whole words.
+    unsafe {
+        core::hint::assert_unchecked(scratch.addr() % 8 == 0);
+        Some(&mut *scratch)
+    }
+}
+
+/// Whether a UDP port is one of ours.
+#[inline(always)]
+pub(crate) fn is_our_port(port: u16) -> bool {
+    PORTS.get(u32::from(port) / 64).is_some_and(|word| word >> (port % 64) & 1 != 0)
+}
+
+/// The slot of a link or endpoint.
+#[inline(always)]
+pub(crate) fn link_id(key: &LinkKey) -> Option<u32> {
+    // SAFETY: the value is one aligned word that user space never changes in place.
+    unsafe { LINK_IDS.get(key) }.copied()
+}
+
+/// Wakes user space. A full ring is no loss: it will look anyway.
+#[inline(always)]
+pub(crate) fn notify(slot: u32) {
+    let _ = EVENTS.output_untyped::<Changed>(Changed { slot, reserved: 0 }, 0);
+}
+
+/// Counts a packet of a link, and hands the verdict through.
+#[inline(always)]
+pub(crate) fn counted(slot: u32, verdict: Verdict, counter: impl FnOnce(&mut Counters) -> &mut u64) -> Verdict {
+    if let Some(counters) = COUNTERS.get_ptr_mut(slot) {
+        // SAFETY: this CPU's own copy.
+        *counter(unsafe { &mut *counters }) += 1;
+    }
+    verdict
+}
+
+/// Counts a packet of an interface.
+#[inline(always)]
+pub(crate) fn count_traffic(frame: &impl Frame) {
+    if let Some(traffic) = TRAFFIC.get_ptr_mut(frame.ifindex()) {
+        // SAFETY: this CPU's own copy.
+        let traffic = unsafe { &mut *traffic };
+        traffic.packets += 1;
+        traffic.bytes += (frame.end() - frame.start()) as u64;
+    }
+}
