@@ -3,6 +3,7 @@
 use core::{cell::UnsafeCell, ptr};
 
 use aya_ebpf::{
+    Global,
     btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
     macros::btf_map,
 };
@@ -49,11 +50,24 @@ static EVENTS: RingBuf<(), { 64 * 1024 }> = RingBuf::new();
 #[btf_map]
 static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 
+/// Set by the loader for benchmarks: one packet is repeated, so what it changed is undone each time. The kernel knows its
+/// value when it verifies the program, and removes what depends on it.
+#[unsafe(no_mangle)]
+static BENCHMARK: Global<u8> = Global::new(0);
+
+/// Whether this is a benchmark.
+#[inline(always)]
+pub(crate) fn is_benchmark() -> bool {
+    BENCHMARK.load() != 0
+}
+
 /// Working memory of one packet. Both hooks run with bottom halves off, so one a CPU is enough.
 #[repr(C)]
 pub(crate) struct Scratch {
     /// Aligned, so that the compiler reads and writes whole words.
     pub(crate) packet: Aligned,
+    /// In benchmarks: the packet as it came.
+    pub(crate) original: Aligned,
     pub(crate) words: MessageWords,
 }
 

@@ -5,6 +5,7 @@ use link_watcher_common::{
     hmac,
     maps::{LinkKey, Word},
     verify::{self, Outcome, Refusal},
+    window,
     wire::{Header, PACKET_LEN, Packet},
 };
 
@@ -31,6 +32,10 @@ pub(crate) fn handle(frame: &impl Frame) -> Result<Good, Stop> {
     let scratch = maps::scratch().ok_or(Stop::NotOurs)?;
     // SAFETY: bounds-checked by `at`.
     unsafe { parse::copy(packet, &raw mut scratch.packet.0) };
+    if maps::is_benchmark() {
+        // SAFETY: as above.
+        unsafe { parse::copy(packet, &raw mut scratch.original.0) };
+    }
     if !known {
         let malformed = Header::parse(&scratch.packet.0).is_err();
         return Err(refuse(if malformed { Refusal::Malformed } else { Refusal::Unknown }));
@@ -40,6 +45,11 @@ pub(crate) fn handle(frame: &impl Frame) -> Result<Good, Stop> {
         Outcome::Deliver => Ok(Good::Control(slot)),
         Outcome::Answer { .. } => {
             echo::answer(frame, &datagram, packet, scratch);
+            if maps::is_benchmark() {
+                // Swaps everything back. SAFETY: bounds-checked by `at`.
+                echo::answer(frame, &datagram, packet, scratch);
+                unsafe { parse::copy(&raw const scratch.original.0, packet) };
+            }
             Ok(Good::Probe(slot))
         }
     }
@@ -49,7 +59,7 @@ pub(crate) fn handle(frame: &impl Frame) -> Result<Good, Stop> {
 /// it keeps the stack small, and the kernel's verifier from walking through it once for each way to get here.
 #[inline(never)]
 fn decide(slot: u32, has_body: bool, scratch: &mut Scratch) -> Result<Outcome, Refusal> {
-    let Scratch { packet: Aligned(packet), words } = scratch;
+    let Scratch { packet: Aligned(packet), words, .. } = scratch;
     let header = Header::parse(packet).map_err(|_| Refusal::Malformed)?;
     if has_body && !header.kind.is_control() {
         return Err(Refusal::Malformed);
@@ -57,6 +67,11 @@ fn decide(slot: u32, has_body: bool, scratch: &mut Scratch) -> Result<Outcome, R
     // User space writes a slot's values before it enters the link, so these are always there.
     let state = maps::state(slot).ok_or(Refusal::Unknown)?;
     let intent = maps::intent(slot).ok_or(Refusal::Unknown)?;
+    if maps::is_benchmark() {
+        state.echo_window.store(window::EMPTY);
+        state.probe_window.store(window::EMPTY);
+        state.control_window.store(window::EMPTY);
+    }
     // SAFETY: takes nothing and has no conditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let candidate = verify::screen(&header, intent, state, maps::lease_until_ns(), now_ns)?;

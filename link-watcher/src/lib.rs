@@ -1,10 +1,12 @@
 //! link-watcher, as a library: the binary, the tests and the benchmarks stand on it.
 
 pub mod announce;
+pub mod bpf;
 pub mod bpf_object;
+pub mod cli;
 pub mod clock;
 pub mod config;
-// pub mod daemon;
+pub mod daemon;
 pub mod control;
 pub mod demo;
 pub mod engine;

@@ -60,6 +60,12 @@ pub trait KernelNews: AsFd + Send {
     fn drain(&mut self, slots: &mut Vec<u32>);
 }
 
+impl KernelNews for crate::bpf::Events {
+    fn drain(&mut self, slots: &mut Vec<u32>) {
+        self.drain(slots);
+    }
+}
+
 /// The way to the thread.
 pub struct Prober {
     orders: Arc<Mutex<Vec<Order>>>,
@@ -274,9 +280,7 @@ impl Thread {
             endpoint.links.insert(link.remote, id);
         }
         let intent = &self.tables.intents()[id.0 as usize];
-        intent.detection_ns.store(link.interval_ns * u64::from(link.multiplier), Relaxed);
         intent.sent_sequence.store(0, Relaxed);
-        intent.session.store(u64::from(self.session), Relaxed);
         let now_ns = clock::now_ns();
         let phase = u64::from((id.0 / LINKS_A_PHASE) % PHASES) * link.interval_ns / u64::from(PHASES);
         let first_ns = now_ns + phase;
@@ -301,7 +305,6 @@ impl Thread {
 
     fn remove(&mut self, id: LinkId) {
         let Some(probed) = self.links.remove(&id) else { return };
-        self.tables.intents()[id.0 as usize].session.store(0, Relaxed);
         clear(&self.tables.states()[id.0 as usize]);
         let Some(endpoint) = self.endpoints.get_mut(&probed.endpoint) else { return };
         endpoint.links.remove(&probed.link.remote);
@@ -432,7 +435,7 @@ impl Thread {
         let mut header = header(probed, self.session, &*self.tables, Kind::Probe);
         header.sequence = probed.sequence;
         header.sent_ns = now_ns;
-        probed.detector.on_sent(now_ns);
+        probed.detector.on_sent(now_ns, probed.sequence);
         let mut packet: Packet = [0; PACKET_LEN];
         header.emit(&mut packet);
         hmac::sign(&mut packet, &probed.link.keys.states[0], &mut Scratch::default());

@@ -1,0 +1,156 @@
+//! Attaching: native where the driver runs XDP and its answers arrive, generic elsewhere; and taking over what an earlier
+//! daemon left, without losing a packet.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd as _, BorrowedFd},
+};
+
+use super::{
+    Device, Error, LinkLayer, Mode,
+    pin::{PinnedLink, Pins},
+    sys::{self, XdpFlags},
+};
+use crate::system::netlink::{Batch, Requests, attributes, read_u32};
+
+/// What stands on an interface's XDP hook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Hook {
+    mode: Mode,
+    program_id: u32,
+}
+
+/// The links of this daemon.
+#[derive(Debug)]
+pub(super) struct Attachments {
+    /// What an earlier daemon left.
+    inherited: BTreeMap<u32, PinnedLink>,
+    /// What stood on the hooks when this daemon started; only read where something was inherited.
+    hooks: BTreeMap<u32, Hook>,
+    ours: BTreeMap<u32, (PinnedLink, Mode)>,
+}
+
+impl Attachments {
+    pub(super) fn new(pins: &Pins) -> Result<Self, Error> {
+        let inherited = pins.links();
+        let hooks = if inherited.is_empty() { BTreeMap::new() } else { hooks().map_err(Error::Netlink)? };
+        Ok(Self { inherited, hooks, ours: BTreeMap::new() })
+    }
+
+    /// Attaches the program, or replaces an earlier daemon's by it.
+    pub(super) fn attach(&mut self, pins: &Pins, device: &Device<'_>, program: BorrowedFd<'_>) -> Result<Mode, Error> {
+        let ifindex = device.ifindex;
+        if let Some((link, mode)) = self.ours.remove(&ifindex) {
+            if sys::link_info(&link).is_ok_and(|info| info.ifindex == ifindex) {
+                let mode = self.ours.entry(ifindex).or_insert((link, mode)).1;
+                return Ok(mode);
+            }
+            link.remove()?; // The interface is another one under the same index.
+        }
+        if let Some(link) = self.inherited.remove(&ifindex) {
+            match self.take_over(&link, ifindex, program) {
+                Some(mode) => {
+                    self.ours.insert(ifindex, (link, mode));
+                    return Ok(mode);
+                }
+                None => link.remove()?,
+            }
+        }
+        let (fd, mode) = attach(device, program)?;
+        self.ours.insert(ifindex, (pins.link(ifindex, fd)?, mode));
+        Ok(mode)
+    }
+
+    /// Replaces the program of an inherited link; nothing if it is not the one on our interface (its interface is gone,
+    /// or another network namespace's) or does not let itself be replaced.
+    fn take_over(&self, link: &PinnedLink, ifindex: u32, program: BorrowedFd<'_>) -> Option<Mode> {
+        let info = sys::link_info(link).ok()?;
+        let hook = self.hooks.get(&ifindex)?;
+        if info.ifindex != ifindex || info.program_id != hook.program_id {
+            return None;
+        }
+        sys::replace(link.as_fd(), program).ok()?;
+        Some(hook.mode)
+    }
+
+    /// Detaches from an interface. Nothing happens if it is gone or was never attached to.
+    pub(super) fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.ours.remove(&ifindex).map_or(Ok(()), |(link, _)| link.remove())
+    }
+
+    /// Detaches what an earlier daemon left on interfaces that are not ours any more.
+    pub(super) fn drop_inherited(&mut self) -> Result<(), Error> {
+        std::mem::take(&mut self.inherited).into_values().try_for_each(PinnedLink::remove)
+    }
+
+    /// Detaches from every interface.
+    pub(super) fn detach_all(&mut self) -> Result<(), Error> {
+        self.drop_inherited()?;
+        std::mem::take(&mut self.ours).into_values().try_for_each(|(link, _)| link.remove())
+    }
+}
+
+/// Attaches in the best mode that works.
+fn attach(device: &Device<'_>, program: BorrowedFd<'_>) -> Result<(std::os::fd::OwnedFd, Mode), Error> {
+    if may_run_native(device) {
+        match sys::attach_xdp(program, device.ifindex, XdpFlags::Native) {
+            Ok(link) => return Ok((link, Mode::XdpNative)),
+            Err(error) if is_occupied(&error) => return Err(occupied(device)),
+            Err(error) => tracing::debug!("{}: no native XDP: {error}", device.name),
+        }
+    }
+    match sys::attach_xdp(program, device.ifindex, XdpFlags::Generic) {
+        Ok(link) => Ok((link, Mode::XdpGeneric)),
+        Err(error) if is_occupied(&error) => Err(occupied(device)),
+        Err(source) => Err(Error::Attach { interface: device.name.into(), source }),
+    }
+}
+
+/// Only hardware drivers: they send answers (`XDP_TX`) out themselves. A veth pair's native answers vanish unless the
+/// other end runs native XDP too, and other virtual devices gain nothing from native mode.
+fn may_run_native(device: &Device<'_>) -> bool {
+    device.link_layer == LinkLayer::Ethernet && device.kind.is_none()
+}
+
+/// `EBUSY`: another program. `EEXIST`: another program in another mode.
+fn is_occupied(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+}
+
+/// Who is there.
+fn occupied(device: &Device<'_>) -> Error {
+    let program = hooks().ok().and_then(|hooks| hooks.get(&device.ifindex).copied()).map(|hook| {
+        let programs = aya::programs::loaded_programs().flatten();
+        let name =
+            programs.filter(|info| info.id() == hook.program_id).find_map(|info| Some(info.name_as_str()?.into()));
+        (hook.program_id, name.unwrap_or_else(|| String::from("of unknown name")))
+    });
+    Error::Occupied { interface: device.name.into(), program }
+}
+
+/// The XDP hooks of all interfaces of this network namespace that have a program.
+fn hooks() -> io::Result<BTreeMap<u32, Hook>> {
+    let mut batch = Batch::default();
+    // `struct ifinfomsg` of zeros: every interface.
+    batch.request(libc::RTM_GETLINK, libc::NLM_F_DUMP as u16, &[0; IFINFOMSG_LEN]);
+    let found = Requests::open()?.dump(&mut batch, |message| hook(message.payload))?;
+    Ok(found.into_iter().collect())
+}
+
+/// `struct ifinfomsg` (linux/rtnetlink.h): the index is at byte 4.
+const IFINFOMSG_LEN: usize = 16;
+
+fn hook(payload: &[u8]) -> Option<(u32, Hook)> {
+    // linux/if_link.h
+    const IFLA_XDP: u16 = 43;
+    const IFLA_XDP_ATTACHED: u16 = 2;
+    const IFLA_XDP_PROG_ID: u16 = 4;
+    const XDP_ATTACHED_SKB: u8 = 2;
+    let ifindex = read_u32(payload, 4)?;
+    let (_, xdp) = attributes(payload.get(IFINFOMSG_LEN..)?).find(|(kind, _)| *kind == IFLA_XDP)?;
+    let value = |wanted| attributes(xdp).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+    let generic = value(IFLA_XDP_ATTACHED)?.first() == Some(&XDP_ATTACHED_SKB);
+    let mode = if generic { Mode::XdpGeneric } else { Mode::XdpNative };
+    Some((ifindex, Hook { mode, program_id: read_u32(value(IFLA_XDP_PROG_ID)?, 0)? }))
+}

@@ -1,0 +1,72 @@
+//! Loading the object: maps of the right lengths, then the programs.
+
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    programs::{ProgramError, Xdp},
+};
+use link_watcher_common::maps::MAX_LINKS;
+
+use super::{Error, LinkLayer};
+
+/// Maps that exist for reading and for whoever looks from outside; those with secrets and scratch are not among them.
+pub(super) const PINNED_MAPS: [&str; 8] =
+    ["LINKS", "INTENTS", "SETTINGS", "LINK_IDS", "PORTS", "COUNTERS", "TRAFFIC", "EVENTS"];
+/// Least number of slots: a reload with a few more links needs no new maps.
+const MIN_SLOTS: u32 = 64;
+
+/// How many slots there will be for so many links: headroom for reloads, within [`MAX_LINKS`].
+pub(super) fn slots_for(links: u32) -> u32 {
+    links.saturating_mul(2).clamp(MIN_SLOTS, MAX_LINKS).next_power_of_two()
+}
+
+/// Loads maps and programs. `benchmark` makes the programs forget what they have seen before each packet, and undo
+/// their answers, so that one packet can be repeated.
+pub(super) fn load(object: &[u8], slots: u32, benchmark: bool) -> Result<Ebpf, Error> {
+    let benchmark = u8::from(benchmark);
+    let mut loader = EbpfLoader::new();
+    // The kernel's own types would only be needed to relocate accesses to them: reading them takes time and memory.
+    loader.btf(None).verifier_log_level(VerifierLogLevel::DEBUG | VerifierLogLevel::STATS);
+    for name in ["LINKS", "INTENTS", "KEYS", "COUNTERS", "TRAFFIC"] {
+        loader.map_max_entries(name, slots);
+    }
+    // Each link and its endpoint.
+    loader.map_max_entries("LINK_IDS", 2 * slots);
+    loader.override_global("BENCHMARK", &benchmark, true);
+    let mut ebpf = loader.load(object).map_err(|error| Error::Load(chain(&error)))?;
+    for layer in [LinkLayer::Ethernet, LinkLayer::None] {
+        program(&mut ebpf, layer)?.load().map_err(|error| Error::Load(explain(&error)))?;
+    }
+    Ok(ebpf)
+}
+
+/// The program for devices of this kind.
+pub(super) fn program(ebpf: &mut Ebpf, layer: LinkLayer) -> Result<&mut Xdp, Error> {
+    let name = match layer {
+        LinkLayer::Ethernet => "lw_xdp_ethernet",
+        LinkLayer::None => "lw_xdp_ip",
+    };
+    let program = ebpf.program_mut(name).ok_or_else(|| Error::Object(format!("has no program {name}")))?;
+    program.try_into().map_err(|_| Error::Object(format!("has a {name} that is no XDP program")))
+}
+
+/// The verifier's log is long; its last lines say what is wrong.
+fn explain(error: &ProgramError) -> String {
+    let ProgramError::LoadError { io_error, verifier_log } = error else { return chain(error) };
+    let log = verifier_log.to_string();
+    let lines: Vec<_> = log.lines().filter(|line| !line.is_empty()).collect();
+    format!("{io_error}; the kernel's verifier: {}", lines[lines.len().saturating_sub(4)..].join(" / "))
+}
+
+/// An error and its causes.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

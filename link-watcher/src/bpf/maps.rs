@@ -1,0 +1,261 @@
+//! Typed access to the maps: the ones that are mapped into this process as slices of atomics, the others by system call.
+
+use std::{
+    io,
+    os::fd::{AsFd, BorrowedFd},
+    ptr::NonNull,
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf};
+use link_watcher_common::maps::{
+    Changed, Counters, Intent, KeySet, LinkKey, LinkState, MAX_LINKS, PORT_WORDS, Settings, Traffic,
+};
+use zeroize::Zeroize as _;
+
+use super::Error;
+
+/// A type of ours as a map's key or value.
+#[derive(Clone, Copy, Default)]
+#[repr(transparent)]
+struct Plain<T>(T);
+
+// SAFETY: `repr(C)`, of integers only, without padding (their sizes are asserted where they are defined).
+unsafe impl aya::Pod for Plain<LinkKey> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<KeySet> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Counters> {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Plain<Traffic> {}
+
+/// Types whose values may be shared with the kernel through mapped memory.
+///
+/// # Safety
+///
+/// Every bit pattern is a value, and all of it is atomics.
+pub(super) unsafe trait Mappable {}
+// SAFETY: 64-bit atomics only.
+unsafe impl Mappable for LinkState<AtomicU64> {}
+// SAFETY: as above.
+unsafe impl Mappable for Intent<AtomicU64> {}
+// SAFETY: as above.
+unsafe impl Mappable for Settings<AtomicU64> {}
+
+/// The values of a map, in this process's memory. They stay valid without the map's descriptor.
+#[derive(Debug)]
+struct Mapping<T> {
+    start: NonNull<T>,
+    len: usize,
+}
+
+// SAFETY: it is memory of atomics; no thread owns it.
+unsafe impl<T: Mappable> Send for Mapping<T> {}
+// SAFETY: as above.
+unsafe impl<T: Mappable> Sync for Mapping<T> {}
+
+impl<T: Mappable> Mapping<T> {
+    /// Maps the first `len` values of a loaded object's array map.
+    fn new(ebpf: &aya::Ebpf, name: &'static str, len: u32) -> Result<Self, Error> {
+        use rustix::mm::{MapFlags, ProtFlags, mmap};
+        let Some(Map::Array(map)) = ebpf.map(name) else {
+            return Err(Error::Object(format!("has no array map {name}")));
+        };
+        let info = map.info().map_err(|source| Error::map(name, source))?;
+        if info.value_size() as usize != size_of::<T>() || info.max_entries() < len {
+            return Err(Error::Object(format!("has a map {name} of another layout")));
+        }
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        let bytes = len as usize * size_of::<T>();
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory in use.
+        let start = unsafe { mmap(std::ptr::null_mut(), bytes, protection, MapFlags::SHARED, map.fd(), 0) };
+        let start = start.map_err(|errno| Error::map(name, io::Error::from(errno)))?;
+        let start = NonNull::new(start.cast()).ok_or(Error::Object(format!("has a map {name} at address zero")))?;
+        Ok(Self { start, len: len as usize })
+    }
+
+    fn values(&self) -> &[T] {
+        // SAFETY: `len` values are mapped until drop, page-aligned; any bits are a `T`, and others change them
+        // only atomically.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl<T> Drop for Mapping<T> {
+    fn drop(&mut self) {
+        // SAFETY: mapped by `new` with this length; no reference outlives `self`. Failing would only leak.
+        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.len * size_of::<T>()) };
+    }
+}
+
+/// The maps that every keepalive touches, mapped: the program, this process and bpftool see the same words.
+#[derive(Debug)]
+pub struct SharedTables {
+    states: Mapping<LinkState<AtomicU64>>,
+    intents: Mapping<Intent<AtomicU64>>,
+    settings: Mapping<Settings<AtomicU64>>,
+}
+
+impl SharedTables {
+    /// What is known of each link from its packets, by slot.
+    #[must_use]
+    pub fn states(&self) -> &[LinkState<AtomicU64>] {
+        self.states.values()
+    }
+
+    /// What we say on each link, by slot.
+    #[must_use]
+    pub fn intents(&self) -> &[Intent<AtomicU64>] {
+        self.intents.values()
+    }
+
+    /// What holds for all.
+    #[must_use]
+    pub fn settings(&self) -> &Settings<AtomicU64> {
+        &self.settings.values()[0] // Mapped with a length of one.
+    }
+}
+
+/// Tells which links the kernel program has news of. Its descriptor is readable while there are some.
+pub struct Events(RingBuf<MapData>);
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Events {
+    /// Appends the slots that have news; at most [`MAX_LINKS`] at a time, oldest first, with repetitions.
+    pub fn drain(&mut self, slots: &mut Vec<u32>) {
+        for _ in 0..MAX_LINKS {
+            let Some(item) = self.0.next() else { return };
+            // `Changed` begins with the slot.
+            const { assert!(std::mem::offset_of!(Changed, slot) == 0) }
+            if let Some(slot) = item.first_chunk() {
+                slots.push(u32::from_ne_bytes(*slot));
+            }
+        }
+    }
+}
+
+/// The maps of one loaded object.
+pub(super) struct Maps {
+    pub(super) tables: Arc<SharedTables>,
+    pub(super) events: Option<Events>,
+    keys: Array<MapData, Plain<KeySet>>,
+    link_ids: HashMap<MapData, Plain<LinkKey>, u32>,
+    ports: Array<MapData, u64>,
+    counters: PerCpuArray<MapData, Plain<Counters>>,
+    traffic: PerCpuHashMap<MapData, u32, Plain<Traffic>>,
+}
+
+/// Takes a map out of a loaded object.
+fn take<M>(ebpf: &mut aya::Ebpf, name: &'static str) -> Result<M, Error>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    let map = ebpf.take_map(name).ok_or_else(|| Error::Object(format!("has no map {name}")))?;
+    M::try_from(map).map_err(|source| Error::map(name, source))
+}
+
+impl Maps {
+    /// Takes the maps over from an object that was loaded with so many slots.
+    pub(super) fn take(ebpf: &mut aya::Ebpf, slots: u32) -> Result<Self, Error> {
+        Ok(Self {
+            tables: Arc::new(SharedTables {
+                states: Mapping::new(ebpf, "LINKS", slots)?,
+                intents: Mapping::new(ebpf, "INTENTS", slots)?,
+                settings: Mapping::new(ebpf, "SETTINGS", 1)?,
+            }),
+            events: Some(Events(take(ebpf, "EVENTS")?)),
+            keys: take(ebpf, "KEYS")?,
+            link_ids: take(ebpf, "LINK_IDS")?,
+            ports: take(ebpf, "PORTS")?,
+            counters: take(ebpf, "COUNTERS")?,
+            traffic: take(ebpf, "TRAFFIC")?,
+        })
+    }
+
+    pub(super) fn set_keys(&mut self, slot: u32, keys: &KeySet) -> Result<(), Error> {
+        let mut copy = Plain(*keys);
+        let result = self.keys.set(slot, copy, 0);
+        for state in &mut copy.0.states {
+            state.inner.zeroize();
+            state.outer.zeroize();
+        }
+        result.map_err(|source| Error::map("KEYS", source))
+    }
+
+    pub(super) fn insert_link(&mut self, key: LinkKey, slot: u32) -> Result<(), Error> {
+        self.link_ids.insert(Plain(key), slot, 0).map_err(|source| Error::map("LINK_IDS", source))
+    }
+
+    pub(super) fn remove_link(&mut self, key: &LinkKey) -> Result<(), Error> {
+        absent_is_fine(self.link_ids.remove(&Plain(*key)), "LINK_IDS")
+    }
+
+    pub(super) fn set_port(&mut self, port: u16, ours: bool) -> Result<(), Error> {
+        const { assert!(PORT_WORDS * 64 == 1 << 16) }
+        let index = u32::from(port) / 64;
+        let bit = 1_u64 << (port % 64);
+        let word = self.ports.get(&index, 0).map_err(|source| Error::map("PORTS", source))?;
+        let word = if ours { word | bit } else { word & !bit };
+        self.ports.set(index, word, 0).map_err(|source| Error::map("PORTS", source))
+    }
+
+    pub(super) fn counters(&self, slot: u32) -> Result<Counters, Error> {
+        let values = self.counters.get(&slot, 0).map_err(|source| Error::map("COUNTERS", source))?;
+        let mut sum = Counters::default();
+        values.iter().for_each(|Plain(counters)| sum.add(counters));
+        Ok(sum)
+    }
+
+    pub(super) fn clear_counters(&mut self, slot: u32) -> Result<(), Error> {
+        let zero = per_cpu_zero().map_err(|source| Error::map("COUNTERS", source))?;
+        self.counters.set(slot, zero, 0).map_err(|source| Error::map("COUNTERS", source))
+    }
+
+    pub(super) fn track_traffic(&mut self, ifindex: u32) -> Result<(), Error> {
+        /// Do not overwrite (linux/bpf.h).
+        const BPF_NOEXIST: u64 = 1;
+        let zero = per_cpu_zero().map_err(|source| Error::map("TRAFFIC", source))?;
+        match self.traffic.insert(ifindex, zero, BPF_NOEXIST) {
+            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            result => result.map_err(|source| Error::map("TRAFFIC", source)),
+        }
+    }
+
+    pub(super) fn untrack_traffic(&mut self, ifindex: u32) -> Result<(), Error> {
+        absent_is_fine(self.traffic.remove(&ifindex), "TRAFFIC")
+    }
+
+    pub(super) fn traffic(&self, ifindex: u32) -> Result<Option<Traffic>, Error> {
+        let values = match self.traffic.get(&ifindex, 0) {
+            Err(MapError::KeyNotFound) => return Ok(None),
+            result => result.map_err(|source| Error::map("TRAFFIC", source))?,
+        };
+        let mut sum = Traffic::default();
+        for Plain(traffic) in values.iter() {
+            sum.packets += traffic.packets;
+            sum.bytes += traffic.bytes;
+        }
+        Ok(Some(sum))
+    }
+}
+
+fn per_cpu_zero<T>() -> io::Result<PerCpuValues<Plain<T>>>
+where
+    Plain<T>: aya::Pod + Default,
+{
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    PerCpuValues::try_from(vec![Plain::default(); cpus])
+}
+
+fn absent_is_fine(result: Result<(), MapError>, name: &'static str) -> Result<(), Error> {
+    match result {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(MapError::KeyNotFound) => Ok(()),
+        result => result.map_err(|source| Error::map(name, source)),
+    }
+}

@@ -1,0 +1,318 @@
+//! The kernel program: loading, attaching, pinning, and typed access to its maps. The only user of the eBPF library and of
+//! `unsafe`; it decides nothing.
+//!
+//! Maps are made afresh at each start, and the programs that an earlier daemon left attached go on answering with the old
+//! ones until [`Kernel::attach`] replaces them, interface by interface, between two packets.
+#![allow(unsafe_code)] // bpf(2), mapped maps and the library's markers for plain data: each use says why it is sound.
+
+mod attach;
+mod bench;
+mod load;
+mod maps;
+mod pin;
+mod sys;
+
+use std::{
+    io,
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use link_watcher_common::maps::{Counters, KeySet, LinkKey, Traffic};
+
+use self::{attach::Attachments, maps::Maps, pin::Pins};
+pub use self::{
+    bench::Run,
+    maps::{Events, SharedTables},
+};
+
+/// What a device's packets start with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LinkLayer {
+    /// An Ethernet header.
+    Ethernet,
+    /// The IP header: tun, WireGuard, PPP.
+    None,
+}
+
+impl LinkLayer {
+    /// From the interface's type (`ARPHRD_*`, linux/if_arp.h); nothing for a type that there is no program for.
+    #[must_use]
+    pub fn of(link_type: u16) -> Option<Self> {
+        /// Mobile broadband (linux/if_arp.h).
+        const ARPHRD_RAWIP: u16 = 519;
+        match link_type {
+            libc::ARPHRD_ETHER | libc::ARPHRD_LOOPBACK => Some(Self::Ethernet),
+            libc::ARPHRD_NONE | libc::ARPHRD_PPP | ARPHRD_RAWIP => Some(Self::None),
+            _ => None,
+        }
+    }
+}
+
+/// An interface, as far as attaching is concerned.
+#[derive(Clone, Copy, Debug)]
+pub struct Device<'a> {
+    /// Its index.
+    pub ifindex: u32,
+    /// Its name, for messages.
+    pub name: &'a str,
+    /// What its packets start with.
+    pub link_layer: LinkLayer,
+    /// Kind as `ip link` names it (`veth`, `tun`); nothing for hardware.
+    pub kind: Option<&'a str>,
+}
+
+/// Where the program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// In the driver.
+    XdpNative,
+    /// In the network stack, before everything else.
+    XdpGeneric,
+}
+
+/// Why the kernel's side does not work.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// There is no BPF file system and none can be mounted.
+    #[error("cannot mount the BPF file system on /sys/fs/bpf: {0}; run `mount -t bpf bpf /sys/fs/bpf` as root")]
+    Mount(#[source] io::Error),
+    /// The directory for pins is elsewhere.
+    #[error("{0} is not on a BPF file system; put it below /sys/fs/bpf")]
+    NotBpffs(PathBuf),
+    /// Something cannot be pinned or unpinned.
+    #[error("cannot change {path}: {source}; it takes root, and nobody else's files there")]
+    Pin {
+        /// What.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The kernel refuses maps or programs.
+    #[error(
+        "the kernel does not load the eBPF program: {0}; it takes CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and Linux 5.15 \
+         or later"
+    )]
+    Load(String),
+    /// The object is not the one that belongs to this daemon.
+    #[error("the eBPF object {0}; build it again with `cargo xtask build-ebpf`")]
+    Object(String),
+    /// A map refuses.
+    #[error("BPF map {name}: {text}")]
+    Map {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        text: String,
+    },
+    /// The hook is taken.
+    #[error(
+        "{interface}: another XDP program is attached there{}; detach it (`ip link set dev {interface} xdp off`), or leave \
+         this link to the socket engine", program.as_ref().map(|(id, name)| format!(" (id {id}, {name})")).unwrap_or_default()
+    )]
+    Occupied {
+        /// Where.
+        interface: String,
+        /// Its id and name, if they could be found out.
+        program: Option<(u32, String)>,
+    },
+    /// The interface takes no program.
+    #[error("{interface}: XDP cannot be attached: {source}")]
+    Attach {
+        /// Where.
+        interface: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// The program cannot be run on a packet.
+    #[error("the kernel does not run the eBPF program on a packet: {0}")]
+    Run(String),
+    /// The interfaces cannot be listed.
+    #[error("cannot ask the kernel which XDP programs are attached: {0}")]
+    Netlink(#[source] io::Error),
+}
+
+impl Error {
+    fn map(name: &'static str, source: impl std::error::Error) -> Self {
+        Self::Map { name, text: load::chain(&source) }
+    }
+}
+
+/// The loaded programs, where they are attached, and their maps.
+pub struct Kernel {
+    ebpf: aya::Ebpf,
+    maps: Maps,
+    pins: Pins,
+    attachments: Attachments,
+    slots: u32,
+}
+
+impl Kernel {
+    /// Loads the object with room for at least `links` links, and pins its maps in `directory`, which is this daemon's
+    /// alone, below `/sys/fs/bpf`. The BPF file system is mounted if it is missing.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses, or the object is another version's.
+    pub fn load(object: &[u8], directory: &Path, links: u32) -> Result<Self, Error> {
+        Self::load_as(object, directory, links, false)
+    }
+
+    fn load_as(object: &[u8], directory: &Path, links: u32, benchmark: bool) -> Result<Self, Error> {
+        let mut pins = Pins::create(directory)?;
+        let attachments = Attachments::new(&pins)?;
+        let slots = load::slots_for(links);
+        let mut ebpf = load::load(object, slots, benchmark)?;
+        for name in load::PINNED_MAPS {
+            let map = ebpf.map(name).ok_or_else(|| Error::Object(format!("has no map {name}")))?;
+            pins.map(name, map)?;
+        }
+        let maps = Maps::take(&mut ebpf, slots)?;
+        Ok(Self { ebpf, maps, pins, attachments, slots })
+    }
+
+    /// How many slots the per-link maps have. A reload that needs more takes a new [`Kernel`].
+    #[must_use]
+    pub fn slots(&self) -> u32 {
+        self.slots
+    }
+
+    /// Attaches to an interface: native where the driver runs it and its answers arrive, else generic. Does nothing where
+    /// this daemon is attached already, and replaces the program of an earlier one.
+    ///
+    /// # Errors
+    ///
+    /// If another program is there, or the interface takes none: the reason why this link needs another engine.
+    pub fn attach(&mut self, device: &Device<'_>) -> Result<Mode, Error> {
+        let program = load::program(&mut self.ebpf, device.link_layer)?;
+        let program = program.fd().map_err(|error| Error::Load(load::chain(&error)))?;
+        self.attachments.attach(&self.pins, device, program.as_fd())
+    }
+
+    /// Detaches from an interface. Nothing happens if it is gone or was never attached to.
+    ///
+    /// # Errors
+    ///
+    /// If the pin cannot be removed.
+    pub fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.attachments.detach(ifindex)
+    }
+
+    /// Detaches what an earlier daemon left on interfaces that this one has not attached to. To be called once all
+    /// configured links were tried.
+    ///
+    /// # Errors
+    ///
+    /// If a pin cannot be removed.
+    pub fn drop_inherited(&mut self) -> Result<(), Error> {
+        self.attachments.drop_inherited()
+    }
+
+    /// The maps that every keepalive touches, mapped.
+    #[must_use]
+    pub fn tables(&self) -> Arc<SharedTables> {
+        Arc::clone(&self.maps.tables)
+    }
+
+    /// What wakes user space; once.
+    pub fn events(&mut self) -> Option<Events> {
+        self.maps.events.take()
+    }
+
+    /// Sets a peer's keys.
+    ///
+    /// # Errors
+    ///
+    /// If the slot is out of range.
+    pub fn set_keys(&mut self, key_slot: u32, keys: &KeySet) -> Result<(), Error> {
+        self.maps.set_keys(key_slot, keys)
+    }
+
+    /// Makes packets that arrive like this a link's. Its slot's intent and keys are to be written before.
+    ///
+    /// # Errors
+    ///
+    /// If the map is full.
+    pub fn insert_link(&mut self, key: LinkKey, slot: u32) -> Result<(), Error> {
+        self.maps.insert_link(key, slot)
+    }
+
+    /// Undoes [`Kernel::insert_link`].
+    ///
+    /// # Errors
+    ///
+    /// None that an absent link would be.
+    pub fn remove_link(&mut self, key: &LinkKey) -> Result<(), Error> {
+        self.maps.remove_link(key)
+    }
+
+    /// Says whether packets to a UDP port are looked at.
+    ///
+    /// # Errors
+    ///
+    /// None in practice.
+    pub fn set_port(&mut self, port: u16, ours: bool) -> Result<(), Error> {
+        self.maps.set_port(port, ours)
+    }
+
+    /// A link's packets by outcome, of all CPUs.
+    ///
+    /// # Errors
+    ///
+    /// If the slot is out of range.
+    pub fn counters(&self, slot: u32) -> Result<Counters, Error> {
+        self.maps.counters(slot)
+    }
+
+    /// Starts a slot's counters from zero.
+    ///
+    /// # Errors
+    ///
+    /// If the slot is out of range.
+    pub fn clear_counters(&mut self, slot: u32) -> Result<(), Error> {
+        self.maps.clear_counters(slot)
+    }
+
+    /// Counts all packets received on an interface from now on; it has to be attached to as well.
+    ///
+    /// # Errors
+    ///
+    /// If the map is full.
+    pub fn track_traffic(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.maps.track_traffic(ifindex)
+    }
+
+    /// Stops counting.
+    ///
+    /// # Errors
+    ///
+    /// None in practice.
+    pub fn untrack_traffic(&mut self, ifindex: u32) -> Result<(), Error> {
+        self.maps.untrack_traffic(ifindex)
+    }
+
+    /// All packets received on an interface; nothing if they are not counted.
+    ///
+    /// # Errors
+    ///
+    /// None in practice.
+    pub fn traffic(&self, ifindex: u32) -> Result<Option<Traffic>, Error> {
+        self.maps.traffic(ifindex)
+    }
+
+    /// Ends. With `keep` programs and maps stay where they are, for the next daemon to take over; else everything is
+    /// detached and removed.
+    ///
+    /// # Errors
+    ///
+    /// If something cannot be removed.
+    pub fn release(mut self, keep: bool) -> Result<(), Error> {
+        if keep {
+            return Ok(());
+        }
+        self.attachments.detach_all()?;
+        self.pins.remove()
+    }
+}

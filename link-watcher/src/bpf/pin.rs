@@ -1,0 +1,135 @@
+//! What lies in the BPF file system: the maps under their names and, for each interface, the link that keeps our
+//! program there, so that it goes on answering while the daemon restarts.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::fs::DirBuilderExt as _,
+    },
+    path::{Path, PathBuf},
+};
+
+use super::{Error, sys};
+
+/// Where the BPF file system belongs.
+const BPFFS: &str = "/sys/fs/bpf";
+/// `BPF_FS_MAGIC` (linux/magic.h).
+const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// Beginning of the names of pinned links; the interface index follows.
+const LINK_PREFIX: &str = "xdp-";
+
+/// One daemon's directory in the BPF file system.
+#[derive(Debug)]
+pub(super) struct Pins {
+    directory: PathBuf,
+    /// Names of the maps pinned there.
+    maps: Vec<&'static str>,
+}
+
+/// A link in the BPF file system.
+#[derive(Debug)]
+pub(super) struct PinnedLink {
+    fd: OwnedFd,
+    path: PathBuf,
+}
+
+impl AsFd for PinnedLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl PinnedLink {
+    /// Takes the name away; once the link is dropped too, the program is detached.
+    pub(super) fn remove(self) -> Result<(), Error> {
+        remove(&self.path)
+    }
+}
+
+impl Pins {
+    /// Makes the directory, and mounts the file system below it where it is missing.
+    ///
+    /// # Errors
+    ///
+    /// If either is not possible.
+    pub(super) fn create(directory: &Path) -> Result<Self, Error> {
+        if directory.starts_with(BPFFS) && !is_bpffs(Path::new(BPFFS)) {
+            let none = None::<&str>;
+            nix::mount::mount(Some("bpf"), BPFFS, Some("bpf"), nix::mount::MsFlags::empty(), none)
+                .map_err(|errno| Error::Mount(errno.into()))?;
+        }
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(|source| Error::Pin { path: directory.into(), source })?;
+        if !is_bpffs(directory) {
+            return Err(Error::NotBpffs(directory.into()));
+        }
+        Ok(Self { directory: directory.into(), maps: Vec::new() })
+    }
+
+    /// Pins a map in place of an older one of that name, at one instant.
+    pub(super) fn map(&mut self, name: &'static str, map: &aya::maps::Map) -> Result<(), Error> {
+        let path = self.directory.join(name);
+        // Names with dots are not allowed there.
+        let new = self.directory.join(format!("{name}-new"));
+        let pin = || {
+            remove_if_there(&new)?;
+            map.pin(&new).map_err(io::Error::other)?;
+            fs::rename(&new, &path)
+        };
+        pin().map_err(|source| Error::Pin { path: path.clone(), source })?;
+        self.maps.push(name);
+        Ok(())
+    }
+
+    /// Pins a link, in place of an older one.
+    pub(super) fn link(&self, ifindex: u32, fd: OwnedFd) -> Result<PinnedLink, Error> {
+        let path = self.link_path(ifindex);
+        remove_if_there(&path)
+            .and_then(|()| sys::pin(fd.as_fd(), &path))
+            .map_err(|source| Error::Pin { path: path.clone(), source })?;
+        Ok(PinnedLink { fd, path })
+    }
+
+    /// The links that are pinned, by interface index. One that cannot be opened is left out.
+    pub(super) fn links(&self) -> BTreeMap<u32, PinnedLink> {
+        let Ok(entries) = fs::read_dir(&self.directory) else { return BTreeMap::new() };
+        entries
+            .flatten()
+            .filter_map(|entry| {
+                let ifindex = entry.file_name().to_str()?.strip_prefix(LINK_PREFIX)?.parse().ok()?;
+                Some((ifindex, PinnedLink { fd: sys::open(&entry.path()).ok()?, path: entry.path() }))
+            })
+            .collect()
+    }
+
+    /// Takes away the names of the maps, and the directory if nothing else is in it.
+    pub(super) fn remove(&self) -> Result<(), Error> {
+        for name in &self.maps {
+            remove(&self.directory.join(name))?;
+        }
+        // Others may have put something there; then it stays.
+        let _ = fs::remove_dir(&self.directory);
+        Ok(())
+    }
+
+    fn link_path(&self, ifindex: u32) -> PathBuf {
+        self.directory.join(format!("{LINK_PREFIX}{ifindex}"))
+    }
+}
+
+fn remove(path: &Path) -> Result<(), Error> {
+    remove_if_there(path).map_err(|source| Error::Pin { path: path.into(), source })
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    rustix::fs::statfs(path).is_ok_and(|statfs| statfs.f_type as u64 & 0xffff_ffff == BPF_FS_MAGIC)
+}
