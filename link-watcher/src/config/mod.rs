@@ -176,14 +176,18 @@ fn read(path: &Path, absent: Severity) -> Result<Loaded, Refused> {
     parse(path, &text, &host, absent)
 }
 
-/// Where a configuration wants its control socket, whatever else is in it; nothing if it cannot be read.
-pub fn control_socket_of(path: &Path) -> Option<PathBuf> {
-    let text = read_text(path).ok()?;
+/// Where a configuration wants its control socket, whatever else is wrong with it.
+///
+/// # Errors
+///
+/// Where the file cannot be read.
+pub fn control_socket_of(path: &Path) -> Result<PathBuf, Refused> {
+    let text = read_text(path)?;
     let (document, _) = DeTable::parse_recoverable(&text);
-    let daemon = document.get_ref().iter().find(|(key, _)| key.get_ref().as_ref() == "daemon")?.1;
-    let sockets = daemon.get_ref().as_table()?.iter().find(|(key, _)| key.get_ref().as_ref() == "control-socket");
-    let socket = sockets.map_or(Some(DEFAULT_CONTROL_SOCKET), |(_, value)| value.get_ref().as_str())?;
-    Some(directory_of(path).join(socket))
+    let socket = section::lookup(document.get_ref(), "daemon")
+        .and_then(|daemon| section::lookup(daemon.get_ref().as_table()?, "control-socket"))
+        .and_then(|socket| socket.get_ref().as_str());
+    Ok(directory_of(path).join(socket.unwrap_or(DEFAULT_CONTROL_SOCKET)))
 }
 
 /// Validates the text of a configuration. Relative paths in it are relative to the directory of `path`. `absent` says

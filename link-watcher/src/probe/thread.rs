@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use link_watcher_common::{
     hmac::{self, Scratch},
-    maps::{View, Word as _},
+    maps::View,
     window,
     wire::{Header, Kind, MAX_PACKET_LEN, PACKET_LEN, Packet, flags},
 };
@@ -30,12 +30,12 @@ use super::{
     Order, ProbedLink, Report, Stats, Tables, Verifier,
     endpoint::{Endpoint, EndpointKey},
     receive::{self, Judge, Verdict},
-    tables::{Accepted, clear},
+    tables::clear,
 };
 use crate::{
     clock,
     event::{LinkId, PeerSaid},
-    link::{Detector, Edge},
+    link::{Detector, Echoes, Edge},
 };
 
 /// Packets taken from one socket before the timers get their turn again.
@@ -58,6 +58,12 @@ const TOKEN_KERNEL: u64 = u64::MAX - 2;
 pub trait KernelNews: AsFd + Send {
     /// Appends the slots, and takes at most a bounded number.
     fn drain(&mut self, slots: &mut Vec<u32>);
+}
+
+impl KernelNews for crate::bpf::Events {
+    fn drain(&mut self, slots: &mut Vec<u32>) {
+        self.drain(slots);
+    }
 }
 
 /// The way to the thread.
@@ -274,9 +280,7 @@ impl Thread {
             endpoint.links.insert(link.remote, id);
         }
         let intent = &self.tables.intents()[id.0 as usize];
-        intent.detection_ns.store(link.interval_ns * u64::from(link.multiplier), Relaxed);
         intent.sent_sequence.store(0, Relaxed);
-        intent.session.store(u64::from(self.session), Relaxed);
         let now_ns = clock::now_ns();
         let phase = u64::from((id.0 / LINKS_A_PHASE) % PHASES) * link.interval_ns / u64::from(PHASES);
         let first_ns = now_ns + phase;
@@ -301,7 +305,6 @@ impl Thread {
 
     fn remove(&mut self, id: LinkId) {
         let Some(probed) = self.links.remove(&id) else { return };
-        self.tables.intents()[id.0 as usize].session.store(0, Relaxed);
         clear(&self.tables.states()[id.0 as usize]);
         let Some(endpoint) = self.endpoints.get_mut(&probed.endpoint) else { return };
         endpoint.links.remove(&probed.link.remote);
@@ -474,8 +477,12 @@ impl Thread {
     fn look(&mut self, id: LinkId) {
         let Some(probed) = self.links.get_mut(&id) else { return };
         let state = &self.tables.states()[id.0 as usize];
-        let answered = window::highest(state.echo_window.load(Relaxed));
-        if let Some(edge) = probed.detector.poll(clock::now_ns(), state.last_echo_ns.load(Relaxed), answered) {
+        let echoes = Echoes {
+            last_ns: state.last_echo_ns.load(Relaxed),
+            highest: window::highest(state.echo_window.load(Relaxed)),
+            count: state.echoes.load(Relaxed),
+        };
+        if let Some(edge) = probed.detector.poll(clock::now_ns(), echoes) {
             probed.pending = Some(edge);
         }
         self.stats.of(id.0).loss_ppm.store((probed.detector.loss() * 1e6) as u64, Relaxed);
@@ -486,9 +493,9 @@ impl Thread {
     fn report(&mut self, id: LinkId) {
         let Some(probed) = self.links.get_mut(&id) else { return };
         let state = &self.tables.states()[id.0 as usize];
-        let session = state.peer_session.load() as u32;
+        let session = state.peer_session.load(Relaxed) as u32;
         if session != 0 {
-            let view = View::unpack(state.peer_view.load());
+            let view = View::unpack(state.peer_view.load(Relaxed));
             let said = PeerSaid {
                 session,
                 epoch: view.epoch,
@@ -538,9 +545,9 @@ impl Thread {
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
             let view = &self.tables.intents()[id.0 as usize].view;
-            let mut said = View::unpack(view.load());
+            let mut said = View::unpack(view.load(Relaxed));
             said.flags |= flags::RESTARTING;
-            view.store(said.pack());
+            view.store(said.pack(), Relaxed);
             self.probe(id, clock::now_ns());
         }
     }
@@ -564,15 +571,15 @@ impl Thread {
 fn header(probed: &Probed, session: u32, tables: &dyn Tables, kind: Kind) -> Header {
     let slot = probed.link.id.0 as usize;
     let intent = &tables.intents()[slot];
-    let mine = View::unpack(intent.view.load());
+    let mine = View::unpack(intent.view.load(Relaxed));
     Header {
         kind,
         flags: mine.flags,
         key_id: probed.link.keys.ids[0],
         sender_session: session,
-        receiver_session: tables.states()[slot].peer_session.load() as u32,
+        receiver_session: tables.states()[slot].peer_session.load(Relaxed) as u32,
         rank: mine.rank,
-        generation: intent.generation.load() as u16,
+        generation: intent.generation.load(Relaxed) as u16,
         epoch: mine.epoch,
         sequence: 0,
         sent_ns: 0,
