@@ -41,7 +41,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             return Ok(daemon::run(&arguments.config_path())?);
         }
         Command::Check { path } => check(&path.unwrap_or_else(|| arguments.config_path())),
-        Command::Status { json, watch: false } => print(&look(&socket()?, json)?),
+        Command::Status { json, watch: false } => print(&look(&socket()?, if json { Form::Json } else { Form::Text })?),
         Command::Status { json, watch: true } => watch(&socket()?, json),
         Command::Events { follow, json } => show_events(&socket()?, follow, json),
         Command::Switch { group, link } => changed(Change::Switch { group, link: Some(link).filter(|l| l != "auto") }),
@@ -106,27 +106,36 @@ fn check(path: &Path) -> Result<(), Failure> {
     print(&format!("{} is good: {}, {}\n", path.display(), count(config.peers.len(), "peer"), count(links, "link")))
 }
 
-/// One status, rendered.
-fn look(socket: &Path, json: bool) -> Result<String, Failure> {
-    let snapshot = Client::connect(socket)?.status()?;
-    if !json {
-        return Ok(status::render(&snapshot, SystemTime::now(), Style::for_stdout()));
-    }
-    match serde_json::to_string_pretty(&snapshot) {
-        Ok(text) => Ok(text + "\n"),
-        Err(error) => Err(Failure::new(EXIT_FAILED, format!("link-watcher: {error}"))),
-    }
+/// How a status is printed.
+#[derive(Clone, Copy)]
+enum Form {
+    Text,
+    Json,
+    JsonLine,
 }
 
-/// Again and again. The first failure ends it; a later one is shown instead, because a daemon that is restarted comes
-/// back.
+/// One status, rendered.
+fn look(socket: &Path, form: Form) -> Result<String, Failure> {
+    let snapshot = Client::connect(socket)?.status()?;
+    let json = match form {
+        Form::Text => return Ok(status::render(&snapshot, SystemTime::now(), Style::for_stdout())),
+        Form::Json => serde_json::to_string_pretty(&snapshot),
+        Form::JsonLine => serde_json::to_string(&snapshot),
+    };
+    json.map(|text| text + "\n").map_err(|error| Failure::new(EXIT_FAILED, format!("link-watcher: {error}")))
+}
+
+/// Again and again. On a terminal only the first failure ends it; a later one is shown instead, because a daemon that
+/// is restarted comes back.
 fn watch(socket: &Path, json: bool) -> Result<(), Failure> {
-    let clear = if stdout().is_terminal() && !json { CLEAR } else { "" };
+    let terminal = stdout().is_terminal();
+    let form = if json { Form::JsonLine } else { Form::Text };
+    let clear = if terminal && !json { CLEAR } else { "" };
     let mut seen = false;
     loop {
-        match look(socket, json) {
+        match look(socket, form) {
             Ok(text) => print(&format!("{clear}{text}"))?,
-            Err(failure) if seen => {
+            Err(failure) if seen && terminal => {
                 print(clear)?;
                 eprintln!("{}", failure.message);
             }
