@@ -324,9 +324,16 @@ fn without_privilege_it_is_77_and_names_what_is_missing() {
     let desk = Desk::new();
     let daemon = FakeDaemon::start(&desk.path("c.sock")).unwrap();
     let config = desk.write("c.toml", ON_LOOPBACK);
+    // A key that nobody may read, and so only what only root can do is missing.
+    desk.write_key("nobody.key", 0o600, Key::generate().unwrap().to_base64().as_str());
+    let own = desk.write("own.toml", &ON_LOOPBACK.replace("hq.key", "nobody.key"));
+    if std::os::unix::fs::chown(desk.path("nobody.key"), Some(65534), None).is_err() {
+        return;
+    }
     let cases = [
         (vec!["status", "--socket", daemon.socket.to_str().unwrap()], "is for root only: run this with sudo"),
-        (vec!["run", "--config", config.to_str().unwrap()], "lacks CAP_NET_ADMIN"),
+        (vec!["run", "--config", own.to_str().unwrap()], "CAP_NET_ADMIN"),
+        (vec!["run", "--config", config.to_str().unwrap()], "hq.key cannot be read: permission denied"),
         (vec!["check", config.to_str().unwrap()], "hq.key cannot be read: permission denied"),
     ];
     for (arguments, complaint) in cases {

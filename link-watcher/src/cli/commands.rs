@@ -9,10 +9,9 @@ use std::{
 };
 
 use clap::CommandFactory;
-use rustix::thread::CapabilitySet;
 
 use super::{
-    Arguments, Command, EXIT_CONFIG, EXIT_FAILED, EXIT_PRIVILEGE, Failure,
+    Arguments, Command, EXIT_CONFIG, EXIT_FAILED, Failure,
     arguments::OnOff,
     events, generate,
     output::{Style, print},
@@ -36,10 +35,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         print(&format!("{said}\n"))
     };
     match arguments.command.clone().unwrap_or(Command::Run) {
-        Command::Run => {
-            needs_net_admin()?;
-            return Ok(daemon::run(&arguments.config_path())?);
-        }
+        Command::Run => return Ok(daemon::run(&arguments.config_path())?),
         Command::Check { path } => check(&path.unwrap_or_else(|| arguments.config_path())),
         Command::Status { json, watch: false } => print(&look(&socket()?, if json { Form::Json } else { Form::Text })?),
         Command::Status { json, watch: true } => watch(&socket()?, json),
@@ -69,18 +65,6 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Man { command } => man(command.as_deref()),
     }?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// Without this capability the daemon can change no route; better to know at once than at the first failover.
-fn needs_net_admin() -> Result<(), Failure> {
-    let capable =
-        rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN));
-    if capable {
-        return Ok(());
-    }
-    let message = "link-watcher: the daemon lacks CAP_NET_ADMIN, so it could change no route: run it as root \
-                   (sudo link-watcher), or as a service";
-    Err(Failure::new(EXIT_PRIVILEGE, message))
 }
 
 /// The daemon's control socket: what `--socket` says, else what the configuration says, else the default.
