@@ -200,25 +200,16 @@ fn put_word(bytes: &mut [u8], index: usize, word: u32) {
 const INITIAL: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
-/// Round constants (FIPS 180-4, section 4.2.2), sixteen an iteration.
-#[rustfmt::skip]
-static ROUND_CONSTANTS: [[u32; 16]; 4] = [
-    [
-        0x428a_2f98, 0x7137_4491, 0xb5c0_fbcf, 0xe9b5_dba5, 0x3956_c25b, 0x59f1_11f1, 0x923f_82a4, 0xab1c_5ed5,
-        0xd807_aa98, 0x1283_5b01, 0x2431_85be, 0x550c_7dc3, 0x72be_5d74, 0x80de_b1fe, 0x9bdc_06a7, 0xc19b_f174,
-    ],
-    [
-        0xe49b_69c1, 0xefbe_4786, 0x0fc1_9dc6, 0x240c_a1cc, 0x2de9_2c6f, 0x4a74_84aa, 0x5cb0_a9dc, 0x76f9_88da,
-        0x983e_5152, 0xa831_c66d, 0xb003_27c8, 0xbf59_7fc7, 0xc6e0_0bf3, 0xd5a7_9147, 0x06ca_6351, 0x1429_2967,
-    ],
-    [
-        0x27b7_0a85, 0x2e1b_2138, 0x4d2c_6dfc, 0x5338_0d13, 0x650a_7354, 0x766a_0abb, 0x81c2_c92e, 0x9272_2c85,
-        0xa2bf_e8a1, 0xa81a_664b, 0xc24b_8b70, 0xc76c_51a3, 0xd192_e819, 0xd699_0624, 0xf40e_3585, 0x106a_a070,
-    ],
-    [
-        0x19a4_c116, 0x1e37_6c08, 0x2748_774c, 0x34b0_bcb5, 0x391c_0cb3, 0x4ed8_aa4a, 0x5b9c_ca4f, 0x682e_6ff3,
-        0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208, 0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2,
-    ],
+/// Round constants (FIPS 180-4, section 4.2.2), eight an iteration.
+static ROUND_CONSTANTS: [[u32; 8]; 8] = [
+    [0x428a_2f98, 0x7137_4491, 0xb5c0_fbcf, 0xe9b5_dba5, 0x3956_c25b, 0x59f1_11f1, 0x923f_82a4, 0xab1c_5ed5],
+    [0xd807_aa98, 0x1283_5b01, 0x2431_85be, 0x550c_7dc3, 0x72be_5d74, 0x80de_b1fe, 0x9bdc_06a7, 0xc19b_f174],
+    [0xe49b_69c1, 0xefbe_4786, 0x0fc1_9dc6, 0x240c_a1cc, 0x2de9_2c6f, 0x4a74_84aa, 0x5cb0_a9dc, 0x76f9_88da],
+    [0x983e_5152, 0xa831_c66d, 0xb003_27c8, 0xbf59_7fc7, 0xc6e0_0bf3, 0xd5a7_9147, 0x06ca_6351, 0x1429_2967],
+    [0x27b7_0a85, 0x2e1b_2138, 0x4d2c_6dfc, 0x5338_0d13, 0x650a_7354, 0x766a_0abb, 0x81c2_c92e, 0x9272_2c85],
+    [0xa2bf_e8a1, 0xa81a_664b, 0xc24b_8b70, 0xc76c_51a3, 0xd192_e819, 0xd699_0624, 0xf40e_3585, 0x106a_a070],
+    [0x19a4_c116, 0x1e37_6c08, 0x2748_774c, 0x34b0_bcb5, 0x391c_0cb3, 0x4ed8_aa4a, 0x5b9c_ca4f, 0x682e_6ff3],
+    [0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208, 0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2],
 ];
 
 /// The word twice, side by side: shifting it right and taking the lower half rotates the word.
@@ -271,16 +262,19 @@ fn compress<W: Words>(from: &[u32; 8], words: &mut W) {
 #[inline(always)]
 pub fn rounds<W: Words>(from: &[u32; 8], words: &mut W) {
     let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = *from;
-    let mut sixteen = 0;
+    let mut eight = 0;
     loop {
-        let constants = &ROUND_CONSTANTS[sixteen & 3];
+        // Where these eight words are, and where the other eight.
+        let here = (eight & 1) * 8;
+        let there = 8 - here;
+        let constants = &ROUND_CONSTANTS[eight & 7];
         // Names move from round to round instead of values.
         macro_rules! round {
             ($a:ident $b:ident $c:ident $d:ident $e:ident $f:ident $g:ident $h:ident $i:literal) => {
                 let choice = ($e & ($f ^ $g)) ^ $g;
                 let majority = ($a & ($b ^ $c)) ^ ($b & $c);
                 $h = $h
-                    .wrapping_add(words.get($i))
+                    .wrapping_add(words.get(here + $i))
                     .wrapping_add(constants[$i])
                     .wrapping_add(choice)
                     .wrapping_add(big_sigma_1($e));
@@ -296,28 +290,32 @@ pub fn rounds<W: Words>(from: &[u32; 8], words: &mut W) {
         round!(d e f g h a b c 5);
         round!(c d e f g h a b 6);
         round!(b c d e f g h a 7);
-        round!(a b c d e f g h 8);
-        round!(h a b c d e f g 9);
-        round!(g h a b c d e f 10);
-        round!(f g h a b c d e 11);
-        round!(e f g h a b c d 12);
-        round!(d e f g h a b c 13);
-        round!(c d e f g h a b 14);
-        round!(b c d e f g h a 15);
-        sixteen += 1;
-        if sixteen == 4 {
+        eight += 1;
+        if eight == 8 {
             break;
         }
-        let mut i = 0;
-        while i < 16 {
-            let word = words
-                .get(i)
-                .wrapping_add(small_sigma_0(words.get((i + 1) & 15)))
-                .wrapping_add(words.get((i + 9) & 15))
-                .wrapping_add(small_sigma_1(words.get((i + 14) & 15)));
-            words.set(i, word);
-            i += 1;
+        if eight >= 7 {
+            continue; // The last eight words are there.
         }
+        // These words have served; the ones sixteen rounds on take their place.
+        macro_rules! schedule {
+            ($i:literal $after_1:expr, $after_9:expr, $after_14:expr) => {
+                let word = words
+                    .get(here + $i)
+                    .wrapping_add(small_sigma_0(words.get($after_1)))
+                    .wrapping_add(words.get($after_9))
+                    .wrapping_add(small_sigma_1(words.get($after_14)));
+                words.set(here + $i, word);
+            };
+        }
+        schedule!(0 here + 1, there + 1, there + 6);
+        schedule!(1 here + 2, there + 2, there + 7);
+        schedule!(2 here + 3, there + 3, here);
+        schedule!(3 here + 4, there + 4, here + 1);
+        schedule!(4 here + 5, there + 5, here + 2);
+        schedule!(5 here + 6, there + 6, here + 3);
+        schedule!(6 here + 7, there + 7, here + 4);
+        schedule!(7 there, here, here + 5);
     }
     let ends = [a, b, c, d, e, f, g, h];
     let mut i = 0;

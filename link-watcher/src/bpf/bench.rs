@@ -1,9 +1,21 @@
 //! Running the program on a packet of one's own (`BPF_PROG_TEST_RUN`): for the tests, which see every verdict, and for the
 //! benchmark, which lets the kernel repeat one packet a million times and tell how long that took.
 
-use std::{path::Path, time::Duration};
+use std::{
+    net::Ipv4Addr,
+    path::Path,
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
 
+use ::hmac::{Hmac, KeyInit, Mac as _};
 use aya::programs::{TestRun as _, TestRunOptions};
+use link_watcher_common::{
+    hmac,
+    maps::{KeySet, LinkKey},
+    wire::{DEFAULT_PORT, HEADER_LEN, Header, Kind, PACKET_LEN, Packet, flags},
+};
+use sha2::Sha256;
 
 use super::{Error, Kernel, LinkLayer, load};
 
@@ -50,4 +62,156 @@ impl Kernel {
         let result = program.test_run(options).map_err(|error| Error::Run(load::chain(&error)))?;
         Ok(Run { verdict: result.return_value, packet: after, duration: result.duration })
     }
+}
+
+/// A measured case.
+#[derive(Clone, Debug)]
+pub struct Measured {
+    /// What the packet was.
+    pub name: &'static str,
+    /// What the design allows, ns.
+    pub target_ns: u32,
+    /// Time the program took, ns a packet, in the mean of each batch: least, median and greatest batch.
+    pub ns: [f64; 3],
+}
+
+/// Measures the program by running it on single packets, each repeated [`REPEAT`] times in [`BATCHES`] batches, as if they
+/// came in by the interface `ifindex`, which exists and is up. `directory` is a free pin directory.
+///
+/// # Errors
+///
+/// As [`Kernel::load`] and [`Kernel::run`]; and if the program's verdict is not the expected one, so that nothing else is
+/// measured.
+pub fn measure(object: &[u8], directory: &Path, ifindex: u32) -> Result<Vec<Measured>, Error> {
+    let mut kernel = Kernel::load_for_benchmark(object, directory, 1)?;
+    let measured = measure_with(&mut kernel, ifindex);
+    kernel.release(false)?;
+    measured
+}
+
+/// Packets a batch.
+pub const REPEAT: u32 = 200_000;
+/// Batches a case.
+pub const BATCHES: usize = 11;
+
+const SLOT: u32 = 0;
+const KEY: [u8; 32] = [7; 32];
+const MINE: u32 = 1;
+const PEERS: u32 = 2;
+const LOCAL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
+const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
+const STRANGER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
+
+fn measure_with(kernel: &mut Kernel, ifindex: u32) -> Result<Vec<Measured>, Error> {
+    // linux/bpf.h
+    const XDP_DROP: u32 = 1;
+    const XDP_PASS: u32 = 2;
+    const XDP_TX: u32 = 3;
+    prepare(kernel, ifindex)?;
+    let probe = Header {
+        kind: Kind::Probe,
+        flags: flags::CLIENT,
+        key_id: 1,
+        sender_session: PEERS,
+        receiver_session: MINE,
+        rank: 0,
+        generation: 0,
+        epoch: 0,
+        sequence: 5,
+        sent_ns: 1,
+        received: 0,
+    };
+    let echo = Header { kind: Kind::Echo, ..probe };
+    let forged = |header| {
+        let mut packet = signed(header);
+        packet[PACKET_LEN - 1] ^= 1;
+        packet
+    };
+    let replayed = Header { sequence: 1 << 30, ..echo };
+    // In the order in which a packet fails. The echo comes before the probe: it teaches the peer's session.
+    let cases = [
+        ("not ours", 40, frame(REMOTE, 53, &signed(&probe)), XDP_PASS),
+        ("malformed", 50, frame(REMOTE, DEFAULT_PORT, &signed(&probe)[1..]), XDP_DROP),
+        ("unknown link", 50, frame(STRANGER, DEFAULT_PORT, &signed(&probe)), XDP_DROP),
+        ("replayed", 60, frame(REMOTE, DEFAULT_PORT, &signed(&replayed)), XDP_DROP),
+        ("forged", 500, frame(REMOTE, DEFAULT_PORT, &forged(&echo)), XDP_DROP),
+        ("valid echo", 550, frame(REMOTE, DEFAULT_PORT, &signed(&echo)), XDP_DROP),
+        ("valid probe, answered", 1000, frame(REMOTE, DEFAULT_PORT, &signed(&probe)), XDP_TX),
+    ];
+    cases
+        .into_iter()
+        .map(|(name, target_ns, frame, verdict)| {
+            let mut ns = Vec::with_capacity(BATCHES);
+            for _ in 0..BATCHES {
+                let run = kernel.run(LinkLayer::Ethernet, ifindex, &frame, REPEAT)?;
+                if run.verdict != verdict {
+                    return Err(Error::Run(format!("{name}: its verdict is {}, not {verdict}", run.verdict)));
+                }
+                ns.push(run.duration.as_nanos() as f64);
+            }
+            ns.sort_by(f64::total_cmp);
+            Ok(Measured { name, target_ns, ns: [ns[0], ns[BATCHES / 2], ns[BATCHES - 1]] })
+        })
+        .collect()
+}
+
+/// One link, whose other end is the client, with a lease that does not run out.
+fn prepare(kernel: &mut Kernel, ifindex: u32) -> Result<(), Error> {
+    let tables = kernel.tables();
+    let intent = &tables.intents()[SLOT as usize];
+    intent.session.store(u64::from(MINE), Relaxed);
+    intent.sent_sequence.store(1000, Relaxed);
+    intent.detection_ns.store(1_000_000_000, Relaxed);
+    intent.key_slot.store(u64::from(SLOT), Relaxed);
+    tables.settings().lease_until_ns.store(u64::MAX, Relaxed);
+    let mut keys = KeySet { count: 1, ids: [1, 0, 0, 0], ..KeySet::default() };
+    keys.states[0] = hmac::key_state(&KEY);
+    kernel.set_keys(SLOT, &keys)?;
+    let mapped = |address: Ipv4Addr| address.to_ipv6_mapped().octets();
+    let key =
+        LinkKey { ifindex, local: mapped(LOCAL), remote: mapped(REMOTE), port: DEFAULT_PORT, ..LinkKey::default() };
+    kernel.insert_link(key, SLOT)?;
+    kernel.insert_link(LinkKey { remote: [0; 16], ..key }, SLOT)?;
+    kernel.track_traffic(ifindex)?;
+    kernel.set_port(DEFAULT_PORT, true)
+}
+
+fn signed(header: &Header) -> Packet {
+    let mut packet = [0; PACKET_LEN];
+    header.emit(&mut packet);
+    hmac::sign(&mut packet, &hmac::key_state(&KEY), &mut hmac::Scratch::default());
+    packet
+}
+
+/// An Ethernet frame with an IPv4 UDP datagram. Nobody looks at its checksums.
+fn frame(source: Ipv4Addr, port: u16, payload: &[u8]) -> Vec<u8> {
+    let udp_len = (8 + payload.len()) as u16;
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0, 0x45, 0];
+    frame.extend((20 + udp_len).to_be_bytes());
+    frame.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    frame.extend(source.octets());
+    frame.extend(LOCAL.octets());
+    frame.extend(DEFAULT_PORT.to_be_bytes());
+    frame.extend(port.to_be_bytes());
+    frame.extend(udp_len.to_be_bytes());
+    frame.extend([0, 0]);
+    frame.extend(payload);
+    frame
+}
+
+/// The same signature in user space by the `sha2` crate, ns: computed with key states made before, as the program does.
+#[must_use]
+pub fn measure_sha2() -> f64 {
+    let mac = <Hmac<Sha256> as KeyInit>::new_from_slice(&KEY).ok();
+    let mut header = [0_u8; HEADER_LEN];
+    let started = Instant::now();
+    for i in 0..REPEAT {
+        header[..4].copy_from_slice(&i.to_ne_bytes());
+        if let Some(mac) = &mac {
+            let mut mac = mac.clone();
+            mac.update(&header);
+            std::hint::black_box(mac.finalize());
+        }
+    }
+    started.elapsed().as_nanos() as f64 / f64::from(REPEAT)
 }

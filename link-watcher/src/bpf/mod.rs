@@ -23,7 +23,7 @@ use link_watcher_common::maps::{Counters, KeySet, LinkKey, Traffic};
 
 use self::{attach::Attachments, maps::Maps, pin::Pins};
 pub use self::{
-    bench::Run,
+    bench::{BATCHES, Measured, REPEAT, Run, measure, measure_sha2},
     maps::{Events, SharedTables},
 };
 

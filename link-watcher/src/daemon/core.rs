@@ -37,8 +37,8 @@ use crate::{
     system::{Interfaces, KernelEvent, KernelEvents, LinkSysctls, ProcSysctl},
 };
 
-/// Reports taken in before the engine's actions are carried out: links that die at one instant are one decision.
-const REPORTS_A_ROUND: usize = 256;
+/// Kernel events taken in before the engine decides.
+const EVENTS_A_ROUND: usize = 256;
 /// How long the kernel program goes on answering after a planned stop: time enough for an upgrade.
 const PLANNED_STOP_LEASE_NS: u64 = 30_000_000_000;
 
@@ -65,7 +65,7 @@ impl From<control::Order> for Request {
 
 /// What reaches the core.
 pub(super) struct Inputs {
-    pub(super) reports: mpsc::Receiver<Report>,
+    pub(super) reports: mpsc::Receiver<Vec<Report>>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) kernel: KernelEvents,
 }
@@ -109,17 +109,11 @@ impl Core {
             let wait = self.next_deadline_ns().saturating_sub(clock::now_ns());
             tokio::select! {
                 biased;
-                Some(report) = inputs.reports.recv() => {
-                    self.report(report);
-                    for _ in 1..REPORTS_A_ROUND {
-                        let Ok(report) = inputs.reports.try_recv() else { break };
-                        self.report(report);
-                    }
-                }
+                Some(reports) = inputs.reports.recv() => reports.into_iter().for_each(|report| self.report(report)),
                 event = inputs.kernel.next() => {
                     self.kernel_event(&event.context("listening to the kernel's events")?);
                     // A carrier that goes takes many events with it.
-                    for _ in 1..REPORTS_A_ROUND {
+                    for _ in 1..EVENTS_A_ROUND {
                         let Some(event) = inputs.kernel.try_next() else { break };
                         self.kernel_event(&event);
                     }

@@ -73,6 +73,8 @@ pub(super) struct Group {
     followed_epoch: Option<u32>,
     /// It has been told that nothing is usable.
     told_none: bool,
+    /// What has happened since the last choice, for the log.
+    why: Option<String>,
     plan: Option<Plan>,
     said: Vec<(LinkId, Said)>,
 }
@@ -93,6 +95,7 @@ impl Group {
             fell_at_epoch: None,
             followed_epoch: None,
             told_none: false,
+            why: None,
             plan: None,
             said: Vec::new(),
             spec,
@@ -138,8 +141,8 @@ impl Group {
         self.carried.retain(|id| links.contains(id));
         self.pinned = self.pinned.filter(|id| links.contains(id));
         self.said.retain(|(id, _)| links.contains(id));
-        self.settle(now_ns, Some("the configuration has changed"), actions);
-        self.say(actions);
+        self.why = Some("the configuration has changed".to_owned());
+        self.settle(now_ns, actions);
     }
 
     /// The kernel's routes send the traffic there already.
@@ -171,25 +174,28 @@ impl Group {
     }
 
     fn turned(&mut self, now_ns: u64, id: LinkId, turn: Option<Turn>, actions: &mut Vec<Action>) {
-        let why = match &turn {
-            None => None,
-            Some(Turn::Up) => Some(format!("{} answers", self.name(id))),
-            Some(Turn::Down(why)) => Some(format!("{}: {why}", self.name(id))),
-        };
-        self.settle(now_ns, why.as_deref(), actions);
         let last_good_ns = self.link(id).map_or(0, |link| link.last_good_ns);
         let (what, why, last_good_ns) = match turn {
             None => return,
             Some(Turn::Up) => (What::LinkUp, "echoes arrive".to_owned(), 0),
             Some(Turn::Down(why)) => (What::LinkDown, why, last_good_ns),
         };
+        let name = self.name(id);
+        let because = if what == What::LinkUp { format!("{name} answers") } else { format!("{name}: {why}") };
+        self.happened(id, because);
         self.tell(now_ns, Some(id), what, why, last_good_ns, actions);
+    }
+
+    /// Notes why the next choice may differ; what befell an active link says more than anything else.
+    fn happened(&mut self, id: LinkId, why: String) {
+        if self.why.is_none() || self.carried.contains(&id) {
+            self.why = Some(why);
+        }
     }
 
     pub(super) fn peer_said(&mut self, now_ns: u64, id: LinkId, said: PeerSaid, actions: &mut Vec<Action>) {
         let Some(link) = self.link_mut(id) else { return };
         let before = link.peer.replace(said);
-        let mut why = None;
         if self.peer_session != Some(said.session) && before.map(|before| before.session) != Some(said.session) {
             // Sessions are learned from fresh echoes only, so the newest is the one in force.
             if self.peer_session.replace(said.session).is_some() {
@@ -197,19 +203,18 @@ impl Group {
             }
             (self.fell_at_epoch, self.followed_epoch) = (None, None);
         }
-        let deaf = before.is_some_and(|before| before.hears) && !said.hears;
-        if deaf {
-            why = Some(format!("{}: the peer does not hear us on it any more", self.name(id)));
+        if before.is_some_and(|before| before.hears) && !said.hears {
+            self.happened(id, format!("{}: the peer does not hear us on it any more", self.name(id)));
         } else if said.drained && !before.is_some_and(|before| before.drained) {
-            why = Some(format!("{}: drained by the peer", self.name(id)));
+            self.happened(id, format!("{}: drained by the peer", self.name(id)));
         } else if self.spec.role == Role::Server && said.active {
-            why = Some("the client chose it".to_owned());
+            self.happened(id, "the client chose it".to_owned());
         }
         if self.spec.role == Role::Client && self.server_left(id, said) {
-            why = Some(format!("the server has left {}", self.names(&self.active)));
+            let why = format!("the server has left {}", self.names(&self.active));
+            self.happened(id, why);
             self.follow_server(now_ns, id);
         }
-        self.settle(now_ns, why.as_deref(), actions);
     }
 
     /// Whether the server, which had followed the present choice, now sends its traffic elsewhere: it does so only
@@ -283,8 +288,8 @@ impl Group {
             }
         };
         self.tell(now_ns, about, What::Ordered, done.clone(), 0, actions);
-        self.settle(now_ns, Some(why), actions);
-        self.say(actions);
+        self.why = Some(why.to_owned());
+        self.settle(now_ns, actions);
         let on = if self.active.is_empty() { "no link yet".to_owned() } else { self.names(&self.active) };
         Ok(format!("{done}; traffic is on {on}"))
     }
@@ -343,8 +348,9 @@ impl Group {
         links.into_iter().map(|(.., id)| id).collect()
     }
 
-    /// Brings the group up to now: who is usable, what is chosen, what is said. `why`: what has just happened.
-    pub(super) fn settle(&mut self, now_ns: u64, why: Option<&str>, actions: &mut Vec<Action>) {
+    /// Brings the group up to now: who is usable, what is chosen, what is said.
+    pub(super) fn settle(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        let why = self.why.take();
         for link in &mut self.links {
             link.note_usable(now_ns);
         }
@@ -363,7 +369,7 @@ impl Group {
             self.since_ns = now_ns;
             let lost = from.iter().filter_map(|id| self.link(*id)).filter(|link| !link.usable(now_ns));
             let last_good_ns = lost.map(|link| link.last_good_ns).max().unwrap_or(0);
-            let why = why.map_or_else(|| self.reason.clone(), ToOwned::to_owned);
+            let why = why.unwrap_or_else(|| self.reason.clone());
             let what = What::ActiveChanged { from, to: self.active.clone() };
             self.tell(now_ns, None, what, why, last_good_ns, actions);
         }
@@ -396,7 +402,11 @@ impl Group {
             let choice = choose(&candidates, &self.active, None, self.failover);
             return Choice { reason: "the client's choice is dead here: the next usable link", ..choice };
         }
-        // Until the client has chosen, what is there stays; with nothing there, the best.
+        // Until a client that has started anew has chosen, what is there stays; with nothing there, the best.
+        let works = |link: &Link| matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Starting);
+        if self.active.iter().filter_map(|id| self.link(*id)).any(works) {
+            return Choice { active: self.active.clone(), reason: "as before, until the client has chosen" };
+        }
         choose(&candidates, &self.active, None, self.failover)
     }
 
@@ -449,7 +459,8 @@ impl Group {
     }
 
     fn tell_if_none(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
-        let any = self.links.iter().any(|link| link.usable(now_ns) || link.promising() || link.answers_both_ways());
+        // A link that answers will be usable in a moment, or its peer's complaint is in the log already.
+        let any = self.links.iter().any(|link| link.verdict() == LinkVerdict::Up || link.promising());
         if !any && !self.told_none {
             let why = "no link is usable; the routes stay where they are".to_owned();
             self.tell(now_ns, None, What::NoUsableLink, why, 0, actions);

@@ -30,7 +30,8 @@ impl Engine {
         Self { groups: BTreeMap::new(), order: Vec::new(), epoch, actions: Vec::new() }
     }
 
-    /// Takes in what happened. A command that cannot be carried out changes nothing; [`Engine::command`] says why.
+    /// Takes in what happened; what follows from it is decided by [`Engine::tick`], so that links that die at one
+    /// instant lead to one decision. A command that cannot be carried out changes nothing; [`Engine::command`] says why.
     pub fn handle(&mut self, now_ns: u64, event: Event) {
         match event {
             Event::Configure(specs) => self.configure(now_ns, specs),
@@ -66,10 +67,10 @@ impl Engine {
         group.command(now_ns, command, &mut self.actions)
     }
 
-    /// Does what has become due.
+    /// Decides, on everything that has happened and become due. Call it after every batch of events.
     pub fn tick(&mut self, now_ns: u64) {
         for group in self.groups.values_mut() {
-            group.settle(now_ns, None, &mut self.actions);
+            group.settle(now_ns, &mut self.actions);
         }
     }
 

@@ -50,6 +50,11 @@ const MIN_LEASE_NS: u64 = 1_000_000_000;
 /// Priority under `SCHED_FIFO`, 1 to 99: above the daemon's other threads, below the kernel's own at 50.
 const REALTIME_PRIORITY: u8 = 20;
 
+/// Most reports that wait for the daemon before control packets are dropped.
+const MAX_OUTBOX: usize = 4096;
+/// Deadlines are rounded up to multiples of this, so that links that die together are noticed together, ns.
+const DEADLINE_GRID_NS: u64 = 250_000;
+
 const TOKEN_TIMER: u64 = u64::MAX;
 const TOKEN_ORDERS: u64 = u64::MAX - 1;
 const TOKEN_KERNEL: u64 = u64::MAX - 2;
@@ -103,7 +108,7 @@ pub fn spawn(
     news: Option<Box<dyn KernelNews>>,
     session: u32,
     realtime: bool,
-    reports: mpsc::Sender<Report>,
+    reports: mpsc::Sender<Vec<Report>>,
 ) -> Result<Prober> {
     let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).context("eventfd")?);
     let orders = Arc::new(Mutex::new(Vec::new()));
@@ -135,7 +140,7 @@ pub fn spawn(
         due: BinaryHeap::new(),
         buffer: Box::new([0; MAX_PACKET_LEN + 1]),
         changed: Vec::new(),
-        unreported: false,
+        outbox: Vec::new(),
         lease_ns: MIN_LEASE_NS,
     };
     let thread = std::thread::Builder::new()
@@ -172,7 +177,7 @@ struct Thread {
     stats: Arc<Stats>,
     news: Option<Box<dyn KernelNews>>,
     session: u32,
-    reports: mpsc::Sender<Report>,
+    reports: mpsc::Sender<Vec<Report>>,
     epoll: OwnedFd,
     timer: OwnedFd,
     wake: Arc<OwnedFd>,
@@ -185,8 +190,8 @@ struct Thread {
     due: BinaryHeap<Reverse<(u64, LinkId)>>,
     buffer: Box<[u8; MAX_PACKET_LEN + 1]>,
     changed: Vec<u32>,
-    /// The daemon's queue was full: some link has something to report.
-    unreported: bool,
+    /// Reports of this round: they go together, so that links that die at one instant are one decision.
+    outbox: Vec<Report>,
     /// The longest detection time of all links, at least [`MIN_LEASE_NS`].
     lease_ns: u64,
 }
@@ -225,7 +230,7 @@ impl Thread {
             }
             self.changed = changed;
             self.serve_due();
-            self.report_late();
+            self.flush();
             self.arm();
         }
     }
@@ -380,15 +385,13 @@ impl Thread {
                 }
             },
         };
-        if let Some(header) = delivered {
+        if let Some(header) = delivered
+            && self.outbox.len() < MAX_OUTBOX
+        {
+            // Beyond the bound it is lost, as the network might have lost it: its sender repeats it.
             let body = payload[PACKET_LEN..].to_vec();
-            // A full queue loses it, as the network might have: its sender repeats it.
-            let _ = self.reports.try_send(Report::Control {
-                link: id,
-                session: header.sender_session,
-                kind: header.kind,
-                body,
-            });
+            let (session, kind) = (header.sender_session, header.kind);
+            self.outbox.push(Report::Control { link: id, session, kind, body });
         }
     }
 
@@ -420,7 +423,9 @@ impl Thread {
             self.look(id);
             let Some(probed) = self.links.get_mut(&id) else { continue };
             // Strictly later than now, or the loop would not end.
-            probed.due_ns = probed.next_probe_ns.min(probed.detector.deadline_ns()).max(now_ns + 1);
+            let deadline_ns = probed.detector.deadline_ns();
+            let deadline_ns = deadline_ns.checked_next_multiple_of(DEADLINE_GRID_NS).unwrap_or(deadline_ns);
+            probed.due_ns = probed.next_probe_ns.min(deadline_ns).max(now_ns + 1);
             self.due.push(Reverse((probed.due_ns, id)));
         }
     }
@@ -489,7 +494,7 @@ impl Thread {
         self.report(id);
     }
 
-    /// Reports what the daemon does not know yet about a link. With the queue full it stays noted.
+    /// Puts what the daemon does not know yet about a link into the outbox.
     fn report(&mut self, id: LinkId) {
         let Some(probed) = self.links.get_mut(&id) else { return };
         let state = &self.tables.states()[id.0 as usize];
@@ -505,34 +510,24 @@ impl Thread {
                 hears: view.flags & flags::HEARS != 0,
                 restarting: view.flags & flags::RESTARTING != 0,
             };
-            if probed.told != Some(said) {
-                if self.reports.try_send(Report::Said { link: id, said }).is_ok() {
-                    probed.told = Some(said);
-                } else {
-                    self.unreported = true;
-                }
+            if probed.told.replace(said) != Some(said) {
+                self.outbox.push(Report::Said { link: id, said });
             }
         }
-        if let Some(edge) = &probed.pending {
-            let report = match *edge {
-                Edge::Alive => Report::Alive(id),
-                Edge::Silent { last_good_ns } => Report::Silent { link: id, last_good_ns },
-            };
-            if self.reports.try_send(report).is_ok() {
-                probed.pending = None;
-            } else {
-                self.unreported = true;
-            }
-        }
+        self.outbox.extend(probed.pending.take().map(|edge| match edge {
+            Edge::Alive => Report::Alive(id),
+            Edge::Silent { last_good_ns } => Report::Silent { link: id, last_good_ns },
+        }));
     }
 
-    /// Reports again what found the queue full.
-    fn report_late(&mut self) {
-        if std::mem::take(&mut self.unreported) {
-            let ids: Vec<LinkId> = self.links.keys().copied().collect();
-            for id in ids {
-                self.report(id);
-            }
+    /// Hands the outbox to the daemon. With its queue full the reports stay, and go with the next round's: a link
+    /// adds at most a few a round, and only when something changes.
+    fn flush(&mut self) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        if let Ok(permit) = self.reports.try_reserve() {
+            permit.send(std::mem::take(&mut self.outbox));
         }
     }
 

@@ -42,13 +42,18 @@ impl<K: RouteKernel> Routes<K> {
             }
             // What could not be written before may be possible now.
             KernelEvent::Link(Link { ifindex, .. }) | KernelEvent::AddressAdded { ifindex, .. }
-                if self.concerned(*ifindex) =>
+                if self.concerned(*ifindex) && self.incomplete() =>
             {
                 self.due_soon(now_ns);
             }
             _ => {}
         }
         None
+    }
+
+    /// Whether something that is wanted does not stand.
+    fn incomplete(&self) -> bool {
+        self.groups.values().any(|group| group.wanted.routes.keys().any(|key| !group.stands(key)))
     }
 
     /// From now until the next comparison these places may be empty, or somebody else's.
@@ -85,9 +90,7 @@ impl<K: RouteKernel> Routes<K> {
         if !held && !wanted {
             return None;
         }
-        if event.change == RouteChange::Removed {
-            self.doubt(|held, _| *held == key);
-        }
+        self.doubt(|held, _| *held == key);
         // The kernel's own doing comes from port 0 and is no fight.
         if wanted && event.port_id != 0 {
             let fight = self.fights.entry(key).or_default();

@@ -266,10 +266,12 @@ impl<K: RouteKernel> Routes<K> {
         }
     }
 
-    /// Forgets refusals and errors in places that no group wants.
+    /// Forgets refusals and errors in places that no group wants, or holds still.
     pub(super) fn prune(&mut self) {
         let groups = &self.groups;
-        let wanted = |key: &RouteKey| groups.values().any(|group| group.wanted.routes.contains_key(key));
+        let wanted = |key: &RouteKey| {
+            groups.values().any(|group| group.wanted.routes.contains_key(key) || group.held.contains_key(key))
+        };
         self.refused.retain(|key, _| wanted(key));
         self.fights.retain(|key, _| wanted(key));
         self.failed.retain(|key, _| wanted(key));
