@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::{self, Loaded},
-    control::{Change, Client, Reply},
+    control::{Change, Client, ClientError, Reply},
     daemon, demo,
 };
 
@@ -44,11 +44,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Failover { state, group } => changed(Change::Failover { group, on: state == OnOff::On }),
         Command::Drain { group, link } => changed(Change::Drain { group, link, drained: true }),
         Command::Undrain { group, link } => changed(Change::Drain { group, link, drained: false }),
-        // The daemon refuses to reload only what is wrong with the configuration.
-        Command::Reload => changed(Change::Reload).map_err(|failure| match failure.code {
-            EXIT_FAILED => Failure { code: EXIT_CONFIG, ..failure },
-            _ => failure,
-        }),
+        Command::Reload => reload(&socket()?),
         Command::Generate { what, output } => generate::run(what, output.as_deref()),
         Command::Demo { scenario: _, script, interval, multiplier, engine } => {
             let verdict = demo::run(&demo::Options { script, interval, multiplier, engine })?;
@@ -77,6 +73,15 @@ fn socket(arguments: &Arguments) -> Result<PathBuf, Failure> {
         // Nobody named the file: it need not be there, or not be readable for everybody.
         (Err(_), None) => Ok(PathBuf::from(config::DEFAULT_CONTROL_SOCKET)),
         (Err(refused), Some(_)) => Err((&refused).into()),
+    }
+}
+
+fn reload(socket: &Path) -> Result<(), Failure> {
+    match Client::connect(socket)?.change(Change::Reload) {
+        Ok(said) => print(&format!("{said}\n")),
+        // The daemon refuses to reload only for what is wrong with the configuration, and says it as `check` does.
+        Err(ClientError::Refused(why)) => Err(Failure::new(EXIT_CONFIG, why)),
+        Err(error) => Err(error.into()),
     }
 }
 
