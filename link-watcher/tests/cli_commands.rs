@@ -10,7 +10,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use link_watcher::{control::Change, keys::Key};
+use link_watcher::{cli, control::Change, keys::Key};
 use serde_json::Value;
 use support::{
     Desk,
@@ -183,8 +183,31 @@ hq (peer, client): optic active since : lowest tier with a usable link
     wifi   eth2       2     down   no      -         -         100.0%  1200/0         12
   ! wifi: carrier lost
   ! wifi: dropped 12 forged
-  ! wifi: packets come, but none with our signature: do the key files of the two ends differ?
+  ! wifi: packets come, but not with our signature: do the key files of the two ends differ?
   ! wifi: uses the engine socket: eth2 has another XDP program"
+    );
+}
+
+#[test]
+fn both_ends_with_one_role_are_recognised() {
+    let mut snapshot = snapshot();
+    snapshot.groups[0].pinned = Some("wifi".to_owned());
+    snapshot.groups[0].failover = false;
+    snapshot.groups[0].links[1].dropped.reflected = 1000;
+    snapshot.groups[0].links[0].state = "absent".to_owned();
+    let text = cli::render_status(&snapshot, std::time::SystemTime::UNIX_EPOCH, cli::Style::default());
+    let notes: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("  ! ")).collect();
+    assert_eq!(
+        notes,
+        [
+            "pinned to wifi by hand; `link-watcher switch hq auto` lets the group choose again",
+            "automatic failover is off; `link-watcher failover on hq` turns it on again",
+            "optic: interface eth1 does not exist or is switched off: ip link show eth1",
+            "wifi: carrier lost",
+            "wifi: dropped 12 forged, 1000 reflected",
+            "wifi: packets of our own role come back: do both ends have the same role?",
+            "wifi: uses the engine socket: eth2 has another XDP program",
+        ]
     );
 }
 
@@ -237,7 +260,7 @@ fn what_the_daemon_refuses_is_1_and_a_refused_configuration_78() {
     assert_eq!(stderr(&output), "link-watcher: there is no group \"paris\"; there is hq\n");
     let output = run(&["reload", "--socket", socket]);
     assert_eq!(code(&output), 78);
-    assert_eq!(stderr(&output), "link-watcher: the configuration is refused; the old one stays\n");
+    assert_eq!(stderr(&output), "the configuration is refused; the old one stays\n");
 }
 
 #[test]
@@ -324,9 +347,16 @@ fn without_privilege_it_is_77_and_names_what_is_missing() {
     let desk = Desk::new();
     let daemon = FakeDaemon::start(&desk.path("c.sock")).unwrap();
     let config = desk.write("c.toml", ON_LOOPBACK);
+    // A key that nobody may read, and so only what only root can do is missing.
+    desk.write_key("nobody.key", 0o600, Key::generate().unwrap().to_base64().as_str());
+    let own = desk.write("own.toml", &ON_LOOPBACK.replace("hq.key", "nobody.key"));
+    if std::os::unix::fs::chown(desk.path("nobody.key"), Some(65534), None).is_err() {
+        return;
+    }
     let cases = [
         (vec!["status", "--socket", daemon.socket.to_str().unwrap()], "is for root only: run this with sudo"),
-        (vec!["run", "--config", config.to_str().unwrap()], "lacks CAP_NET_ADMIN"),
+        (vec!["run", "--config", own.to_str().unwrap()], "CAP_NET_ADMIN"),
+        (vec!["run", "--config", config.to_str().unwrap()], "hq.key cannot be read: permission denied"),
         (vec!["check", config.to_str().unwrap()], "hq.key cannot be read: permission denied"),
     ];
     for (arguments, complaint) in cases {

@@ -496,3 +496,45 @@ fn a_key_of_somebody_else_is_refused() {
         "error 4:14: key file DIR/hq.key belongs to user 12345, who can read it | chown root DIR/hq.key"
     );
 }
+
+#[test]
+fn no_more_errors_are_shown_than_anybody_reads() {
+    let desk = Desk::new();
+    let routes: String = (0..20_000).map(|_| "\n\"203.0.113.0/24\",").collect();
+    let refused = desk.parse(&peer(&format!("routes = [{routes}]"))).unwrap_err();
+    assert_eq!((refused.diagnostics.len(), refused.omitted, refused.errors()), (100, 19_899, 19_999));
+    assert!(refused.to_string().contains("\n19899 more errors are not shown\n"));
+}
+
+/// Whatever is in the file, it is read or refused: 2,000 mutations of the example, the same each time.
+#[test]
+fn no_text_makes_it_panic() {
+    let desk = Desk::new();
+    let text = repository_file("examples/link-watcher.toml");
+    // Lehmer's generator (Park and Miller 1988).
+    let mut random = 1_u64;
+    let mut next = |below: usize| {
+        random = random * 48_271 % 0x7fff_ffff;
+        random as usize % below
+    };
+    for _ in 0..2_000 {
+        let mut characters: Vec<char> = text.chars().filter(|c| *c != '#').collect();
+        for _ in 0..1 + next(6) {
+            let (at, length) = (next(characters.len()), next(40));
+            let end = (at + length).min(characters.len());
+            match next(3) {
+                0 => drop(characters.drain(at..end)),
+                1 => characters[at] = ['"', '[', ']', '\n', '=', '\u{e4}', '\u{1f980}', '\t', '0', '.', '/'][next(11)],
+                _ => {
+                    let part: Vec<char> = characters[at..end].to_vec();
+                    let to = next(characters.len());
+                    characters.splice(to..to, part);
+                }
+            }
+        }
+        let mutated: String = characters.into_iter().collect();
+        if let Err(refused) = desk.parse(&mutated) {
+            assert!(refused.errors() > 0 && !refused.to_string().is_empty());
+        }
+    }
+}

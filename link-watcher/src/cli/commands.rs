@@ -9,10 +9,9 @@ use std::{
 };
 
 use clap::CommandFactory;
-use rustix::thread::CapabilitySet;
 
 use super::{
-    Arguments, Command, EXIT_CONFIG, EXIT_FAILED, EXIT_PRIVILEGE, Failure,
+    Arguments, Command, EXIT_CONFIG, EXIT_FAILED, Failure,
     arguments::OnOff,
     events, generate,
     output::{Style, print},
@@ -20,7 +19,7 @@ use super::{
 };
 use crate::{
     config::{self, Loaded},
-    control::{Change, Client, Reply},
+    control::{Change, Client, ClientError, Reply},
     daemon, demo,
 };
 
@@ -36,10 +35,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         print(&format!("{said}\n"))
     };
     match arguments.command.clone().unwrap_or(Command::Run) {
-        Command::Run => {
-            needs_net_admin()?;
-            return Ok(daemon::run(&arguments.config_path())?);
-        }
+        Command::Run => return Ok(daemon::run(&arguments.config_path())?),
         Command::Check { path } => check(&path.unwrap_or_else(|| arguments.config_path())),
         Command::Status { json, watch: false } => print(&look(&socket()?, if json { Form::Json } else { Form::Text })?),
         Command::Status { json, watch: true } => watch(&socket()?, json),
@@ -48,11 +44,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Failover { state, group } => changed(Change::Failover { group, on: state == OnOff::On }),
         Command::Drain { group, link } => changed(Change::Drain { group, link, drained: true }),
         Command::Undrain { group, link } => changed(Change::Drain { group, link, drained: false }),
-        // The daemon refuses to reload only what is wrong with the configuration.
-        Command::Reload => changed(Change::Reload).map_err(|failure| match failure.code {
-            EXIT_FAILED => Failure { code: EXIT_CONFIG, ..failure },
-            _ => failure,
-        }),
+        Command::Reload => reload(&socket()?),
         Command::Generate { what, output } => generate::run(what, output.as_deref()),
         Command::Demo { scenario: _, script, interval, multiplier, engine } => {
             let verdict = demo::run(&demo::Options { script, interval, multiplier, engine })?;
@@ -71,18 +63,6 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Without this capability the daemon can change no route; better to know at once than at the first failover.
-fn needs_net_admin() -> Result<(), Failure> {
-    let capable =
-        rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(CapabilitySet::NET_ADMIN));
-    if capable {
-        return Ok(());
-    }
-    let message = "link-watcher: the daemon lacks CAP_NET_ADMIN, so it could change no route: run it as root \
-                   (sudo link-watcher), or as a service";
-    Err(Failure::new(EXIT_PRIVILEGE, message))
-}
-
 /// The daemon's control socket: what `--socket` says, else what the configuration says, else the default.
 fn socket(arguments: &Arguments) -> Result<PathBuf, Failure> {
     if let Some(socket) = &arguments.socket {
@@ -93,6 +73,15 @@ fn socket(arguments: &Arguments) -> Result<PathBuf, Failure> {
         // Nobody named the file: it need not be there, or not be readable for everybody.
         (Err(_), None) => Ok(PathBuf::from(config::DEFAULT_CONTROL_SOCKET)),
         (Err(refused), Some(_)) => Err((&refused).into()),
+    }
+}
+
+fn reload(socket: &Path) -> Result<(), Failure> {
+    match Client::connect(socket)?.change(Change::Reload) {
+        Ok(said) => print(&format!("{said}\n")),
+        // The daemon refuses to reload only for what is wrong with the configuration, and says it as `check` does.
+        Err(ClientError::Refused(why)) => Err(Failure::new(EXIT_CONFIG, why)),
+        Err(error) => Err(error.into()),
     }
 }
 

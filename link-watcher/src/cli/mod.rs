@@ -16,6 +16,7 @@ use clap::Parser;
 pub use self::{
     arguments::{Arguments, Command},
     events::render as render_event,
+    output::Style,
     status::render as render_status,
 };
 use crate::{

@@ -29,7 +29,11 @@ fn render_group(group: &GroupSnapshot, now: SystemTime, style: Style) -> String 
     };
     let active = match group.active.as_slice() {
         [] => style.bad("no link is active"),
-        links => format!("{} active", style.good(&links.join(" + "))),
+        active => {
+            let usable = group.links.iter().any(|link| link.usable && active.contains(&link.name));
+            let names = active.join(" + ");
+            format!("{} active", if usable { style.good(&names) } else { style.bad(&names) })
+        }
     };
     let mut text = format!(
         "{} ({kind}): {active} since {}: {}\n",
@@ -141,10 +145,12 @@ fn notes_of_link(link: &LinkSnapshot, group: &str, notes: &mut Vec<String>) {
     if !causes.is_empty() {
         note(format!("dropped {}", causes.join(", ")));
     }
-    if counts.forged > 0 && link.received == 0 {
-        note("packets come, but none with our signature: do the key files of the two ends differ?".to_owned());
+    // Each cause leaves a few packets of others when a peer starts; what keeps a link down is most of them.
+    let much = |count: u64| !up && count > dropped(counts) / 4;
+    if much(counts.forged) {
+        note("packets come, but not with our signature: do the key files of the two ends differ?".to_owned());
     }
-    if counts.reflected > 0 && !up {
+    if much(counts.reflected) {
         note("packets of our own role come back: do both ends have the same role?".to_owned());
     }
     if let Some(reason) = &link.engine_reason {

@@ -205,12 +205,12 @@ pub fn parse(path: &Path, text: &str, host: &Host, absent: Severity) -> Result<L
     }
     let config =
         if syntax_errors.is_empty() { check_document(document.get_ref(), host, absent, &findings) } else { None };
-    let diagnostics = findings.into_sorted();
+    let (diagnostics, omitted) = findings.into_sorted();
     match config {
         Some(config) if diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning) => {
             Ok(Loaded { config, warnings: diagnostics })
         }
-        _ => Err(Refused { file: path.to_owned(), diagnostics }),
+        _ => Err(Refused { file: path.to_owned(), diagnostics, omitted }),
     }
 }
 
@@ -298,7 +298,7 @@ fn about_file(path: &Path, message: String, help: &str, needs_privilege: bool) -
         help: Some(help.to_owned()).filter(|help| !help.is_empty()),
         needs_privilege,
     };
-    Refused { file: path.to_owned(), diagnostics: vec![diagnostic] }
+    Refused { file: path.to_owned(), diagnostics: vec![diagnostic], omitted: 0 }
 }
 
 fn read_text(path: &Path) -> Result<String, Refused> {
