@@ -262,6 +262,7 @@ fn compress<W: Words>(from: &[u32; 8], words: &mut W) {
 #[inline(always)]
 pub fn rounds<W: Words>(from: &[u32; 8], words: &mut W) {
     let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = *from;
+    let mut before = b ^ c;
     let mut eight = 0;
     loop {
         // Where these eight words are, and where the other eight.
@@ -272,7 +273,10 @@ pub fn rounds<W: Words>(from: &[u32; 8], words: &mut W) {
         macro_rules! round {
             ($a:ident $b:ident $c:ident $d:ident $e:ident $f:ident $g:ident $h:ident $i:literal) => {
                 let choice = ($e & ($f ^ $g)) ^ $g;
-                let majority = ($a & ($b ^ $c)) ^ ($b & $c);
+                // Majority: where a and b agree it is theirs, else it is c's. The next round's b and c are these.
+                let differ = $a ^ $b;
+                let majority = (differ & before) ^ $b;
+                before = differ;
                 $h = $h
                     .wrapping_add(words.get(here + $i))
                     .wrapping_add(constants[$i])

@@ -271,11 +271,16 @@ mod tests {
 
     /// Exchanges with one packet in `loss` lost, by a generator with a fixed seed; gives the list taken over and the
     /// packets sent.
-    fn exchange(sender: &mut Sender, receiver: &mut Receiver, session: u32, loss: usize) -> (Option<Vec<IpNet>>, usize) {
+    fn exchange(
+        sender: &mut Sender,
+        receiver: &mut Receiver,
+        session: u32,
+        loss: usize,
+    ) -> (Option<Vec<IpNet>>, usize) {
         let (mut taken, mut packets, mut now_ns, mut random) = (None, 0, 0, 1_u64);
         let mut lost = || {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            loss != 0 && (random >> 33) as usize % loss == 0
+            loss != 0 && ((random >> 33) as usize).is_multiple_of(loss)
         };
         for _ in 0..10_000 {
             for body in sender.poll(now_ns) {

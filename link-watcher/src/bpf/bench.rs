@@ -90,9 +90,9 @@ pub fn measure(object: &[u8], directory: &Path, ifindex: u32) -> Result<Vec<Meas
 }
 
 /// Packets a batch.
-pub const REPEAT: u32 = 200_000;
+pub const REPEAT: u32 = 5_000;
 /// Batches a case.
-pub const BATCHES: usize = 11;
+pub const BATCHES: usize = 201;
 
 const SLOT: u32 = 0;
 const KEY: [u8; 32] = [7; 32];

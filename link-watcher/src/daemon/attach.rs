@@ -33,15 +33,8 @@ impl Attacher {
     }
 
     /// Makes the best engine serve a link.
-    pub(super) fn start(
-        &mut self,
-        link: &Link,
-        ifindex: u32,
-        local: IpAddr,
-        interfaces: &Interfaces,
-    ) -> Running {
-        let mut running =
-            Running { ifindex, local, verifier: Verifier::Socket, engine: "socket", engine_reason: None };
+    pub(super) fn start(&mut self, link: &Link, ifindex: u32, local: IpAddr, interfaces: &Interfaces) -> Running {
+        let mut running = Running { ifindex, local, verifier: Verifier::Socket, engine: "socket", engine_reason: None };
         if self.choice == EngineChoice::Socket {
             return running;
         }
@@ -63,12 +56,7 @@ impl Attacher {
         running
     }
 
-    fn attach(
-        &mut self,
-        link: &Link,
-        running: &Running,
-        interfaces: &Interfaces,
-    ) -> Result<Mode, String> {
+    fn attach(&mut self, link: &Link, running: &Running, interfaces: &Interfaces) -> Result<Mode, String> {
         let kernel = self.kernel.as_mut().map_err(|reason| reason.clone())?;
         let name = &link.config.interface;
         let interface = interfaces.get(name).ok_or_else(|| format!("{name} is gone"))?;

@@ -29,8 +29,8 @@ use super::{
 };
 use crate::{
     clock,
-    control::{self, Change, History},
     config::{Config, OnExit, PeerLinkConfig as LinkConfig},
+    control::{self, Change, History},
     event::{Action, Command, Device, Event, GroupId, LinkId, Said, Transition, What},
     probe::{Order, ProbedLink, Prober, Report, Stats, Tables},
     route::{GroupRoutes, NetlinkRoutes, Nexthop, Report as RouteReport, RouteSink as _, Routes},
@@ -136,7 +136,11 @@ impl Core {
 
     fn next_deadline_ns(&self) -> u64 {
         let announcements = self.groups.values().filter_map(|group| group.sender.next_deadline_ns());
-        announcements.chain(self.engine.next_deadline(clock::now_ns())).min().unwrap_or(u64::MAX).min(self.routes.next_deadline_ns())
+        announcements
+            .chain(self.engine.next_deadline(clock::now_ns()))
+            .min()
+            .unwrap_or(u64::MAX)
+            .min(self.routes.next_deadline_ns())
     }
 
     /// Brings everything up to now: the engine's deadlines and actions, announcements, repairs.
@@ -431,7 +435,7 @@ impl Core {
         let Some(link) = self.links.get_mut(&id) else { return };
         if link.device != Some(device) {
             link.device = Some(device);
-            self.engine.handle(clock::now_ns(), Event::Device { link: id, device: device });
+            self.engine.handle(clock::now_ns(), Event::Device { link: id, device });
         }
     }
 }
@@ -528,8 +532,10 @@ impl Core {
             warn!("{warning}");
         }
         if loaded.config.daemon != self.config.daemon {
-            return Err("[daemon] has changed, which takes a restart: `systemctl restart link-watcher` moves no traffic"
-                .to_owned());
+            return Err(
+                "[daemon] has changed, which takes a restart: `systemctl restart link-watcher` moves no traffic"
+                    .to_owned(),
+            );
         }
         self.configure(loaded.config).await?;
         Ok(format!("{} read: {} peers, {} links", self.config_path.display(), self.groups.len(), self.links.len()))
@@ -568,7 +574,10 @@ impl Core {
                         let rekeyed = link.take_over(fresh);
                         if rekeyed && link.running.is_some() {
                             self.attacher.rekey(link);
-                            self.order(Order::Keys { link: link_spec.id, keys: Arc::clone(&self.links[&link_spec.id].keys) });
+                            self.order(Order::Keys {
+                                link: link_spec.id,
+                                keys: Arc::clone(&self.links[&link_spec.id].keys),
+                            });
                         }
                     }
                 }

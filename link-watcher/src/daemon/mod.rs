@@ -234,9 +234,13 @@ fn missing_privilege() -> Option<String> {
         (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN (routes)"),
         (CapabilitySet::NET_RAW, "CAP_NET_RAW (sockets bound to an interface)"),
     ];
-    let missing: Vec<&str> = needed.iter().filter(|(set, _)| !effective.contains(*set)).map(|(_, name)| *name).collect();
+    let missing: Vec<&str> =
+        needed.iter().filter(|(set, _)| !effective.contains(*set)).map(|(_, name)| *name).collect();
     (!missing.is_empty()).then(|| {
-        format!("missing {}: run it as root (`sudo link-watcher`), or grant them in the systemd unit", missing.join(" and "))
+        format!(
+            "missing {}: run it as root (`sudo link-watcher`), or grant them in the systemd unit",
+            missing.join(" and ")
+        )
     })
 }
 

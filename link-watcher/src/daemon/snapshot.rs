@@ -6,9 +6,7 @@ use super::core::Core;
 use crate::{
     clock,
     engine::{GroupStatus, LinkStatus},
-    event::{
-        DroppedSnapshot, GroupSnapshot, LinkId, LinkSnapshot, LinkVerdict, RoutesSnapshot, Snapshot,
-    },
+    event::{DroppedSnapshot, GroupSnapshot, LinkId, LinkSnapshot, LinkVerdict, RoutesSnapshot, Snapshot},
     route::RouteSink as _,
 };
 

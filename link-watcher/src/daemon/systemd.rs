@@ -17,9 +17,7 @@ pub(super) fn ready() {
         [b'@', abstract_name @ ..] => SocketAddr::from_abstract_name(abstract_name),
         _ => SocketAddr::from_pathname(Path::new(&name)),
     };
-    let sent = address
-        .and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address))
-        .map(drop);
+    let sent = address.and_then(|address| UnixDatagram::unbound()?.send_to_addr(b"READY=1", &address)).map(drop);
     if let Err(error) = sent {
         warn!("systemd was not told that the daemon is ready: {error}");
     }

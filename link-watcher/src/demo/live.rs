@@ -15,7 +15,7 @@ use link_watcher_tests::lab::{Direction, End, monotonic_ns};
 use super::Verdict;
 use super::attack::{self, Attack};
 use super::paint::{Paint, outage};
-use super::stage::{Stage, link_of};
+use super::stage::{Stage, down_reason, link_of};
 use crate::event::GroupSnapshot;
 
 /// How often the picture is drawn anew.
@@ -166,11 +166,9 @@ impl<'a> Live<'a> {
         if let Some(group) = &groups[0]
             && group.active != self.active
         {
-            let reason = link_of(group, &self.active.join(" + "))
-                .filter(|link| !link.usable)
-                .and_then(|link| link.last_down_reason.clone())
-                .unwrap_or_else(|| group.reason.clone());
-            self.note(&format!("  {} -> {}: {reason}", self.active.join(" + "), group.active.join(" + ")));
+            let from = self.active.join(" + ");
+            let reason = down_reason(group, &from).unwrap_or_else(|| group.reason.clone());
+            self.note(&format!("  {from} -> {}: {reason}", group.active.join(" + ")));
             self.active.clone_from(&group.active);
             // A move of its own accord, such as the return to a repaired link: what it costs is of interest too. Unless it is
             // one that was accounted for before the daemon told of it.

@@ -140,7 +140,10 @@ impl Script {
             })
         })?;
         self.unmoved("it is started again", |stage| {
-            stage.routers().server_daemon.start()?;
+            // It runs where the step before failed and the normal state was had again.
+            if stage.routers().server_daemon.pid().is_none() {
+                stage.routers().server_daemon.start()?;
+            }
             stage.trial.wait_normal()?;
             let group = stage.group(End::Server)?;
             Ok(format!("the server adopts its routes, {} installed", group.routes.installed))

@@ -65,10 +65,9 @@ impl Stage {
         self.routers().client_daemon.command(&[command, CLIENT_GROUP, argument]).map(|_| ())
     }
 
-    /// What the client decided since traffic ran over `from`, and why.
+    /// What was decided since traffic ran over `from`, and why.
     pub(super) fn decision(&self, from: &str) -> Result<String> {
-        let group = self.group(End::Client)?;
-        Ok(decision(&group, from))
+        Ok(decision(&self.group(End::Client)?, &self.group(End::Server)?, from))
     }
 }
 
@@ -77,28 +76,35 @@ pub(super) fn link_of<'a>(group: &'a GroupSnapshot, name: &str) -> Option<&'a Li
     group.links.iter().find(|link| link.name == name)
 }
 
-/// What was decided since traffic ran over `from`, and why.
-fn decision(group: &GroupSnapshot, from: &str) -> String {
-    let to = group.active.join(" + ");
-    let down = link_of(group, from).filter(|link| !link.usable).and_then(|link| link.last_down_reason.clone());
-    match down {
-        _ if to == from => format!("stays on {to}"),
-        Some(why) => format!("{from} -> {to}: {why}"),
-        None => format!("{from} -> {to}: {}", group.reason),
+/// What was decided since traffic ran over `from`, and why: the reason of the end that found the link wanting, if one did.
+fn decision(client: &GroupSnapshot, server: &GroupSnapshot, from: &str) -> String {
+    let to = client.active.join(" + ");
+    if to == from {
+        return format!("stays on {to}");
     }
+    let why = down_reason(client, from)
+        .or_else(|| down_reason(server, from).map(|why| format!("{why} (the server's finding)")))
+        .unwrap_or_else(|| client.reason.clone());
+    format!("{from} -> {to}: {why}")
+}
+
+/// Why a link is down or absent, if it is.
+pub(super) fn down_reason(group: &GroupSnapshot, link: &str) -> Option<String> {
+    let link = link_of(group, link)?;
+    if link.state == "up" { None } else { link.last_down_reason.clone() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn group(active: &str, usable: bool) -> GroupSnapshot {
+    fn group(active: &str, state: &str) -> GroupSnapshot {
         GroupSnapshot {
             active: vec![active.to_owned()],
             reason: "pinned".to_owned(),
             links: vec![LinkSnapshot {
                 name: "optic".to_owned(),
-                usable,
+                state: state.to_owned(),
                 last_down_reason: Some("no echo for 300 ms".to_owned()),
                 ..LinkSnapshot::default()
             }],
@@ -108,9 +114,12 @@ mod tests {
 
     #[test]
     fn a_decision_gives_the_reason_that_applies() {
-        assert_eq!(decision(&group("optic", true), "optic"), "stays on optic");
-        assert_eq!(decision(&group("wifi", false), "optic"), "optic -> wifi: no echo for 300 ms");
+        let up = group("wifi", "up");
+        let down = group("wifi", "down");
+        assert_eq!(decision(&group("optic", "up"), &up, "optic"), "stays on optic");
+        assert_eq!(decision(&down, &down, "optic"), "optic -> wifi: no echo for 300 ms");
+        assert_eq!(decision(&up, &down, "optic"), "optic -> wifi: no echo for 300 ms (the server's finding)");
         // It was down some time ago, but now it was a person's order.
-        assert_eq!(decision(&group("wifi", true), "optic"), "optic -> wifi: pinned");
+        assert_eq!(decision(&up, &up, "optic"), "optic -> wifi: pinned");
     }
 }

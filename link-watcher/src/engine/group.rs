@@ -314,7 +314,8 @@ impl Group {
         let order = self.preference();
         let at = order.iter().position(|id| self.active.contains(id)).map_or(0, |at| at + 1);
         let rotated = order.iter().cycle().skip(at).take(order.len());
-        let mut usable = rotated.filter(|id| !self.active.contains(id) && self.link(**id).is_some_and(|l| l.usable(now_ns)));
+        let mut usable =
+            rotated.filter(|id| !self.active.contains(id) && self.link(**id).is_some_and(|l| l.usable(now_ns)));
         usable.next().copied().ok_or_else(|| format!("{}: no other link is usable, the traffic stays", self.spec.name))
     }
 
@@ -342,7 +343,11 @@ impl Group {
             // A link whose rank is not known yet comes where our own file puts it.
             let rank = theirs.unwrap_or_else(|| u16::try_from(position).unwrap_or(u16::MAX));
             let tier = if theirs.is_some() { 0 } else { link.spec.tier };
-            links.push(if self.spec.role == Role::Server { (0, rank, position, link.spec.id) } else { (tier, 0, position, link.spec.id) });
+            links.push(if self.spec.role == Role::Server {
+                (0, rank, position, link.spec.id)
+            } else {
+                (tier, 0, position, link.spec.id)
+            });
         }
         links.sort_unstable();
         links.into_iter().map(|(.., id)| id).collect()
@@ -388,9 +393,7 @@ impl Group {
             self.epoch = epoch;
             let fresh = self.fell_at_epoch.is_none_or(|fell| fell != epoch);
             // The client's word goes before our hold time, unless we had to leave that very choice.
-            let works = |link: &&Link| {
-                link.verdict() == LinkVerdict::Up && (fresh || !link.holds(now_ns))
-            };
+            let works = |link: &&Link| link.verdict() == LinkVerdict::Up && (fresh || !link.holds(now_ns));
             let alive: Vec<LinkId> =
                 chosen.iter().filter_map(|id| self.link(*id)).filter(works).map(|link| link.spec.id).collect();
             if !alive.is_empty() || !self.failover {
@@ -507,7 +510,9 @@ impl Group {
     pub(super) fn next_deadline_ns(&self, now_ns: u64) -> Option<u64> {
         let holds = self.links.iter().filter_map(|link| link.next_deadline_ns(now_ns));
         let failbacks = self.links.iter().filter_map(|link| match self.spec.failback {
-            Failback::After(ns) if !self.active.contains(&link.spec.id) => link.usable_since_ns().map(|since| since + ns),
+            Failback::After(ns) if !self.active.contains(&link.spec.id) => {
+                link.usable_since_ns().map(|since| since + ns)
+            }
             Failback::After(_) | Failback::Manual => None,
         });
         holds.chain(failbacks.filter(|at_ns| *at_ns > now_ns)).min()
@@ -520,7 +525,11 @@ impl Group {
             verdict: link.verdict(),
             usable: link.usable(now_ns),
             drained: link.drained || link.peer.is_some_and(|peer| peer.drained),
-            share: if self.active.contains(&link.spec.id) { f64::from(link.spec.weight) / f64::from(total) } else { 0.0 },
+            share: if self.active.contains(&link.spec.id) {
+                f64::from(link.spec.weight) / f64::from(total)
+            } else {
+                0.0
+            },
             since_ns: link.since_ns,
             flaps: link.flaps,
             last_down_reason: link.last_down_reason.clone(),

@@ -8,8 +8,8 @@ mod group;
 
 use std::collections::BTreeMap;
 
-pub use self::group::{GroupStatus, LinkStatus};
 use self::group::Group;
+pub use self::group::{GroupStatus, LinkStatus};
 use crate::event::{Action, Command, Event, GroupId, GroupSpec, LinkId};
 
 /// All groups.
@@ -45,7 +45,9 @@ impl Engine {
             Event::Silent { link, last_good_ns } => {
                 self.with(link, |group, actions| group.silent(now_ns, link, last_good_ns, actions));
             }
-            Event::Peer { link, said } => self.with(link, |group, actions| group.peer_said(now_ns, link, said, actions)),
+            Event::Peer { link, said } => {
+                self.with(link, |group, actions| group.peer_said(now_ns, link, said, actions))
+            }
             Event::Device { link, device } => {
                 self.with(link, |group, actions| group.device(now_ns, link, device, actions));
             }

@@ -172,7 +172,12 @@ mod tests {
 
     /// Probes every interval from 0; echoes for sequences where `answered`; stalls of the prober in between. Gives every
     /// edge with its time.
-    fn run(multiplier: u32, until: u64, answered: impl Fn(u64) -> bool, stalled: impl Fn(u64) -> bool) -> Vec<(u64, Edge)> {
+    fn run(
+        multiplier: u32,
+        until: u64,
+        answered: impl Fn(u64) -> bool,
+        stalled: impl Fn(u64) -> bool,
+    ) -> Vec<(u64, Edge)> {
         let (mut detector, mut edges) = (Detector::new(I, multiplier, 1), Vec::new());
         let (mut echoes, mut in_flight, mut sequence, mut next_send) = (Echoes::default(), Vec::new(), 0, 1);
         let step = I / 40;
@@ -224,7 +229,11 @@ mod tests {
                 let edges = run(multiplier, 100 * I, |now| now < cut, |_| false);
                 let (at, Edge::Silent { .. }) = edges[1] else { panic!("{edges:?}") };
                 let m = u64::from(multiplier);
-                assert!(at - cut >= (m - 1) * I && at - cut <= m * I + I / 10, "x{multiplier} phase {phase}: {}", at - cut);
+                assert!(
+                    at - cut >= (m - 1) * I && at - cut <= m * I + I / 10,
+                    "x{multiplier} phase {phase}: {}",
+                    at - cut
+                );
             }
         }
     }
@@ -232,7 +241,7 @@ mod tests {
     #[test]
     fn loss_below_the_multiplier_never_alarms() {
         for lost in 1..=2_u64 {
-            let edges = run(3, 500 * I, |now| now / I % (lost + 1) == 0, |_| false);
+            let edges = run(3, 500 * I, |now| (now / I).is_multiple_of(lost + 1), |_| false);
             assert_eq!(edges.len(), 1, "{lost} lost in a row: {edges:?}");
         }
     }
@@ -252,7 +261,8 @@ mod tests {
     fn a_stall_with_a_lost_probe_does_not_alarm_either() {
         for phase in 0..40 {
             let from = 50 * I + phase * I / 40;
-            let edges = run(3, 100 * I, |now| now < 49 * I || now > 50 * I + I, |now| (from..from + 6 * I).contains(&now));
+            let edges =
+                run(3, 100 * I, |now| !(49 * I..=51 * I).contains(&now), |now| (from..from + 6 * I).contains(&now));
             assert_eq!(edges.len(), 1, "{phase}: {edges:?}");
         }
     }

@@ -138,9 +138,7 @@ impl Link {
 
     /// It answers and the peer hears us on it, and nobody drained it; perhaps it must still hold.
     pub fn answers_both_ways(&self) -> bool {
-        self.verdict == LinkVerdict::Up
-            && !self.drained
-            && self.peer.is_some_and(|peer| peer.hears && !peer.drained)
+        self.verdict == LinkVerdict::Up && !self.drained && self.peer.is_some_and(|peer| peer.hears && !peer.drained)
     }
 
     /// Whether it must still hold.
@@ -195,5 +193,5 @@ impl Link {
 
 /// A time for people.
 pub(super) fn milliseconds(ns: u64) -> String {
-    if ns % 1_000_000 == 0 { format!("{} ms", ns / 1_000_000) } else { format!("{:.1} ms", ns as f64 / 1e6) }
+    if ns.is_multiple_of(1_000_000) { format!("{} ms", ns / 1_000_000) } else { format!("{:.1} ms", ns as f64 / 1e6) }
 }

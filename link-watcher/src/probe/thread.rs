@@ -163,6 +163,8 @@ struct Probed {
     sequence: u64,
     control_sequence: u64,
     next_probe_ns: u64,
+    /// Where in an interval its probes leave.
+    phase_ns: u64,
     /// Entry in `due` that counts; older ones are void.
     due_ns: u64,
     /// Verdict of the detector that the daemon does not know yet.
@@ -270,13 +272,8 @@ impl Thread {
         let key = EndpointKey { ifindex: link.ifindex, local: link.local, port: link.port };
         if !self.endpoints.contains_key(&key) {
             let endpoint = Endpoint::open(key, &link.interface)?;
-            epoll::add(
-                &self.epoll,
-                &endpoint,
-                epoll::EventData::new_u64(self.next_token),
-                epoll::EventFlags::IN,
-            )
-            .context("epoll")?;
+            epoll::add(&self.epoll, &endpoint, epoll::EventData::new_u64(self.next_token), epoll::EventFlags::IN)
+                .context("epoll")?;
             self.tokens.insert(self.next_token, key);
             self.next_token += 1;
             self.endpoints.insert(key, endpoint);
@@ -286,15 +283,18 @@ impl Thread {
         }
         let intent = &self.tables.intents()[id.0 as usize];
         intent.sent_sequence.store(0, Relaxed);
+        // The first probe leaves at once; from then on all links of one interval and phase share their instants, so that
+        // one wake-up serves them, and links that die together are noticed together.
         let now_ns = clock::now_ns();
-        let phase = u64::from((id.0 / LINKS_A_PHASE) % PHASES) * link.interval_ns / u64::from(PHASES);
-        let first_ns = now_ns + phase;
+        let phase_ns = u64::from((id.0 / LINKS_A_PHASE) % PHASES) * link.interval_ns / u64::from(PHASES);
+        let first_ns = now_ns;
         let probed = Probed {
             endpoint: key,
             detector: Detector::new(link.interval_ns, link.multiplier, now_ns),
             sequence: 0,
             control_sequence: 0,
             next_probe_ns: first_ns,
+            phase_ns,
             due_ns: first_ns,
             pending: None,
             told: None,
@@ -410,10 +410,10 @@ impl Thread {
             }
             self.stats.of(id.0).worst_lateness_ns.fetch_max(now_ns - due_ns, Relaxed);
             if probed.next_probe_ns <= now_ns {
-                // Missed slots are not made up for: a burst of probes proves nothing.
+                // Missed instants are not made up for: a burst of probes proves nothing.
                 let interval_ns = probed.link.interval_ns;
-                let missed = (now_ns - probed.next_probe_ns) / interval_ns;
-                probed.next_probe_ns += (missed + 1) * interval_ns;
+                probed.next_probe_ns =
+                    (now_ns - probed.phase_ns) / interval_ns * interval_ns + interval_ns + probed.phase_ns;
                 self.probe(id, now_ns);
                 if !renewed {
                     self.renew_lease(now_ns);

@@ -1,13 +1,18 @@
 //! A network namespace that belongs to one thread and goes with it, so nothing is left behind however a test ends.
 #![allow(dead_code)] // Each test file uses its own part.
 
-use std::{future::Future, net::IpAddr, process::Command};
+use std::{
+    future::Future,
+    net::IpAddr,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use ipnet::IpNet;
 use link_watcher::{
     event::GroupId,
     route::{GroupRoutes, NetlinkRoutes, Nexthop, Notice, Report, RouteSink, Routes},
-    system::{Interfaces, KernelEvent, KernelEvents},
+    system::{Interfaces, KernelEvents},
 };
 
 /// The group that most tests use.
@@ -54,13 +59,27 @@ pub(crate) fn three_links() {
     }
 }
 
-/// One of them.
+/// One of them, ready when this returns: with carrier, and with every route that the kernel makes of it.
 pub(crate) fn link(i: u32) {
     ip(&format!("link add eth{i} type veth peer name far{i}"));
+    for end in ["eth", "far"] {
+        // Link-local addresses would come a second later, with routes.
+        ip(&format!("link set {end}{i} addrgenmode none"));
+    }
     ip(&format!("addr add 10.248.{}.2/24 dev eth{i}", 247 + i));
     ip(&format!("addr add 2001:db8:{i}::2/64 dev eth{i} nodad"));
     ip(&format!("link set far{i} up"));
     ip(&format!("link set eth{i} up"));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let ready = |end: &str, routes: &[&str]| {
+        let shown = ip(&format!("-6 route show table all dev {end}{i}"));
+        ip(&format!("-o link show {end}{i}")).contains("state UP") && routes.iter().all(|route| shown.contains(route))
+    };
+    let local = format!("local 2001:db8:{i}::2");
+    while !(ready("eth", &["multicast", &local]) && ready("far", &["multicast"])) {
+        assert!(Instant::now() < deadline, "link {i} has carrier in time");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 fn ifindex(i: u32) -> u32 {
@@ -143,18 +162,5 @@ impl Bench {
         self.now_ns += after_ns;
         notices.extend(self.routes.tick(self.now_ns).await);
         notices
-    }
-
-    /// Waits for an event, at most five seconds, and hands over all that come before it.
-    pub(crate) async fn wait_for(&mut self, what: impl Fn(&KernelEvent) -> bool) {
-        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(5);
-        loop {
-            let event =
-                tokio::time::timeout_at(deadline, self.events.next()).await.expect("event came in time").unwrap();
-            self.routes.observe(self.now_ns, &event);
-            if what(&event) {
-                return;
-            }
-        }
     }
 }
