@@ -264,6 +264,14 @@ fn what_the_daemon_refuses_is_1_and_a_refused_configuration_78() {
 }
 
 #[test]
+fn a_core_that_stops_is_69() {
+    let desk = Desk::new();
+    let daemon = FakeDaemon::start(&desk.path("c.sock")).unwrap();
+    let output = run(&["switch", "", "auto", "--socket", daemon.socket.to_str().unwrap()]);
+    assert_eq!((code(&output), stderr(&output).as_str()), (69, "link-watcher: the daemon is stopping\n"));
+}
+
+#[test]
 fn events_for_people_and_for_scripts() {
     let desk = Desk::new();
     let daemon = FakeDaemon::start(&desk.path("c.sock")).unwrap();

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::{AsFd as _, BorrowedFd},
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
 
 use super::{
@@ -24,18 +24,28 @@ struct Hook {
 /// The links of this daemon.
 #[derive(Debug)]
 pub(super) struct Attachments {
-    /// What an earlier daemon left.
-    inherited: BTreeMap<u32, PinnedLink>,
-    /// What stood on the hooks when this daemon started; only read where something was inherited.
-    hooks: BTreeMap<u32, Hook>,
+    /// What an earlier daemon left, and in which mode.
+    inherited: BTreeMap<u32, (PinnedLink, Mode)>,
     ours: BTreeMap<u32, (PinnedLink, Mode)>,
 }
 
 impl Attachments {
+    /// Finds what an earlier daemon left pinned. Pins of vanished interfaces are removed. So are those of another network
+    /// namespace's daemon that was given the same directory by mistake, but its programs stay where they are.
     pub(super) fn new(pins: &Pins) -> Result<Self, Error> {
-        let inherited = pins.links();
-        let hooks = if inherited.is_empty() { BTreeMap::new() } else { hooks().map_err(Error::Netlink)? };
-        Ok(Self { inherited, hooks, ours: BTreeMap::new() })
+        let mut inherited = BTreeMap::new();
+        let links = pins.links();
+        let hooks = if links.is_empty() { BTreeMap::new() } else { hooks().map_err(Error::Netlink)? };
+        for (ifindex, link) in links {
+            let info = sys::link_info(&link).ok().filter(|info| info.ifindex == ifindex);
+            match (info, hooks.get(&ifindex)) {
+                (Some(info), Some(hook)) if info.program_id == hook.program_id => {
+                    inherited.insert(ifindex, (link, hook.mode));
+                }
+                _ => link.forget()?,
+            }
+        }
+        Ok(Self { inherited, ours: BTreeMap::new() })
     }
 
     /// Attaches the program, or replaces an earlier daemon's by it.
@@ -43,56 +53,42 @@ impl Attachments {
         let ifindex = device.ifindex;
         if let Some((link, mode)) = self.ours.remove(&ifindex) {
             if sys::link_info(&link).is_ok_and(|info| info.ifindex == ifindex) {
-                let mode = self.ours.entry(ifindex).or_insert((link, mode)).1;
+                self.ours.insert(ifindex, (link, mode));
                 return Ok(mode);
             }
-            link.remove()?; // The interface is another one under the same index.
+            link.forget()?; // The interface is another one under the same index.
         }
-        if let Some(link) = self.inherited.remove(&ifindex) {
-            match self.take_over(&link, ifindex, program) {
-                Some(mode) => {
-                    self.ours.insert(ifindex, (link, mode));
-                    return Ok(mode);
-                }
-                None => link.remove()?,
+        if let Some((link, mode)) = self.inherited.remove(&ifindex) {
+            if sys::replace(link.as_fd(), program).is_ok() {
+                self.ours.insert(ifindex, (link, mode));
+                return Ok(mode);
             }
+            link.detach()?;
         }
         let (fd, mode) = attach(device, program)?;
         self.ours.insert(ifindex, (pins.link(ifindex, fd)?, mode));
         Ok(mode)
     }
 
-    /// Replaces the program of an inherited link; nothing if it is not the one on our interface (its interface is gone,
-    /// or another network namespace's) or does not let itself be replaced.
-    fn take_over(&self, link: &PinnedLink, ifindex: u32, program: BorrowedFd<'_>) -> Option<Mode> {
-        let info = sys::link_info(link).ok()?;
-        let hook = self.hooks.get(&ifindex)?;
-        if info.ifindex != ifindex || info.program_id != hook.program_id {
-            return None;
-        }
-        sys::replace(link.as_fd(), program).ok()?;
-        Some(hook.mode)
-    }
-
     /// Detaches from an interface. Nothing happens if it is gone or was never attached to.
     pub(super) fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
-        self.ours.remove(&ifindex).map_or(Ok(()), |(link, _)| link.remove())
+        self.ours.remove(&ifindex).map_or(Ok(()), |(link, _)| link.detach())
     }
 
     /// Detaches what an earlier daemon left on interfaces that are not ours any more.
     pub(super) fn drop_inherited(&mut self) -> Result<(), Error> {
-        std::mem::take(&mut self.inherited).into_values().try_for_each(PinnedLink::remove)
+        std::mem::take(&mut self.inherited).into_values().try_for_each(|(link, _)| link.detach())
     }
 
     /// Detaches from every interface.
     pub(super) fn detach_all(&mut self) -> Result<(), Error> {
         self.drop_inherited()?;
-        std::mem::take(&mut self.ours).into_values().try_for_each(|(link, _)| link.remove())
+        std::mem::take(&mut self.ours).into_values().try_for_each(|(link, _)| link.detach())
     }
 }
 
 /// Attaches in the best mode that works.
-fn attach(device: &Device<'_>, program: BorrowedFd<'_>) -> Result<(std::os::fd::OwnedFd, Mode), Error> {
+fn attach(device: &Device<'_>, program: BorrowedFd<'_>) -> Result<(OwnedFd, Mode), Error> {
     if may_run_native(device) {
         match sys::attach_xdp(program, device.ifindex, XdpFlags::Native) {
             Ok(link) => return Ok((link, Mode::XdpNative)),

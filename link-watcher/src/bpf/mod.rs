@@ -161,10 +161,10 @@ impl Kernel {
     }
 
     fn load_as(object: &[u8], directory: &Path, links: u32, benchmark: bool) -> Result<Self, Error> {
-        let mut pins = Pins::create(directory)?;
-        let attachments = Attachments::new(&pins)?;
         let slots = load::slots_for(links);
         let mut ebpf = load::load(object, slots, benchmark)?;
+        let mut pins = Pins::create(directory)?;
+        let attachments = Attachments::new(&pins)?;
         for name in load::PINNED_MAPS {
             let map = ebpf.map(name).ok_or_else(|| Error::Object(format!("has no map {name}")))?;
             pins.map(name, map)?;

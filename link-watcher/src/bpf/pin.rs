@@ -42,8 +42,15 @@ impl AsFd for PinnedLink {
 }
 
 impl PinnedLink {
-    /// Takes the name away; once the link is dropped too, the program is detached.
-    pub(super) fn remove(self) -> Result<(), Error> {
+    /// Detaches the program and takes the name away.
+    pub(super) fn detach(self) -> Result<(), Error> {
+        // Fails where the interface is gone: then it is detached already.
+        let _ = sys::detach(self.fd.as_fd());
+        self.forget()
+    }
+
+    /// Takes the name away, and detaches nothing as long as somebody else holds the link.
+    pub(super) fn forget(self) -> Result<(), Error> {
         remove(&self.path)
     }
 }

@@ -17,6 +17,7 @@ const BPF_OBJ_GET: libc::c_int = 7;
 const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
+const BPF_LINK_DETACH: libc::c_int = 34;
 const BPF_XDP: u32 = 37;
 
 /// `XDP_FLAGS_SKB_MODE` and `XDP_FLAGS_DRV_MODE` (linux/if_link.h).
@@ -127,6 +128,13 @@ pub(super) fn replace(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Resu
     let mut attr = LinkUpdateAttr { link_fd: raw(link), new_prog_fd: raw(program), flags: 0, old_prog_fd: 0 };
     // SAFETY: no addresses.
     unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }.map(drop)
+}
+
+/// Detaches a link's program now: merely closing and unpinning a link lets it linger for a moment.
+pub(super) fn detach(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut link_fd = raw(link);
+    // SAFETY: the attribute is the descriptor alone.
+    unsafe { bpf(BPF_LINK_DETACH, &mut link_fd) }.map(drop)
 }
 
 /// What the kernel tells of a link.

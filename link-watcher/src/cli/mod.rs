@@ -55,7 +55,7 @@ impl From<&Refused> for Failure {
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let code = match error {
-            ClientError::NoDaemon { .. } => EXIT_NO_DAEMON,
+            ClientError::NoDaemon { .. } | ClientError::Unavailable(_) => EXIT_NO_DAEMON,
             ClientError::Denied(_) => EXIT_PRIVILEGE,
             ClientError::Refused(_) | ClientError::Language { .. } => EXIT_FAILED,
         };

@@ -38,6 +38,9 @@ pub enum ClientError {
     /// We may not use the socket.
     #[error("{} is for root only: run this with sudo", .0.display())]
     Denied(PathBuf),
+    /// There is a daemon, but its core does not answer.
+    #[error("{0}")]
+    Unavailable(String),
     /// The daemon refuses.
     #[error("{0}")]
     Refused(String),
@@ -155,6 +158,7 @@ impl Client {
     fn unexpected(&self, reply: Reply) -> ClientError {
         match reply {
             Reply::Refused(why) => ClientError::Refused(why),
+            Reply::Unavailable(why) => ClientError::Unavailable(why),
             other => self.language(format!("{other:?}").split(['(', ' ']).next().unwrap_or_default()),
         }
     }

@@ -85,6 +85,8 @@ pub enum Reply {
     Done(String),
     /// It is not done: why, and what to do.
     Refused(String),
+    /// The daemon's core does not answer: why.
+    Unavailable(String),
 }
 
 /// What the server asks of the daemon's core.

@@ -187,16 +187,17 @@ async fn serve<T: From<Order>>(stream: UnixStream, orders: &mpsc::Sender<T>, his
         match serde_json::from_str(&line) {
             Ok(Request::Status) => {
                 let (reply, answer) = oneshot::channel();
-                let reply = match ask(orders, Order::Status(reply), answer).await {
-                    Ok(snapshot) => Reply::Status(snapshot),
-                    Err(why) => Reply::Refused(why),
-                };
-                send(&mut write, &reply).await?;
+                let answer = ask(orders, Order::Status(reply), answer).await;
+                send(&mut write, &answer.map_or_else(Reply::Unavailable, Reply::Status)).await?;
             }
             Ok(Request::Change(change)) => {
                 let (reply, answer) = oneshot::channel();
-                let answer = ask(orders, Order::Change(change, reply), answer).await.and_then(|answer| answer);
-                send(&mut write, &answer.map_or_else(Reply::Refused, Reply::Done)).await?;
+                let reply = match ask(orders, Order::Change(change, reply), answer).await {
+                    Ok(Ok(said)) => Reply::Done(said),
+                    Ok(Err(why)) => Reply::Refused(why),
+                    Err(why) => Reply::Unavailable(why),
+                };
+                send(&mut write, &reply).await?;
             }
             Ok(Request::Events { follow: false }) => {
                 for record in history.recent() {

@@ -112,14 +112,6 @@ impl Core {
                 Some(reports) = inputs.reports.recv() => reports.into_iter().for_each(|report| self.report(report)),
                 event = inputs.kernel.next() => {
                     self.kernel_event(&event.context("listening to the kernel's events")?);
-                    // A carrier that goes takes many events with it.
-                    for _ in 1..EVENTS_A_ROUND {
-                        let Some(event) = inputs.kernel.try_next() else { break };
-                        self.kernel_event(&event);
-                    }
-                    if std::mem::take(&mut self.interfaces_changed) {
-                        self.follow_interfaces();
-                    }
                 }
                 Some(request) = inputs.requests.recv() => {
                     if let Request::Stop = request {
@@ -128,6 +120,14 @@ impl Core {
                     self.request(request).await;
                 }
                 () = tokio::time::sleep(Duration::from_nanos(wait)) => {}
+            }
+            // What the kernel has said already comes before any decision, and before a route is written over something.
+            for _ in 0..EVENTS_A_ROUND {
+                let Some(event) = inputs.kernel.try_next() else { break };
+                self.kernel_event(&event);
+            }
+            if std::mem::take(&mut self.interfaces_changed) {
+                self.follow_interfaces();
             }
             self.settle().await;
         }
@@ -259,21 +259,18 @@ impl Core {
             table: group.config.table,
             metric: group.config.metric,
             prefixes: group.prefixes(),
-            active: plan.active.iter().map(|(link, weight)| self.nexthop(*link, *weight)).collect(),
-            backups: plan.backups.iter().map(|link| self.nexthop(*link, 1)).collect(),
+            active: plan.active.iter().filter_map(|(link, weight)| self.nexthop(*link, *weight)).collect(),
+            backups: plan.backups.iter().filter_map(|link| self.nexthop(*link, 1)).collect(),
         };
         let report = self.routes.apply(clock::now_ns(), id, &desired).await;
         self.log_refusals(id, &report);
     }
 
-    /// A link's next hop; without an interface the routes leave it out.
-    fn nexthop(&self, link: LinkId, weight: u32) -> Nexthop {
-        let link = &self.links[&link];
-        Nexthop {
-            ifindex: link.running.as_ref().map_or(0, |running| running.ifindex),
-            gateway: link.config.remote,
-            weight,
-        }
+    /// A link's next hop; nothing for one that a reload has removed, or that has no interface now.
+    fn nexthop(&self, link: LinkId, weight: u32) -> Option<Nexthop> {
+        let link = self.links.get(&link)?;
+        let ifindex = link.running.as_ref()?.ifindex;
+        Some(Nexthop { ifindex, gateway: link.config.remote, weight })
     }
 
     fn log_refusals(&mut self, id: GroupId, report: &RouteReport) {
@@ -529,7 +526,7 @@ impl Core {
     async fn reload_checked(&mut self) -> Result<String, String> {
         let loaded = crate::config::load(&self.config_path).map_err(|errors| errors.to_string())?;
         for warning in &loaded.warnings {
-            warn!("{warning}");
+            warn!("{}", warning.summary());
         }
         if loaded.config.daemon != self.config.daemon {
             return Err(
@@ -538,7 +535,7 @@ impl Core {
             );
         }
         self.configure(loaded.config).await?;
-        Ok(format!("{} read: {} peers, {} links", self.config_path.display(), self.groups.len(), self.links.len()))
+        Ok(format!("{} read: peers: {}, links: {}", self.config_path.display(), self.groups.len(), self.links.len()))
     }
 
     /// Makes a configuration the running one. Links that it does not change go on as they are.
@@ -586,6 +583,8 @@ impl Core {
         }
         self.config = config;
         self.engine.handle(clock::now_ns(), Event::Configure(specs));
+        // What is to be said of each link stands in the tables before its first packet leaves.
+        self.carry_out().await;
         self.follow_interfaces();
         self.attacher.drop_inherited();
         self.adopt().await;
@@ -601,7 +600,7 @@ impl Core {
                 .links
                 .values()
                 .filter(|link| link.group == *id)
-                .map(|link| (link.id, self.nexthop(link.id, 1)))
+                .filter_map(|link| Some((link.id, self.nexthop(link.id, 1)?)))
                 .collect();
             let nexthops: Vec<Nexthop> = links.iter().map(|(_, nexthop)| *nexthop).collect();
             let (table, metric) = (group.config.table, group.config.metric);

@@ -49,8 +49,6 @@ use crate::{
 
 /// Exit code where a privilege is missing.
 const EXIT_PRIVILEGE: u8 = 77;
-/// Exit code for a configuration that cannot be run (`EX_CONFIG` of sysexits.h).
-const EXIT_CONFIG: u8 = 78;
 /// Priority of the core under `SCHED_FIFO`: below the prober, whose timing proves things.
 const CORE_PRIORITY: u8 = 10;
 /// Reports, requests that wait: when it is full, reports are noted and come later, requests wait.
@@ -67,13 +65,7 @@ fn slots_for(links: usize) -> u32 {
 ///
 /// With what keeps it from starting, and the remedy.
 pub fn run(config_path: &Path) -> Result<ExitCode> {
-    let loaded = match config::load(config_path) {
-        Ok(loaded) => loaded,
-        Err(refused) => {
-            eprint!("{refused}");
-            return Ok(ExitCode::from(if refused.needs_privilege() { EXIT_PRIVILEGE } else { EXIT_CONFIG }));
-        }
-    };
+    let loaded = config::load(config_path)?;
     start_logging();
     for warning in &loaded.warnings {
         warn!("{}", warning.summary());

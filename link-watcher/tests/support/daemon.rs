@@ -57,6 +57,9 @@ impl Drop for FakeDaemon {
     }
 }
 
+/// What makes the core forget to answer, as one that stops does.
+pub const DIES_OF: Change = Change::Switch { group: String::new(), link: None };
+
 /// Refuses what concerns a group that is not hq, and does everything else.
 async fn core(mut orders: mpsc::Receiver<Order>, asked: &Mutex<Vec<Change>>) {
     while let Some(order) = orders.recv().await {
@@ -64,6 +67,10 @@ async fn core(mut orders: mpsc::Receiver<Order>, asked: &Mutex<Vec<Change>>) {
             Order::Status(reply) => drop(reply.send(snapshot())),
             Order::Change(change, reply) => {
                 asked.lock().unwrap().push(change.clone());
+                if change == DIES_OF {
+                    // Its end of the channel goes with it.
+                    continue;
+                }
                 let answer = match &change {
                     Change::Switch { group, .. } | Change::Drain { group, .. } if group != "hq" => {
                         Err(format!("there is no group \"{group}\"; there is hq"))
