@@ -269,13 +269,23 @@ mod tests {
         (0..count).map(|i| format!("10.{}.{}.0/24", i / 256 % 256, i % 256).parse().unwrap()).collect()
     }
 
-    /// Exchanges with every `loss`-th packet lost; gives the list taken over and the packets sent.
-    fn exchange(sender: &mut Sender, receiver: &mut Receiver, session: u32, loss: usize) -> (Option<Vec<IpNet>>, usize) {
-        let (mut taken, mut packets, mut now_ns) = (None, 0, 0);
+    /// Exchanges with one packet in `loss` lost, by a generator with a fixed seed; gives the list taken over and the
+    /// packets sent.
+    fn exchange(
+        sender: &mut Sender,
+        receiver: &mut Receiver,
+        session: u32,
+        loss: usize,
+    ) -> (Option<Vec<IpNet>>, usize) {
+        let (mut taken, mut packets, mut now_ns, mut random) = (None, 0, 0, 1_u64);
+        let mut lost = || {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            loss != 0 && ((random >> 33) as usize).is_multiple_of(loss)
+        };
         for _ in 0..10_000 {
             for body in sender.poll(now_ns) {
                 packets += 1;
-                if loss != 0 && packets % loss == 0 {
+                if lost() {
                     continue;
                 }
                 let received = receiver.take(session, &body).unwrap();
@@ -284,7 +294,7 @@ mod tests {
                     taken = received.complete;
                 }
                 packets += 1;
-                if loss == 0 || packets % loss != 0 {
+                if !lost() {
                     sender.acknowledge(&received.acknowledgement);
                 }
             }

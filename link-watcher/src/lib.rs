@@ -1,12 +1,22 @@
 //! link-watcher, as a library: the binary, the tests and the benchmarks stand on it.
 
+pub mod announce;
 pub mod bpf;
 pub mod bpf_object;
+pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod control;
+pub mod daemon;
 pub mod demo;
+pub mod engine;
 pub mod event;
 pub mod keys;
+pub mod link;
+pub mod probe;
+pub mod realtime;
 pub mod route;
+pub mod select;
 pub mod system;
 
 pub use bpf_object::bpf_object;

@@ -21,13 +21,13 @@ pub fn raise(priority: u8) {
         }
     });
     let policy = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
-    let result = ThreadPriorityValue::try_from(priority)
-        .map_err(|error| error.to_owned())
-        .and_then(|value| {
-            set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(value), policy)
-                .map_err(|error| format!("{error:?}"))
-        });
+    let result = ThreadPriorityValue::try_from(priority).map_err(|error| error.to_owned()).and_then(|value| {
+        set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Crossplatform(value), policy)
+            .map_err(|error| format!("{error:?}"))
+    });
     if let Err(error) = result {
-        warn!("no real-time scheduling ({error}): CAP_SYS_NICE is missing; under load detection may be late, never wrong");
+        warn!(
+            "no real-time scheduling ({error}): CAP_SYS_NICE is missing; under load detection may be late, never wrong"
+        );
     }
 }

@@ -104,16 +104,6 @@ fn a_tunnel_cut_loses_what_it_should_and_nothing_else() {
     cut_both_ways_and_one_way(tunnel_only());
 }
 
-fn carrier(namespace: &Namespace, interface: &str) -> bool {
-    // Not /sys, which shows the namespace of whoever mounted it.
-    let output = namespace
-        .spawn(Command::new("ip").args(["-o", "link", "show", interface]).stdout(std::process::Stdio::piped()))
-        .unwrap()
-        .wait_with_output()
-        .unwrap();
-    !String::from_utf8(output.stdout).unwrap().contains("NO-CARRIER")
-}
-
 fn silent_cut_keeps_carrier_and_carrier_cut_takes_it(setup: Setup) {
     let (routers, meter) = routers(setup);
     let ends = [
@@ -123,14 +113,14 @@ fn silent_cut_keeps_carrier_and_carrier_cut_takes_it(setup: Setup) {
     let wire = &routers.wires[0];
     wire.cut().unwrap();
     for (namespace, interface, _) in &ends {
-        assert!(carrier(namespace, interface), "{interface} keeps its carrier");
+        assert!(namespace.has_carrier(interface).unwrap(), "{interface} keeps its carrier");
     }
     wire.mend().unwrap();
     for (namespace, interface, end) in &ends {
         let cut = wire.cut_carrier(*end).unwrap();
         routers
             .lab
-            .wait_until("the carrier to go", LIMIT, || Ok((!carrier(namespace, interface)).then_some(())))
+            .wait_until("the carrier to go", LIMIT, || Ok((!namespace.has_carrier(interface).unwrap()).then_some(())))
             .unwrap();
         routers.lab.pause(Duration::from_millis(100)).unwrap();
         for report in reports(&meter, cut.after_ns) {
@@ -139,7 +129,7 @@ fn silent_cut_keeps_carrier_and_carrier_cut_takes_it(setup: Setup) {
         }
         let mended = wire.mend().unwrap();
         meter.wait_steady(&routers.lab, mended.after_ns, STEADY, LIMIT).unwrap();
-        assert!(carrier(namespace, interface), "{interface} has its carrier again");
+        assert!(namespace.has_carrier(interface).unwrap(), "{interface} has its carrier again");
     }
 }
 

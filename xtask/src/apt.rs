@@ -119,7 +119,8 @@ fn apt_get(privilege: Privilege) -> Command {
     // Through env(1), because sudo does not pass variables on.
     let mut command = privilege.command("env");
     // Another apt, such as the daily upgrade, holds the lock for a while on many machines.
-    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "-o", "DPkg::Lock::Timeout=120"]);
+    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]);
+    command.args(["-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0"]);
     command
 }
 

@@ -82,7 +82,7 @@ fn object(project: &Project, tools: &EbpfTools) -> Result<()> {
 
 /// Makes `sudo link-watcher` work, where that takes nothing from anybody; says in one line what to type next.
 fn offer_command(daemon: &Path) -> Result<String> {
-    let next = "next: `sudo link-watcher doctor` or `cargo xtask demo`";
+    let next = "next: `cargo xtask demo`, or `sudo link-watcher --help`";
     match fs::read_link(COMMAND) {
         Ok(old) if old == daemon => return Ok(format!("{COMMAND} points to it; {next}")),
         // A link to a build that is gone; `exists` follows it.

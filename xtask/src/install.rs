@@ -43,7 +43,8 @@ pub(crate) fn install(project: &Project, prefix: &Path) -> Result<()> {
     } else {
         let example = Command::new(&daemon).args(["generate", "config"]).output();
         let example = example.with_context(|| format!("cannot run {}; build again", daemon.display()))?;
-        ensure!(example.status.success(), "`link-watcher generate config` failed ({})", example.status);
+        let printed = example.status.success() && !example.stdout.is_empty();
+        ensure!(printed, "`{} generate config` printed no example ({})", daemon.display(), example.status);
         let text = str::from_utf8(&example.stdout).context("`link-watcher generate config` printed no text")?;
         put_text(project, privilege, text, Path::new(CONFIGURATION))?;
     }

@@ -69,8 +69,9 @@ pub(crate) fn ebpf_tools(project: &Project) -> Result<EbpfTools> {
         }
     }
     bail!(
-        "no compiler for the eBPF program:\n  {}\nAny one of these is enough: a rustup nightly with rust-src and a \
-         bpf-linker for its LLVM on the search path; or Debian's rustc-web, cargo-web and rust-web-src",
+        "no compiler for the eBPF program:\n  {}\nAny one of these is enough, and then this again:\n  a network for \
+         `rustup toolchain install nightly --component rust-src`, and a bpf-linker for its LLVM\n  Debian 12, as root: \
+         apt-get update && apt-get install rustc-web cargo-web rust-web-src",
         rejected.join("\n  ")
     )
 }
@@ -107,7 +108,7 @@ fn explain(project: &Project) {
         );
     }
     for why in rejected {
-        println!("eBPF compiler: not {why}");
+        println!("eBPF compiler: ruled out: {why}");
     }
     for (index, route) in routes.iter().enumerate() {
         let verb = match (route, index) {

@@ -77,7 +77,7 @@ pub(crate) enum Route {
     AddSource(String, Toolchain),
     /// rustup is there and may fetch a nightly.
     InstallNightly,
-    /// The distribution has one: its packages, the compiler's version and the LLVM it uses.
+    /// The distribution has one: its packages and those of bpf-linker, the compiler's version and the LLVM it uses.
     Distribution { packages: Vec<String>, version: String, llvm_major: u32 },
 }
 
@@ -103,8 +103,8 @@ impl Route {
                  installed that can be used"
             ),
             Self::Distribution { packages, version, llvm_major } => format!(
-                "`apt-get install {}` (rustc {version}, LLVM {llvm_major}), the distribution's compiler with the \
-                 library's source",
+                "`apt-get install {}` (rustc {version}, LLVM {llvm_major}): the distribution's compiler, the \
+                 library's source, and what bpf-linker is built from",
                 packages.join(" ")
             ),
         }
@@ -203,6 +203,9 @@ pub(crate) fn survey(project: &Project) -> (Vec<Route>, Vec<String>) {
 }
 
 fn distribution(project: &Project) -> Result<Route, String> {
+    if !apt::has_lists() {
+        return Err("the distribution's compiler: apt does not know its packages yet (apt-get update)".to_owned());
+    }
     let known = apt::candidates(PACKAGES.as_flattened());
     let mut why = "the distribution offers neither rustc-web nor rustc with their sources".to_owned();
     for packages in PACKAGES {
@@ -220,7 +223,10 @@ fn distribution(project: &Project) -> Result<Route, String> {
         };
         match linker::obtainable(project, llvm_major) {
             Ok(()) => {
-                let packages = packages.map(str::to_owned).to_vec();
+                let mut packages = packages.map(str::to_owned).to_vec();
+                if linker::find(project, llvm_major).is_none() {
+                    packages.extend(linker::missing_packages(llvm_major)); // in one go, and in one line to type
+                }
                 return Ok(Route::Distribution { packages, version: version.clone(), llvm_major });
             }
             Err(reason) => why = format!("the distribution's {} {version}: {reason}", packages[0]),

@@ -1,10 +1,14 @@
 //! What is wrong with a configuration, and where: rendered with the offending line, for people.
 
 use std::{
+    cell::RefCell,
     fmt,
     ops::Range,
     path::{Path, PathBuf},
 };
+
+/// Most errors that are kept of one file, and most warnings: nobody reads more at once.
+const MAX_KEPT: usize = 100;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -96,12 +100,14 @@ pub struct Refused {
     pub file: PathBuf,
     /// What is wrong with it, at least one error.
     pub diagnostics: Vec<Diagnostic>,
+    /// How many more errors there are that were not kept.
+    pub omitted: usize,
 }
 
 impl Refused {
     /// How many errors.
     pub fn errors(&self) -> usize {
-        self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
+        self.omitted + self.diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error).count()
     }
 
     /// Whether more privilege would help against every error.
@@ -116,6 +122,9 @@ impl fmt::Display for Refused {
         for diagnostic in &self.diagnostics {
             write!(f, "{diagnostic}\n\n")?;
         }
+        if self.omitted > 0 {
+            write!(f, "{} more errors are not shown\n\n", self.omitted)?;
+        }
         let errors = self.errors();
         write!(f, "{} is refused: {errors} error{}", self.file.display(), if errors == 1 { "" } else { "s" })
     }
@@ -128,12 +137,23 @@ impl std::error::Error for Refused {}
 pub(super) struct Findings<'a> {
     file: &'a Path,
     text: &'a str,
-    found: std::cell::RefCell<Vec<(usize, Diagnostic)>>,
+    /// Offsets at which lines begin.
+    line_starts: Vec<usize>,
+    found: RefCell<Found>,
+}
+
+#[derive(Debug, Default)]
+struct Found {
+    /// With the offsets that they are about.
+    kept: Vec<(usize, Diagnostic)>,
+    errors: usize,
+    warnings: usize,
 }
 
 impl<'a> Findings<'a> {
     pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
-        Self { file, text, found: std::cell::RefCell::default() }
+        let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(newline, _)| newline + 1)).collect();
+        Self { file, text, line_starts, found: RefCell::default() }
     }
 
     /// The file's path, as it was given.
@@ -143,7 +163,7 @@ impl<'a> Findings<'a> {
 
     /// The line that an offset lies in, from 1.
     pub(super) fn line_of(&self, span: &Range<usize>) -> usize {
-        self.place(span).line
+        self.line_starts.partition_point(|line_start| *line_start <= span.start)
     }
 
     pub(super) fn error(&self, span: &Range<usize>, message: impl Into<String>, help: impl Into<String>) {
@@ -163,6 +183,15 @@ impl<'a> Findings<'a> {
         help: String,
         needs_privilege: bool,
     ) {
+        let mut found = self.found.borrow_mut();
+        let count = match severity {
+            Severity::Error => &mut found.errors,
+            Severity::Warning => &mut found.warnings,
+        };
+        *count += 1;
+        if *count > MAX_KEPT {
+            return;
+        }
         let diagnostic = Diagnostic {
             severity,
             file: self.file.to_owned(),
@@ -171,24 +200,27 @@ impl<'a> Findings<'a> {
             help: Some(help).filter(|help| !help.is_empty()),
             needs_privilege,
         };
-        self.found.borrow_mut().push((span.start, diagnostic));
+        found.kept.push((span.start, diagnostic));
     }
 
-    /// Everything, in the order of the file.
-    pub(super) fn into_sorted(self) -> Vec<Diagnostic> {
+    /// What was found, in the order of the file, and how many errors more.
+    pub(super) fn into_sorted(self) -> (Vec<Diagnostic>, usize) {
         let mut found = self.found.into_inner();
-        found.sort_by_key(|(start, _)| *start);
-        found.into_iter().map(|(_, diagnostic)| diagnostic).collect()
+        found.kept.sort_by_key(|(start, _)| *start);
+        let kept = found.kept.into_iter().map(|(_, diagnostic)| diagnostic).collect();
+        (kept, found.errors.saturating_sub(MAX_KEPT))
     }
 
     fn place(&self, span: &Range<usize>) -> Place {
         let start = floor_char_boundary(self.text, span.start);
-        let line_start = self.text[..start].rfind('\n').map_or(0, |newline| newline + 1);
+        let line = self.line_of(&(start..start));
+        // There is always a line that begins at or below an offset: the first begins at 0.
+        let line_start = self.line_starts[line - 1];
         let line_end = self.text[start..].find('\n').map_or(self.text.len(), |newline| start + newline);
         // A value over several lines is marked on its first.
         let end = floor_char_boundary(self.text, span.end).clamp(start, line_end);
         Place {
-            line: self.text[..start].matches('\n').count() + 1,
+            line,
             column: self.text[line_start..start].chars().count() + 1,
             width: self.text[start..end].trim_end().chars().count().max(1),
             text: self.text[line_start..line_end].trim_end().to_owned(),

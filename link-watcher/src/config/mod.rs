@@ -176,14 +176,18 @@ fn read(path: &Path, absent: Severity) -> Result<Loaded, Refused> {
     parse(path, &text, &host, absent)
 }
 
-/// Where a configuration wants its control socket, whatever else is in it; nothing if it cannot be read.
-pub fn control_socket_of(path: &Path) -> Option<PathBuf> {
-    let text = read_text(path).ok()?;
+/// Where a configuration wants its control socket, whatever else is wrong with it.
+///
+/// # Errors
+///
+/// Where the file cannot be read.
+pub fn control_socket_of(path: &Path) -> Result<PathBuf, Refused> {
+    let text = read_text(path)?;
     let (document, _) = DeTable::parse_recoverable(&text);
-    let daemon = document.get_ref().iter().find(|(key, _)| key.get_ref().as_ref() == "daemon")?.1;
-    let sockets = daemon.get_ref().as_table()?.iter().find(|(key, _)| key.get_ref().as_ref() == "control-socket");
-    let socket = sockets.map_or(Some(DEFAULT_CONTROL_SOCKET), |(_, value)| value.get_ref().as_str())?;
-    Some(directory_of(path).join(socket))
+    let socket = section::lookup(document.get_ref(), "daemon")
+        .and_then(|daemon| section::lookup(daemon.get_ref().as_table()?, "control-socket"))
+        .and_then(|socket| socket.get_ref().as_str());
+    Ok(directory_of(path).join(socket.unwrap_or(DEFAULT_CONTROL_SOCKET)))
 }
 
 /// Validates the text of a configuration. Relative paths in it are relative to the directory of `path`. `absent` says
@@ -201,12 +205,12 @@ pub fn parse(path: &Path, text: &str, host: &Host, absent: Severity) -> Result<L
     }
     let config =
         if syntax_errors.is_empty() { check_document(document.get_ref(), host, absent, &findings) } else { None };
-    let diagnostics = findings.into_sorted();
+    let (diagnostics, omitted) = findings.into_sorted();
     match config {
         Some(config) if diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning) => {
             Ok(Loaded { config, warnings: diagnostics })
         }
-        _ => Err(Refused { file: path.to_owned(), diagnostics }),
+        _ => Err(Refused { file: path.to_owned(), diagnostics, omitted }),
     }
 }
 
@@ -294,7 +298,7 @@ fn about_file(path: &Path, message: String, help: &str, needs_privilege: bool) -
         help: Some(help.to_owned()).filter(|help| !help.is_empty()),
         needs_privilege,
     };
-    Refused { file: path.to_owned(), diagnostics: vec![diagnostic] }
+    Refused { file: path.to_owned(), diagnostics: vec![diagnostic], omitted: 0 }
 }
 
 fn read_text(path: &Path) -> Result<String, Refused> {

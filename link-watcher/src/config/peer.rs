@@ -270,7 +270,7 @@ fn read_keys(section: &Section<'_>, directory: &Path) -> Vec<Key> {
     let files = section.strings("key-files", "[\"/etc/link-watcher/hq.key\"]");
     match section.get("key-files") {
         None => section.missing("key-files", "[\"hq.key\"]; link-watcher generate key --output hq.key makes one"),
-        Some(value) if value.get_ref().as_array().is_some_and(|array| array.iter().next().is_none()) => {
+        Some(value) if section.is_empty("key-files") => {
             findings.error(
                 &value.span(),
                 "`key-files` is empty",

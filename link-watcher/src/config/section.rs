@@ -58,7 +58,16 @@ impl<'a> Section<'a> {
     }
 
     pub(super) fn get(&self, key: &str) -> Option<&'a Spanned<DeValue<'a>>> {
-        self.table.iter().find(|(known, _)| known.get_ref().as_ref() == key).map(|(_, value)| value)
+        lookup(self.table, key)
+    }
+
+    /// Whether a list is empty or missing.
+    pub(super) fn is_empty(&self, key: &str) -> bool {
+        match self.get(key).map(Spanned::get_ref) {
+            Some(DeValue::Array(array)) => array.iter().next().is_none(),
+            Some(_) => false,
+            None => true,
+        }
     }
 
     /// Says that a key is missing.
@@ -297,4 +306,9 @@ impl<'a> Section<'a> {
         );
         false
     }
+}
+
+/// The value of a key.
+pub(super) fn lookup<'t>(table: &'t DeTable<'t>, key: &str) -> Option<&'t Spanned<DeValue<'t>>> {
+    table.iter().find(|(known, _)| known.get_ref().as_ref() == key).map(|(_, value)| value)
 }

@@ -2,12 +2,14 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
+use link_watcher_common::maps::Counters;
 use tracing::{info, warn};
 
 use super::links::{Link, Running};
 use crate::{
-    bpf::{self, Kernel, Mode},
+    bpf::{Device, Kernel, LinkLayer, Mode},
     config::EngineChoice,
+    event::LinkId,
     probe::Verifier,
     system::Interfaces,
 };
@@ -17,38 +19,148 @@ pub(super) struct Attacher {
     choice: EngineChoice,
     /// The kernel's side; or why there is none.
     kernel: Result<Kernel, String>,
-    /// What is attached, by interface index.
-    attached: BTreeMap<u32, Result<Mode, String>>,
+    /// How many links use what is attached, by interface index.
+    attached: BTreeMap<u32, usize>,
+    /// How many links use an endpoint: interface, address, port.
+    endpoints: BTreeMap<(u32, IpAddr, u16), usize>,
+    /// How many links use a port.
+    ports: BTreeMap<u16, usize>,
 }
 
 impl Attacher {
     pub(super) fn new(choice: EngineChoice, kernel: Result<Kernel, String>) -> Self {
-        Self { choice, kernel, attached: BTreeMap::new() }
-    }
-
-    pub(super) fn kernel(&self) -> Option<&Kernel> {
-        self.kernel.as_ref().ok()
+        Self { choice, kernel, attached: BTreeMap::new(), endpoints: BTreeMap::new(), ports: BTreeMap::new() }
     }
 
     /// Makes the best engine serve a link.
     pub(super) fn start(&mut self, link: &Link, ifindex: u32, local: IpAddr, interfaces: &Interfaces) -> Running {
-        let socket = |reason| Running { ifindex, local, verifier: Verifier::Socket, engine: "socket", engine_reason: reason };
+        let mut running = Running { ifindex, local, verifier: Verifier::Socket, engine: "socket", engine_reason: None };
         if self.choice == EngineChoice::Socket {
-            return socket(None);
+            return running;
         }
-        match self.attach(link, ifindex, local, interfaces) {
+        let who = format!("{} on {}", link.config.name, link.config.interface);
+        match self.attach(link, &running, interfaces) {
             Ok(mode) => {
-                let engine = match mode {
+                running.verifier = Verifier::Kernel;
+                running.engine = match mode {
                     Mode::XdpNative => "xdp-native",
                     Mode::XdpGeneric => "xdp-generic",
                 };
-                info!("{} on {}: verified by {engine}", link.config.name, link.config.interface);
-                Running { ifindex, local, verifier: Verifier::Kernel, engine, engine_reason: None }
+                info!("{who}: keepalives are verified by {}", running.engine);
             }
             Err(reason) => {
-                warn!("{} on {}: verified by a socket: {reason}", link.config.name, link.config.interface);
-                socket(Some(reason))
+                warn!("{who}: keepalives are verified by a socket, not in the kernel: {reason}");
+                running.engine_reason = Some(reason);
             }
         }
+        running
     }
+
+    fn attach(&mut self, link: &Link, running: &Running, interfaces: &Interfaces) -> Result<Mode, String> {
+        let kernel = self.kernel.as_mut().map_err(|reason| reason.clone())?;
+        let name = &link.config.interface;
+        let interface = interfaces.get(name).ok_or_else(|| format!("{name} is gone"))?;
+        let link_layer = LinkLayer::of(interface.link.link_type)
+            .ok_or_else(|| format!("{name} has link layer {}, which XDP cannot parse", interface.link.link_type))?;
+        let device = Device { ifindex: running.ifindex, name, link_layer, kind: interface.link.kind.as_deref() };
+        let mode = kernel.attach(&device).map_err(|error| chain(&error))?;
+        let slot = link.id.0;
+        let [exact, endpoint] = link.keys_in_map(running);
+        kernel
+            .set_keys(slot, &link.keys)
+            .and_then(|()| kernel.clear_counters(slot))
+            .and_then(|()| kernel.track_traffic(running.ifindex))
+            .and_then(|()| kernel.set_port(link.port, true))
+            .and_then(|()| kernel.insert_link(endpoint, slot))
+            .and_then(|()| kernel.insert_link(exact, slot))
+            .map_err(|error| chain(&error))?;
+        *self.attached.entry(running.ifindex).or_default() += 1;
+        *self.endpoints.entry((running.ifindex, running.local, link.port)).or_default() += 1;
+        *self.ports.entry(link.port).or_default() += 1;
+        Ok(mode)
+    }
+
+    /// Takes a link out; with the last one of an interface the program goes too.
+    pub(super) fn stop(&mut self, link: &Link, running: &Running) {
+        let Ok(kernel) = &mut self.kernel else { return };
+        if running.verifier == Verifier::Socket {
+            return;
+        }
+        let [exact, endpoint] = link.keys_in_map(running);
+        let mut errors = Vec::new();
+        errors.extend(kernel.remove_link(&exact).err());
+        if last_user(&mut self.ports, link.port) {
+            errors.extend(kernel.set_port(link.port, false).err());
+        }
+        if last_user(&mut self.endpoints, (running.ifindex, running.local, link.port)) {
+            errors.extend(kernel.remove_link(&endpoint).err());
+        }
+        if last_user(&mut self.attached, running.ifindex) {
+            errors.extend(kernel.untrack_traffic(running.ifindex).err());
+            errors.extend(kernel.detach(running.ifindex).err());
+        }
+        for error in errors {
+            warn!("taking {} on {} out of the kernel: {}", link.config.name, link.config.interface, chain(&error));
+        }
+    }
+
+    /// Gives a link's new keys to the kernel.
+    pub(super) fn rekey(&mut self, link: &Link) {
+        if let Ok(kernel) = &mut self.kernel
+            && let Err(error) = kernel.set_keys(link.id.0, &link.keys)
+        {
+            warn!("new keys of {} are not in the kernel: {}", link.config.name, chain(&error));
+        }
+    }
+
+    /// What the kernel counted of a link.
+    pub(super) fn counters(&self, link: LinkId) -> Option<Counters> {
+        self.kernel.as_ref().ok()?.counters(link.0).ok()
+    }
+
+    /// Detaches what an earlier daemon left on interfaces that are no link's any more.
+    pub(super) fn drop_inherited(&mut self) {
+        if let Ok(kernel) = &mut self.kernel
+            && let Err(error) = kernel.drop_inherited()
+        {
+            warn!("an earlier daemon's program stays attached: {}", chain(&error));
+        }
+    }
+
+    /// Ends. With `keep` the kernel goes on answering.
+    pub(super) fn release(self, keep: bool) {
+        if let Ok(kernel) = self.kernel
+            && let Err(error) = kernel.release(keep)
+        {
+            warn!("leaving the kernel: {}", chain(&error));
+        }
+    }
+}
+
+/// Counts one user less; says whether it was the last.
+fn last_user<K: Ord>(users: &mut BTreeMap<K, usize>, key: K) -> bool {
+    match users.get_mut(&key) {
+        Some(1) | None => {
+            users.remove(&key);
+            true
+        }
+        Some(count) => {
+            *count -= 1;
+            false
+        }
+    }
+}
+
+/// An error with its causes, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = error.source();
+    }
+    text
 }

@@ -6,84 +6,66 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::{
+        Arc,
+        atomic::Ordering::{Relaxed, Release},
+    },
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use link_watcher_common::{
     maps::View,
     wire::{Kind, flags},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::{debug, error, info, warn};
 
 use super::{
     attach::Attacher,
     group::Group,
-    history::History,
     links::Link,
     registry::{Numbered, Registry},
 };
 use crate::{
     clock,
-    config::{Config, OnExit},
-    event::{Action, Command, Device, Event, GroupId, LinkId, Plan, Said, Transition, What},
+    config::{Config, OnExit, PeerLinkConfig as LinkConfig},
+    control::{self, Change, History},
+    event::{Action, Command, Device, Event, GroupId, LinkId, Said, Transition, What},
     probe::{Order, ProbedLink, Prober, Report, Stats, Tables},
     route::{GroupRoutes, NetlinkRoutes, Nexthop, Report as RouteReport, RouteSink as _, Routes},
-    system::{Interfaces, KernelEvent, KernelEvents, sysctl::Sysctls},
+    system::{Interfaces, KernelEvent, KernelEvents, LinkSysctls, ProcSysctl},
 };
 
-/// Reports taken in before the engine's actions are carried out: links that die at one instant are one decision.
-const REPORTS_A_ROUND: usize = 256;
+/// Kernel events taken in before the engine decides.
+const EVENTS_A_ROUND: usize = 256;
 /// How long the kernel program goes on answering after a planned stop: time enough for an upgrade.
 const PLANNED_STOP_LEASE_NS: u64 = 30_000_000_000;
 
 /// What others may ask of the core.
-pub enum Request {
-    /// A fresh status.
-    Status(oneshot::Sender<crate::event::Snapshot>),
-    /// Something for the engine, by names.
-    Command(Asked, oneshot::Sender<Result<String, String>>),
+#[derive(Debug)]
+pub(super) enum Request {
+    /// What came over the control socket.
+    Control(control::Order),
     /// Read the configuration again.
-    Reload(oneshot::Sender<Result<String, String>>),
+    Reload,
     /// Move every peer group to its next usable link.
     NextLink,
+    /// Write the status to the log.
+    LogStatus,
     /// Stop.
     Stop,
 }
 
-/// An order, with the names that people use.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Asked {
-    /// Pins a group to a link.
-    Switch {
-        /// Group.
-        group: String,
-        /// Link; nothing: choose again.
-        link: Option<String>,
-    },
-    /// Automatic failover on or off.
-    Failover {
-        /// Group; nothing: all.
-        group: Option<String>,
-        /// On.
-        on: bool,
-    },
-    /// Takes a link out of service, or back in.
-    Drain {
-        /// Group.
-        group: String,
-        /// Link.
-        link: String,
-        /// Out of service.
-        drained: bool,
-    },
+impl From<control::Order> for Request {
+    fn from(order: control::Order) -> Self {
+        Self::Control(order)
+    }
 }
 
 /// What reaches the core.
 pub(super) struct Inputs {
-    pub(super) reports: mpsc::Receiver<Report>,
+    pub(super) reports: mpsc::Receiver<Vec<Report>>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) kernel: KernelEvents,
 }
@@ -93,12 +75,14 @@ pub(super) struct Core {
     pub(super) config_path: PathBuf,
     pub(super) config: Config,
     pub(super) started_ns: u64,
+    /// Our session, in every packet.
+    pub(super) session: u32,
     pub(super) registry: Registry,
     pub(super) engine: crate::engine::Engine,
     pub(super) groups: BTreeMap<GroupId, Group>,
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) interfaces: Interfaces,
-    pub(super) sysctls: Sysctls,
+    pub(super) sysctls: LinkSysctls<ProcSysctl>,
     pub(super) routes: Routes<NetlinkRoutes>,
     pub(super) prober: Option<Prober>,
     pub(super) attacher: Attacher,
@@ -108,6 +92,8 @@ pub(super) struct Core {
     pub(super) history: Arc<History>,
     /// Groups whose routes are to be computed again, though their plan has not changed.
     pub(super) rerouted: BTreeSet<GroupId>,
+    /// Links are to be looked at again, because of what happened to interfaces.
+    pub(super) interfaces_changed: bool,
 }
 
 impl Core {
@@ -123,14 +109,10 @@ impl Core {
             let wait = self.next_deadline_ns().saturating_sub(clock::now_ns());
             tokio::select! {
                 biased;
-                Some(report) = inputs.reports.recv() => {
-                    self.report(report);
-                    for _ in 1..REPORTS_A_ROUND {
-                        let Ok(report) = inputs.reports.try_recv() else { break };
-                        self.report(report);
-                    }
+                Some(reports) = inputs.reports.recv() => reports.into_iter().for_each(|report| self.report(report)),
+                event = inputs.kernel.next() => {
+                    self.kernel_event(&event.context("listening to the kernel's events")?);
                 }
-                event = inputs.kernel.next() => self.kernel_event(event).await,
                 Some(request) = inputs.requests.recv() => {
                     if let Request::Stop = request {
                         break;
@@ -139,6 +121,14 @@ impl Core {
                 }
                 () = tokio::time::sleep(Duration::from_nanos(wait)) => {}
             }
+            // What the kernel has said already comes before any decision, and before a route is written over something.
+            for _ in 0..EVENTS_A_ROUND {
+                let Some(event) = inputs.kernel.try_next() else { break };
+                self.kernel_event(&event);
+            }
+            if std::mem::take(&mut self.interfaces_changed) {
+                self.follow_interfaces();
+            }
             self.settle().await;
         }
         self.stop().await
@@ -146,7 +136,11 @@ impl Core {
 
     fn next_deadline_ns(&self) -> u64 {
         let announcements = self.groups.values().filter_map(|group| group.sender.next_deadline_ns());
-        announcements.chain(self.engine.next_deadline()).min().unwrap_or(u64::MAX).min(self.routes.next_deadline_ns())
+        announcements
+            .chain(self.engine.next_deadline(clock::now_ns()))
+            .min()
+            .unwrap_or(u64::MAX)
+            .min(self.routes.next_deadline_ns())
     }
 
     /// Brings everything up to now: the engine's deadlines and actions, announcements, repairs.
@@ -205,7 +199,8 @@ impl Core {
         }
         let done_ns = clock::now_ns();
         for transition in told {
-            self.history.record(transition, done_ns, |group, link| self.names(group, link));
+            self.log(&transition, done_ns);
+            self.history.record(&transition, done_ns, |group, link| self.names(group, link));
         }
     }
 
@@ -228,6 +223,28 @@ impl Core {
         }
     }
 
+    /// Writes a transition to the log, in words.
+    fn log(&self, transition: &Transition, done_ns: u64) {
+        let (group, link) = self.names(transition.group, transition.link);
+        let link = link.map(|link| format!(" {link}")).unwrap_or_default();
+        let why = &transition.why;
+        match &transition.what {
+            What::LinkUp => info!("{group}{link} is up: {why}"),
+            What::LinkDown => warn!("{group}{link} is down: {why}"),
+            What::NoUsableLink => error!("{group}: {why}"),
+            What::Ordered => info!("{why}"),
+            What::PeerRestarted => info!("{group}: the peer has started anew: {why}"),
+            What::ActiveChanged { from, to } => {
+                let names = |links: &[LinkId]| {
+                    let names: Vec<String> = links.iter().map(|link| self.link_name(*link)).collect();
+                    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
+                };
+                let took_ms = done_ns.saturating_sub(transition.at_ns) as f64 / 1e6;
+                warn!("{group}: traffic moved from {} to {} in {took_ms:.2} ms: {why}", names(from), names(to));
+            }
+        }
+    }
+
     fn order(&self, order: Order) {
         if let Some(prober) = &self.prober {
             prober.order(order);
@@ -242,21 +259,18 @@ impl Core {
             table: group.config.table,
             metric: group.config.metric,
             prefixes: group.prefixes(),
-            active: plan.active.iter().map(|(link, weight)| self.nexthop(*link, *weight)).collect(),
-            backups: plan.backups.iter().map(|link| self.nexthop(*link, 1)).collect(),
+            active: plan.active.iter().filter_map(|(link, weight)| self.nexthop(*link, *weight)).collect(),
+            backups: plan.backups.iter().filter_map(|link| self.nexthop(*link, 1)).collect(),
         };
         let report = self.routes.apply(clock::now_ns(), id, &desired).await;
         self.log_refusals(id, &report);
     }
 
-    /// A link's next hop; without an interface the routes leave it out.
-    fn nexthop(&self, link: LinkId, weight: u32) -> Nexthop {
-        let link = &self.links[&link];
-        Nexthop {
-            ifindex: link.running.as_ref().map_or(0, |running| running.ifindex),
-            gateway: link.config.remote,
-            weight,
-        }
+    /// A link's next hop; nothing for one that a reload has removed, or that has no interface now.
+    fn nexthop(&self, link: LinkId, weight: u32) -> Option<Nexthop> {
+        let link = self.links.get(&link)?;
+        let ifindex = link.running.as_ref()?.ifindex;
+        Some(Nexthop { ifindex, gateway: link.config.remote, weight })
     }
 
     fn log_refusals(&mut self, id: GroupId, report: &RouteReport) {
@@ -277,7 +291,7 @@ impl Core {
         (group, link.map(|link| self.link_name(link)))
     }
 
-    fn link_name(&self, link: LinkId) -> String {
+    pub(super) fn link_name(&self, link: LinkId) -> String {
         self.links.get(&link).map_or_else(|| format!("link {}", link.0), |link| link.config.name.clone())
     }
 }
@@ -331,7 +345,7 @@ impl Core {
         for group in self.groups.values_mut() {
             let mut prefixes = group.config.announce.clone();
             for interface in &group.config.announce_interfaces {
-                prefixes.extend(self.interfaces.connected_prefixes(interface));
+                prefixes.extend(self.interfaces.connected(interface));
             }
             let left_out = group.sender.set(prefixes);
             if left_out > 0 {
@@ -347,29 +361,47 @@ impl Core {
 
 // What happens in the kernel.
 impl Core {
-    async fn kernel_event(&mut self, event: KernelEvent) {
-        if let Some(notice) = self.routes.observe(clock::now_ns(), &event) {
+    fn kernel_event(&mut self, event: &KernelEvent) {
+        if let Some(notice) = self.routes.observe(clock::now_ns(), event) {
             warn!("routes: {notice}");
         }
-        if self.interfaces.update(&event).await {
-            self.follow_interfaces().await;
-        }
+        let changed = if *event == KernelEvent::Resync {
+            match Interfaces::read() {
+                Ok(interfaces) => {
+                    let changed = interfaces != self.interfaces;
+                    self.interfaces = interfaces;
+                    changed
+                }
+                Err(error) => {
+                    warn!("the interfaces could not be read, they stay as they were known: {error}");
+                    false
+                }
+            }
+        } else {
+            self.interfaces.update(event)
+        };
+        self.interfaces_changed |= changed;
     }
 
     /// Starts, stops and judges links by their interfaces as they are now.
-    async fn follow_interfaces(&mut self) {
+    fn follow_interfaces(&mut self) {
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
             self.follow_interface(id);
         }
         self.gather_announcements();
-        self.attacher.forget_missing(&self.interfaces);
     }
 
     fn follow_interface(&mut self, id: LinkId) {
         let Some(link) = self.links.get_mut(&id) else { return };
-        let found = self.interfaces.resolve(&link.config.interface, link.config.local, link.config.remote);
-        let wanted = found.endpoint;
+        let LinkConfig { interface, local, remote, .. } = &link.config;
+        let device = self.interfaces.device(interface, *local, *remote);
+        let local = local.or_else(|| self.interfaces.local_for(interface, *remote));
+        // Without its address a socket cannot be bound, and a kernel program cannot know what is ours.
+        let wanted = match device {
+            Device::Missing | Device::NoAddress => None,
+            Device::Ready | Device::NoCarrier | Device::Disabled => self.interfaces.index(interface).zip(local),
+        };
         let running = link.running.as_ref().map(|running| (running.ifindex, running.local));
         if running != wanted {
             if let Some(running) = link.running.take() {
@@ -379,21 +411,28 @@ impl Core {
                 }
             }
             if let Some((ifindex, local)) = wanted {
+                let intent = &self.tables.intents()[id.0 as usize];
+                intent.key_slot.store(u64::from(id.0), Relaxed);
+                intent.detection_ns.store(link.interval_ns * u64::from(link.multiplier), Relaxed);
+                // Last: from now on the kernel program may answer for the link.
+                intent.session.store(u64::from(self.session), Release);
                 let running = self.attacher.start(link, ifindex, local, &self.interfaces);
                 let probed = probed(link, &running);
                 link.running = Some(running);
                 if let Some(prober) = &self.prober {
                     prober.order(Order::Add(Box::new(probed)));
                 }
-                self.sysctls.prepare(&link.config.interface);
+                for said in self.sysctls.prepare(&link.config.interface) {
+                    info!("{said}");
+                }
             }
             let group = link.group;
             self.rerouted.insert(group);
         }
         let Some(link) = self.links.get_mut(&id) else { return };
-        if link.device != Some(found.device) {
-            link.device = Some(found.device);
-            self.engine.handle(clock::now_ns(), Event::Device { link: id, device: found.device });
+        if link.device != Some(device) {
+            link.device = Some(device);
+            self.engine.handle(clock::now_ns(), Event::Device { link: id, device });
         }
     }
 }
@@ -402,44 +441,47 @@ impl Core {
 impl Core {
     async fn request(&mut self, request: Request) {
         match request {
-            Request::Status(answer) => {
-                // Whoever asked may have gone: that is his affair.
+            Request::Control(control::Order::Status(answer)) => {
+                // Whoever asked may have gone: that is their affair. Here and below.
                 let _ = answer.send(self.snapshot());
             }
-            Request::Command(asked, answer) => {
-                let result = self.command(&asked);
+            Request::Control(control::Order::Change(Change::Reload, answer)) => {
+                let result = self.reload().await;
+                let _ = answer.send(result);
+            }
+            Request::Control(control::Order::Change(change, answer)) => {
+                let result = self.change(&change);
                 // The answer says what was done, so it comes when it is done.
                 self.settle().await;
                 let _ = answer.send(result);
             }
-            Request::Reload(answer) => {
-                let result = self.reload().await;
-                if let Err(error) = &result {
-                    error!("the configuration stays as it was: {error}");
-                }
-                let _ = answer.send(result);
-            }
+            Request::Reload => drop(self.reload().await),
             Request::NextLink => self.next_link(),
+            Request::LogStatus => match serde_json::to_string(&self.snapshot()) {
+                Ok(status) => info!("status: {status}"),
+                Err(error) => error!("the status does not serialise: {error}"),
+            },
             Request::Stop => {}
         }
     }
 
-    fn command(&mut self, asked: &Asked) -> Result<String, String> {
-        let commands = match asked {
-            Asked::Switch { group, link: Some(link) } => {
+    fn change(&mut self, change: &Change) -> Result<String, String> {
+        let commands = match change {
+            Change::Switch { group, link: Some(link) } => {
                 let (group, link) = self.find_link(group, link)?;
                 vec![Command::Pin { group, link }]
             }
-            Asked::Switch { group, link: None } => vec![Command::Unpin { group: self.find_group(group)? }],
-            Asked::Failover { group: Some(group), on } => {
+            Change::Switch { group, link: None } => vec![Command::Unpin { group: self.find_group(group)? }],
+            Change::Failover { group: Some(group), on } => {
                 vec![Command::Failover { group: self.find_group(group)?, on: *on }]
             }
-            Asked::Failover { group: None, on } => {
+            Change::Failover { group: None, on } => {
                 self.groups.keys().map(|group| Command::Failover { group: *group, on: *on }).collect()
             }
-            Asked::Drain { group, link, drained } => {
+            Change::Drain { group, link, drained } => {
                 vec![Command::Drain { link: self.find_link(group, link)?.1, drained: *drained }]
             }
+            Change::Reload => Vec::new(),
         };
         let now_ns = clock::now_ns();
         let answers: Result<Vec<String>, String> =
@@ -473,16 +515,27 @@ impl Core {
     }
 
     async fn reload(&mut self) -> Result<String, String> {
+        let result = self.reload_checked().await;
+        match &result {
+            Ok(done) => info!("{done}"),
+            Err(error) => error!("the configuration stays as it was: {error}"),
+        }
+        result
+    }
+
+    async fn reload_checked(&mut self) -> Result<String, String> {
         let loaded = crate::config::load(&self.config_path).map_err(|errors| errors.to_string())?;
         for warning in &loaded.warnings {
-            warn!("{warning}");
+            warn!("{}", warning.summary());
         }
         if loaded.config.daemon != self.config.daemon {
-            return Err("[daemon] has changed, which takes a restart: `systemctl restart link-watcher` moves no traffic"
-                .to_owned());
+            return Err(
+                "[daemon] has changed, which takes a restart: `systemctl restart link-watcher` moves no traffic"
+                    .to_owned(),
+            );
         }
         self.configure(loaded.config).await?;
-        Ok(format!("{} read: {} peers, {} links", self.config_path.display(), self.groups.len(), self.links.len()))
+        Ok(format!("{} read: peers: {}, links: {}", self.config_path.display(), self.groups.len(), self.links.len()))
     }
 
     /// Makes a configuration the running one. Links that it does not change go on as they are.
@@ -518,7 +571,10 @@ impl Core {
                         let rekeyed = link.take_over(fresh);
                         if rekeyed && link.running.is_some() {
                             self.attacher.rekey(link);
-                            self.order(Order::Keys { link: link_spec.id, keys: Arc::clone(&self.links[&link_spec.id].keys) });
+                            self.order(Order::Keys {
+                                link: link_spec.id,
+                                keys: Arc::clone(&self.links[&link_spec.id].keys),
+                            });
                         }
                     }
                 }
@@ -527,7 +583,10 @@ impl Core {
         }
         self.config = config;
         self.engine.handle(clock::now_ns(), Event::Configure(specs));
-        self.follow_interfaces().await;
+        // What is to be said of each link stands in the tables before its first packet leaves.
+        self.carry_out().await;
+        self.follow_interfaces();
+        self.attacher.drop_inherited();
         self.adopt().await;
         self.settle().await;
         Ok(())
@@ -541,7 +600,7 @@ impl Core {
                 .links
                 .values()
                 .filter(|link| link.group == *id)
-                .map(|link| (link.id, self.nexthop(link.id, 1)))
+                .filter_map(|link| Some((link.id, self.nexthop(link.id, 1)?)))
                 .collect();
             let nexthops: Vec<Nexthop> = links.iter().map(|(_, nexthop)| *nexthop).collect();
             let (table, metric) = (group.config.table, group.config.metric);
@@ -572,7 +631,9 @@ impl Core {
             for refusal in report.refused {
                 warn!("a route stays: {refusal}");
             }
-            self.sysctls.restore();
+            for said in self.sysctls.restore() {
+                warn!("{said}");
+            }
             info!("stopping; routes are removed");
         }
         self.attacher.release(keep);

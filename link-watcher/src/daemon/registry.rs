@@ -80,7 +80,10 @@ impl Registry {
         let mut taken: BTreeSet<u32> = self.links.values().map(|(id, _)| id.0).collect();
         for (name, identity) in fresh {
             let id = (0..slots).find(|id| !taken.contains(id)).ok_or_else(|| {
-                format!("no room for link {} of {}: restart the daemon, it makes room for {slots} links only", name.1, name.0)
+                format!(
+                    "no room for link {} of {}: restart the daemon, it makes room for {slots} links only",
+                    name.1, name.0
+                )
             })?;
             taken.insert(id);
             links.insert(name, (LinkId(id), identity));

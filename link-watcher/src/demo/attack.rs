@@ -15,8 +15,12 @@ use crate::event::DroppedSnapshot;
 pub(super) const PACKETS: u64 = 1000;
 /// Genuine keepalives that are captured in each direction.
 const CAPTURED: usize = 10;
+/// How far forged sequence numbers are ahead of the captured one: the genuine ones do not overtake them meanwhile.
+const AHEAD: u64 = 1_000_000;
 /// Packets sent between two pauses.
 const BURST: u64 = 50;
+/// How long the daemons may take until their status shows what was counted.
+const COUNTERS_LIMIT: Duration = Duration::from_secs(5);
 /// A pause, so that the kernel's queue of received packets never overflows: every packet is to be looked at.
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -62,9 +66,9 @@ pub(super) type Loot = [Vec<Frame>; 2];
 
 /// Captures keepalives on a link.
 pub(super) fn capture(stage: &Stage, link: &str) -> Result<Loot> {
-    let forge = Forge::on(stage.routers.wire(link)?)?;
+    let forge = Forge::on(stage.routers().wire(link)?)?;
     // Probes and echoes pass every interval; twice the time that it takes, and a second for a busy machine.
-    let limit = stage.routers.setup.interval * 2 * CAPTURED as u32 + Duration::from_secs(1);
+    let limit = stage.routers().setup.interval * 2 * CAPTURED as u32 + Duration::from_secs(1);
     let capture = |direction| -> Result<Vec<Frame>> {
         let frames = forge.capture(direction, CAPTURED, limit, |frame| keepalive(frame).is_some())?;
         ensure!(
@@ -92,7 +96,7 @@ fn craft(attack: Attack, captured: &[Frame], number: u64) -> Option<Frame> {
             // An old sequence would be refused before anybody looks at the signature.
             let (frame, (mut header, mut packet)) =
                 probes.into_iter().rev().find(|(_, (header, _))| header.kind == Kind::Probe)?;
-            header.sequence += number % 1000 + 1;
+            header.sequence += AHEAD + number;
             header.emit(&mut packet);
             let bit = HEADER_LEN * 8 + number as usize % ((PACKET_LEN - HEADER_LEN) * 8);
             packet[bit / 8] ^= 1 << (bit % 8);
@@ -113,9 +117,9 @@ fn craft(attack: Attack, captured: &[Frame], number: u64) -> Option<Frame> {
 /// Sends [`PACKETS`] packets to each router on a link, and waits until the right counters have seen them. Returns what was
 /// counted.
 pub(super) fn launch(stage: &Stage, link: &str, attack: Attack, loot: &Loot) -> Result<String> {
-    let forge = Forge::on(stage.routers.wire(link)?)?;
-    let count = |end| stage.link(end, link).map(|link| attack.counter(link.dropped));
-    let before = [count(End::Server)?, count(End::Client)?];
+    let forge = Forge::on(stage.routers().wire(link)?)?;
+    let dropped = |end| stage.link(end, link).map(|link| link.dropped);
+    let before = [dropped(End::Server)?, dropped(End::Client)?];
     for direction in Direction::BOTH {
         // A mirrored packet goes to where it came from, the others to where they were meant to go.
         let source = match (direction, attack == Attack::Reflected) {
@@ -126,25 +130,32 @@ pub(super) fn launch(stage: &Stage, link: &str, attack: Attack, loot: &Loot) -> 
             let frame = craft(attack, source, number).context("the captured packets are no keepalives")?;
             forge.inject(direction, &frame)?;
             if number % BURST == 0 {
-                stage.routers.lab.pause(PAUSE)?;
+                stage.routers().lab.pause(PAUSE)?;
             }
         }
     }
-    let mut counted = [0, 0];
+    let mut after = before;
+    let counted = |after: &[DroppedSnapshot; 2]| {
+        [0, 1].map(|end| attack.counter(after[end]).saturating_sub(attack.counter(before[end])))
+    };
     stage
-        .routers
+        .routers()
         .lab
-        .wait_until("the counters to show the packets", Duration::from_secs(5), || {
-            counted = [count(End::Server)? - before[0], count(End::Client)? - before[1]];
-            Ok((counted.iter().all(|counted| *counted >= PACKETS)).then_some(()))
+        .wait_until("the counters to show the packets", COUNTERS_LIMIT, || {
+            after = [dropped(End::Server)?, dropped(End::Client)?];
+            Ok(counted(&after).iter().all(|counted| *counted >= PACKETS).then_some(()))
         })
         .with_context(|| {
             format!(
-                "of {PACKETS} each, the server counted {} as {}, the client {}",
-                counted[0],
+                "of {PACKETS} {} packets to each router not all were counted as such; server before {:?}, after {:?}; client \
+                 before {:?}, after {:?}",
                 attack.name(),
-                counted[1]
+                before[0],
+                after[0],
+                before[1],
+                after[1]
             )
         })?;
-    Ok(format!("{} + {} counted as {}", counted[0], counted[1], attack.name()))
+    let [server, client] = counted(&after);
+    Ok(format!("{server} + {client} counted as {}", attack.name()))
 }

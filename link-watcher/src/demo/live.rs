@@ -15,7 +15,7 @@ use link_watcher_tests::lab::{Direction, End, monotonic_ns};
 use super::Verdict;
 use super::attack::{self, Attack};
 use super::paint::{Paint, outage};
-use super::stage::{STEADY, Stage, link_of};
+use super::stage::{Stage, down_reason, link_of};
 use crate::event::GroupSnapshot;
 
 /// How often the picture is drawn anew.
@@ -26,6 +26,10 @@ const ASK: Duration = Duration::from_millis(150);
 const LOG_LINES: usize = 14;
 /// An incident is over when traffic was steady for so long after it, ns: longer than detection at the default interval.
 const QUIET_NS: u64 = 400_000_000;
+/// Traffic has recovered when every packet has passed for so long, ns.
+const STEADY_NS: u64 = 150_000_000;
+/// News of a move comes at most so long after the move: the status is asked for in turn, on a busy machine, ns.
+const NEWS_NS: u64 = 1_000_000_000;
 
 /// How a wire is, as far as we did it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +64,8 @@ struct Live<'a> {
     log: VecDeque<String>,
     /// Since when, and what: an incident whose cost is not known yet.
     incident: Option<(u64, String)>,
+    /// When the cost of the last incident was known.
+    settled_ns: u64,
     /// The client's active links when we last looked.
     active: Vec<String>,
 }
@@ -113,17 +119,18 @@ impl<'a> Live<'a> {
             stage,
             paint,
             began_ns: monotonic_ns(),
-            harms: vec![Harm::None; stage.routers.wires.len()],
+            harms: vec![Harm::None; stage.routers().wires.len()],
             selected: 0,
             log: VecDeque::new(),
             incident: None,
-            active: vec![stage.first().to_owned()],
+            settled_ns: 0,
+            active: vec![stage.trial.first().to_owned()],
         }
     }
 
     fn play(mut self, said: &Said) -> Result<()> {
         self.note("traffic runs both ways; break something");
-        let interrupted = self.stage.routers.lab.interrupt();
+        let interrupted = self.stage.routers().lab.interrupt();
         while !interrupted.load(Ordering::Relaxed) {
             let groups = said.lock().unwrap_or_else(PoisonError::into_inner).clone();
             self.follow(&groups);
@@ -159,21 +166,23 @@ impl<'a> Live<'a> {
         if let Some(group) = &groups[0]
             && group.active != self.active
         {
-            let reason = link_of(group, &self.active.join(" + "))
-                .filter(|link| !link.usable)
-                .and_then(|link| link.last_down_reason.clone())
-                .unwrap_or_else(|| group.reason.clone());
-            self.note(&format!("  {} -> {}: {reason}", self.active.join(" + "), group.active.join(" + ")));
+            let from = self.active.join(" + ");
+            let reason = down_reason(group, &from).unwrap_or_else(|| group.reason.clone());
+            self.note(&format!("  {from} -> {}: {reason}", group.active.join(" + ")));
             self.active.clone_from(&group.active);
-            // A move of its own accord, such as the return to a repaired link: what it costs is of interest too.
-            self.incident.get_or_insert((monotonic_ns() - QUIET_NS, "moved back".to_owned()));
+            // A move of its own accord, such as the return to a repaired link: what it costs is of interest too. Unless it is
+            // one that was accounted for before the daemon told of it.
+            let now_ns = monotonic_ns();
+            if self.incident.is_none() && now_ns > self.settled_ns + NEWS_NS {
+                self.incident = Some((now_ns - QUIET_NS, "moved by itself".to_owned()));
+            }
         }
         let Some((since_ns, what)) = &self.incident else {
             return;
         };
-        let steady = Direction::BOTH.iter().all(|way| self.stage.meter.steady_ns(*way) >= STEADY.as_nanos() as u64);
+        let steady = Direction::BOTH.iter().all(|way| self.stage.trial.meter.steady_ns(*way) >= STEADY_NS);
         if steady && monotonic_ns() > since_ns + QUIET_NS {
-            let reports = self.stage.reports(*since_ns);
+            let reports = self.stage.trial.reports(*since_ns);
             let text = format!(
                 "  {what}: out to server {}, to client {}, {} lost",
                 outage(reports[0].outage_ns),
@@ -181,6 +190,7 @@ impl<'a> Live<'a> {
                 reports[0].lost + reports[1].lost
             );
             self.incident = None;
+            self.settled_ns = monotonic_ns();
             self.note(&text);
         }
     }
@@ -201,7 +211,7 @@ impl<'a> Live<'a> {
             KeyCode::Char('c') => self.harm(Harm::NoCarrier)?,
             KeyCode::Char('m') => {
                 for number in 0..self.harms.len() {
-                    self.stage.routers.wires[number].mend()?;
+                    self.stage.routers().wires[number].mend()?;
                     self.harms[number] = Harm::None;
                 }
                 self.begin("all links repaired".to_owned());
@@ -228,12 +238,12 @@ impl<'a> Live<'a> {
     }
 
     fn name(&self) -> String {
-        self.stage.routers.setup.links[self.selected].name.clone()
+        self.stage.routers().setup.links[self.selected].name.clone()
     }
 
     /// Does harm to the selected wire, or mends it where that harm is done already.
     fn harm(&mut self, harm: Harm) -> Result<()> {
-        let wire = &self.stage.routers.wires[self.selected];
+        let wire = &self.stage.routers().wires[self.selected];
         let before = self.harms[self.selected];
         let name = self.name();
         if before != Harm::None {
@@ -291,7 +301,7 @@ impl<'a> Live<'a> {
             String::new(),
             paint.faint("     link      wire           client says  server says      rtt    loss   traffic"),
         ];
-        for (number, link) in self.stage.routers.setup.links.iter().enumerate() {
+        for (number, link) in self.stage.routers().setup.links.iter().enumerate() {
             let [client, server] = [0, 1].map(|end| {
                 let group = groups[end].as_ref()?;
                 Some((link_of(group, &link.name)?, group.active.contains(&link.name)))
@@ -332,7 +342,7 @@ impl<'a> Live<'a> {
         }
         lines.push(String::new());
         for (direction, words) in [(Direction::ToServer, "to server"), (Direction::ToClient, "to client")] {
-            let silence_ns = self.stage.meter.silence_ns(direction);
+            let silence_ns = self.stage.trial.meter.silence_ns(direction);
             let now = if silence_ns > 0 {
                 paint.bad(&format!("out for {}", outage(silence_ns)))
             } else {

@@ -7,12 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use link_watcher_tests::lab::meter::Report;
 use link_watcher_tests::lab::setup::Setup;
+use link_watcher_tests::lab::trial::PATIENCE;
 use link_watcher_tests::lab::{Direction, End, Lab, monotonic_ns};
 
 use super::Verdict;
 use super::attack::{self, Attack};
 use super::paint::{Paint, outage};
-use super::stage::{PATIENCE, Stage};
+use super::stage::Stage;
 use crate::event::GroupSnapshot;
 
 /// What a cut may take beyond interval × multiplier and one interval: changing the routes, the meter's precision at both
@@ -51,7 +52,7 @@ pub(super) fn run(lab: Lab, setup: Setup, binary: &Path, paint: Paint) -> Result
         }
     };
     let engine = stage.snapshot(End::Client)?.engine;
-    println!("  {} carries the traffic; engine: {engine}", stage.first());
+    println!("  {} carries the traffic; engine: {engine}", stage.trial.first());
     println!();
     println!("{}", paint.strong(&line("what happens", "out to server", "to client", "lost", "", "link-watcher")));
     let mut script = Script { stage, paint, bound: Bound::Outage(bound), worst_ns: 0, steps: 0, failed: 0 };
@@ -81,21 +82,23 @@ struct Script {
 impl Script {
     /// Cuts of every kind, each followed by a repair.
     fn cuts(&mut self) -> Result<()> {
-        let names: Vec<_> = self.stage.routers.setup.links.iter().map(|link| link.name.clone()).collect();
+        let names: Vec<_> = self.stage.routers().setup.links.iter().map(|link| link.name.clone()).collect();
         let [optic, wifi, tunnel] = [&names[0], &names[1], &names[2]];
-        self.cut(&format!("{optic} cut silently"), wifi, |stage| stage.routers.wire(optic)?.cut().map(|_| ()))?;
-        self.cut(&format!("{wifi} cut silently as well"), tunnel, |stage| stage.routers.wire(wifi)?.cut().map(|_| ()))?;
+        self.cut(&format!("{optic} cut silently"), wifi, |stage| stage.routers().wire(optic)?.cut().map(|_| ()))?;
+        self.cut(&format!("{wifi} cut silently as well"), tunnel, |stage| {
+            stage.routers().wire(wifi)?.cut().map(|_| ())
+        })?;
         self.repair("both repaired")?;
         for (direction, words) in [(Direction::ToServer, "client to server"), (Direction::ToClient, "server to client")]
         {
             self.cut(&format!("{optic} cut from {words} only"), wifi, |stage| {
-                stage.routers.wire(optic)?.cut_one_way(direction).map(|_| ())
+                stage.routers().wire(optic)?.cut_one_way(direction).map(|_| ())
             })?;
             self.repair(&format!("{optic} repaired"))?;
         }
         for (end, words) in [(End::Client, "client"), (End::Server, "server")] {
             self.cut(&format!("{optic} loses its carrier at the {words}"), wifi, |stage| {
-                stage.routers.wire(optic)?.cut_carrier(end).map(|_| ())
+                stage.routers().wire(optic)?.cut_carrier(end).map(|_| ())
             })?;
             self.repair(&format!("{optic} repaired"))?;
         }
@@ -104,7 +107,7 @@ impl Script {
 
     /// What an operator asks for.
     fn orders(&mut self) -> Result<()> {
-        let names: Vec<_> = self.stage.routers.setup.links.iter().map(|link| link.name.clone()).collect();
+        let names: Vec<_> = self.stage.routers().setup.links.iter().map(|link| link.name.clone()).collect();
         let [optic, wifi, tunnel] = [&names[0], &names[1], &names[2]];
         self.planned(&format!("{optic} drained"), wifi, |stage| stage.order("drain", optic))?;
         self.planned(&format!("{optic} back in service"), optic, |stage| stage.order("undrain", optic))?;
@@ -114,7 +117,7 @@ impl Script {
 
     /// Packets that are not what they seem.
     fn attacks(&mut self) -> Result<()> {
-        let optic = self.stage.first().to_owned();
+        let optic = self.stage.trial.first().to_owned();
         let loot = attack::capture(&self.stage, &optic)?;
         for attack in Attack::ALL {
             self.unmoved(&format!("{} {} keepalives to each router", attack::PACKETS, attack.name()), |stage| {
@@ -126,19 +129,22 @@ impl Script {
 
     /// A daemon dies and comes back.
     fn crash(&mut self) -> Result<()> {
-        let optic = self.stage.first().to_owned();
+        let optic = self.stage.trial.first().to_owned();
         let loot = attack::capture(&self.stage, &optic)?;
         self.unmoved("the server's daemon dies (kill -9)", |stage| {
-            stage.routers.server_daemon.kill();
-            stage.routers.lab.wait_until("the client to notice", PATIENCE, || {
+            stage.routers().server_daemon.kill();
+            stage.routers().lab.wait_until("the client to notice", PATIENCE, || {
                 let group = stage.group(End::Client)?;
                 let noticed = group.links.iter().all(|link| !link.usable);
                 Ok(noticed.then(|| format!("the client notices: {}", reason(&group))))
             })
         })?;
         self.unmoved("it is started again", |stage| {
-            stage.routers.server_daemon.start()?;
-            stage.wait_normal()?;
+            // It runs where the step before failed and the normal state was had again.
+            if stage.routers().server_daemon.pid().is_none() {
+                stage.routers().server_daemon.start()?;
+            }
+            stage.trial.wait_normal()?;
             let group = stage.group(End::Server)?;
             Ok(format!("the server adopts its routes, {} installed", group.routes.installed))
         })?;
@@ -146,9 +152,9 @@ impl Script {
             attack::launch(stage, &optic, Attack::Replayed, &loot)
         })?;
         self.unmoved("the client's daemon stops and starts", |stage| {
-            stage.routers.client_daemon.stop()?;
-            stage.routers.client_daemon.start()?;
-            stage.wait_normal()?;
+            stage.routers().client_daemon.stop()?;
+            stage.routers().client_daemon.start()?;
+            stage.trial.wait_normal()?;
             Ok(format!("the client adopts its routes, {} installed", stage.group(End::Client)?.routes.installed))
         })
     }
@@ -173,7 +179,7 @@ impl Script {
         self.step(what, bound, |stage| {
             let from = stage.group(End::Client)?.active.join(" + ");
             action(stage)?;
-            stage.routers.wait_active(expected, PATIENCE)?;
+            stage.routers().wait_active(expected, PATIENCE)?;
             stage.decision(&from)
         })
     }
@@ -182,10 +188,10 @@ impl Script {
     fn repair(&mut self, what: &str) -> Result<()> {
         self.step(what, Bound::NothingLost, |stage| {
             let from = stage.group(End::Client)?.active.join(" + ");
-            for wire in &stage.routers.wires {
+            for wire in &stage.routers().wires {
                 wire.mend()?;
             }
-            stage.wait_normal()?;
+            stage.trial.wait_normal()?;
             stage.decision(&from)
         })
     }
@@ -219,10 +225,10 @@ impl Script {
         let _ = std::io::stdout().flush();
         let since_ns = monotonic_ns();
         let result = action(&self.stage).and_then(|decision| {
-            self.stage.wait_steady(monotonic_ns())?;
+            self.stage.trial.wait_steady(monotonic_ns())?;
             Ok(decision)
         });
-        let reports = self.stage.reports(since_ns);
+        let reports = self.stage.trial.reports(since_ns);
         let complaint = match &result {
             Err(error) => Some(format!("{error:#}")),
             Ok(_) => complaint(bound, &reports),
@@ -248,27 +254,27 @@ impl Script {
 
     /// Brings everything back to the normal state after a step that failed.
     fn recover(&self) -> Result<()> {
-        for wire in &self.stage.routers.wires {
+        for wire in &self.stage.routers().wires {
             wire.mend()?;
         }
         for end in [End::Client, End::Server] {
-            let daemon = self.stage.routers.daemon(end);
+            let daemon = self.stage.routers().daemon(end);
             if daemon.pid().is_none() {
                 daemon.start()?;
             }
         }
-        for link in &self.stage.routers.setup.links {
+        for link in &self.stage.routers().setup.links {
             self.stage.order("undrain", &link.name)?;
         }
         self.stage.order("switch", "auto")?;
-        self.stage.wait_normal()
+        self.stage.trial.wait_normal()
     }
 
     fn verdict(&self) -> Verdict {
         println!();
         if self.failed > 0 {
             for end in [End::Client, End::Server] {
-                println!("{}", self.paint.faint(&self.stage.routers.daemon(end).log_tail()));
+                println!("{}", self.paint.faint(&self.stage.routers().daemon(end).log_tail()));
             }
             println!("{}", self.paint.bad(&format!("{} of {} steps failed.", self.failed, self.steps)));
             return Verdict::Failed;

@@ -1,60 +1,33 @@
 //! The picture with daemons and traffic running, and what the daemons say of themselves.
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use link_watcher_tests::lab::meter::{Meter, Report};
 use link_watcher_tests::lab::routers::{CLIENT_GROUP, SERVER_GROUP, TwoRouters};
 use link_watcher_tests::lab::setup::Setup;
-use link_watcher_tests::lab::{Direction, End, Lab, monotonic_ns};
+use link_watcher_tests::lab::trial::Trial;
+use link_watcher_tests::lab::{End, Lab};
 
 use crate::event::{GroupSnapshot, LinkSnapshot, Snapshot};
 
 /// Packets a second of the stream, each way: an outage is known to a millisecond.
 const RATE_PER_S: u32 = 1000;
-/// Traffic has recovered when every packet has passed for so long.
-pub(super) const STEADY: Duration = Duration::from_millis(150);
-/// The longest that anything here may take: starting, failing back, adopting.
-pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Two routers at work. The meter is the first field, for it is to end before the namespaces that it is in.
+/// Two routers at work.
 #[derive(Debug)]
 pub(super) struct Stage {
-    pub(super) meter: Meter,
-    pub(super) routers: TwoRouters,
+    pub(super) trial: Trial,
 }
 
 impl Stage {
     /// Builds the routers, starts daemons and traffic, and waits until the first link carries it.
     pub(super) fn set(lab: Lab, setup: Setup, binary: &Path) -> Result<Self> {
-        let routers = TwoRouters::build_in(lab, setup, binary)?;
-        routers.start_daemons()?;
-        let stage = Self { meter: routers.meter(RATE_PER_S)?, routers };
-        stage.wait_normal().context("the links did not come up")?;
-        Ok(stage)
+        Ok(Self { trial: Trial::start(lab, setup, binary, RATE_PER_S)? })
     }
 
-    /// Waits for the normal state: all links usable, the first active, traffic steady.
-    pub(super) fn wait_normal(&self) -> Result<()> {
-        self.routers.wait_all_usable(PATIENCE)?;
-        self.routers.wait_active(self.first(), PATIENCE)?;
-        self.wait_steady(monotonic_ns())
-    }
-
-    /// Waits until traffic has passed both ways without a loss for a while, beginning after `since_ns`.
-    pub(super) fn wait_steady(&self, since_ns: u64) -> Result<()> {
-        self.meter.wait_steady(&self.routers.lab, since_ns, STEADY, PATIENCE)
-    }
-
-    /// The name of the link that is preferred.
-    pub(super) fn first(&self) -> &str {
-        &self.routers.setup.links[0].name
-    }
-
-    /// What became of the packets sent since `since_ns`, to the server and to the client.
-    pub(super) fn reports(&self, since_ns: u64) -> [Report; 2] {
-        Direction::BOTH.map(|direction| self.meter.report(direction, since_ns))
+    /// The routers.
+    pub(super) fn routers(&self) -> &TwoRouters {
+        &self.trial.routers
     }
 
     /// The name of the peer group in one end's configuration.
@@ -67,7 +40,7 @@ impl Stage {
 
     /// The status of one end.
     pub(super) fn snapshot(&self, end: End) -> Result<Snapshot> {
-        let status = self.routers.daemon(end).status()?;
+        let status = self.routers().daemon(end).status()?;
         serde_json::from_value(status).context("status --json has another shape than this program's")
     }
 
@@ -89,13 +62,12 @@ impl Stage {
 
     /// Runs a command for the client's peer group, such as `drain GROUP LINK`.
     pub(super) fn order(&self, command: &str, argument: &str) -> Result<()> {
-        self.routers.client_daemon.command(&[command, CLIENT_GROUP, argument]).map(|_| ())
+        self.routers().client_daemon.command(&[command, CLIENT_GROUP, argument]).map(|_| ())
     }
 
-    /// What the client decided since traffic ran over `from`, and why.
+    /// What was decided since traffic ran over `from`, and why.
     pub(super) fn decision(&self, from: &str) -> Result<String> {
-        let group = self.group(End::Client)?;
-        Ok(decision(&group, from))
+        Ok(decision(&self.group(End::Client)?, &self.group(End::Server)?, from))
     }
 }
 
@@ -104,28 +76,35 @@ pub(super) fn link_of<'a>(group: &'a GroupSnapshot, name: &str) -> Option<&'a Li
     group.links.iter().find(|link| link.name == name)
 }
 
-/// What was decided since traffic ran over `from`, and why.
-fn decision(group: &GroupSnapshot, from: &str) -> String {
-    let to = group.active.join(" + ");
-    let down = link_of(group, from).filter(|link| !link.usable).and_then(|link| link.last_down_reason.clone());
-    match down {
-        _ if to == from => format!("stays on {to}"),
-        Some(why) => format!("{from} -> {to}: {why}"),
-        None => format!("{from} -> {to}: {}", group.reason),
+/// What was decided since traffic ran over `from`, and why: the reason of the end that found the link wanting, if one did.
+fn decision(client: &GroupSnapshot, server: &GroupSnapshot, from: &str) -> String {
+    let to = client.active.join(" + ");
+    if to == from {
+        return format!("stays on {to}");
     }
+    let why = down_reason(client, from)
+        .or_else(|| down_reason(server, from).map(|why| format!("{why} (the server's finding)")))
+        .unwrap_or_else(|| client.reason.clone());
+    format!("{from} -> {to}: {why}")
+}
+
+/// Why a link is down or absent, if it is.
+pub(super) fn down_reason(group: &GroupSnapshot, link: &str) -> Option<String> {
+    let link = link_of(group, link)?;
+    if link.state == "up" { None } else { link.last_down_reason.clone() }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn group(active: &str, usable: bool) -> GroupSnapshot {
+    fn group(active: &str, state: &str) -> GroupSnapshot {
         GroupSnapshot {
             active: vec![active.to_owned()],
             reason: "pinned".to_owned(),
             links: vec![LinkSnapshot {
                 name: "optic".to_owned(),
-                usable,
+                state: state.to_owned(),
                 last_down_reason: Some("no echo for 300 ms".to_owned()),
                 ..LinkSnapshot::default()
             }],
@@ -135,9 +114,12 @@ mod tests {
 
     #[test]
     fn a_decision_gives_the_reason_that_applies() {
-        assert_eq!(decision(&group("optic", true), "optic"), "stays on optic");
-        assert_eq!(decision(&group("wifi", false), "optic"), "optic -> wifi: no echo for 300 ms");
+        let up = group("wifi", "up");
+        let down = group("wifi", "down");
+        assert_eq!(decision(&group("optic", "up"), &up, "optic"), "stays on optic");
+        assert_eq!(decision(&down, &down, "optic"), "optic -> wifi: no echo for 300 ms");
+        assert_eq!(decision(&up, &down, "optic"), "optic -> wifi: no echo for 300 ms (the server's finding)");
         // It was down some time ago, but now it was a person's order.
-        assert_eq!(decision(&group("wifi", true), "optic"), "optic -> wifi: pinned");
+        assert_eq!(decision(&up, &up, "optic"), "optic -> wifi: pinned");
     }
 }

@@ -41,7 +41,8 @@ impl Endpoint {
     pub(super) fn open(key: EndpointKey, interface: &str) -> Result<Self> {
         let what = || format!("UDP socket for {} port {} on {interface}", key.local, key.port);
         let domain = if key.local.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
-        let socket = Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP)).with_context(what)?;
+        let socket =
+            Socket::new(domain, Type::DGRAM.nonblocking().cloexec(), Some(Protocol::UDP)).with_context(what)?;
         socket.bind_device(Some(interface.as_bytes())).with_context(|| {
             format!("{}: binding it to the interface needs CAP_NET_RAW: run as root, or grant it in the unit", what())
         })?;
@@ -54,9 +55,9 @@ impl Endpoint {
         // Only a wish: it needs CAP_NET_ADMIN, without which the type of service still does most.
         let _ = socket.set_priority(PRIORITY_CONTROL);
         socket.set_recv_buffer_size(RECEIVE_BUFFER_BYTES).with_context(what)?;
-        socket.bind(&SockAddr::from(SocketAddr::new(key.local, key.port))).with_context(|| {
-            format!("{}: is the address on the interface, and the port free (`ss -lunp`)?", what())
-        })?;
+        socket
+            .bind(&SockAddr::from(SocketAddr::new(key.local, key.port)))
+            .with_context(|| format!("{}: is the address on the interface, and the port free (`ss -lunp`)?", what()))?;
         Ok(Self { socket, links: BTreeMap::new() })
     }
 

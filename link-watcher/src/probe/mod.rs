@@ -14,7 +14,7 @@ use link_watcher_common::{maps::KeySet, wire::Kind};
 
 pub use self::{
     tables::{HeapTables, LinkStats, Stats, Tables},
-    thread::{Prober, spawn},
+    thread::{KernelNews, Prober, spawn},
 };
 use crate::event::{LinkId, PeerSaid};
 

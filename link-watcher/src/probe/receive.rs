@@ -1,10 +1,10 @@
 //! The socket engine: what the XDP program does, with the same checks, for packets that reach a socket.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use link_watcher_common::{
     hmac::Scratch,
-    maps::{Intent, KeySet, LinkState, Word as _},
+    maps::{Intent, KeySet, LinkState},
     verify::{self, Outcome, Refusal},
     wire::{Header, MAX_PACKET_LEN, PACKET_LEN, Packet},
 };
@@ -69,8 +69,8 @@ pub(super) fn judge_passed(payload: &[u8], judge: &Judge<'_>) -> Result<Option<H
     if !header.kind.is_control() {
         return Ok(None);
     }
-    let sessions_match = u64::from(header.receiver_session) == judge.intent.session.load()
-        && u64::from(header.sender_session) == judge.state.peer_session.load();
+    let sessions_match = u64::from(header.receiver_session) == judge.intent.session.load(Relaxed)
+        && u64::from(header.sender_session) == judge.state.peer_session.load(Relaxed);
     if !sessions_match {
         return Err(Refusal::Replayed);
     }

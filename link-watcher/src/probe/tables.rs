@@ -49,6 +49,18 @@ impl Tables for HeapTables {
     }
 }
 
+impl Tables for crate::bpf::SharedTables {
+    fn states(&self) -> &[LinkState<AtomicU64>] {
+        self.states()
+    }
+    fn intents(&self) -> &[Intent<AtomicU64>] {
+        self.intents()
+    }
+    fn settings(&self) -> &Settings<AtomicU64> {
+        self.settings()
+    }
+}
+
 /// Writes a slot's words back to zero, so that the next link in it starts from nothing.
 pub(super) fn clear(state: &LinkState<AtomicU64>) {
     let LinkState {

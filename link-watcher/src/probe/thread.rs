@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use link_watcher_common::{
     hmac::{self, Scratch},
-    maps::{View, Word as _},
+    maps::View,
     window,
     wire::{Header, Kind, MAX_PACKET_LEN, PACKET_LEN, Packet, flags},
 };
@@ -30,12 +30,12 @@ use super::{
     Order, ProbedLink, Report, Stats, Tables, Verifier,
     endpoint::{Endpoint, EndpointKey},
     receive::{self, Judge, Verdict},
-    tables::{Accepted, clear},
+    tables::clear,
 };
 use crate::{
     clock,
     event::{LinkId, PeerSaid},
-    link::{Detector, Edge},
+    link::{Detector, Echoes, Edge},
 };
 
 /// Packets taken from one socket before the timers get their turn again.
@@ -50,6 +50,11 @@ const MIN_LEASE_NS: u64 = 1_000_000_000;
 /// Priority under `SCHED_FIFO`, 1 to 99: above the daemon's other threads, below the kernel's own at 50.
 const REALTIME_PRIORITY: u8 = 20;
 
+/// Most reports that wait for the daemon before control packets are dropped.
+const MAX_OUTBOX: usize = 4096;
+/// Deadlines are rounded up to multiples of this, so that links that die together are noticed together, ns.
+const DEADLINE_GRID_NS: u64 = 250_000;
+
 const TOKEN_TIMER: u64 = u64::MAX;
 const TOKEN_ORDERS: u64 = u64::MAX - 1;
 const TOKEN_KERNEL: u64 = u64::MAX - 2;
@@ -58,6 +63,12 @@ const TOKEN_KERNEL: u64 = u64::MAX - 2;
 pub trait KernelNews: AsFd + Send {
     /// Appends the slots, and takes at most a bounded number.
     fn drain(&mut self, slots: &mut Vec<u32>);
+}
+
+impl KernelNews for crate::bpf::Events {
+    fn drain(&mut self, slots: &mut Vec<u32>) {
+        self.drain(slots);
+    }
 }
 
 /// The way to the thread.
@@ -97,7 +108,7 @@ pub fn spawn(
     news: Option<Box<dyn KernelNews>>,
     session: u32,
     realtime: bool,
-    reports: mpsc::Sender<Report>,
+    reports: mpsc::Sender<Vec<Report>>,
 ) -> Result<Prober> {
     let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).context("eventfd")?);
     let orders = Arc::new(Mutex::new(Vec::new()));
@@ -129,7 +140,7 @@ pub fn spawn(
         due: BinaryHeap::new(),
         buffer: Box::new([0; MAX_PACKET_LEN + 1]),
         changed: Vec::new(),
-        unreported: false,
+        outbox: Vec::new(),
         lease_ns: MIN_LEASE_NS,
     };
     let thread = std::thread::Builder::new()
@@ -152,6 +163,8 @@ struct Probed {
     sequence: u64,
     control_sequence: u64,
     next_probe_ns: u64,
+    /// Where in an interval its probes leave.
+    phase_ns: u64,
     /// Entry in `due` that counts; older ones are void.
     due_ns: u64,
     /// Verdict of the detector that the daemon does not know yet.
@@ -166,7 +179,7 @@ struct Thread {
     stats: Arc<Stats>,
     news: Option<Box<dyn KernelNews>>,
     session: u32,
-    reports: mpsc::Sender<Report>,
+    reports: mpsc::Sender<Vec<Report>>,
     epoll: OwnedFd,
     timer: OwnedFd,
     wake: Arc<OwnedFd>,
@@ -179,8 +192,8 @@ struct Thread {
     due: BinaryHeap<Reverse<(u64, LinkId)>>,
     buffer: Box<[u8; MAX_PACKET_LEN + 1]>,
     changed: Vec<u32>,
-    /// The daemon's queue was full: some link has something to report.
-    unreported: bool,
+    /// Reports of this round: they go together, so that links that die at one instant are one decision.
+    outbox: Vec<Report>,
     /// The longest detection time of all links, at least [`MIN_LEASE_NS`].
     lease_ns: u64,
 }
@@ -219,7 +232,7 @@ impl Thread {
             }
             self.changed = changed;
             self.serve_due();
-            self.report_late();
+            self.flush();
             self.arm();
         }
     }
@@ -259,13 +272,8 @@ impl Thread {
         let key = EndpointKey { ifindex: link.ifindex, local: link.local, port: link.port };
         if !self.endpoints.contains_key(&key) {
             let endpoint = Endpoint::open(key, &link.interface)?;
-            epoll::add(
-                &self.epoll,
-                &endpoint,
-                epoll::EventData::new_u64(self.next_token),
-                epoll::EventFlags::IN,
-            )
-            .context("epoll")?;
+            epoll::add(&self.epoll, &endpoint, epoll::EventData::new_u64(self.next_token), epoll::EventFlags::IN)
+                .context("epoll")?;
             self.tokens.insert(self.next_token, key);
             self.next_token += 1;
             self.endpoints.insert(key, endpoint);
@@ -274,18 +282,19 @@ impl Thread {
             endpoint.links.insert(link.remote, id);
         }
         let intent = &self.tables.intents()[id.0 as usize];
-        intent.detection_ns.store(link.interval_ns * u64::from(link.multiplier), Relaxed);
         intent.sent_sequence.store(0, Relaxed);
-        intent.session.store(u64::from(self.session), Relaxed);
+        // The first probe leaves at once; from then on all links of one interval and phase share their instants, so that
+        // one wake-up serves them, and links that die together are noticed together.
         let now_ns = clock::now_ns();
-        let phase = u64::from((id.0 / LINKS_A_PHASE) % PHASES) * link.interval_ns / u64::from(PHASES);
-        let first_ns = now_ns + phase;
+        let phase_ns = u64::from((id.0 / LINKS_A_PHASE) % PHASES) * link.interval_ns / u64::from(PHASES);
+        let first_ns = now_ns;
         let probed = Probed {
             endpoint: key,
             detector: Detector::new(link.interval_ns, link.multiplier, now_ns),
             sequence: 0,
             control_sequence: 0,
             next_probe_ns: first_ns,
+            phase_ns,
             due_ns: first_ns,
             pending: None,
             told: None,
@@ -301,7 +310,6 @@ impl Thread {
 
     fn remove(&mut self, id: LinkId) {
         let Some(probed) = self.links.remove(&id) else { return };
-        self.tables.intents()[id.0 as usize].session.store(0, Relaxed);
         clear(&self.tables.states()[id.0 as usize]);
         let Some(endpoint) = self.endpoints.get_mut(&probed.endpoint) else { return };
         endpoint.links.remove(&probed.link.remote);
@@ -377,15 +385,13 @@ impl Thread {
                 }
             },
         };
-        if let Some(header) = delivered {
+        if let Some(header) = delivered
+            && self.outbox.len() < MAX_OUTBOX
+        {
+            // Beyond the bound it is lost, as the network might have lost it: its sender repeats it.
             let body = payload[PACKET_LEN..].to_vec();
-            // A full queue loses it, as the network might have: its sender repeats it.
-            let _ = self.reports.try_send(Report::Control {
-                link: id,
-                session: header.sender_session,
-                kind: header.kind,
-                body,
-            });
+            let (session, kind) = (header.sender_session, header.kind);
+            self.outbox.push(Report::Control { link: id, session, kind, body });
         }
     }
 
@@ -404,10 +410,10 @@ impl Thread {
             }
             self.stats.of(id.0).worst_lateness_ns.fetch_max(now_ns - due_ns, Relaxed);
             if probed.next_probe_ns <= now_ns {
-                // Missed slots are not made up for: a burst of probes proves nothing.
+                // Missed instants are not made up for: a burst of probes proves nothing.
                 let interval_ns = probed.link.interval_ns;
-                let missed = (now_ns - probed.next_probe_ns) / interval_ns;
-                probed.next_probe_ns += (missed + 1) * interval_ns;
+                probed.next_probe_ns =
+                    (now_ns - probed.phase_ns) / interval_ns * interval_ns + interval_ns + probed.phase_ns;
                 self.probe(id, now_ns);
                 if !renewed {
                     self.renew_lease(now_ns);
@@ -417,7 +423,9 @@ impl Thread {
             self.look(id);
             let Some(probed) = self.links.get_mut(&id) else { continue };
             // Strictly later than now, or the loop would not end.
-            probed.due_ns = probed.next_probe_ns.min(probed.detector.deadline_ns()).max(now_ns + 1);
+            let deadline_ns = probed.detector.deadline_ns();
+            let deadline_ns = deadline_ns.checked_next_multiple_of(DEADLINE_GRID_NS).unwrap_or(deadline_ns);
+            probed.due_ns = probed.next_probe_ns.min(deadline_ns).max(now_ns + 1);
             self.due.push(Reverse((probed.due_ns, id)));
         }
     }
@@ -474,21 +482,25 @@ impl Thread {
     fn look(&mut self, id: LinkId) {
         let Some(probed) = self.links.get_mut(&id) else { return };
         let state = &self.tables.states()[id.0 as usize];
-        let answered = window::highest(state.echo_window.load(Relaxed));
-        if let Some(edge) = probed.detector.poll(clock::now_ns(), state.last_echo_ns.load(Relaxed), answered) {
+        let echoes = Echoes {
+            last_ns: state.last_echo_ns.load(Relaxed),
+            highest: window::highest(state.echo_window.load(Relaxed)),
+            count: state.echoes.load(Relaxed),
+        };
+        if let Some(edge) = probed.detector.poll(clock::now_ns(), echoes) {
             probed.pending = Some(edge);
         }
         self.stats.of(id.0).loss_ppm.store((probed.detector.loss() * 1e6) as u64, Relaxed);
         self.report(id);
     }
 
-    /// Reports what the daemon does not know yet about a link. With the queue full it stays noted.
+    /// Puts what the daemon does not know yet about a link into the outbox.
     fn report(&mut self, id: LinkId) {
         let Some(probed) = self.links.get_mut(&id) else { return };
         let state = &self.tables.states()[id.0 as usize];
-        let session = state.peer_session.load() as u32;
+        let session = state.peer_session.load(Relaxed) as u32;
         if session != 0 {
-            let view = View::unpack(state.peer_view.load());
+            let view = View::unpack(state.peer_view.load(Relaxed));
             let said = PeerSaid {
                 session,
                 epoch: view.epoch,
@@ -498,34 +510,24 @@ impl Thread {
                 hears: view.flags & flags::HEARS != 0,
                 restarting: view.flags & flags::RESTARTING != 0,
             };
-            if probed.told != Some(said) {
-                if self.reports.try_send(Report::Said { link: id, said }).is_ok() {
-                    probed.told = Some(said);
-                } else {
-                    self.unreported = true;
-                }
+            if probed.told.replace(said) != Some(said) {
+                self.outbox.push(Report::Said { link: id, said });
             }
         }
-        if let Some(edge) = &probed.pending {
-            let report = match *edge {
-                Edge::Alive => Report::Alive(id),
-                Edge::Silent { last_good_ns } => Report::Silent { link: id, last_good_ns },
-            };
-            if self.reports.try_send(report).is_ok() {
-                probed.pending = None;
-            } else {
-                self.unreported = true;
-            }
-        }
+        self.outbox.extend(probed.pending.take().map(|edge| match edge {
+            Edge::Alive => Report::Alive(id),
+            Edge::Silent { last_good_ns } => Report::Silent { link: id, last_good_ns },
+        }));
     }
 
-    /// Reports again what found the queue full.
-    fn report_late(&mut self) {
-        if std::mem::take(&mut self.unreported) {
-            let ids: Vec<LinkId> = self.links.keys().copied().collect();
-            for id in ids {
-                self.report(id);
-            }
+    /// Hands the outbox to the daemon. With its queue full the reports stay, and go with the next round's: a link
+    /// adds at most a few a round, and only when something changes.
+    fn flush(&mut self) {
+        if self.outbox.is_empty() {
+            return;
+        }
+        if let Ok(permit) = self.reports.try_reserve() {
+            permit.send(std::mem::take(&mut self.outbox));
         }
     }
 
@@ -538,9 +540,9 @@ impl Thread {
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
             let view = &self.tables.intents()[id.0 as usize].view;
-            let mut said = View::unpack(view.load());
+            let mut said = View::unpack(view.load(Relaxed));
             said.flags |= flags::RESTARTING;
-            view.store(said.pack());
+            view.store(said.pack(), Relaxed);
             self.probe(id, clock::now_ns());
         }
     }
@@ -564,15 +566,15 @@ impl Thread {
 fn header(probed: &Probed, session: u32, tables: &dyn Tables, kind: Kind) -> Header {
     let slot = probed.link.id.0 as usize;
     let intent = &tables.intents()[slot];
-    let mine = View::unpack(intent.view.load());
+    let mine = View::unpack(intent.view.load(Relaxed));
     Header {
         kind,
         flags: mine.flags,
         key_id: probed.link.keys.ids[0],
         sender_session: session,
-        receiver_session: tables.states()[slot].peer_session.load() as u32,
+        receiver_session: tables.states()[slot].peer_session.load(Relaxed) as u32,
         rank: mine.rank,
-        generation: intent.generation.load() as u16,
+        generation: intent.generation.load(Relaxed) as u16,
         epoch: mine.epoch,
         sequence: 0,
         sent_ns: 0,

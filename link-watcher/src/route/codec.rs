@@ -150,7 +150,7 @@ pub(crate) fn parse_route(payload: &[u8]) -> Option<FoundRoute> {
     Some(FoundRoute {
         key: RouteKey { table, prefix: IpNet::new(destination, fixed[1]).ok()?, metric },
         protocol: fixed[5],
-        nexthops: nexthops.filter(|_| ours).map(canonical),
+        nexthops: nexthops.filter(|nexthops| ours && !nexthops.is_empty()).map(canonical),
     })
 }
 

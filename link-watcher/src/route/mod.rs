@@ -17,10 +17,14 @@
 //! its old ones.
 
 mod codec;
+#[cfg(test)]
+pub(crate) mod fake;
 mod kernel;
 mod plan;
 mod reconcile;
 mod routes;
+#[cfg(test)]
+mod tests;
 
 use std::{fmt, net::IpAddr};
 
@@ -137,6 +141,9 @@ impl fmt::Display for Why {
             }
             Self::OtherGroup(group) => write!(f, "group {} has the same prefix, metric and table", group.0),
             Self::NoNexthop => write!(f, "no link has an interface and an address family that could carry it"),
+            Self::Kernel(error) if error.errno == libc::EPERM => {
+                write!(f, "the kernel refused: {error}; routes need root or CAP_NET_ADMIN")
+            }
             Self::Kernel(error) => write!(f, "the kernel refused: {error}"),
             Self::Waiting => write!(f, "it was removed, and is put back shortly"),
         }

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    FoundRoute, Notice, PROTOCOL, RouteKernel, RouteKey,
+    FoundRoute, Nexthop, Notice, PROTOCOL, RouteKernel, RouteKey,
     routes::{Cause, Fight, PERIOD_NS, RETRY_NS, Routes},
 };
 use crate::{
     event::GroupId,
-    system::{KernelEvent, RouteChange, RouteEvent},
+    system::{KernelEvent, Link, RouteChange, RouteEvent},
 };
 
 /// Least time between two comparisons, ns: however many events there are, the daemon does other things too.
@@ -27,19 +27,41 @@ impl<K: RouteKernel> Routes<K> {
     pub(super) fn notice(&mut self, now_ns: u64, event: &KernelEvent) -> Option<Notice> {
         match event {
             KernelEvent::Route(event) => return self.route_event(now_ns, event),
-            KernelEvent::Resync => self.due(now_ns),
+            KernelEvent::Resync => {
+                self.doubt(|_, _| true);
+                self.due(now_ns);
+            }
             // The kernel drops routes with the interface or its last address, and says nothing (IPv4).
-            KernelEvent::Link(link) if self.concerned(link.ifindex) => self.due_soon(now_ns),
-            KernelEvent::LinkRemoved { ifindex, .. }
-            | KernelEvent::AddressAdded { ifindex, .. }
+            KernelEvent::Link(Link { ifindex, admin_up: false, .. })
+            | KernelEvent::LinkRemoved { ifindex, .. }
             | KernelEvent::AddressRemoved { ifindex, .. }
                 if self.concerned(*ifindex) =>
+            {
+                self.doubt(|_, nexthops| nexthops.iter().any(|nexthop| nexthop.ifindex == *ifindex));
+                self.due_soon(now_ns);
+            }
+            // What could not be written before may be possible now.
+            KernelEvent::Link(Link { ifindex, .. }) | KernelEvent::AddressAdded { ifindex, .. }
+                if self.concerned(*ifindex) && self.incomplete() =>
             {
                 self.due_soon(now_ns);
             }
             _ => {}
         }
         None
+    }
+
+    /// Whether something that is wanted does not stand.
+    fn incomplete(&self) -> bool {
+        self.groups.values().any(|group| group.wanted.routes.keys().any(|key| !group.stands(key)))
+    }
+
+    /// From now until the next comparison these places may be empty, or somebody else's.
+    fn doubt(&mut self, which: impl Fn(&RouteKey, &[Nexthop]) -> bool) {
+        for group in self.groups.values_mut() {
+            let doubtful = group.held.iter().filter(|(key, nexthops)| which(key, nexthops)).map(|(key, _)| *key);
+            group.doubtful.extend(doubtful);
+        }
     }
 
     fn due_soon(&mut self, now_ns: u64) {
@@ -68,6 +90,7 @@ impl<K: RouteKernel> Routes<K> {
         if !held && !wanted {
             return None;
         }
+        self.doubt(|held, _| *held == key);
         // The kernel's own doing comes from port 0 and is no fight.
         if wanted && event.port_id != 0 {
             let fight = self.fights.entry(key).or_default();
@@ -140,6 +163,7 @@ impl<K: RouteKernel> Routes<K> {
     /// Corrects what the group believes to hold. Gives the wanted places that are not as they were.
     fn take_stock(&mut self, id: GroupId, actual: &BTreeMap<RouteKey, FoundRoute>) -> Vec<RouteKey> {
         let Some(group) = self.groups.get_mut(&id) else { return Vec::new() };
+        group.doubtful.clear();
         let mut lost = Vec::new();
         let held = std::mem::take(&mut group.held);
         for (key, nexthops) in held {
@@ -161,11 +185,11 @@ impl<K: RouteKernel> Routes<K> {
                 lost.push(key);
             }
         }
-        // What stands as wanted although it is not known to: the answers to its request were lost.
-        for key in group.wanted.routes.keys().filter(|key| !group.held.contains_key(*key)).copied().collect::<Vec<_>>()
-        {
-            if let Some(found) = actual.get(&key).filter(|found| group.recognises(found)) {
-                group.held.insert(key, found.nexthops.clone().unwrap_or_default());
+        // What stands although it is not known to: the answers to its request were lost.
+        let unsure = std::mem::take(&mut group.unsure);
+        for key in unsure.iter().chain(group.wanted.routes.keys()) {
+            if let Some(found) = actual.get(key).filter(|found| group.recognises(found)) {
+                group.held.entry(*key).or_insert_with(|| found.nexthops.clone().unwrap_or_default());
             }
         }
         lost

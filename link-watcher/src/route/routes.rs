@@ -54,6 +54,10 @@ pub(super) struct Group {
     pub(super) orphans: BTreeSet<RouteKey>,
     /// When these go, ns.
     pub(super) orphans_until_ns: u64,
+    /// Places that were written to, but the answer was lost.
+    pub(super) unsure: BTreeSet<RouteKey>,
+    /// Of the held places those that may be empty, or somebody else's by now: to be taken like any other.
+    pub(super) doubtful: BTreeSet<RouteKey>,
 }
 
 impl Group {
@@ -157,7 +161,10 @@ impl<K: RouteKernel> Routes<K> {
         let writes = group.wanted.writes(|key| group.held.get(key).map(Vec::as_slice), skip);
         writes
             .into_iter()
-            .map(|(route, taken)| if taken { Change::Replace(route) } else { Change::Create(route) })
+            .map(|(route, held)| match held && !group.doubtful.contains(&route.key) {
+                true => Change::Replace(route),
+                false => Change::Create(route),
+            })
             .collect()
     }
 
@@ -172,6 +179,10 @@ impl<K: RouteKernel> Routes<K> {
                 Ok(results) => results,
                 Err(error) => {
                     // What was carried out is unknown: look, soon.
+                    if let Some(group) = self.groups.get_mut(&id) {
+                        group.unsure.extend(chunk.iter().map(|change| change.route().key));
+                        group.doubtful.extend(chunk.iter().map(|change| change.route().key));
+                    }
                     self.due(now_ns + RETRY_NS / 10);
                     return Err(format!("{} route messages: {error}", chunk.len()));
                 }
@@ -183,6 +194,7 @@ impl<K: RouteKernel> Routes<K> {
                     (Change::Create(_) | Change::Replace(_), Ok(())) => {
                         group.held.insert(route.key, route.nexthops.clone());
                         group.orphans.remove(&route.key);
+                        group.doubtful.remove(&route.key);
                     }
                     (Change::Create(_), Err(error)) if error.errno == libc::EEXIST => {
                         occupied.insert(route.key);
@@ -215,14 +227,26 @@ impl<K: RouteKernel> Routes<K> {
         if unknown.is_empty() {
             return Ok(false);
         }
-        let found = self.kernel.occupants(&unknown).map_err(|error| format!("reading the routing tables: {error}"))?;
-        let mut again = found.len() < unknown.len();
+        let describe = |error| format!("reading the routing tables: {error}");
+        // Our own are quickly found; only for the rest whole tables are read.
+        let mut found: Vec<FoundRoute> = self.kernel.ours().map_err(describe)?;
         let Some(group) = self.groups.get_mut(&id) else { return Ok(false) };
+        found.retain(|route| unknown.contains(&route.key) && group.recognises(route));
+        let mut others = unknown.clone();
+        for route in &found {
+            others.remove(&route.key);
+        }
+        if !others.is_empty() {
+            found.extend(self.kernel.occupants(&others).map_err(describe)?);
+        }
+        let mut again = found.len() < unknown.len();
         for route in found {
+            group.doubtful.remove(&route.key);
             if group.recognises(&route) {
                 group.held.insert(route.key, route.nexthops.unwrap_or_default());
                 again = true;
             } else {
+                forget(group, &route.key);
                 self.refused.insert(route.key, Some(route.protocol));
             }
         }
@@ -242,10 +266,12 @@ impl<K: RouteKernel> Routes<K> {
         }
     }
 
-    /// Forgets refusals and errors in places that no group wants.
+    /// Forgets refusals and errors in places that no group wants, or holds still.
     pub(super) fn prune(&mut self) {
         let groups = &self.groups;
-        let wanted = |key: &RouteKey| groups.values().any(|group| group.wanted.routes.contains_key(key));
+        let wanted = |key: &RouteKey| {
+            groups.values().any(|group| group.wanted.routes.contains_key(key) || group.held.contains_key(key))
+        };
         self.refused.retain(|key, _| wanted(key));
         self.fights.retain(|key, _| wanted(key));
         self.failed.retain(|key, _| wanted(key));
@@ -276,6 +302,7 @@ impl<K: RouteKernel> Routes<K> {
 fn forget(group: &mut Group, key: &RouteKey) {
     group.held.remove(key);
     group.orphans.remove(key);
+    group.doubtful.remove(key);
 }
 
 impl<K: RouteKernel> RouteSink for Routes<K> {

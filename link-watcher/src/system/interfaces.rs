@@ -152,3 +152,128 @@ fn is_link_local(address: IpAddr) -> bool {
         IpAddr::V6(address) => address.is_unicast_link_local(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn link(ifindex: u32, name: &str) -> KernelEvent {
+        let link = Link { ifindex, name: name.to_owned(), admin_up: true, carrier: true, ..Link::default() };
+        KernelEvent::Link(link)
+    }
+
+    fn address(text: &str) -> Address {
+        let net: IpNet = text.parse().unwrap();
+        Address { address: net.addr(), prefix_len: net.prefix_len(), peer: None, scope: 0, tentative: false }
+    }
+
+    fn added(ifindex: u32, text: &str) -> KernelEvent {
+        KernelEvent::AddressAdded { ifindex, address: address(text) }
+    }
+
+    fn table(events: &[KernelEvent]) -> Interfaces {
+        let mut interfaces = Interfaces::default();
+        for event in events {
+            assert!(interfaces.update(event), "{event:?} changes something");
+            assert!(!interfaces.update(event), "{event:?} changes nothing the second time");
+        }
+        interfaces
+    }
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_device_goes_through_its_states() {
+        let mut interfaces = table(&[link(1, "lo")]);
+        let remote = ip("10.248.248.1");
+        assert_eq!(interfaces.device("eth1", None, remote), Device::Missing);
+        let mut eth1 = Link { ifindex: 2, name: "eth1".to_owned(), ..Link::default() };
+        interfaces.update(&KernelEvent::Link(eth1.clone()));
+        assert_eq!(interfaces.device("eth1", None, remote), Device::Disabled);
+        eth1.admin_up = true;
+        interfaces.update(&KernelEvent::Link(eth1.clone()));
+        assert_eq!(interfaces.device("eth1", None, remote), Device::NoCarrier);
+        eth1.carrier = true;
+        interfaces.update(&KernelEvent::Link(eth1));
+        assert_eq!(interfaces.device("eth1", None, remote), Device::NoAddress);
+        interfaces.update(&added(2, "10.248.248.2/24"));
+        assert_eq!(interfaces.device("eth1", None, remote), Device::Ready);
+        assert_eq!(interfaces.device("eth1", Some(ip("10.248.248.3")), remote), Device::NoAddress);
+        assert_eq!(interfaces.device("eth1", Some(ip("10.248.248.2")), remote), Device::Ready);
+        interfaces.update(&KernelEvent::AddressRemoved { ifindex: 2, address: address("10.248.248.2/24") });
+        assert_eq!(interfaces.device("eth1", None, remote), Device::NoAddress);
+        interfaces.update(&KernelEvent::LinkRemoved { ifindex: 2, name: "eth1".to_owned() });
+        assert_eq!((interfaces.device("eth1", None, remote), interfaces.index("eth1")), (Device::Missing, None));
+    }
+
+    #[test]
+    fn an_address_in_doubt_is_none_yet() {
+        let mut interfaces = table(&[link(2, "eth1")]);
+        let tentative = Address { tentative: true, ..address("2001:db8:1::2/64") };
+        interfaces.update(&KernelEvent::AddressAdded { ifindex: 2, address: tentative });
+        assert_eq!(interfaces.device("eth1", None, ip("2001:db8:1::1")), Device::NoAddress);
+        assert_eq!(interfaces.device("eth1", Some(ip("2001:db8:1::2")), ip("2001:db8:1::1")), Device::NoAddress);
+        // The same address comes again when duplicate address detection is over.
+        assert!(interfaces.update(&added(2, "2001:db8:1::2/64")));
+        assert_eq!(interfaces.device("eth1", None, ip("2001:db8:1::1")), Device::Ready);
+        assert_eq!(interfaces.get("eth1").unwrap().addresses.len(), 1);
+    }
+
+    #[test]
+    fn the_local_address_is_that_of_the_remotes_prefix() {
+        let point_to_point = Address { peer: Some(ip("198.51.100.9")), ..address("198.51.100.3/32") };
+        let interfaces = table(&[
+            link(2, "eth1"),
+            added(2, "10.0.0.2/8"),
+            added(2, "10.248.248.2/24"),
+            added(2, "fe80::2/64"),
+            added(2, "2001:db8:1::2/64"),
+            KernelEvent::AddressAdded { ifindex: 2, address: point_to_point },
+        ]);
+        for (remote, local) in [
+            ("10.248.248.1", Some("10.248.248.2")),
+            ("10.1.1.1", Some("10.0.0.2")),
+            ("fe80::1", Some("fe80::2")),
+            ("2001:db8:1::1", Some("2001:db8:1::2")),
+            ("2001:db8:2::1", None),
+            ("198.51.100.9", Some("198.51.100.3")),
+            ("198.51.100.8", None),
+            ("203.0.113.1", None),
+        ] {
+            assert_eq!(interfaces.local_for("eth1", ip(remote)), local.map(ip), "{remote}");
+        }
+        assert_eq!(interfaces.local_for("eth2", ip("10.1.1.1")), None);
+    }
+
+    #[test]
+    fn connected_prefixes_are_those_worth_telling() {
+        let scope_link = Address { scope: 253, ..address("203.0.113.1/24") };
+        let mut interfaces = table(&[
+            link(2, "eth0"),
+            added(2, "172.31.13.1/24"),
+            added(2, "10.20.20.1/22"),
+            added(2, "10.20.20.2/22"),
+            added(2, "192.168.12.1/32"),
+            added(2, "169.254.7.7/16"),
+            added(2, "fe80::2/64"),
+            added(2, "2001:db8:5::1/64"),
+            KernelEvent::AddressAdded { ifindex: 2, address: scope_link },
+        ]);
+        let told: Vec<String> = interfaces.connected("eth0").iter().map(IpNet::to_string).collect();
+        assert_eq!(told, ["10.20.20.0/22", "172.31.13.0/24", "2001:db8:5::/64"]);
+        interfaces.update(&KernelEvent::Link(Link { ifindex: 2, name: "eth0".to_owned(), ..Link::default() }));
+        assert_eq!(interfaces.connected("eth0"), []);
+    }
+
+    #[test]
+    fn a_new_interface_takes_the_name_over() {
+        let interfaces = table(&[link(2, "eth1"), added(2, "10.248.248.2/24"), link(7, "eth1")]);
+        assert_eq!((interfaces.index("eth1"), interfaces.iter().count()), (Some(7), 1));
+        let renamed = table(&[link(2, "eth1"), added(2, "10.248.248.2/24"), link(2, "uplink")]);
+        assert_eq!(renamed.local_for("uplink", ip("10.248.248.1")), Some(ip("10.248.248.2")));
+        assert_eq!(renamed.index("eth1"), None);
+    }
+}

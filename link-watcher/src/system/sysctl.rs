@@ -127,3 +127,78 @@ fn dotted(path: &str) -> String {
     };
     format!("net.{}", path.chars().map(swap).collect::<String>())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[derive(Debug, Default)]
+    struct Fake {
+        values: BTreeMap<String, String>,
+        read_only: bool,
+    }
+
+    impl SysctlSink for Fake {
+        fn read(&self, name: &str) -> io::Result<String> {
+            self.values.get(name).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+        }
+
+        fn write(&mut self, name: &str, value: &str) -> io::Result<()> {
+            if self.read_only {
+                return Err(io::ErrorKind::PermissionDenied.into());
+            }
+            self.values.insert(name.to_owned(), value.to_owned());
+            Ok(())
+        }
+    }
+
+    fn with(values: &[(&str, &str)]) -> LinkSysctls<Fake> {
+        let values = values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        LinkSysctls::new(Fake { values, read_only: false })
+    }
+
+    #[test]
+    fn only_a_strict_filter_is_loosened() {
+        for (all, own, after) in
+            [("0", "0", "0"), ("0", "1", "2"), ("1", "0", "2"), ("1", "1", "2"), ("2", "0", "0"), ("1", "2", "2")]
+        {
+            let mut sysctls = with(&[("ipv4/conf/all/rp_filter", all), ("ipv4/conf/eth1/rp_filter", own)]);
+            let said = sysctls.prepare("eth1");
+            assert_eq!(sysctls.sink.read("ipv4/conf/eth1/rp_filter").unwrap(), after, "all {all}, own {own}");
+            assert_eq!(said.len(), usize::from(own != after));
+            assert!(sysctls.restore().is_empty());
+            assert_eq!(sysctls.sink.read("ipv4/conf/eth1/rp_filter").unwrap(), own);
+        }
+    }
+
+    #[test]
+    fn what_the_operator_set_meanwhile_stays() {
+        let name = "ipv4/conf/eth1/ignore_routes_with_linkdown";
+        let mut sysctls = with(&[(name, "0")]);
+        sysctls.prepare("eth1");
+        assert_eq!(sysctls.sink.read(name).unwrap(), "1");
+        sysctls.sink.write(name, "0").unwrap();
+        sysctls.prepare("eth1");
+        sysctls.sink.write(name, "7").unwrap();
+        assert!(sysctls.restore().is_empty());
+        assert_eq!(sysctls.sink.read(name).unwrap(), "7");
+    }
+
+    #[test]
+    fn a_refusal_names_the_remedy() {
+        let mut sysctls = with(&[("ipv4/conf/eth0.100/ignore_routes_with_linkdown", "0")]);
+        sysctls.sink.read_only = true;
+        let said = sysctls.prepare("eth0.100");
+        let remedy = "`sysctl -w net.ipv4.conf.eth0/100.ignore_routes_with_linkdown=1`";
+        assert!(said[0].contains(remedy), "{said:?}");
+        assert!(sysctls.restore().is_empty());
+    }
+
+    #[test]
+    fn a_machine_that_forwards_nothing_is_told() {
+        let sysctls = with(&[("ipv4/ip_forward", "0"), ("ipv6/conf/all/forwarding", "1")]);
+        assert!(sysctls.forwarding(true, true)[0].contains("net.ipv4.ip_forward=1"));
+        assert_eq!(sysctls.forwarding(false, true), [""; 0]);
+    }
+}

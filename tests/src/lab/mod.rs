@@ -10,6 +10,7 @@
 //! | [`meter`] | a numbered packet stream both ways, and how long it was out |
 //! | [`daemon`] | `link-watcher run` inside a namespace, and the commands that talk to it |
 //! | [`setup`], [`routers`] | two routers, three links, hosts behind both |
+//! | [`trial`] | the two of them at work, with traffic: break something, see what it costs |
 //! | [`status`] | reading `status --json` |
 //!
 //! The lab needs root (CAP_SYS_ADMIN for namespaces, CAP_NET_ADMIN and CAP_NET_RAW inside them).
@@ -24,10 +25,13 @@ pub mod netns;
 pub mod routers;
 pub mod setup;
 pub mod status;
+pub mod trial;
 pub mod tunnel;
 pub mod wire;
 
-use std::fs;
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -50,8 +54,12 @@ const INSTANCE_PREFIX: &str = "lab-";
 /// Where link-watcher pins its programs and maps, a directory for each instance.
 const PIN_ROOT: &str = "/sys/fs/bpf/link-watcher";
 
-/// How often a condition is looked at by [`Lab::wait_until`] and its like.
-const POLL_INTERVAL: Duration = Duration::from_millis(5);
+/// How many names are tried for a lab.
+const NAME_ATTEMPTS: u32 = 16;
+
+/// How often a condition is looked at by [`Lab::wait_until`] and its like. Most conditions cost a process that asks a daemon:
+/// more often than this would disturb what is being measured on a small machine.
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The direction of a packet between the two routers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,10 +185,19 @@ impl Lab {
             return Err(NeedsRoot.into());
         }
         sweep();
-        let id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let directory = std::env::temp_dir().join(format!("{DIRECTORY_PREFIX}{id}"));
-        fs::create_dir_all(&directory)
-            .with_context(|| format!("cannot make the lab's directory {}", directory.display()))?;
+        let mut made = Err(io::ErrorKind::AlreadyExists.into());
+        let mut id = String::new();
+        let mut directory = PathBuf::new();
+        // A name that is taken was left by an earlier process of the same id, or laid out by somebody: never used.
+        for _ in 0..NAME_ATTEMPTS {
+            id = format!("{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+            directory = std::env::temp_dir().join(format!("{DIRECTORY_PREFIX}{id}"));
+            made = DirBuilder::new().mode(0o700).create(&directory);
+            if made.is_ok() {
+                break;
+            }
+        }
+        made.with_context(|| format!("cannot make the lab's directory {}", directory.display()))?;
         Ok(Lab {
             inner: Arc::new(Inner {
                 id,
@@ -249,9 +266,13 @@ impl Lab {
     /// When the lab is interrupted meanwhile.
     pub fn pause(&self, duration: Duration) -> Result<()> {
         let until_ns = monotonic_ns() + duration.as_nanos() as u64;
-        self.wait_until("a pause to end", duration * 2 + POLL_INTERVAL, || {
-            Ok((monotonic_ns() >= until_ns).then_some(()))
-        })
+        while let Some(left_ns) = until_ns.checked_sub(monotonic_ns()) {
+            if self.inner.interrupted.load(Ordering::Relaxed) {
+                bail!("interrupted");
+            }
+            std::thread::sleep(POLL_INTERVAL.min(Duration::from_nanos(left_ns)));
+        }
+        Ok(())
     }
 
     pub(crate) fn adopt_process(&self, process: Arc<Mutex<Process>>, instance: &str) {
@@ -314,6 +335,10 @@ fn leftovers(directory: &Path, prefix: &str) -> Vec<PathBuf> {
             let name = entry.file_name();
             let pid = name.to_str()?.strip_prefix(prefix)?.split('-').next()?;
             let pid: u32 = pid.parse().ok()?;
+            // What somebody else put there under such a name is not ours to remove.
+            if entry.metadata().ok()?.uid() != rustix::process::geteuid().as_raw() {
+                return None;
+            }
             (!Path::new("/proc").join(pid.to_string()).exists()).then(|| entry.path())
         })
         .collect()

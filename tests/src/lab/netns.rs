@@ -11,7 +11,9 @@ use std::thread;
 
 use anyhow::{Context, Result};
 use ipnet::IpNet;
+use nix::ifaddrs::getifaddrs;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::net::if_::InterfaceFlags;
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
@@ -131,6 +133,18 @@ impl Namespace {
     pub fn index(&self, interface: &str) -> Result<u32> {
         self.run(|| nix::net::if_::if_nametoindex(interface))?
             .with_context(|| format!("no interface {interface} in {}", self.name))
+    }
+
+    /// Whether an interface has carrier (`IFF_LOWER_UP`, netdevice(7)).
+    ///
+    /// # Errors
+    /// Where there is no interface of that name.
+    pub fn has_carrier(&self, interface: &str) -> Result<bool> {
+        let entry = self.run(|| -> Result<_> {
+            Ok(getifaddrs().context("cannot list interfaces")?.find(|entry| entry.interface_name == interface))
+        })??;
+        let entry = entry.with_context(|| format!("no interface {interface} in {}", self.name))?;
+        Ok(entry.flags.contains(InterfaceFlags::IFF_LOWER_UP))
     }
 
     /// Sets an interface administratively up or down.

@@ -1,0 +1,159 @@
+//! What can be typed.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use crate::config::DEFAULT_PATH;
+
+const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong usage; 69 no daemon answers on the control socket; \
+                          77 missing privilege; 78 configuration error.";
+
+/// Keeps a router with several links on one that works.
+#[derive(Clone, Debug, Parser)]
+#[command(name = "link-watcher", version, about, after_help = EXIT_CODES, max_term_width = 120)]
+pub struct Arguments {
+    /// Configuration file [default: /etc/link-watcher/link-watcher.toml]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub config: Option<PathBuf>,
+    /// Control socket of the daemon [default: what the configuration says]
+    #[arg(long, global = true, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+impl Arguments {
+    /// The configuration file.
+    pub fn config_path(&self) -> PathBuf {
+        self.config.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_PATH))
+    }
+}
+
+/// What to do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon in the foreground (the default)
+    Run,
+    /// Validate a configuration: every error with its place, what is wrong and what would be right
+    Check {
+        /// Configuration file [default: what --config says]
+        path: Option<PathBuf>,
+    },
+    /// Show groups and links, what is active and why
+    Status {
+        /// As one JSON document
+        #[arg(long)]
+        json: bool,
+        /// Again every second
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Show the recent transitions, each with its cause and how long it took
+    Events {
+        /// And go on with those that come
+        #[arg(long)]
+        follow: bool,
+        /// As one JSON document a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Pin a group to a link, or let it choose again
+    Switch {
+        /// Group
+        group: String,
+        /// Link, or `auto`
+        link: String,
+    },
+    /// Turn automatic failover on or off
+    Failover {
+        /// On or off
+        state: OnOff,
+        /// Group [default: all]
+        group: Option<String>,
+    },
+    /// Take a link out of service for maintenance, without losing a packet
+    Drain {
+        /// Group
+        group: String,
+        /// Link
+        link: String,
+    },
+    /// Put a drained link back into service
+    Undrain {
+        /// Group
+        group: String,
+        /// Link
+        link: String,
+    },
+    /// Have the daemon read its configuration again; links that did not change do not flap
+    Reload,
+    /// Print an example configuration or a fresh key
+    Generate {
+        /// What
+        what: Generated,
+        /// Write it to a new file instead; a key's file can be read by its owner only
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
+    /// Build routers in network namespaces, run real daemons, break links, show what happens
+    Demo {
+        /// Which
+        #[arg(default_value = "peer")]
+        scenario: Scenario,
+        /// Needs no terminal, ends by itself, and fails where traffic did not recover
+        #[arg(long)]
+        script: bool,
+        /// Time between two keepalives, 1ms to 60s
+        #[arg(long, default_value = "100ms", value_parser = parse_interval)]
+        interval: Duration,
+        /// Silence for interval x multiplier = down
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=255))]
+        multiplier: u32,
+        /// Where keepalives are verified
+        #[arg(long, default_value = "auto", value_parser = ["auto", "xdp", "tc", "socket"])]
+        engine: String,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// Shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, or that of a command
+    Man {
+        /// Command
+        command: Option<String>,
+    },
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum OnOff {
+    /// Links fail over by themselves.
+    On,
+    /// Nothing moves by itself.
+    Off,
+}
+
+/// What can be generated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Generated {
+    /// A commented example configuration.
+    Config,
+    /// A fresh key for a peer.
+    Key,
+}
+
+/// What can be demonstrated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Scenario {
+    /// Two routers joined by three links.
+    Peer,
+}
+
+fn parse_interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let range = Duration::from_millis(1)..=Duration::from_secs(60);
+    range.contains(&interval).then_some(interval).ok_or_else(|| "it goes from 1ms to 60s".to_owned())
+}

@@ -1,0 +1,180 @@
+//! What each command does.
+
+use std::{
+    io::{IsTerminal, stdout},
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::{Duration, SystemTime},
+};
+
+use clap::CommandFactory;
+
+use super::{
+    Arguments, Command, EXIT_CONFIG, EXIT_FAILED, Failure,
+    arguments::OnOff,
+    events, generate,
+    output::{Style, print},
+    status,
+};
+use crate::{
+    config::{self, Loaded},
+    control::{Change, Client, ClientError, Reply},
+    daemon, demo,
+};
+
+/// How often `status --watch` looks.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Clears the screen and goes to its corner (ECMA-48: CUP, ED).
+const CLEAR: &str = "\x1b[H\x1b[2J";
+
+pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+    let socket = || socket(&arguments);
+    let changed = |change: Change| -> Result<(), Failure> {
+        let said = Client::connect(&socket()?)?.change(change)?;
+        print(&format!("{said}\n"))
+    };
+    match arguments.command.clone().unwrap_or(Command::Run) {
+        Command::Run => return Ok(daemon::run(&arguments.config_path())?),
+        Command::Check { path } => check(&path.unwrap_or_else(|| arguments.config_path())),
+        Command::Status { json, watch: false } => print(&look(&socket()?, if json { Form::Json } else { Form::Text })?),
+        Command::Status { json, watch: true } => watch(&socket()?, json),
+        Command::Events { follow, json } => show_events(&socket()?, follow, json),
+        Command::Switch { group, link } => changed(Change::Switch { group, link: Some(link).filter(|l| l != "auto") }),
+        Command::Failover { state, group } => changed(Change::Failover { group, on: state == OnOff::On }),
+        Command::Drain { group, link } => changed(Change::Drain { group, link, drained: true }),
+        Command::Undrain { group, link } => changed(Change::Drain { group, link, drained: false }),
+        Command::Reload => reload(&socket()?),
+        Command::Generate { what, output } => generate::run(what, output.as_deref()),
+        Command::Demo { scenario: _, script, interval, multiplier, engine } => {
+            let verdict = demo::run(&demo::Options { script, interval, multiplier, engine })?;
+            return Ok(match verdict {
+                demo::Verdict::Passed => ExitCode::SUCCESS,
+                demo::Verdict::Failed => ExitCode::from(EXIT_FAILED),
+            });
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "link-watcher", &mut script);
+            print(&String::from_utf8_lossy(&script))
+        }
+        Command::Man { command } => man(command.as_deref()),
+    }?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The daemon's control socket: what `--socket` says, else what the configuration says, else the default.
+fn socket(arguments: &Arguments) -> Result<PathBuf, Failure> {
+    if let Some(socket) = &arguments.socket {
+        return Ok(socket.clone());
+    }
+    match (config::control_socket_of(&arguments.config_path()), &arguments.config) {
+        (Ok(socket), _) => Ok(socket),
+        // Nobody named the file: it need not be there, or not be readable for everybody.
+        (Err(_), None) => Ok(PathBuf::from(config::DEFAULT_CONTROL_SOCKET)),
+        (Err(refused), Some(_)) => Err((&refused).into()),
+    }
+}
+
+fn reload(socket: &Path) -> Result<(), Failure> {
+    match Client::connect(socket)?.change(Change::Reload) {
+        Ok(said) => print(&format!("{said}\n")),
+        // The daemon refuses to reload only for what is wrong with the configuration, and says it as `check` does.
+        Err(ClientError::Refused(why)) => Err(Failure::new(EXIT_CONFIG, why)),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn check(path: &Path) -> Result<(), Failure> {
+    let Loaded { config, warnings } = config::check(path).map_err(|refused| Failure::from(&refused))?;
+    for warning in warnings {
+        eprintln!("{warning}\n");
+    }
+    let links: usize = config.peers.iter().map(|peer| peer.links.len()).sum();
+    let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+    print(&format!("{} is good: {}, {}\n", path.display(), count(config.peers.len(), "peer"), count(links, "link")))
+}
+
+/// How a status is printed.
+#[derive(Clone, Copy)]
+enum Form {
+    Text,
+    Json,
+    JsonLine,
+}
+
+/// One status, rendered.
+fn look(socket: &Path, form: Form) -> Result<String, Failure> {
+    let snapshot = Client::connect(socket)?.status()?;
+    let json = match form {
+        Form::Text => return Ok(status::render(&snapshot, SystemTime::now(), Style::for_stdout())),
+        Form::Json => serde_json::to_string_pretty(&snapshot),
+        Form::JsonLine => serde_json::to_string(&snapshot),
+    };
+    json.map(|text| text + "\n").map_err(|error| Failure::new(EXIT_FAILED, format!("link-watcher: {error}")))
+}
+
+/// Again and again. On a terminal only the first failure ends it; a later one is shown instead, because a daemon that
+/// is restarted comes back.
+fn watch(socket: &Path, json: bool) -> Result<(), Failure> {
+    let terminal = stdout().is_terminal();
+    let form = if json { Form::JsonLine } else { Form::Text };
+    let clear = if terminal && !json { CLEAR } else { "" };
+    let mut seen = false;
+    loop {
+        match look(socket, form) {
+            Ok(text) => print(&format!("{clear}{text}"))?,
+            Err(failure) if seen && terminal => {
+                print(clear)?;
+                eprintln!("{}", failure.message);
+            }
+            Err(failure) => return Err(failure),
+        }
+        seen = true;
+        std::thread::sleep(WATCH_INTERVAL);
+    }
+}
+
+fn show_events(socket: &Path, follow: bool, json: bool) -> Result<(), Failure> {
+    let style = Style::for_stdout();
+    let mut printed = Ok(());
+    Client::connect(socket)?.events(follow, |reply| {
+        printed = match reply {
+            Reply::Event(record) if json => match serde_json::to_string(&record) {
+                Ok(line) => print(&format!("{line}\n")),
+                Err(error) => Err(Failure::new(EXIT_FAILED, format!("link-watcher: {error}"))),
+            },
+            Reply::Event(record) => print(&format!("{}\n", events::render(&record, style))),
+            Reply::Lost(lost) => {
+                eprintln!("link-watcher: {lost} events came faster than they were read and are lost");
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        if printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    })?;
+    printed
+}
+
+fn man(command: Option<&str>) -> Result<(), Failure> {
+    let mut whole = Arguments::command();
+    // Fills in what commands inherit, such as --config.
+    whole.build();
+    let page = match command {
+        None => whole,
+        Some(name) => match whole.find_subcommand(name) {
+            Some(found) => found.clone(),
+            None => {
+                return Err(Failure::new(
+                    2,
+                    format!("link-watcher: there is no command {name}; see link-watcher --help"),
+                ));
+            }
+        },
+    };
+    let mut text = Vec::new();
+    clap_mangen::Man::new(page)
+        .render(&mut text)
+        .map_err(|error| Failure::new(EXIT_FAILED, format!("link-watcher: {error}")))?;
+    print(&String::from_utf8_lossy(&text))
+}

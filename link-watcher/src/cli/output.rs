@@ -1,0 +1,50 @@
+//! Standard output: written to in one place, coloured only for people.
+
+use std::io::{self, IsTerminal, Write};
+
+use super::{EXIT_FAILED, Failure};
+
+/// Writes to standard output at once. That nobody reads it any more, as with `| head`, is no failure worth words.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::new(EXIT_FAILED, "")),
+        Err(error) => Err(Failure::new(EXIT_FAILED, format!("link-watcher: cannot write: {error}"))),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Colours, or none.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Style {
+    coloured: bool,
+}
+
+impl Style {
+    /// For standard output: coloured if it is a terminal and `NO_COLOR` (no-color.org) is not set.
+    pub(super) fn for_stdout() -> Self {
+        let refused = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        Self { coloured: io::stdout().is_terminal() && !refused }
+    }
+
+    pub(super) fn good(self, text: &str) -> String {
+        self.paint("32", text)
+    }
+
+    pub(super) fn bad(self, text: &str) -> String {
+        self.paint("31", text)
+    }
+
+    pub(super) fn doubtful(self, text: &str) -> String {
+        self.paint("33", text)
+    }
+
+    pub(super) fn strong(self, text: &str) -> String {
+        self.paint("1", text)
+    }
+
+    /// SGR codes of ECMA-48, section 8.3.117.
+    fn paint(self, code: &str, text: &str) -> String {
+        if self.coloured { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}

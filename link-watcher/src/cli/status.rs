@@ -1,0 +1,201 @@
+//! The status for people.
+
+use std::time::{Duration, SystemTime};
+
+use super::output::Style;
+use crate::event::{DroppedSnapshot, GroupSnapshot, LinkSnapshot, Snapshot};
+
+/// Columns of the table of links.
+const HEADINGS: [&str; 11] =
+    ["LINK", "INTERFACE", "TIER", "STATE", "USABLE", "RTT", "JITTER", "LOSS", "SENT/RECEIVED", "DROPPED", "SINCE"];
+
+/// Groups and their links, and below them what deserves a look.
+pub fn render(snapshot: &Snapshot, now: SystemTime, style: Style) -> String {
+    let uptime = Duration::try_from_secs_f64(snapshot.uptime_s).unwrap_or_default();
+    let mut text =
+        format!("link-watcher {}, engine {}, running for {}\n", snapshot.version, snapshot.engine, short(uptime));
+    for group in &snapshot.groups {
+        text += "\n";
+        text += &render_group(group, now, style);
+    }
+    text
+}
+
+fn render_group(group: &GroupSnapshot, now: SystemTime, style: Style) -> String {
+    let kind = match &group.role {
+        Some(crate::event::Role::Client) => format!("{}, client", group.kind),
+        Some(crate::event::Role::Server) => format!("{}, server", group.kind),
+        None => group.kind.clone(),
+    };
+    let active = match group.active.as_slice() {
+        [] => style.bad("no link is active"),
+        active => {
+            let usable = group.links.iter().any(|link| link.usable && active.contains(&link.name));
+            let names = active.join(" + ");
+            format!("{} active", if usable { style.good(&names) } else { style.bad(&names) })
+        }
+    };
+    let mut text = format!(
+        "{} ({kind}): {active} since {}: {}\n",
+        style.strong(&group.name),
+        ago(&group.since, now),
+        group.reason
+    );
+    let routes = &group.routes;
+    text += &format!("  routes: {} installed, {} refused", routes.installed, routes.refused);
+    if !group.announced_to_us.is_empty() {
+        text += &format!("; announced to us: {}", group.announced_to_us.join(", "));
+    }
+    text += "\n";
+    text += &render_links(group, now, style);
+    for note in notes(group) {
+        text += &format!("  {} {note}\n", style.doubtful("!"));
+    }
+    text
+}
+
+/// The table of links; `*` marks what carries traffic.
+fn render_links(group: &GroupSnapshot, now: SystemTime, style: Style) -> String {
+    let rows: Vec<[String; 11]> = group.links.iter().map(|link| row(link, now)).collect();
+    let width = |column: usize| {
+        let cells = rows.iter().map(|row| row[column].chars().count());
+        cells.chain([HEADINGS[column].len()]).max().unwrap_or_default()
+    };
+    let widths: Vec<usize> = (0..HEADINGS.len()).map(width).collect();
+    // Padded before it is painted: a terminal does not count colours as columns.
+    let pad = |cell: &str, column: usize| format!("{cell:<0$}  ", widths[column]);
+    let heading: String = HEADINGS.iter().enumerate().map(|(column, cell)| pad(cell, column)).collect();
+    let mut text = format!("    {}\n", heading.trim_end());
+    for (row, link) in rows.iter().zip(&group.links) {
+        let mark = if group.active.contains(&link.name) { "*" } else { " " };
+        let paint = |column: usize, cell: String| match (column, link.state.as_str()) {
+            (3, "up") => style.good(&cell),
+            (3, "down" | "absent") => style.bad(&cell),
+            (3, _) => style.doubtful(&cell),
+            _ => cell,
+        };
+        let line: String = row.iter().enumerate().map(|(column, cell)| paint(column, pad(cell, column))).collect();
+        text += &format!("  {mark} {}\n", line.trim_end());
+    }
+    text
+}
+
+fn row(link: &LinkSnapshot, now: SystemTime) -> [String; 11] {
+    let milliseconds = |ms: Option<f64>| ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.3} ms"));
+    let state = if link.drained { format!("{}, drained", link.state) } else { link.state.clone() };
+    [
+        link.name.clone(),
+        link.interface.clone(),
+        link.tier.to_string(),
+        state,
+        if link.usable { "yes" } else { "no" }.to_owned(),
+        milliseconds(link.rtt_ms),
+        milliseconds(link.jitter_ms),
+        format!("{:.1}%", link.loss * 100.0),
+        format!("{}/{}", link.sent, link.received),
+        dropped(&link.dropped).to_string(),
+        ago(&link.since, now),
+    ]
+}
+
+fn dropped(dropped: &DroppedSnapshot) -> u64 {
+    dropped.malformed + dropped.unknown + dropped.replayed + dropped.forged + dropped.reflected
+}
+
+/// What deserves a look, and what to do about it.
+fn notes(group: &GroupSnapshot) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let Some(link) = &group.pinned {
+        notes.push(format!(
+            "pinned to {link} by hand; `link-watcher switch {} auto` lets the group choose again",
+            group.name
+        ));
+    }
+    if !group.failover {
+        notes.push(format!("automatic failover is off; `link-watcher failover on {}` turns it on again", group.name));
+    }
+    notes.extend(group.routes.refusals.iter().map(|refusal| format!("refused: {refusal}")));
+    for link in &group.links {
+        notes_of_link(link, &group.name, &mut notes);
+    }
+    notes
+}
+
+fn notes_of_link(link: &LinkSnapshot, group: &str, notes: &mut Vec<String>) {
+    let name = &link.name;
+    let mut note = |text: String| notes.push(format!("{name}: {text}"));
+    let up = link.state == "up";
+    if link.state == "absent" {
+        note(format!("interface {0} does not exist or is switched off: ip link show {0}", link.interface));
+    } else if let (false, Some(reason)) = (up, &link.last_down_reason) {
+        note(reason.clone());
+    }
+    if link.drained {
+        note(format!("out of service; `link-watcher undrain {group} {name}` puts it back"));
+    }
+    let counts = &link.dropped;
+    let causes = [
+        (counts.malformed, "malformed"),
+        (counts.unknown, "unknown"),
+        (counts.replayed, "replayed"),
+        (counts.forged, "forged"),
+        (counts.reflected, "reflected"),
+    ];
+    let causes: Vec<_> = causes.iter().filter(|(n, _)| *n > 0).map(|(n, cause)| format!("{n} {cause}")).collect();
+    if !causes.is_empty() {
+        note(format!("dropped {}", causes.join(", ")));
+    }
+    // Each cause leaves a few packets of others when a peer starts; what keeps a link down is most of them.
+    let much = |count: u64| !up && count > dropped(counts) / 4;
+    if much(counts.forged) {
+        note("packets come, but not with our signature: do the key files of the two ends differ?".to_owned());
+    }
+    if much(counts.reflected) {
+        note("packets of our own role come back: do both ends have the same role?".to_owned());
+    }
+    if let Some(reason) = &link.engine_reason {
+        note(format!("uses the engine {}: {reason}", link.engine));
+    }
+}
+
+/// How long ago an RFC 3339 time was; what cannot be read is shown as it is.
+fn ago(since: &str, now: SystemTime) -> String {
+    match humantime::parse_rfc3339(since) {
+        // A clock that was set back makes "now".
+        Ok(since) => format!("{} ago", short(now.duration_since(since).unwrap_or_default())),
+        Err(_) if since.is_empty() => "-".to_owned(),
+        Err(_) => since.to_owned(),
+    }
+}
+
+/// A duration in its two largest units.
+fn short(duration: Duration) -> String {
+    let seconds = duration.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3600..86400 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d {}h", seconds / 86400, seconds / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_short() {
+        let short = |seconds| short(Duration::from_secs(seconds));
+        assert_eq!([short(0), short(59), short(60)], ["0s", "59s", "1m 0s"]);
+        assert_eq!([short(3_661), short(90_000)], ["1h 1m", "1d 1h"]);
+    }
+
+    #[test]
+    fn times_are_relative() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(100);
+        assert_eq!(ago("1970-01-01T00:01:28.500Z", now), "11s ago");
+        assert_eq!(ago("1970-01-01T00:02:28.500Z", now), "0s ago");
+        assert_eq!(ago("", now), "-");
+        assert_eq!(ago("never", now), "never");
+    }
+}

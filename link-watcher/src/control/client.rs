@@ -1,0 +1,180 @@
+//! A command's end of the control socket. It blocks: a command has nothing else to do.
+
+use std::{
+    io::{self, BufRead, BufReader, Read, Write},
+    ops::ControlFlow,
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use super::{Change, Reply, Request};
+use crate::event::Snapshot;
+
+/// How long the daemon may take to accept a connection or a request.
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// How long it may take to answer: longer than the server waits for its core, so that its complaint arrives.
+const ANSWER_LIMIT: Duration = Duration::from_secs(25);
+/// Longest line of an answer, bytes: a status of some thousand links.
+const MAX_REPLY_LEN: u64 = 64 << 20;
+
+/// Why a command got no answer, or not the one it wanted.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens.
+    #[error(
+        "no daemon answers on {}: {error}\nIs it running? `systemctl status link-watcher` says. Does it use another \
+         socket? `--socket PATH` or `--config PATH` says which",
+        path.display()
+    )]
+    NoDaemon {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+    /// We may not use the socket.
+    #[error("{} is for root only: run this with sudo", .0.display())]
+    Denied(PathBuf),
+    /// There is a daemon, but its core does not answer.
+    #[error("{0}")]
+    Unavailable(String),
+    /// The daemon refuses.
+    #[error("{0}")]
+    Refused(String),
+    /// Its answer is no answer of this version.
+    #[error("the daemon on {} answers in a way that this version does not understand ({problem}): restart it after an \
+             upgrade", path.display())]
+    Language {
+        /// The socket's path.
+        path: PathBuf,
+        /// What was not understood.
+        problem: String,
+    },
+}
+
+/// A connection to a daemon.
+#[derive(Debug)]
+pub struct Client {
+    path: PathBuf,
+    stream: BufReader<UnixStream>,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    ///
+    /// Where nobody answers, or we may not.
+    pub fn connect(path: &Path) -> Result<Self, ClientError> {
+        let connect = || {
+            let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
+            socket.set_write_timeout(Some(CONNECT_LIMIT))?;
+            socket.set_read_timeout(Some(ANSWER_LIMIT))?;
+            socket.connect(&SockAddr::unix(path)?)?;
+            Ok(UnixStream::from(socket))
+        };
+        match connect() {
+            Ok(stream) => Ok(Self { path: path.to_owned(), stream: BufReader::new(stream) }),
+            Err(error) => Err(no_daemon(path, error)),
+        }
+    }
+
+    /// What is so.
+    ///
+    /// # Errors
+    ///
+    /// Where no answer comes, or none that we understand.
+    pub fn status(&mut self) -> Result<Snapshot, ClientError> {
+        self.send(&Request::Status)?;
+        match self.receive()? {
+            Reply::Status(snapshot) => Ok(snapshot),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// Has something changed; returns what the daemon says about it.
+    ///
+    /// # Errors
+    ///
+    /// Where it refuses, no answer comes, or none that we understand.
+    pub fn change(&mut self, change: Change) -> Result<String, ClientError> {
+        self.send(&Request::Change(change))?;
+        match self.receive()? {
+            Reply::Done(said) => Ok(said),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// Hands over what happened, and with `follow` what happens, until `take` breaks off: [`Reply::Event`] and
+    /// [`Reply::Lost`].
+    ///
+    /// # Errors
+    ///
+    /// Where no answer comes, or none that we understand; with `follow`, when the daemon ends.
+    pub fn events(&mut self, follow: bool, mut take: impl FnMut(Reply) -> ControlFlow<()>) -> Result<(), ClientError> {
+        self.send(&Request::Events { follow })?;
+        if follow {
+            // Nothing may happen for days.
+            self.stream.get_ref().set_read_timeout(None).map_err(|error| no_daemon(&self.path, error))?;
+        }
+        loop {
+            match self.receive()? {
+                Reply::End => return Ok(()),
+                reply @ (Reply::Event(_) | Reply::Lost(_)) => {
+                    if take(reply).is_break() {
+                        return Ok(());
+                    }
+                }
+                other => return Err(self.unexpected(other)),
+            }
+        }
+    }
+
+    fn send(&mut self, request: &Request) -> Result<(), ClientError> {
+        let line = serde_json::to_string(request).map_err(|error| self.language(error))?;
+        let sent = self.stream.get_mut().write_all(format!("{line}\n").as_bytes());
+        // A server that turns us away closes its end first; what it said is still to be read.
+        match sent {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(no_daemon(&self.path, error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn receive(&mut self) -> Result<Reply, ClientError> {
+        let mut line = String::new();
+        let length = (&mut self.stream)
+            .take(MAX_REPLY_LEN)
+            .read_line(&mut line)
+            .map_err(|error| no_daemon(&self.path, error))?;
+        if length == 0 {
+            return Err(no_daemon(&self.path, io::Error::other("it ended the connection")));
+        }
+        serde_json::from_str(&line).map_err(|error| self.language(error))
+    }
+
+    fn unexpected(&self, reply: Reply) -> ClientError {
+        match reply {
+            Reply::Refused(why) => ClientError::Refused(why),
+            Reply::Unavailable(why) => ClientError::Unavailable(why),
+            other => self.language(format!("{other:?}").split(['(', ' ']).next().unwrap_or_default()),
+        }
+    }
+
+    fn language(&self, problem: impl ToString) -> ClientError {
+        ClientError::Language { path: self.path.clone(), problem: problem.to_string() }
+    }
+}
+
+fn no_daemon(path: &Path, error: io::Error) -> ClientError {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ClientError::Denied(path.to_owned()),
+        // The kernel's word for a timeout of a socket.
+        io::ErrorKind::WouldBlock => {
+            ClientError::NoDaemon { path: path.to_owned(), error: io::Error::other("no answer in time") }
+        }
+        _ => ClientError::NoDaemon { path: path.to_owned(), error },
+    }
+}

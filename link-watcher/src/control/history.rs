@@ -1,0 +1,185 @@
+//! The recent transitions, in words.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
+
+use crate::{
+    clock,
+    event::{GroupId, LinkId, Transition, What},
+};
+
+/// Events that are kept, and how far a follower may fall behind.
+pub const HISTORY_LEN: usize = 256;
+
+/// One transition, in words: a line of `events --json`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// When, RFC 3339 in UTC with milliseconds.
+    pub time: String,
+    /// Group.
+    pub group: String,
+    /// Link, where it is about one.
+    pub link: Option<String>,
+    /// What: `link-up`, `link-down`, `active-changed`, `no-usable-link`, `ordered`, `peer-restarted`.
+    pub what: String,
+    /// Links that carried the traffic.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<String>,
+    /// Links that carry it now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub to: Vec<String>,
+    /// Why.
+    pub why: String,
+    /// From the last good packet to the decision, ms.
+    pub detect_ms: Option<f64>,
+    /// From the decision until the kernel had the new routes, ms.
+    pub took_ms: Option<f64>,
+}
+
+impl EventRecord {
+    /// In words. The transition was carried out at `done_ns`.
+    fn new(
+        transition: &Transition,
+        done_ns: u64,
+        names: impl Fn(GroupId, Option<LinkId>) -> (String, Option<String>),
+    ) -> Self {
+        let milliseconds = |from_ns: u64, to_ns: u64| to_ns.saturating_sub(from_ns) as f64 / 1e6;
+        let (group, link) = names(transition.group, transition.link);
+        let named = |links: &[LinkId]| links.iter().filter_map(|link| names(transition.group, Some(*link)).1).collect();
+        let (from, to) = match &transition.what {
+            What::ActiveChanged { from, to } => (named(from), named(to)),
+            _ => (Vec::new(), Vec::new()),
+        };
+        // Only traffic that moves takes time after the decision.
+        let moved = matches!(transition.what, What::ActiveChanged { .. });
+        let detected = transition.last_good_ns != 0;
+        Self {
+            time: clock::rfc3339(transition.at_ns),
+            group,
+            link,
+            what: what(&transition.what).to_owned(),
+            from,
+            to,
+            why: transition.why.clone(),
+            detect_ms: detected.then(|| milliseconds(transition.last_good_ns, transition.at_ns)),
+            took_ms: moved.then(|| milliseconds(transition.at_ns, done_ns)),
+        }
+    }
+}
+
+fn what(what: &What) -> &'static str {
+    match what {
+        What::LinkUp => "link-up",
+        What::LinkDown => "link-down",
+        What::ActiveChanged { .. } => "active-changed",
+        What::NoUsableLink => "no-usable-link",
+        What::Ordered => "ordered",
+        What::PeerRestarted => "peer-restarted",
+    }
+}
+
+/// The last [`HISTORY_LEN`] events, and whoever follows them.
+#[derive(Debug)]
+pub struct History {
+    recent: Mutex<VecDeque<Arc<EventRecord>>>,
+    followers: broadcast::Sender<Arc<EventRecord>>,
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self { recent: Mutex::default(), followers: broadcast::channel(HISTORY_LEN).0 }
+    }
+}
+
+impl History {
+    /// Adds a transition that was carried out at `done_ns`, in words; `names` knows the groups' and the links'.
+    pub fn record(
+        &self,
+        transition: &Transition,
+        done_ns: u64,
+        names: impl Fn(GroupId, Option<LinkId>) -> (String, Option<String>),
+    ) {
+        self.push(EventRecord::new(transition, done_ns, names));
+    }
+
+    /// Adds an event. Never waits for a follower: who does not read in time loses events, and learns how many.
+    pub fn push(&self, record: EventRecord) {
+        let record = Arc::new(record);
+        let mut recent = self.lock();
+        if recent.len() == HISTORY_LEN {
+            recent.pop_front();
+        }
+        recent.push_back(Arc::clone(&record));
+        // Nobody follows: that is fine. Under the lock, so that a new follower gets each event exactly once.
+        let _ = self.followers.send(record);
+    }
+
+    /// The recent events, the oldest first.
+    pub fn recent(&self) -> Vec<Arc<EventRecord>> {
+        self.lock().iter().cloned().collect()
+    }
+
+    /// The recent events, and all that come after them.
+    pub fn follow(&self) -> (Vec<Arc<EventRecord>>, broadcast::Receiver<Arc<EventRecord>>) {
+        let recent = self.lock();
+        (recent.iter().cloned().collect(), self.followers.subscribe())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<EventRecord>>> {
+        // Whoever panicked with the lock held left a whole queue behind: no operation on it stops half way.
+        self.recent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn record(n: usize) -> EventRecord {
+        EventRecord { why: n.to_string(), ..EventRecord::default() }
+    }
+
+    #[test]
+    fn only_the_last_are_kept() {
+        let history = History::default();
+        (0..HISTORY_LEN + 3).for_each(|n| history.push(record(n)));
+        let recent = history.recent();
+        assert_eq!((recent.len(), recent[0].why.as_str()), (HISTORY_LEN, "3"));
+    }
+
+    #[test]
+    fn a_follower_gets_each_event_once() {
+        let history = History::default();
+        history.push(record(0));
+        let (recent, mut coming) = history.follow();
+        history.push(record(1));
+        assert_eq!((recent.len(), recent[0].why.as_str()), (1, "0"));
+        assert_eq!(coming.try_recv().unwrap().why, "1");
+        assert!(coming.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_transition_in_words() {
+        let transition = Transition {
+            at_ns: 5_031_000_000,
+            group: GroupId(0),
+            link: None,
+            what: What::ActiveChanged { from: vec![LinkId(0)], to: vec![LinkId(1)] },
+            why: "no echo for 30 ms".to_owned(),
+            last_good_ns: 5_000_000_000,
+        };
+        let names = |_, link: Option<LinkId>| ("hq".to_owned(), link.map(|link| format!("link{}", link.0)));
+        let record = EventRecord::new(&transition, 5_031_040_000, names);
+        let json = serde_json::to_string(&EventRecord { time: "T".to_owned(), ..record }).unwrap();
+        assert_eq!(
+            json,
+            r#"{"time":"T","group":"hq","link":null,"what":"active-changed","from":["link0"],"to":["link1"],"why":"no echo for 30 ms","detect_ms":31.0,"took_ms":0.04}"#
+        );
+    }
+}

@@ -1,0 +1,99 @@
+//! Commands to a running daemon: a Unix stream socket that only root can use.
+//!
+//! A client sends one JSON [`Request`] a line, and gets one JSON [`Reply`] a line: one for each request, except that
+//! [`Request::Events`] is answered by any number of [`Reply::Event`] and then, unless it follows, [`Reply::End`].
+//!
+//! The server never touches the daemon's state: it sends an [`Order`] to the core through a bounded queue and waits
+//! with a deadline; the core never waits for the server.
+
+mod client;
+mod history;
+mod server;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
+
+pub use self::{
+    client::{Client, ClientError},
+    history::{EventRecord, HISTORY_LEN, History},
+    server::{BindError, Server},
+};
+use crate::event::Snapshot;
+
+/// Longest line of a request, bytes.
+const MAX_REQUEST_LEN: u64 = 4096;
+
+/// What a client asks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// What is so.
+    Status,
+    /// What happened.
+    Events {
+        /// And what happens from now on.
+        follow: bool,
+    },
+    /// Something shall change.
+    Change(Change),
+}
+
+/// What an operator wants changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Change {
+    /// Pins a group to a link, or lets it choose again.
+    Switch {
+        /// Group.
+        group: String,
+        /// Link; nothing: it chooses again.
+        link: Option<String>,
+    },
+    /// Automatic failover on or off.
+    Failover {
+        /// Group; nothing: all of them.
+        group: Option<String>,
+        /// On.
+        on: bool,
+    },
+    /// Takes a link out of service, or back in.
+    Drain {
+        /// Group.
+        group: String,
+        /// Link.
+        link: String,
+        /// Out of service.
+        drained: bool,
+    },
+    /// Reads the configuration again.
+    Reload,
+}
+
+/// What the daemon answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Reply {
+    /// To [`Request::Status`].
+    Status(Snapshot),
+    /// To [`Request::Events`], one each, the oldest first.
+    Event(EventRecord),
+    /// So many events were lost, because the client did not read.
+    Lost(u64),
+    /// These were all events.
+    End,
+    /// It is done: a sentence for the operator.
+    Done(String),
+    /// It is not done: why, and what to do.
+    Refused(String),
+    /// The daemon's core does not answer: why.
+    Unavailable(String),
+}
+
+/// What the server asks of the daemon's core.
+#[derive(Debug)]
+pub enum Order {
+    /// What is so, now.
+    Status(oneshot::Sender<Snapshot>),
+    /// Something shall change. The answer is a sentence for the operator: what was done, or why not.
+    Change(Change, oneshot::Sender<Result<String, String>>),
+}

@@ -1,0 +1,267 @@
+//! The daemon's end of the control socket.
+
+use std::{
+    fs::{self, DirBuilder},
+    io,
+    os::unix::{
+        fs::{DirBuilderExt, FileTypeExt, MetadataExt},
+        net::UnixListener as StdListener,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustix::fs::Mode;
+use socket2::{Domain, SockAddr, Socket, Type};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{
+        UnixListener, UnixStream,
+        unix::{OwnedReadHalf, OwnedWriteHalf},
+    },
+    sync::{Semaphore, broadcast::error::RecvError, mpsc, oneshot},
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::{History, MAX_REQUEST_LEN, Order, Reply, Request};
+
+/// Clients at one time.
+const MAX_CLIENTS: usize = 32;
+/// Connections that wait to be accepted.
+const BACKLOG: i32 = 16;
+/// How long a client may be silent before its connection is closed.
+const IDLE_LIMIT: Duration = Duration::from_secs(30);
+/// How long a client may take to read an answer.
+const WRITE_LIMIT: Duration = Duration::from_secs(5);
+/// How long the core may take to carry out an order: a reload may load kernel programs.
+const CORE_LIMIT: Duration = Duration::from_secs(20);
+/// Pause after an accept that failed, so that a lack of file descriptors does not make a busy loop.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the control socket cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Somebody answers there.
+    #[error(
+        "another daemon answers on {}: stop it, or give this one a `control-socket` and an `instance` of its own",
+        .0.display()
+    )]
+    Live(PathBuf),
+    /// Something else is in its place.
+    #[error("{} exists and is not a socket: remove it, or choose another `control-socket`", .0.display())]
+    NotSocket(PathBuf),
+    /// The file system's error.
+    #[error("cannot open the control socket {}: {error}", path.display())]
+    Io {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the kernel said.
+        error: io::Error,
+    },
+}
+
+/// The open control socket. Its file goes when it is dropped.
+#[derive(Debug)]
+pub struct Server {
+    listener: StdListener,
+    file: SocketFile,
+}
+
+#[derive(Debug)]
+struct SocketFile {
+    path: PathBuf,
+    inode: u64,
+}
+
+impl Server {
+    /// Opens the socket with mode 0600, and its directory with 0755 where there is none. What a dead daemon left behind
+    /// is replaced.
+    ///
+    /// # Errors
+    ///
+    /// Where somebody answers there, or something else is in its place; the file system's.
+    pub fn bind(path: &Path) -> Result<Self, BindError> {
+        let failed = |error: io::Error| BindError::Io { path: path.to_owned(), error };
+        if let Some(directory) = path.parent() {
+            DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
+        }
+        remove_stale(path)?;
+        let address = SockAddr::unix(path).map_err(failed)?;
+        let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
+        // The mode of the socket is that of its file (unix_bind in the kernel's net/unix/af_unix.c): set before it is
+        // bound, nobody ever finds it open to others.
+        rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR).map_err(|error| failed(error.into()))?;
+        socket.bind(&address).map_err(failed)?;
+        socket.listen(BACKLOG).map_err(failed)?;
+        socket.set_nonblocking(true).map_err(failed)?;
+        let inode = fs::symlink_metadata(path).map_err(failed)?.ino();
+        Ok(Self { listener: StdListener::from(socket), file: SocketFile { path: path.to_owned(), inode } })
+    }
+
+    /// Serves clients until it is dropped, and their connections with it. The core's queue carries orders among
+    /// whatever else it is asked.
+    ///
+    /// # Errors
+    ///
+    /// Where the socket cannot be registered with the runtime.
+    pub async fn run<T>(self, orders: mpsc::Sender<T>, history: Arc<History>) -> io::Result<()>
+    where
+        T: From<Order> + Send + 'static,
+    {
+        let listener = UnixListener::from_std(self.listener)?;
+        let _file = self.file;
+        let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+        let mut clients = JoinSet::new();
+        loop {
+            let stream = tokio::select! {
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!("control socket: cannot accept a client: {error}");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                        continue;
+                    }
+                },
+                // How a client ended is nobody's business; this only keeps the set small.
+                Some(_) = clients.join_next(), if !clients.is_empty() => continue,
+            };
+            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+                turn_away(&stream);
+                continue;
+            };
+            let (orders, history) = (orders.clone(), Arc::clone(&history));
+            clients.spawn(async move {
+                let _place = place;
+                if let Err(error) = serve(stream, &orders, &history).await {
+                    tracing::debug!("control socket: {error}");
+                }
+            });
+        }
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        // Only while it is ours: a successor may have put its own there.
+        if fs::symlink_metadata(&self.path).is_ok_and(|metadata| metadata.ino() == self.inode) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn remove_stale(path: &Path) -> Result<(), BindError> {
+    let failed = |error: io::Error| BindError::Io { path: path.to_owned(), error };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(error)),
+        Ok(metadata) if !metadata.file_type().is_socket() => return Err(BindError::NotSocket(path.to_owned())),
+        Ok(_) => {}
+    }
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
+    socket.set_nonblocking(true).map_err(failed)?;
+    match socket.connect(&SockAddr::unix(path).map_err(failed)?) {
+        // A full backlog is somebody's backlog.
+        Ok(()) => Err(BindError::Live(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(BindError::Live(path.to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => fs::remove_file(path).map_err(failed),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+/// Tells a client that there is no room; if its buffer is full, it learns it from the connection's end.
+fn turn_away(stream: &UnixStream) {
+    let reply = Reply::Refused(format!("{MAX_CLIENTS} clients are connected already; try again when some have gone"));
+    if let Ok(line) = to_line(&reply) {
+        let _ = stream.try_write(&line);
+    }
+}
+
+async fn serve<T: From<Order>>(stream: UnixStream, orders: &mpsc::Sender<T>, history: &History) -> io::Result<()> {
+    let (read, mut write) = stream.into_split();
+    let mut read = BufReader::new(read);
+    loop {
+        let Ok(line) = timeout(IDLE_LIMIT, read_line(&mut read)).await else { return Ok(()) };
+        let Some(line) = line? else { return Ok(()) };
+        match serde_json::from_str(&line) {
+            Ok(Request::Status) => {
+                let (reply, answer) = oneshot::channel();
+                let answer = ask(orders, Order::Status(reply), answer).await;
+                send(&mut write, &answer.map_or_else(Reply::Unavailable, Reply::Status)).await?;
+            }
+            Ok(Request::Change(change)) => {
+                let (reply, answer) = oneshot::channel();
+                let reply = match ask(orders, Order::Change(change, reply), answer).await {
+                    Ok(Ok(said)) => Reply::Done(said),
+                    Ok(Err(why)) => Reply::Refused(why),
+                    Err(why) => Reply::Unavailable(why),
+                };
+                send(&mut write, &reply).await?;
+            }
+            Ok(Request::Events { follow: false }) => {
+                for record in history.recent() {
+                    send(&mut write, &Reply::Event(Arc::unwrap_or_clone(record))).await?;
+                }
+                send(&mut write, &Reply::End).await?;
+            }
+            Ok(Request::Events { follow: true }) => return follow(read, write, history).await,
+            Err(error) => send(&mut write, &Reply::Refused(format!("this is no request: {error}"))).await?,
+        }
+    }
+}
+
+/// Asks the core, and waits for no longer than [`CORE_LIMIT`].
+async fn ask<T: From<Order>, A>(
+    orders: &mpsc::Sender<T>,
+    order: Order,
+    answer: oneshot::Receiver<A>,
+) -> Result<A, String> {
+    let asked = async {
+        orders.send(order.into()).await.map_err(|_| "the daemon is stopping".to_owned())?;
+        answer.await.map_err(|_| "the daemon is stopping".to_owned())
+    };
+    let late = || format!("the daemon did not answer within {} s; its log says why", CORE_LIMIT.as_secs());
+    timeout(CORE_LIMIT, asked).await.unwrap_or_else(|_| Err(late()))
+}
+
+async fn follow(mut read: BufReader<OwnedReadHalf>, mut write: OwnedWriteHalf, history: &History) -> io::Result<()> {
+    let (recent, mut coming) = history.follow();
+    for record in recent {
+        send(&mut write, &Reply::Event(Arc::unwrap_or_clone(record))).await?;
+    }
+    let mut ignored = [0; 64];
+    loop {
+        tokio::select! {
+            record = coming.recv() => match record {
+                Ok(record) => send(&mut write, &Reply::Event(Arc::unwrap_or_clone(record))).await?,
+                Err(RecvError::Lagged(lost)) => send(&mut write, &Reply::Lost(lost)).await?,
+                Err(RecvError::Closed) => return Ok(()),
+            },
+            // It has nothing more to say; that it has gone shows here.
+            gone = read.read(&mut ignored) => if gone? == 0 { return Ok(()) },
+        }
+    }
+}
+
+/// One line without its end; nothing at the end of the stream.
+async fn read_line(read: &mut BufReader<OwnedReadHalf>) -> io::Result<Option<String>> {
+    let mut line = String::new();
+    // One byte more than allowed, so that a line of exactly the limit is not mistaken for a longer one.
+    let length = read.take(MAX_REQUEST_LEN + 1).read_line(&mut line).await?;
+    if length as u64 > MAX_REQUEST_LEN {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "a request is too long"));
+    }
+    Ok((length > 0).then_some(line))
+}
+
+async fn send(write: &mut OwnedWriteHalf, reply: &Reply) -> io::Result<()> {
+    let line = to_line(reply)?;
+    timeout(WRITE_LIMIT, write.write_all(&line)).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+fn to_line(reply: &Reply) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(reply)?;
+    line.push(b'\n');
+    Ok(line)
+}

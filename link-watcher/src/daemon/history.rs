@@ -1,1 +1,0 @@
-//! The recent transitions, for `link-watcher events`.

@@ -1,0 +1,106 @@
+//! What is so, for people and scripts.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::core::Core;
+use crate::{
+    clock,
+    engine::{GroupStatus, LinkStatus},
+    event::{DroppedSnapshot, GroupSnapshot, LinkId, LinkSnapshot, LinkVerdict, RoutesSnapshot, Snapshot},
+    route::RouteSink as _,
+};
+
+/// Refusals that the status lists.
+const MAX_REFUSALS_SHOWN: usize = 32;
+
+impl Core {
+    /// The whole state, as of now.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let now_ns = clock::now_ns();
+        let status = self.engine.status(now_ns);
+        let engines = self.links.values().filter_map(|link| link.running.as_ref()).map(|running| running.engine);
+        Snapshot {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            uptime_s: (now_ns - self.started_ns) as f64 / 1e9,
+            engine: super::links::engine_of_most(engines, self.config.daemon.engine),
+            groups: status.iter().filter_map(|status| self.group_snapshot(status)).collect(),
+        }
+    }
+
+    fn group_snapshot(&self, status: &GroupStatus) -> Option<GroupSnapshot> {
+        let group = self.groups.get(&status.id)?;
+        let report = self.routes.report(status.id);
+        let mut refusals = group.refused.clone();
+        refusals.extend(report.refused.iter().map(ToString::to_string));
+        refusals.truncate(MAX_REFUSALS_SHOWN);
+        Some(GroupSnapshot {
+            name: group.config.name.clone(),
+            kind: "peer".to_owned(),
+            role: Some(group.config.role),
+            failover: status.failover,
+            pinned: status.pinned.map(|link| self.link_name(link)),
+            active: status.active.iter().map(|link| self.link_name(*link)).collect(),
+            since: clock::rfc3339(status.since_ns),
+            reason: status.reason.clone(),
+            routes: RoutesSnapshot {
+                installed: report.installed,
+                refused: report.refused.len() + group.refused_count,
+                refusals,
+            },
+            announced_to_us: group.accepted.iter().map(ToString::to_string).collect(),
+            links: status.links.iter().filter_map(|link| self.link_snapshot(link)).collect(),
+        })
+    }
+
+    fn link_snapshot(&self, status: &LinkStatus) -> Option<LinkSnapshot> {
+        let link = self.links.get(&status.id)?;
+        let running = link.running.as_ref();
+        let state = &self.tables.states()[status.id.0 as usize];
+        let stats = self.stats.of(status.id.0);
+        let (rtt_ns, jitter_ns) = (state.srtt_ns.load(Relaxed), state.jitter_ns.load(Relaxed));
+        Some(LinkSnapshot {
+            name: link.config.name.clone(),
+            interface: link.config.interface.clone(),
+            tier: link.config.tier,
+            weight: link.config.weight,
+            share: status.share,
+            state: match status.verdict {
+                LinkVerdict::Starting => "starting",
+                LinkVerdict::Up => "up",
+                LinkVerdict::Down => "down",
+                LinkVerdict::Degraded => "degraded",
+                LinkVerdict::Absent => "absent",
+            }
+            .to_owned(),
+            usable: status.usable,
+            drained: status.drained,
+            engine: running.map_or("none", |running| running.engine).to_owned(),
+            engine_reason: running.and_then(|running| running.engine_reason.clone()),
+            since: clock::rfc3339(status.since_ns),
+            remote: link.config.remote.to_string(),
+            rtt_ms: (rtt_ns > 0).then_some(rtt_ns as f64 / 1e6),
+            jitter_ms: (rtt_ns > 0).then_some(jitter_ns as f64 / 1e6),
+            loss: stats.loss_ppm.load(Relaxed) as f64 / 1e6,
+            sent: stats.sent.load(Relaxed),
+            received: state.echoes.load(Relaxed),
+            dropped: self.dropped(status.id),
+            flaps: status.flaps,
+            last_down_reason: status.last_down_reason.clone(),
+        })
+    }
+
+    /// What the kernel program and the socket engine dropped.
+    fn dropped(&self, link: LinkId) -> DroppedSnapshot {
+        let mut counters = self.stats.of(link.0).counters();
+        if let Some(kernel) = self.attacher.counters(link) {
+            counters.add(&kernel);
+        }
+        DroppedSnapshot {
+            malformed: counters.malformed,
+            unknown: counters.unknown,
+            replayed: counters.replayed,
+            forged: counters.forged,
+            reflected: counters.reflected,
+        }
+    }
+}

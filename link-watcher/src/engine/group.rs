@@ -1,0 +1,560 @@
+//! One group: its links, its choice, its agreement with the peer.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    event::{
+        Action, Command, Device, Failback, GroupId, GroupSpec, LinkId, LinkVerdict, PeerSaid, Plan, Role, Said,
+        Transition, What,
+    },
+    link::{Link, Turn},
+    select::{Candidate, Choice, choose},
+};
+
+/// How a group stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GroupStatus {
+    /// Number.
+    pub id: GroupId,
+    /// Whether it fails over by itself.
+    pub failover: bool,
+    /// Link it is pinned to.
+    pub pinned: Option<LinkId>,
+    /// Links that carry its traffic.
+    pub active: Vec<LinkId>,
+    /// Since when.
+    pub since_ns: u64,
+    /// Why these.
+    pub reason: String,
+    /// Links, in the order of the file.
+    pub links: Vec<LinkStatus>,
+}
+
+/// How a link stands.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LinkStatus {
+    /// Number.
+    pub id: LinkId,
+    /// State.
+    pub verdict: LinkVerdict,
+    /// Whether traffic may use it.
+    pub usable: bool,
+    /// Whether either end has taken it out of service.
+    pub drained: bool,
+    /// Share of the group's traffic, 0 to 1.
+    pub share: f64,
+    /// Since when in this state.
+    pub since_ns: u64,
+    /// How often it went down after having been up.
+    pub flaps: u64,
+    /// Why it went down the last time.
+    pub last_down_reason: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Group {
+    spec: GroupSpec,
+    links: Vec<Link>,
+    /// What is chosen, by id.
+    active: Vec<LinkId>,
+    /// Where the traffic goes: the last choice that was carried out, or what was taken over.
+    carried: Vec<LinkId>,
+    since_ns: u64,
+    reason: String,
+    failover: bool,
+    pinned: Option<LinkId>,
+    /// Client: grows with each choice. Server: the client's that it follows.
+    epoch: u32,
+    /// The peer's session that is in force: the newest learned.
+    peer_session: Option<u32>,
+    /// Server: epoch of the client's choice that it had to leave because it was dead here.
+    fell_at_epoch: Option<u32>,
+    /// Client: the server was seen to follow this epoch.
+    followed_epoch: Option<u32>,
+    /// It has been told that nothing is usable.
+    told_none: bool,
+    /// What has happened since the last choice, for the log.
+    why: Option<String>,
+    plan: Option<Plan>,
+    said: Vec<(LinkId, Said)>,
+}
+
+impl Group {
+    pub(super) fn new(spec: GroupSpec, epoch: u32, now_ns: u64) -> Self {
+        let links = spec.links.iter().map(|link| Link::new(link.clone(), now_ns)).collect();
+        Self {
+            links,
+            active: Vec::new(),
+            carried: Vec::new(),
+            since_ns: now_ns,
+            reason: "starting".to_owned(),
+            failover: true,
+            pinned: None,
+            epoch: if spec.role == Role::Client { epoch } else { 0 },
+            peer_session: None,
+            fell_at_epoch: None,
+            followed_epoch: None,
+            told_none: false,
+            why: None,
+            plan: None,
+            said: Vec::new(),
+            spec,
+        }
+    }
+
+    pub(super) const fn id(&self) -> GroupId {
+        self.spec.id
+    }
+
+    pub(super) fn has(&self, link: LinkId) -> bool {
+        self.links.iter().any(|known| known.spec.id == link)
+    }
+
+    fn link(&self, id: LinkId) -> Option<&Link> {
+        self.links.iter().find(|link| link.spec.id == id)
+    }
+
+    fn link_mut(&mut self, id: LinkId) -> Option<&mut Link> {
+        self.links.iter_mut().find(|link| link.spec.id == id)
+    }
+
+    fn name(&self, id: LinkId) -> &str {
+        self.link(id).map_or("?", |link| &link.spec.name)
+    }
+
+    fn names(&self, ids: &[LinkId]) -> String {
+        ids.iter().map(|id| self.name(*id)).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Takes a changed configuration over; links that it does not change keep their state.
+    pub(super) fn reconfigure(&mut self, now_ns: u64, spec: GroupSpec, actions: &mut Vec<Action>) {
+        let mut known = std::mem::take(&mut self.links);
+        for link in &spec.links {
+            let position = known.iter().position(|old| old.spec.id == link.id);
+            let mut kept = position.map_or_else(|| Link::new(link.clone(), now_ns), |at| known.swap_remove(at));
+            kept.spec = link.clone();
+            self.links.push(kept);
+        }
+        self.spec = spec;
+        let links: BTreeSet<LinkId> = self.links.iter().map(|link| link.spec.id).collect();
+        self.active.retain(|id| links.contains(id));
+        self.carried.retain(|id| links.contains(id));
+        self.pinned = self.pinned.filter(|id| links.contains(id));
+        self.said.retain(|(id, _)| links.contains(id));
+        self.why = Some("the configuration has changed".to_owned());
+        self.settle(now_ns, actions);
+    }
+
+    /// The kernel's routes send the traffic there already.
+    pub(super) fn adopt(&mut self, links: Vec<LinkId>) {
+        if self.active.is_empty() && self.plan.is_none() {
+            self.active = links;
+            self.active.sort_unstable();
+            self.carried.clone_from(&self.active);
+            "taken over from before the start".clone_into(&mut self.reason);
+        }
+    }
+
+    pub(super) fn alive(&mut self, now_ns: u64, id: LinkId, actions: &mut Vec<Action>) {
+        let hold_up_ns = self.spec.hold_up_ns;
+        let turn = self.link_mut(id).and_then(|link| link.on_alive(now_ns, hold_up_ns));
+        self.turned(now_ns, id, turn, actions);
+    }
+
+    pub(super) fn silent(&mut self, now_ns: u64, id: LinkId, last_good_ns: u64, actions: &mut Vec<Action>) {
+        let detection_ns = self.spec.detection_ns;
+        let turn = self.link_mut(id).and_then(|link| link.on_silent(now_ns, last_good_ns, detection_ns));
+        self.turned(now_ns, id, turn, actions);
+    }
+
+    pub(super) fn device(&mut self, now_ns: u64, id: LinkId, device: Device, actions: &mut Vec<Action>) {
+        let hold_up_ns = self.spec.hold_up_ns;
+        let turn = self.link_mut(id).and_then(|link| link.on_device(now_ns, device, hold_up_ns));
+        self.turned(now_ns, id, turn, actions);
+    }
+
+    fn turned(&mut self, now_ns: u64, id: LinkId, turn: Option<Turn>, actions: &mut Vec<Action>) {
+        let last_good_ns = self.link(id).map_or(0, |link| link.last_good_ns);
+        let (what, why, last_good_ns) = match turn {
+            None => return,
+            Some(Turn::Up) => (What::LinkUp, "echoes arrive".to_owned(), 0),
+            Some(Turn::Down(why)) => (What::LinkDown, why, last_good_ns),
+        };
+        let name = self.name(id);
+        let because = if what == What::LinkUp { format!("{name} answers") } else { format!("{name}: {why}") };
+        self.happened(id, because);
+        self.tell(now_ns, Some(id), what, why, last_good_ns, actions);
+    }
+
+    /// Notes why the next choice may differ; what befell an active link says more than anything else.
+    fn happened(&mut self, id: LinkId, why: String) {
+        if self.why.is_none() || self.carried.contains(&id) {
+            self.why = Some(why);
+        }
+    }
+
+    pub(super) fn peer_said(&mut self, now_ns: u64, id: LinkId, said: PeerSaid, actions: &mut Vec<Action>) {
+        let Some(link) = self.link_mut(id) else { return };
+        let before = link.peer.replace(said);
+        if self.peer_session != Some(said.session) && before.map(|before| before.session) != Some(said.session) {
+            // Sessions are learned from fresh echoes only, so the newest is the one in force.
+            if self.peer_session.replace(said.session).is_some() {
+                self.tell(now_ns, None, What::PeerRestarted, "its session is a new one".to_owned(), 0, actions);
+            }
+            (self.fell_at_epoch, self.followed_epoch) = (None, None);
+        }
+        if before.is_some_and(|before| before.hears) && !said.hears {
+            self.happened(id, format!("{}: the peer does not hear us on it any more", self.name(id)));
+        } else if said.drained && !before.is_some_and(|before| before.drained) {
+            self.happened(id, format!("{}: drained by the peer", self.name(id)));
+        } else if self.spec.role == Role::Server && said.active {
+            self.happened(id, "the client chose it".to_owned());
+        }
+        if self.spec.role == Role::Client && self.server_left(id, said) {
+            let why = format!("the server has left {}", self.names(&self.active));
+            self.happened(id, why);
+            self.follow_server(now_ns, id);
+        }
+    }
+
+    /// Whether the server, which had followed the present choice, now sends its traffic elsewhere: it does so only
+    /// when it finds all of the choice dead.
+    fn server_left(&mut self, id: LinkId, said: PeerSaid) -> bool {
+        if !said.active || said.epoch != self.epoch || Some(said.session) != self.peer_session {
+            return false;
+        }
+        if self.active.contains(&id) {
+            self.followed_epoch = Some(said.epoch);
+            return false;
+        }
+        self.followed_epoch == Some(said.epoch)
+    }
+
+    /// Leaves the links that the server has left, as if they had failed, in favour of the one that it took.
+    fn follow_server(&mut self, now_ns: u64, to: LinkId) {
+        let usable = self.failover && self.pinned.is_none() && self.link(to).is_some_and(|link| link.usable(now_ns));
+        if !usable {
+            return;
+        }
+        for id in self.active.clone() {
+            if let Some(link) = self.link_mut(id) {
+                link.doubt(now_ns);
+            }
+        }
+        // The next choice starts from there.
+        self.active = vec![to];
+    }
+
+    pub(super) fn command(
+        &mut self,
+        now_ns: u64,
+        command: Command,
+        actions: &mut Vec<Action>,
+    ) -> Result<String, String> {
+        let group = self.spec.name.clone();
+        let client_only = |what: &str| {
+            format!("{group}: the client of this peer chooses its link; run `link-watcher {what}` on the client")
+        };
+        let server = self.spec.role == Role::Server;
+        let (about, done, why) = match command {
+            Command::Pin { .. } | Command::Unpin { .. } if server => return Err(client_only("switch")),
+            Command::Next { .. } if server => return Err(client_only("switch")),
+            Command::Pin { link, .. } => {
+                self.pin(now_ns, link)?;
+                (Some(link), format!("{group} is pinned to {}", self.name(link)), "switched by hand")
+            }
+            Command::Unpin { .. } => {
+                self.pinned = None;
+                // Who lets it choose again wants the best now.
+                for link in &mut self.links {
+                    link.trust();
+                }
+                (None, format!("{group} chooses again"), "released by hand")
+            }
+            Command::Next { .. } => {
+                let next = self.next_usable(now_ns)?;
+                self.pinned = Some(next);
+                (Some(next), format!("{group} is pinned to {}", self.name(next)), "moved on by hand")
+            }
+            Command::Failover { on, .. } => {
+                self.failover = on;
+                let word = if on { "on" } else { "off" };
+                (None, format!("{group}: automatic failover is {word}"), "automatic failover was switched")
+            }
+            Command::Drain { link, drained } => {
+                self.drain(now_ns, link, drained)?;
+                let state = if drained { "out of service" } else { "in service again" };
+                (Some(link), format!("{group}: {} is {state}", self.name(link)), "drained or undrained by hand")
+            }
+        };
+        self.tell(now_ns, about, What::Ordered, done.clone(), 0, actions);
+        self.why = Some(why.to_owned());
+        self.settle(now_ns, actions);
+        let on = if self.active.is_empty() { "no link yet".to_owned() } else { self.names(&self.active) };
+        Ok(format!("{done}; traffic is on {on}"))
+    }
+}
+
+// Orders of an operator.
+impl Group {
+    fn pin(&mut self, now_ns: u64, id: LinkId) -> Result<(), String> {
+        let link = self.link(id).ok_or("no such link")?;
+        if !link.usable(now_ns) && self.failover {
+            return Err(format!(
+                "{} is not usable ({}): switching there would cut the traffic. `link-watcher status` says more",
+                link.spec.name,
+                unusable_because(link, now_ns)
+            ));
+        }
+        self.pinned = Some(id);
+        Ok(())
+    }
+
+    fn next_usable(&self, now_ns: u64) -> Result<LinkId, String> {
+        let order = self.preference();
+        let at = order.iter().position(|id| self.active.contains(id)).map_or(0, |at| at + 1);
+        let rotated = order.iter().cycle().skip(at).take(order.len());
+        let mut usable =
+            rotated.filter(|id| !self.active.contains(id) && self.link(**id).is_some_and(|l| l.usable(now_ns)));
+        usable.next().copied().ok_or_else(|| format!("{}: no other link is usable, the traffic stays", self.spec.name))
+    }
+
+    fn drain(&mut self, now_ns: u64, id: LinkId, drained: bool) -> Result<(), String> {
+        let others = self.links.iter().any(|link| link.spec.id != id && link.usable(now_ns));
+        if drained && self.active.contains(&id) && !others {
+            return Err(format!(
+                "{} carries the traffic of {} and no other link is usable: nothing would be left",
+                self.name(id),
+                self.spec.name
+            ));
+        }
+        self.link_mut(id).ok_or("no such link")?.drained = drained;
+        Ok(())
+    }
+}
+
+// Choosing.
+impl Group {
+    /// Links in order of preference: the client's tiers and its file's order; the server takes the client's ranks.
+    fn preference(&self) -> Vec<LinkId> {
+        let mut links: Vec<(u32, u16, usize, LinkId)> = Vec::new();
+        for (position, link) in self.links.iter().enumerate() {
+            let theirs = link.peer.filter(|_| self.spec.role == Role::Server).map(|peer| peer.rank);
+            // A link whose rank is not known yet comes where our own file puts it.
+            let rank = theirs.unwrap_or_else(|| u16::try_from(position).unwrap_or(u16::MAX));
+            let tier = if theirs.is_some() { 0 } else { link.spec.tier };
+            links.push(if self.spec.role == Role::Server {
+                (0, rank, position, link.spec.id)
+            } else {
+                (tier, 0, position, link.spec.id)
+            });
+        }
+        links.sort_unstable();
+        links.into_iter().map(|(.., id)| id).collect()
+    }
+
+    /// Brings the group up to now: who is usable, what is chosen, what is said.
+    pub(super) fn settle(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        let why = self.why.take();
+        for link in &mut self.links {
+            link.note_usable(now_ns);
+        }
+        let choice = self.choice(now_ns);
+        self.active = choice.active;
+        self.active.sort_unstable();
+        choice.reason.clone_into(&mut self.reason);
+        if self.active != self.carried && self.spec.role == Role::Client {
+            self.epoch = self.epoch.wrapping_add(1);
+            self.followed_epoch = None;
+        }
+        self.say(actions);
+        self.plan(now_ns, actions);
+        if self.active != self.carried {
+            let from = std::mem::replace(&mut self.carried, self.active.clone());
+            self.since_ns = now_ns;
+            let lost = from.iter().filter_map(|id| self.link(*id)).filter(|link| !link.usable(now_ns));
+            let last_good_ns = lost.map(|link| link.last_good_ns).max().unwrap_or(0);
+            let why = why.unwrap_or_else(|| self.reason.clone());
+            let what = What::ActiveChanged { from, to: self.active.clone() };
+            self.tell(now_ns, None, what, why, last_good_ns, actions);
+        }
+        self.tell_if_none(now_ns, actions);
+    }
+
+    fn choice(&mut self, now_ns: u64) -> Choice {
+        let order = self.preference();
+        let candidates: Vec<Candidate> =
+            order.iter().filter_map(|id| self.link(*id)).map(|link| self.candidate(link, now_ns)).collect();
+        if self.spec.role == Role::Client {
+            return choose(&candidates, &self.active, self.pinned, self.failover);
+        }
+        let (epoch, chosen) = self.clients_choice();
+        if let Some(epoch) = epoch {
+            self.epoch = epoch;
+            let fresh = self.fell_at_epoch.is_none_or(|fell| fell != epoch);
+            // The client's word goes before our hold time, unless we had to leave that very choice.
+            let works = |link: &&Link| link.verdict() == LinkVerdict::Up && (fresh || !link.holds(now_ns));
+            let alive: Vec<LinkId> =
+                chosen.iter().filter_map(|id| self.link(*id)).filter(works).map(|link| link.spec.id).collect();
+            if !alive.is_empty() || !self.failover {
+                return Choice { active: if alive.is_empty() { chosen } else { alive }, reason: "the client chose it" };
+            }
+            if chosen.iter().filter_map(|id| self.link(*id)).any(|link| link.verdict() == LinkVerdict::Down) {
+                self.fell_at_epoch = Some(epoch);
+            }
+            let choice = choose(&candidates, &self.active, None, self.failover);
+            return Choice { reason: "the client's choice is dead here: the next usable link", ..choice };
+        }
+        // Until a client that has started anew has chosen, what is there stays; with nothing there, the best.
+        let works = |link: &Link| matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Starting);
+        if self.active.iter().filter_map(|id| self.link(*id)).any(works) {
+            return Choice { active: self.active.clone(), reason: "as before, until the client has chosen" };
+        }
+        choose(&candidates, &self.active, None, self.failover)
+    }
+
+    fn candidate(&self, link: &Link, now_ns: u64) -> Candidate {
+        let may_take_back = match self.spec.failback {
+            Failback::Manual => false,
+            Failback::After(ns) => link.usable_since_ns().is_some_and(|since_ns| now_ns >= since_ns + ns),
+        };
+        Candidate {
+            id: link.spec.id,
+            // The server falls back in the client's order, link by link.
+            tier: match (self.spec.role, link.peer) {
+                (Role::Server, Some(peer)) => u32::from(peer.rank),
+                _ => link.spec.tier,
+            },
+            usable: link.usable(now_ns),
+            answers: link.answers_both_ways(),
+            promising: link.promising(),
+            // A server waits for its client, not for time.
+            may_take_back: may_take_back && self.spec.role == Role::Client,
+        }
+    }
+
+    /// The newest choice of the client's present session: its epoch and links.
+    fn clients_choice(&self) -> (Option<u32>, Vec<LinkId>) {
+        let stamped = || {
+            self.links.iter().filter_map(|link| {
+                let peer = link.peer.filter(|peer| peer.active && Some(peer.session) == self.peer_session)?;
+                Some((peer.epoch, link.spec.id))
+            })
+        };
+        let newest = stamped().map(|(epoch, _)| epoch).max();
+        (newest, stamped().filter(|(epoch, _)| Some(*epoch) == newest).map(|(_, id)| id).collect())
+    }
+
+    fn plan(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        if self.active.is_empty() {
+            return;
+        }
+        let weight = |id: &LinkId| (*id, self.link(*id).map_or(1, |link| link.spec.weight));
+        let usable = |id: &LinkId| self.link(*id).is_some_and(|link| link.usable(now_ns));
+        let plan = Plan {
+            active: self.active.iter().map(weight).collect(),
+            backups: self.preference().into_iter().filter(|id| !self.active.contains(id) && usable(id)).collect(),
+        };
+        if self.plan.as_ref() != Some(&plan) {
+            self.plan = Some(plan.clone());
+            actions.push(Action::Route { group: self.spec.id, plan });
+        }
+    }
+
+    fn tell_if_none(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        // A link that answers will be usable in a moment, or its peer's complaint is in the log already.
+        let any = self.links.iter().any(|link| link.verdict() == LinkVerdict::Up || link.promising());
+        if !any && !self.told_none {
+            let why = "no link is usable; the routes stay where they are".to_owned();
+            self.tell(now_ns, None, What::NoUsableLink, why, 0, actions);
+        }
+        self.told_none = !any;
+    }
+
+    fn tell(
+        &self,
+        at_ns: u64,
+        link: Option<LinkId>,
+        what: What,
+        why: String,
+        last_good_ns: u64,
+        actions: &mut Vec<Action>,
+    ) {
+        actions.push(Action::Tell(Transition { at_ns, group: self.spec.id, link, what, why, last_good_ns }));
+    }
+
+    /// Says on each link what has changed.
+    pub(super) fn say(&mut self, actions: &mut Vec<Action>) {
+        for (rank, id) in self.preference().into_iter().enumerate() {
+            let Some(link) = self.link(id) else { continue };
+            let said = Said {
+                epoch: self.epoch,
+                rank: u16::try_from(rank).unwrap_or(u16::MAX),
+                active: self.active.contains(&id),
+                drained: link.drained,
+                // No verdict yet is no complaint: a restart must not look like a deaf peer.
+                hears: !matches!(link.verdict(), LinkVerdict::Down | LinkVerdict::Absent),
+            };
+            match self.said.iter_mut().find(|(known, _)| *known == id) {
+                Some((_, before)) if *before == said => continue,
+                Some((_, before)) => *before = said,
+                None => self.said.push((id, said)),
+            }
+            actions.push(Action::Say { link: id, said });
+        }
+    }
+}
+
+// Looking.
+impl Group {
+    pub(super) fn next_deadline_ns(&self, now_ns: u64) -> Option<u64> {
+        let holds = self.links.iter().filter_map(|link| link.next_deadline_ns(now_ns));
+        let failbacks = self.links.iter().filter_map(|link| match self.spec.failback {
+            Failback::After(ns) if !self.active.contains(&link.spec.id) => {
+                link.usable_since_ns().map(|since| since + ns)
+            }
+            Failback::After(_) | Failback::Manual => None,
+        });
+        holds.chain(failbacks.filter(|at_ns| *at_ns > now_ns)).min()
+    }
+
+    pub(super) fn status(&self, now_ns: u64) -> GroupStatus {
+        let total: u32 = self.active.iter().filter_map(|id| self.link(*id)).map(|link| link.spec.weight).sum();
+        let status = |link: &Link| LinkStatus {
+            id: link.spec.id,
+            verdict: link.verdict(),
+            usable: link.usable(now_ns),
+            drained: link.drained || link.peer.is_some_and(|peer| peer.drained),
+            share: if self.active.contains(&link.spec.id) {
+                f64::from(link.spec.weight) / f64::from(total)
+            } else {
+                0.0
+            },
+            since_ns: link.since_ns,
+            flaps: link.flaps,
+            last_down_reason: link.last_down_reason.clone(),
+        };
+        GroupStatus {
+            id: self.spec.id,
+            failover: self.failover,
+            pinned: self.pinned,
+            active: self.active.clone(),
+            since_ns: self.since_ns,
+            reason: self.reason.clone(),
+            links: self.links.iter().map(status).collect(),
+        }
+    }
+}
+
+fn unusable_because(link: &Link, now_ns: u64) -> &'static str {
+    match link.verdict() {
+        LinkVerdict::Starting => "no verdict yet",
+        LinkVerdict::Down => "it is down",
+        LinkVerdict::Absent => "its interface is absent",
+        LinkVerdict::Degraded => "it is degraded",
+        LinkVerdict::Up if link.drained => "it is drained",
+        LinkVerdict::Up if link.holds(now_ns) => "it is up again, but must hold first",
+        LinkVerdict::Up if link.peer.is_some_and(|peer| peer.drained) => "it is drained by the peer",
+        LinkVerdict::Up => "the peer does not hear us on it",
+    }
+}

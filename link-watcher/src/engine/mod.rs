@@ -1,0 +1,118 @@
+//! The engine, pure: what happens goes in, what shall be done comes out. It owns the groups and their links, and has no
+//! clock, socket or task: every call takes `now_ns`, nanoseconds of one monotonic clock.
+//!
+//! What is said on the wire goes out before the routes move, because the peer needs at least the time of the wire to
+//! follow, and both directions heal together.
+
+mod group;
+
+use std::collections::BTreeMap;
+
+use self::group::Group;
+pub use self::group::{GroupStatus, LinkStatus};
+use crate::event::{Action, Command, Event, GroupId, GroupSpec, LinkId};
+
+/// All groups.
+#[derive(Debug)]
+pub struct Engine {
+    groups: BTreeMap<GroupId, Group>,
+    /// Order of the file.
+    order: Vec<GroupId>,
+    /// Where epochs start.
+    epoch: u32,
+    actions: Vec<Action>,
+}
+
+impl Engine {
+    /// An engine without groups. `epoch`: where agreement epochs start; seconds since 1970, so that they grow from run to
+    /// run.
+    pub const fn new(epoch: u32) -> Self {
+        Self { groups: BTreeMap::new(), order: Vec::new(), epoch, actions: Vec::new() }
+    }
+
+    /// Takes in what happened; what follows from it is decided by [`Engine::tick`], so that links that die at one
+    /// instant lead to one decision. A command that cannot be carried out changes nothing; [`Engine::command`] says why.
+    pub fn handle(&mut self, now_ns: u64, event: Event) {
+        match event {
+            Event::Configure(specs) => self.configure(now_ns, specs),
+            Event::Adopted { group, links } => {
+                if let Some(group) = self.groups.get_mut(&group) {
+                    group.adopt(links);
+                }
+            }
+            Event::Command(command) => drop(self.command(now_ns, command)),
+            Event::Alive { link } => self.with(link, |group, actions| group.alive(now_ns, link, actions)),
+            Event::Silent { link, last_good_ns } => {
+                self.with(link, |group, actions| group.silent(now_ns, link, last_good_ns, actions));
+            }
+            Event::Peer { link, said } => {
+                self.with(link, |group, actions| group.peer_said(now_ns, link, said, actions))
+            }
+            Event::Device { link, device } => {
+                self.with(link, |group, actions| group.device(now_ns, link, device, actions));
+            }
+        }
+    }
+
+    /// Carries out what somebody asked for; the answer is for him.
+    ///
+    /// # Errors
+    ///
+    /// Why it is not done, and what would be right.
+    pub fn command(&mut self, now_ns: u64, command: Command) -> Result<String, String> {
+        let group = match &command {
+            Command::Pin { group, .. } | Command::Unpin { group } | Command::Next { group } => Some(*group),
+            Command::Failover { group, .. } => Some(*group),
+            Command::Drain { link, .. } => self.group_of(*link),
+        };
+        let group = group.and_then(|id| self.groups.get_mut(&id)).ok_or("no such group or link")?;
+        group.command(now_ns, command, &mut self.actions)
+    }
+
+    /// Decides, on everything that has happened and become due. Call it after every batch of events.
+    pub fn tick(&mut self, now_ns: u64) {
+        for group in self.groups.values_mut() {
+            group.settle(now_ns, &mut self.actions);
+        }
+    }
+
+    /// What shall be done, in order.
+    pub fn actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When [`Engine::tick`] has something to do.
+    pub fn next_deadline(&self, now_ns: u64) -> Option<u64> {
+        self.groups.values().filter_map(|group| group.next_deadline_ns(now_ns)).min()
+    }
+
+    /// How everything stands, in the order of the file.
+    pub fn status(&self, now_ns: u64) -> Vec<GroupStatus> {
+        self.order.iter().filter_map(|id| self.groups.get(id)).map(|group| group.status(now_ns)).collect()
+    }
+
+    fn configure(&mut self, now_ns: u64, specs: Vec<GroupSpec>) {
+        self.order = specs.iter().map(|spec| spec.id).collect();
+        self.groups.retain(|id, _| self.order.contains(id));
+        for spec in specs {
+            match self.groups.get_mut(&spec.id) {
+                Some(group) => group.reconfigure(now_ns, spec, &mut self.actions),
+                None => {
+                    let mut group = Group::new(spec, self.epoch, now_ns);
+                    group.say(&mut self.actions);
+                    self.groups.insert(group.id(), group);
+                }
+            }
+        }
+    }
+
+    fn group_of(&self, link: LinkId) -> Option<GroupId> {
+        self.groups.values().find(|group| group.has(link)).map(Group::id)
+    }
+
+    fn with(&mut self, link: LinkId, act: impl FnOnce(&mut Group, &mut Vec<Action>)) {
+        if let Some(group) = self.groups.values_mut().find(|group| group.has(link)) {
+            act(group, &mut self.actions);
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! What follows for one link from its echoes, its interface, its peer and its operator.
+
+use crate::event::{Device, LinkSpec, LinkVerdict, PeerSaid};
+
+/// One link's state. Times are nanoseconds of one monotonic clock.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// What the configuration says.
+    pub spec: LinkSpec,
+    /// Whether echoes arrive; nothing: no verdict yet.
+    answers: Option<bool>,
+    device: Device,
+    /// What the peer says; nothing before its first word.
+    pub peer: Option<PeerSaid>,
+    /// Our operator has taken it out of service.
+    pub drained: bool,
+    verdict: LinkVerdict,
+    /// Since when this verdict.
+    pub since_ns: u64,
+    /// Until when a link that came back must go on answering.
+    hold_until_ns: u64,
+    /// It was down, so it must hold when it comes back.
+    must_hold: bool,
+    /// Since when it has been usable without a break.
+    usable_since_ns: Option<u64>,
+    /// Last good packet before it went down; 0: never.
+    pub last_good_ns: u64,
+    /// How often it went down after having been up.
+    pub flaps: u64,
+    /// Why it went down the last time.
+    pub last_down_reason: Option<String>,
+}
+
+/// A change of the verdict that people want to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Turn {
+    /// It answers now.
+    Up,
+    /// It does not answer any more, or never did; why.
+    Down(String),
+}
+
+impl Link {
+    /// A link of which nothing is known.
+    pub const fn new(spec: LinkSpec, now_ns: u64) -> Self {
+        Self {
+            spec,
+            answers: None,
+            device: Device::Ready,
+            peer: None,
+            drained: false,
+            verdict: LinkVerdict::Starting,
+            since_ns: now_ns,
+            hold_until_ns: 0,
+            must_hold: false,
+            usable_since_ns: None,
+            last_good_ns: 0,
+            flaps: 0,
+            last_down_reason: None,
+        }
+    }
+
+    /// What it is.
+    pub const fn verdict(&self) -> LinkVerdict {
+        self.verdict
+    }
+
+    /// Echoes arrive.
+    pub fn on_alive(&mut self, now_ns: u64, hold_up_ns: u64) -> Option<Turn> {
+        self.answers = Some(true);
+        self.judge(now_ns, hold_up_ns, String::new)
+    }
+
+    /// No echo for the detection time.
+    pub fn on_silent(&mut self, now_ns: u64, last_good_ns: u64, detection_ns: u64) -> Option<Turn> {
+        self.answers = Some(false);
+        if self.verdict == LinkVerdict::Up {
+            self.last_good_ns = last_good_ns;
+        }
+        self.judge(now_ns, 0, || match last_good_ns {
+            0 => "no echo since the start".to_owned(),
+            _ => format!("no echo for {}", milliseconds(detection_ns)),
+        })
+    }
+
+    /// The interface has changed.
+    pub fn on_device(&mut self, now_ns: u64, device: Device, hold_up_ns: u64) -> Option<Turn> {
+        self.device = device;
+        let why = match device {
+            Device::Ready => "",
+            Device::NoCarrier => "carrier lost",
+            Device::NoAddress => "its address is gone from the interface",
+            Device::Disabled => "the interface is administratively down",
+            Device::Missing => "the interface is gone",
+        };
+        // Without interface or address nothing is probed: what was known is worth nothing.
+        if matches!(device, Device::Missing | Device::NoAddress) {
+            self.answers = None;
+            self.peer = None;
+        }
+        if self.verdict == LinkVerdict::Up && device != Device::Ready {
+            self.last_good_ns = now_ns;
+        }
+        self.judge(now_ns, hold_up_ns, || why.to_owned())
+    }
+
+    fn judge(&mut self, now_ns: u64, hold_up_ns: u64, why: impl FnOnce() -> String) -> Option<Turn> {
+        let verdict = match (self.device, self.answers) {
+            (Device::Missing | Device::Disabled, _) => LinkVerdict::Absent,
+            (Device::NoCarrier | Device::NoAddress, _) | (Device::Ready, Some(false)) => LinkVerdict::Down,
+            (Device::Ready, None) => LinkVerdict::Starting,
+            (Device::Ready, Some(true)) => LinkVerdict::Up,
+        };
+        if verdict == self.verdict {
+            return None;
+        }
+        let before = std::mem::replace(&mut self.verdict, verdict);
+        self.since_ns = now_ns;
+        if verdict == LinkVerdict::Up {
+            self.hold_until_ns = if self.must_hold { now_ns + hold_up_ns } else { now_ns };
+            self.must_hold = false;
+            return Some(Turn::Up);
+        }
+        if matches!(verdict, LinkVerdict::Down | LinkVerdict::Absent) {
+            self.must_hold = true;
+            let why = why();
+            self.last_down_reason = Some(why.clone());
+            if before == LinkVerdict::Up {
+                self.flaps += 1;
+            }
+            // From absent to down and back is no news.
+            if matches!(before, LinkVerdict::Up | LinkVerdict::Starting) {
+                return Some(Turn::Down(why));
+            }
+        }
+        None
+    }
+
+    /// It answers and the peer hears us on it, and nobody drained it; perhaps it must still hold.
+    pub fn answers_both_ways(&self) -> bool {
+        self.verdict == LinkVerdict::Up && !self.drained && self.peer.is_some_and(|peer| peer.hears && !peer.drained)
+    }
+
+    /// Whether it must still hold.
+    pub const fn holds(&self, now_ns: u64) -> bool {
+        now_ns < self.hold_until_ns
+    }
+
+    /// Whether traffic may use it.
+    pub fn usable(&self, now_ns: u64) -> bool {
+        self.answers_both_ways() && !self.holds(now_ns)
+    }
+
+    /// It may turn out usable any moment: no verdict yet, or up and the peer has said nothing so far.
+    pub fn promising(&self) -> bool {
+        !self.drained
+            && match self.verdict {
+                LinkVerdict::Starting => true,
+                LinkVerdict::Up => self.peer.is_none(),
+                LinkVerdict::Down | LinkVerdict::Degraded | LinkVerdict::Absent => false,
+            }
+    }
+
+    /// Keeps the time since when it has been usable. Call it after every change and at every deadline.
+    pub fn note_usable(&mut self, now_ns: u64) {
+        self.usable_since_ns = self.usable(now_ns).then(|| self.usable_since_ns.unwrap_or(now_ns));
+    }
+
+    /// Since when it has been usable without a break.
+    pub const fn usable_since_ns(&self) -> Option<u64> {
+        self.usable_since_ns
+    }
+
+    /// The peer has left it for a reason that we do not see: its time counts anew.
+    pub const fn doubt(&mut self, now_ns: u64) {
+        if self.usable_since_ns.is_some() {
+            self.usable_since_ns = Some(now_ns);
+        }
+    }
+
+    /// An operator wants the best link now: a usable one need not prove itself for the failback time.
+    pub const fn trust(&mut self) {
+        if self.usable_since_ns.is_some() {
+            self.usable_since_ns = Some(0);
+        }
+    }
+
+    /// When it stops holding, if it does.
+    pub fn next_deadline_ns(&self, now_ns: u64) -> Option<u64> {
+        (self.verdict == LinkVerdict::Up && self.holds(now_ns)).then_some(self.hold_until_ns)
+    }
+}
+
+/// A time for people.
+pub(super) fn milliseconds(ns: u64) -> String {
+    if ns.is_multiple_of(1_000_000) { format!("{} ms", ns / 1_000_000) } else { format!("{:.1} ms", ns as f64 / 1e6) }
+}

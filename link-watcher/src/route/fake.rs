@@ -1,0 +1,195 @@
+//! Pretended kernels and sinks for tests.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    io,
+    rc::Rc,
+};
+
+use super::{
+    Adopted, Change, FoundRoute, GroupRoutes, Nexthop, Notice, PROTOCOL, Report, RouteKernel, RouteKey, RouteSink,
+};
+use crate::{
+    event::GroupId,
+    system::{Address, KernelError, KernelEvent, RouteChange, RouteEvent},
+};
+
+/// The port id of the back-end under test.
+const OWN_PORT: u32 = 4000;
+/// That of whoever else changes routes.
+const FOREIGN_PORT: u32 = 17;
+
+/// A kernel with one route a place, shared between a back-end and its test.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct FakeKernel(Rc<RefCell<State>>);
+
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) routes: BTreeMap<RouteKey, FoundRoute>,
+    /// Every system call's changes.
+    pub(crate) calls: Vec<Vec<Change>>,
+    /// Events not fetched yet.
+    pub(crate) events: Vec<KernelEvent>,
+    /// Interfaces that are not there.
+    pub(crate) absent: BTreeSet<u32>,
+    /// The answers to the next call get lost, though it is carried out.
+    pub(crate) lose_answers: bool,
+    /// Dumps of a table by place.
+    pub(crate) lookups: usize,
+}
+
+impl FakeKernel {
+    pub(crate) fn state(&self) -> std::cell::RefMut<'_, State> {
+        self.0.borrow_mut()
+    }
+
+    /// Somebody else writes a route.
+    pub(crate) fn foreign_write(&self, route: FoundRoute) {
+        let mut state = self.state();
+        let change = if state.routes.contains_key(&route.key) { RouteChange::Replaced } else { RouteChange::Added };
+        // The filter of the event socket.
+        if change == RouteChange::Replaced || route.protocol == PROTOCOL {
+            state.events.push(event(change, FOREIGN_PORT, &route));
+        }
+        state.routes.insert(route.key, route);
+    }
+
+    /// Somebody else removes whatever is there.
+    pub(crate) fn foreign_delete(&self, key: &RouteKey) {
+        let mut state = self.state();
+        if let Some(route) = state.routes.remove(key).filter(|route| route.protocol == PROTOCOL) {
+            state.events.push(event(RouteChange::Removed, FOREIGN_PORT, &route));
+        }
+    }
+
+    /// The kernel drops a route because its interface loses its address; of the route it says nothing.
+    pub(crate) fn drop_silently(&self, key: &RouteKey) {
+        let mut state = self.state();
+        let Some(route) = state.routes.remove(key) else { return };
+        for Nexthop { ifindex, gateway, .. } in route.nexthops.unwrap_or_default() {
+            let address = Address { address: gateway, prefix_len: 24, peer: None, scope: 0, tentative: false };
+            state.events.push(KernelEvent::AddressRemoved { ifindex, address });
+        }
+    }
+}
+
+fn event(change: RouteChange, port_id: u32, route: &FoundRoute) -> KernelEvent {
+    KernelEvent::Route(RouteEvent { change, port_id, route: route.clone() })
+}
+
+impl State {
+    fn carry_out(&mut self, change: &Change) -> Result<(), i32> {
+        let wanted = change.route();
+        let there = self.routes.get(&wanted.key);
+        match change {
+            Change::Delete(_) => {
+                // The owner and the next hops must match.
+                let found = FoundRoute { key: wanted.key, protocol: PROTOCOL, nexthops: Some(wanted.nexthops.clone()) };
+                if there != Some(&found) {
+                    return Err(libc::ESRCH);
+                }
+                self.routes.remove(&wanted.key);
+                self.events.push(event(RouteChange::Removed, OWN_PORT, &found));
+                return Ok(());
+            }
+            Change::Create(_) if there.is_some() => return Err(libc::EEXIST),
+            Change::Create(_) | Change::Replace(_) => {}
+        }
+        if wanted.nexthops.iter().any(|nexthop| self.absent.contains(&nexthop.ifindex)) {
+            return Err(libc::ENODEV);
+        }
+        let change = if there.is_some() { RouteChange::Replaced } else { RouteChange::Added };
+        let route = FoundRoute { key: wanted.key, protocol: PROTOCOL, nexthops: Some(wanted.nexthops.clone()) };
+        self.events.push(event(change, OWN_PORT, &route));
+        self.routes.insert(wanted.key, route);
+        Ok(())
+    }
+}
+
+impl RouteKernel for FakeKernel {
+    fn port_id(&self) -> u32 {
+        OWN_PORT
+    }
+
+    fn execute(&mut self, changes: &[Change]) -> io::Result<Vec<Result<(), KernelError>>> {
+        let mut state = self.state();
+        state.calls.push(changes.to_vec());
+        let results = changes.iter().map(|change| state.carry_out(change).map_err(KernelError::new)).collect();
+        if std::mem::take(&mut state.lose_answers) {
+            return Err(io::Error::other("lost"));
+        }
+        Ok(results)
+    }
+
+    fn ours(&mut self) -> io::Result<Vec<FoundRoute>> {
+        Ok(self.state().routes.values().filter(|route| route.protocol == PROTOCOL).cloned().collect())
+    }
+
+    fn occupants(&mut self, places: &BTreeSet<RouteKey>) -> io::Result<Vec<FoundRoute>> {
+        let mut state = self.state();
+        state.lookups += 1;
+        Ok(places.iter().filter_map(|key| state.routes.get(key).cloned()).collect())
+    }
+
+    fn process(&self, port_id: u32) -> String {
+        format!("port {port_id}")
+    }
+}
+
+/// A sink that records what it is asked for, and does it.
+#[derive(Debug, Default)]
+#[allow(dead_code)] // For whoever drives a sink.
+pub(crate) struct RecordingRoutes {
+    /// The wishes of the groups, one behind the other.
+    pub(crate) applied: Vec<(GroupId, GroupRoutes)>,
+    /// What `adopt` finds.
+    pub(crate) adoptable: BTreeMap<GroupId, Vec<Nexthop>>,
+    /// Groups that were removed.
+    pub(crate) removed: Vec<GroupId>,
+    /// Whether everything was.
+    pub(crate) removed_all: bool,
+    /// Events.
+    pub(crate) observed: Vec<KernelEvent>,
+}
+
+impl RouteSink for RecordingRoutes {
+    async fn adopt(&mut self, _: u64, group: GroupId, _: u32, _: u32, _: &[Nexthop]) -> Adopted {
+        let active = self.adoptable.get(&group).cloned().unwrap_or_default();
+        Adopted { routes: active.len(), active }
+    }
+
+    async fn apply(&mut self, _: u64, group: GroupId, desired: &GroupRoutes) -> Report {
+        self.applied.push((group, desired.clone()));
+        Report { written: desired.prefixes.len(), ..self.report(group) }
+    }
+
+    async fn remove(&mut self, _: u64, group: GroupId) -> Report {
+        self.removed.push(group);
+        Report::default()
+    }
+
+    async fn remove_all(&mut self, _: u64) -> Report {
+        self.removed_all = true;
+        Report::default()
+    }
+
+    fn observe(&mut self, _: u64, event: &KernelEvent) -> Option<Notice> {
+        self.observed.push(event.clone());
+        None
+    }
+
+    fn next_deadline_ns(&self) -> u64 {
+        u64::MAX
+    }
+
+    async fn tick(&mut self, _: u64) -> Vec<Notice> {
+        Vec::new()
+    }
+
+    fn report(&self, group: GroupId) -> Report {
+        let last = self.applied.iter().rev().find(|(id, _)| *id == group);
+        Report { installed: last.map_or(0, |(_, desired)| desired.prefixes.len()), ..Report::default() }
+    }
+}

@@ -1,0 +1,212 @@
+//! The back-end on a pretended kernel: order, bounds, and what others do.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::BTreeMap;
+
+use super::{fake::FakeKernel, *};
+
+const GROUP: GroupId = GroupId(0);
+const SECOND: u64 = 1_000_000_000;
+
+fn hop(ifindex: u32) -> Nexthop {
+    Nexthop { ifindex, gateway: format!("10.248.{ifindex}.1").parse().unwrap(), weight: 1 }
+}
+
+fn net(i: u32) -> IpNet {
+    format!("10.{}.{}.0/24", i / 250, i % 250).parse().unwrap()
+}
+
+fn wish(prefixes: u32, active: &[u32], backups: &[u32]) -> GroupRoutes {
+    GroupRoutes {
+        table: 254,
+        metric: 0,
+        prefixes: (0..prefixes).map(net).collect(),
+        active: active.iter().map(|i| hop(*i)).collect(),
+        backups: backups.iter().map(|i| hop(*i)).collect(),
+    }
+}
+
+fn key(prefix: u32, metric: u32) -> RouteKey {
+    RouteKey { table: 254, prefix: net(prefix), metric }
+}
+
+fn foreign(key: RouteKey, protocol: u8) -> FoundRoute {
+    FoundRoute { key, protocol, nexthops: Some(vec![hop(99)]) }
+}
+
+/// Runs what never waits for anything outside.
+fn run<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(future)
+}
+
+fn pair() -> (FakeKernel, Routes<FakeKernel>) {
+    let kernel = FakeKernel::default();
+    (kernel.clone(), Routes::new(kernel))
+}
+
+/// Hands the events over, and does what is due `now_ns`.
+fn settle(kernel: &FakeKernel, routes: &mut Routes<FakeKernel>, now_ns: u64) -> Vec<Notice> {
+    let mut notices = Vec::new();
+    let events = std::mem::take(&mut kernel.state().events);
+    for event in events {
+        notices.extend(routes.observe(now_ns, &event));
+    }
+    notices.extend(run(routes.tick(now_ns)));
+    notices
+}
+
+#[test]
+fn what_carries_traffic_is_written_first_and_removals_come_last() {
+    let (kernel, mut routes) = pair();
+    run(routes.apply(0, GROUP, &wish(300, &[1], &[2, 3])));
+    kernel.state().calls.clear();
+    let report = run(routes.apply(0, GROUP, &wish(300, &[2], &[3])));
+    assert_eq!((report.installed, report.written), (300, 900));
+    let calls = std::mem::take(&mut kernel.state().calls);
+    assert!(calls.iter().all(|call| call.len() <= 200), "the answers of a call fit the receive buffer");
+    let all: Vec<Change> = calls.concat();
+    assert!(all[..300].iter().all(|change| matches!(change, Change::Replace(route) if route.key.metric == 0)));
+    assert!(all[300..600].iter().all(|change| matches!(change, Change::Replace(route) if route.key.metric == 1)));
+    assert!(all[600..].iter().all(|change| matches!(change, Change::Delete(route) if route.key.metric == 2)));
+}
+
+#[test]
+fn a_prefix_keeps_its_old_route_where_the_new_one_is_refused() {
+    let (kernel, mut routes) = pair();
+    run(routes.apply(0, GROUP, &wish(2, &[1], &[])));
+    kernel.foreign_write(foreign(key(0, 50), 16));
+    let report = run(routes.apply(0, GROUP, &GroupRoutes { metric: 50, ..wish(2, &[1], &[]) }));
+    assert_eq!((report.installed, report.refused.len()), (1, 1));
+    let standing: Vec<RouteKey> = kernel.state().routes.keys().copied().collect();
+    assert_eq!(standing, [key(0, 0), key(0, 50), key(1, 50)]);
+    // Nor does it move without any next hop.
+    kernel.state().calls.clear();
+    run(routes.apply(0, GROUP, &GroupRoutes { metric: 50, ..wish(2, &[], &[]) }));
+    assert!(kernel.state().calls.is_empty());
+}
+
+#[test]
+fn lost_answers_are_looked_up() {
+    let (kernel, mut routes) = pair();
+    kernel.state().lose_answers = true;
+    let report = run(routes.apply(0, GROUP, &wish(3, &[1], &[])));
+    assert!(report.error.is_some());
+    assert_eq!(report.installed, 0);
+    let due_ns = routes.next_deadline_ns();
+    assert!(due_ns <= SECOND);
+    assert_eq!(settle(&kernel, &mut routes, due_ns), []);
+    assert_eq!(routes.report(GROUP).installed, 3);
+}
+
+#[test]
+fn an_owner_is_looked_up_once() {
+    let (kernel, mut routes) = pair();
+    kernel.foreign_write(foreign(key(0, 0), 16));
+    run(routes.apply(0, GROUP, &wish(2, &[1], &[])));
+    for i in 1..20u64 {
+        run(routes.apply(i, GROUP, &wish(2, &[1 + (i % 2) as u32], &[])));
+        settle(&kernel, &mut routes, i * 31 * SECOND);
+    }
+    assert_eq!(kernel.state().lookups, 1, "reading a table of a million routes is not for every comparison");
+    assert_eq!(routes.report(GROUP).refused[0].why, Why::Foreign(Some(16)));
+}
+
+#[test]
+fn silent_losses_are_repaired_and_are_no_fight() {
+    let (kernel, mut routes) = pair();
+    run(routes.apply(0, GROUP, &wish(2, &[1], &[])));
+    for i in 1..100 {
+        kernel.drop_silently(&key(0, 0));
+        let notices = settle(&kernel, &mut routes, i * 31 * SECOND);
+        assert!(matches!(notices[..], [Notice::Repaired { count: 1, by: None, .. }]), "{notices:?}");
+    }
+}
+
+#[test]
+fn what_the_kernel_refuses_is_tried_again() {
+    let (kernel, mut routes) = pair();
+    kernel.state().absent.insert(1);
+    let report = run(routes.apply(0, GROUP, &wish(2, &[1], &[2])));
+    assert_eq!((report.installed, report.refused.len()), (0, 2));
+    kernel.state().absent.clear();
+    settle(&kernel, &mut routes, 5 * SECOND);
+    assert_eq!(routes.report(GROUP).installed, 2);
+}
+
+#[test]
+fn metrics_stay_in_their_range() {
+    let many: Vec<u32> = (2..100).collect();
+    let wanted = plan::Wanted::of(&wish(1, &[1], &many));
+    assert_eq!(wanted.routes.keys().last().unwrap().metric, MAX_BACKUPS);
+    let wanted = plan::Wanted::of(&GroupRoutes { metric: u32::MAX, ..wish(1, &[1], &[2]) });
+    assert_eq!(wanted.routes.len(), 1);
+    let v6 = GroupRoutes { prefixes: vec!["::/0".parse().unwrap()], ..wish(1, &[1], &[]) };
+    assert_eq!(plan::Wanted::of(&v6).leads.values().collect::<Vec<_>>(), [&None]);
+}
+
+/// Whatever happens in whatever order: no foreign route is ever changed, every place that is free in the end is taken
+/// as wanted, and nothing of ours is left elsewhere.
+#[test]
+fn random_histories_end_as_wanted() {
+    for seed in 0..300u64 {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut random = |bound: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % bound
+        };
+        let (kernel, mut routes) = pair();
+        let mut foreigners: BTreeMap<RouteKey, FoundRoute> = BTreeMap::new();
+        let mut now_ns = SECOND;
+        let mut last = GroupRoutes::default();
+        for step in 0..60 {
+            now_ns += random(3 * SECOND);
+            let place = key(random(4) as u32, random(3) as u32);
+            match random(7) {
+                0 | 1 => {
+                    // Whoever writes routes reads the news first.
+                    settle(&kernel, &mut routes, now_ns);
+                    let (active, backup) = (1 + random(3) as u32, 1 + random(3) as u32);
+                    last = wish(random(5) as u32, &[active], &[backup]);
+                    run(routes.apply(now_ns, GROUP, &last));
+                }
+                2 => {
+                    let route = foreign(place, [2, 4, 16, 208][random(4) as usize]);
+                    kernel.foreign_write(route.clone());
+                    foreigners.insert(place, route);
+                }
+                3 => {
+                    kernel.foreign_delete(&place);
+                    foreigners.remove(&place);
+                }
+                4 if !foreigners.contains_key(&place) => kernel.drop_silently(&place),
+                5 => kernel.state().lose_answers = true,
+                _ => {
+                    settle(&kernel, &mut routes, now_ns);
+                }
+            }
+            for (key, route) in &foreigners {
+                assert_eq!(kernel.state().routes.get(key), Some(route), "seed {seed}, step {step}");
+            }
+        }
+        // Long enough for every fight to be over.
+        for _ in 0..20 {
+            now_ns += 61 * SECOND;
+            settle(&kernel, &mut routes, now_ns);
+        }
+        let wanted = plan::Wanted::of(&last);
+        let state = kernel.state();
+        for (key, nexthops) in wanted.routes.iter().filter(|(key, _)| !foreigners.contains_key(key)) {
+            let route = FoundRoute { key: *key, protocol: PROTOCOL, nexthops: Some(nexthops.clone()) };
+            assert_eq!(state.routes.get(key), Some(&route), "seed {seed}");
+        }
+        let served = |prefix| wanted.routes.keys().any(|key| key.prefix == prefix && !foreigners.contains_key(key));
+        for key in state.routes.keys() {
+            let ours = wanted.routes.contains_key(key) || foreigners.contains_key(key);
+            // A prefix whose every wanted place is somebody else's keeps what it had.
+            let kept = wanted.leads.contains_key(&key.prefix) && !served(key.prefix);
+            assert!(ours || kept, "seed {seed}: {key} is left over");
+        }
+    }
+}

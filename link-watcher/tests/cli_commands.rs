@@ -1,0 +1,375 @@
+//! The commands as they are typed: what they print where, and their exit codes.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::fs::PermissionsExt,
+    process::{Command, Output, Stdio},
+};
+
+use link_watcher::{cli, control::Change, keys::Key};
+use serde_json::Value;
+use support::{
+    Desk,
+    daemon::{FakeDaemon, event, snapshot},
+};
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_link-watcher"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Runs it as a user who may do nothing; nothing where we cannot become one. The binary is copied to where that user
+/// can reach it.
+fn run_as_nobody(desk: &Desk, arguments: &[&str]) -> Option<Output> {
+    use std::os::unix::process::CommandExt;
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let binary = desk.path("link-watcher");
+    fs::copy(env!("CARGO_BIN_EXE_link-watcher"), &binary).unwrap();
+    fs::set_permissions(desk.path("."), fs::Permissions::from_mode(0o755)).unwrap();
+    Some(Command::new(binary).args(arguments).uid(65534).gid(65534).output().unwrap())
+}
+
+/// A configuration that is right on every machine: its link is the loopback interface.
+const ON_LOOPBACK: &str = "[[peer]]\nname = \"hq\"\nrole = \"client\"\nkey-files = [\"hq.key\"]\n\
+                           routes = [\"203.0.113.0/24\"]\n\
+                           [[peer.link]]\nname = \"a\"\ninterface = \"lo\"\nremote = \"127.0.0.2\"\n";
+
+#[test]
+fn check_says_that_a_configuration_is_good() {
+    let desk = Desk::new();
+    let path = desk.write("c.toml", &ON_LOOPBACK.replace("role", "multiplier = 1\nrole"));
+    let output = run(&["check", path.to_str().unwrap()]);
+    assert_eq!((code(&output), stdout(&output)), (0, format!("{} is good: 1 peer, 1 link\n", path.display())));
+    assert!(stderr(&output).starts_with("warning: with multiplier = 1 "), "{}", stderr(&output));
+}
+
+#[test]
+fn check_refuses_with_78_and_complains_on_stderr() {
+    let desk = Desk::new();
+    let path = desk.write("c.toml", &ON_LOOPBACK.replace("\"lo\"", "\"no-such-if0\""));
+    for arguments in [vec!["check", path.to_str().unwrap()], vec!["check", "--config", path.to_str().unwrap()]] {
+        let output = run(&arguments);
+        assert_eq!((code(&output), stdout(&output)), (78, String::new()));
+        assert!(stderr(&output).contains(&format!(
+            "error: there is no interface no-such-if0 here\n --> {}:8:13\n  |\n8 | interface = \"no-such-if0\"\n  |             \
+             ^^^^^^^^^^^^^\n  = help: there are ",
+            path.display()
+        )));
+        assert!(stderr(&output).ends_with("c.toml is refused: 1 error\n"));
+    }
+    let missing = run(&["check", "/nowhere/c.toml"]);
+    assert_eq!(code(&missing), 78);
+    assert_eq!(
+        stderr(&missing),
+        "error: there is no such file\n --> /nowhere/c.toml\n  = help: link-watcher generate config prints one to begin \
+         with; --config PATH names another\n\n/nowhere/c.toml is refused: 1 error\n"
+    );
+    fs::write(&path, b"[daemon]\ninstance = \"\xff\"\n").unwrap();
+    assert!(stderr(&run(&["check", path.to_str().unwrap()])).contains("it is not UTF-8, first at line 2"));
+}
+
+#[test]
+fn wrong_usage_is_2() {
+    for arguments in [
+        vec!["frobnicate"],
+        vec!["switch", "hq"],
+        vec!["failover", "perhaps"],
+        vec!["status", "--colour"],
+        vec!["demo", "--interval", "1us"],
+        vec!["man", "frobnicate"],
+    ] {
+        let output = run(&arguments);
+        assert_eq!((code(&output), stdout(&output).as_str()), (2, ""), "{arguments:?}");
+        assert!(!stderr(&output).is_empty());
+    }
+    assert_eq!(code(&run(&["--help"])), 0);
+    assert_eq!(stdout(&run(&["--version"])), format!("link-watcher {}\n", env!("CARGO_PKG_VERSION")));
+}
+
+#[test]
+fn no_daemon_is_69_with_a_remedy() {
+    let desk = Desk::new();
+    let socket = desk.path("none.sock");
+    for arguments in [
+        vec!["status"],
+        vec!["status", "--watch"],
+        vec!["events", "--follow"],
+        vec!["switch", "hq", "auto"],
+        vec!["failover", "off"],
+        vec!["drain", "hq", "optic"],
+        vec!["reload"],
+    ] {
+        let output = command(&arguments).arg("--socket").arg(&socket).output().unwrap();
+        assert_eq!((code(&output), stdout(&output).as_str()), (69, ""), "{arguments:?}");
+        assert!(stderr(&output).contains("Is it running? `systemctl status link-watcher` says."));
+    }
+}
+
+#[test]
+fn the_socket_is_found_through_the_configuration() {
+    let desk = Desk::new();
+    let _daemon = FakeDaemon::start(&desk.path("run/c.sock")).unwrap();
+    // Whatever else is wrong with the file.
+    let path = desk.write("c.toml", "[daemon]\ncontrol-socket = \"run/c.sock\"\nengine = 1\n");
+    assert_eq!(code(&run(&["--config", path.to_str().unwrap(), "status"])), 0);
+    let missing = run(&["status", "--config", "/nowhere/c.toml"]);
+    assert_eq!(code(&missing), 78);
+    assert!(stderr(&missing).contains("there is no such file"));
+}
+
+#[test]
+fn status_as_json_is_one_document() {
+    let desk = Desk::new();
+    let daemon = FakeDaemon::start(&desk.path("c.sock")).unwrap();
+    let output = run(&["status", "--json", "--socket", daemon.socket.to_str().unwrap()]);
+    assert_eq!(code(&output), 0);
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(status, serde_json::to_value(snapshot()).unwrap());
+    assert_eq!(status["groups"][0]["links"][0]["dropped"]["forged"], 0);
+    assert_eq!(status["groups"][0]["pinned"], Value::Null);
+}
+
+#[test]
+fn status_for_people() {
+    let desk = Desk::new();
+    let daemon = FakeDaemon::start(&desk.path("c.sock")).unwrap();
+    let output = run(&["status", "--socket", daemon.socket.to_str().unwrap()]);
+    assert_eq!(code(&output), 0);
+    // No terminal: no colours. Times go on, the rest stands still.
+    let text = stdout(&output);
+    let without_times: Vec<_> = text
+        .lines()
+        .map(|line| match line.split_once(" active since ") {
+            Some((head, tail)) => format!("{head} active since {}", &tail[tail.find(": ").unwrap()..]),
+            None if line.ends_with(" ago") => {
+                line.split_inclusive("  ").take_while(|cell| !cell.contains(" ago")).collect()
+            }
+            None => line.to_owned(),
+        })
+        .map(|line| line.trim_end().to_owned())
+        .collect();
+    assert_eq!(
+        without_times.join("\n"),
+        "\
+link-watcher 0.1.0, engine xdp, running for 12s
+
+hq (peer, client): optic active since : lowest tier with a usable link
+  routes: 2 installed, 0 refused; announced to us: 10.20.20.0/22
+    LINK   INTERFACE  TIER  STATE  USABLE  RTT       JITTER    LOSS    SENT/RECEIVED  DROPPED  SINCE
+  * optic  eth1       1     up     yes     0.042 ms  0.003 ms  0.0%    1200/1200      0
+    wifi   eth2       2     down   no      -         -         100.0%  1200/0         12
+  ! wifi: carrier lost
+  ! wifi: dropped 12 forged
+  ! wifi: packets come, but not with our signature: do the key files of the two ends differ?
+  ! wifi: uses the engine socket: eth2 has another XDP program"
+    );
+}
+
+#[test]
+fn both_ends_with_one_role_are_recognised() {
+    let mut snapshot = snapshot();
+    snapshot.groups[0].pinned = Some("wifi".to_owned());
+    snapshot.groups[0].failover = false;
+    snapshot.groups[0].links[1].dropped.reflected = 1000;
+    snapshot.groups[0].links[0].state = "absent".to_owned();
+    let text = cli::render_status(&snapshot, std::time::SystemTime::UNIX_EPOCH, cli::Style::default());
+    let notes: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("  ! ")).collect();
+    assert_eq!(
+        notes,
+        [
+            "pinned to wifi by hand; `link-watcher switch hq auto` lets the group choose again",
+            "automatic failover is off; `link-watcher failover on hq` turns it on again",
+            "optic: interface eth1 does not exist or is switched off: ip link show eth1",
+            "wifi: carrier lost",
+            "wifi: dropped 12 forged, 1000 reflected",
+            "wifi: packets of our own role come back: do both ends have the same role?",
+            "wifi: uses the engine socket: eth2 has another XDP program",
+        ]
+    );
+}
+
+#[test]
+fn status_is_watched_until_nobody_reads() {
+    let desk = Desk::new();
+    let daemon = FakeDaemon::start(&desk.path("c.sock")).unwrap();
+    let mut watching = command(&["status", "--watch", "--json", "--socket", daemon.socket.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap());
+    let mut first = String::new();
+    lines.read_line(&mut first).unwrap();
+    let status: Value = serde_json::from_str(&first).expect("one document a line");
+    assert_eq!(status["version"], "0.1.0");
+    drop(lines);
+    assert_eq!(watching.wait().unwrap().code(), Some(1));
+}
+
+#[test]
+fn changes_reach_the_daemon_as_they_were_typed() {
+    let desk = Desk::new();
+    let daemon = FakeDaemon::start(&desk.path("c.sock")).unwrap();
+    let socket = daemon.socket.to_str().unwrap();
+    let group = || "hq".to_owned();
+    let link = || "optic".to_owned();
+    let cases = [
+        (vec!["switch", "hq", "optic"], Change::Switch { group: group(), link: Some(link()) }),
+        (vec!["switch", "hq", "auto"], Change::Switch { group: group(), link: None }),
+        (vec!["failover", "off"], Change::Failover { group: None, on: false }),
+        (vec!["failover", "on", "hq"], Change::Failover { group: Some(group()), on: true }),
+        (vec!["drain", "hq", "optic"], Change::Drain { group: group(), link: link(), drained: true }),
+        (vec!["undrain", "hq", "optic"], Change::Drain { group: group(), link: link(), drained: false }),
+    ];
+    for (arguments, change) in cases {
+        let output = command(&arguments).args(["--socket", socket]).output().unwrap();
+        assert_eq!((code(&output), stdout(&output)), (0, format!("done: {change:?}\n")));
+        assert_eq!(daemon.asked.lock().unwrap().pop(), Some(change));
+    }
+}
+
+#[test]
+fn what_the_daemon_refuses_is_1_and_a_refused_configuration_78() {
+    let desk = Desk::new();
+    let daemon = FakeDaemon::start(&desk.path("c.sock")).unwrap();
+    let socket = daemon.socket.to_str().unwrap();
+    let output = run(&["switch", "paris", "optic", "--socket", socket]);
+    assert_eq!((code(&output), stdout(&output).as_str()), (1, ""));
+    assert_eq!(stderr(&output), "link-watcher: there is no group \"paris\"; there is hq\n");
+    let output = run(&["reload", "--socket", socket]);
+    assert_eq!(code(&output), 78);
+    assert_eq!(stderr(&output), "the configuration is refused; the old one stays\n");
+}
+
+#[test]
+fn a_core_that_stops_is_69() {
+    let desk = Desk::new();
+    let daemon = FakeDaemon::start(&desk.path("c.sock")).unwrap();
+    let output = run(&["switch", "", "auto", "--socket", daemon.socket.to_str().unwrap()]);
+    assert_eq!((code(&output), stderr(&output).as_str()), (69, "link-watcher: the daemon is stopping\n"));
+}
+
+#[test]
+fn events_for_people_and_for_scripts() {
+    let desk = Desk::new();
+    let daemon = FakeDaemon::start(&desk.path("c.sock")).unwrap();
+    let socket = daemon.socket.to_str().unwrap();
+    daemon.push(30);
+    daemon.history.push(link_watcher::control::EventRecord {
+        link: None,
+        what: "active-changed".to_owned(),
+        from: vec!["optic".to_owned()],
+        to: vec!["wifi".to_owned()],
+        took_ms: Some(0.25),
+        ..event(31)
+    });
+    let output = run(&["events", "--socket", socket]);
+    assert_eq!(
+        stdout(&output),
+        "2026-11-20T12:00:00.123Z  hq optic: link-down: no echo for 30 ms (detected in 30.0 ms)\n\
+         2026-11-20T12:00:00.123Z  hq: active-changed optic -> wifi: no echo for 31 ms (detected in 31.0 ms, routes \
+         changed in 0.2 ms)\n"
+    );
+    let output = run(&["events", "--json", "--socket", socket]);
+    let lines: Vec<Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines[0], serde_json::to_value(event(30)).unwrap());
+    assert_eq!(lines.len(), 2);
+}
+
+#[test]
+fn events_are_followed_as_they_come_until_the_daemon_ends() {
+    let desk = Desk::new();
+    let daemon = FakeDaemon::start(&desk.path("c.sock")).unwrap();
+    daemon.push(1);
+    let mut following = command(&["events", "--follow", "--json", "--socket", daemon.socket.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(following.stdout.take().unwrap());
+    let mut next = || {
+        let mut line = String::new();
+        lines.read_line(&mut line).unwrap();
+        serde_json::from_str::<Value>(&line).unwrap()
+    };
+    assert_eq!(next()["why"], "no echo for 1 ms");
+    daemon.push(2);
+    assert_eq!(next()["why"], "no echo for 2 ms");
+    drop(daemon);
+    assert_eq!(code(&following.wait_with_output().unwrap()), 69);
+}
+
+#[test]
+fn a_generated_key_is_good_and_never_overwritten() {
+    let desk = Desk::new();
+    let path = desk.path("new.key");
+    let generate = || run(&["generate", "key", "--output", path.to_str().unwrap()]);
+    assert_eq!(code(&generate()), 0);
+    assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o7777, 0o600);
+    let key = Key::read(&path).unwrap();
+    let again = generate();
+    assert_eq!(code(&again), 1);
+    assert!(stderr(&again).contains("exists already and is left as it is"));
+    assert_eq!(Key::read(&path).unwrap(), key);
+    let printed = run(&["generate", "key"]);
+    desk.write_key("printed.key", 0o600, &stdout(&printed));
+    assert_ne!(Key::read(&desk.path("printed.key")).unwrap(), key);
+    let nowhere = run(&["generate", "key", "--output", "/nowhere/k"]);
+    assert_eq!(code(&nowhere), 1);
+    assert!(stderr(&nowhere).contains("its directory does not exist"));
+}
+
+#[test]
+fn generated_texts_are_printed() {
+    assert_eq!(stdout(&run(&["generate", "config"])), support::repository_file("examples/link-watcher.toml"));
+    assert!(stdout(&run(&["completions", "bash"])).contains("complete -F"));
+    assert!(stdout(&run(&["man"])).contains(".TH link-watcher 1"));
+    let page = stdout(&run(&["man", "drain"]));
+    assert!(page.contains(".TH link-watcher-drain 1") && page.contains("socket"), "{page}");
+}
+
+#[test]
+fn without_privilege_it_is_77_and_names_what_is_missing() {
+    let desk = Desk::new();
+    let daemon = FakeDaemon::start(&desk.path("c.sock")).unwrap();
+    let config = desk.write("c.toml", ON_LOOPBACK);
+    // A key that nobody may read, and so only what only root can do is missing.
+    desk.write_key("nobody.key", 0o600, Key::generate().unwrap().to_base64().as_str());
+    let own = desk.write("own.toml", &ON_LOOPBACK.replace("hq.key", "nobody.key"));
+    if std::os::unix::fs::chown(desk.path("nobody.key"), Some(65534), None).is_err() {
+        return;
+    }
+    let cases = [
+        (vec!["status", "--socket", daemon.socket.to_str().unwrap()], "is for root only: run this with sudo"),
+        (vec!["run", "--config", own.to_str().unwrap()], "CAP_NET_ADMIN"),
+        (vec!["run", "--config", config.to_str().unwrap()], "hq.key cannot be read: permission denied"),
+        (vec!["check", config.to_str().unwrap()], "hq.key cannot be read: permission denied"),
+    ];
+    for (arguments, complaint) in cases {
+        let Some(output) = run_as_nobody(&desk, &arguments) else { return };
+        assert_eq!(code(&output), 77, "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(complaint), "{}", stderr(&output));
+    }
+}

@@ -1,0 +1,153 @@
+//! The real control server before a core that only notes what it is asked.
+#![allow(clippy::unwrap_used, dead_code, unreachable_pub)]
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    thread::JoinHandle,
+};
+
+use link_watcher::{
+    control::{BindError, Change, EventRecord, History, Order, Server},
+    event::{DroppedSnapshot, GroupSnapshot, LinkSnapshot, Role, RoutesSnapshot, Snapshot},
+};
+use tokio::sync::{mpsc, oneshot};
+
+pub struct FakeDaemon {
+    pub socket: PathBuf,
+    pub history: Arc<History>,
+    pub asked: Arc<Mutex<Vec<Change>>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl FakeDaemon {
+    /// Listens once this returns.
+    pub fn start(socket: &Path) -> Result<Self, BindError> {
+        let server = Server::bind(socket)?;
+        let history = Arc::new(History::default());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::spawn({
+            let (history, asked) = (Arc::clone(&history), Arc::clone(&asked));
+            move || {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(async {
+                    let (orders, incoming) = mpsc::channel::<Order>(4);
+                    tokio::select! {
+                        served = server.run(orders, history) => served.unwrap(),
+                        () = core(incoming, &asked) => {}
+                        _ = stopped => {}
+                    }
+                });
+            }
+        });
+        Ok(Self { socket: socket.to_owned(), history, asked, stop: Some(stop), thread: Some(thread) })
+    }
+
+    pub fn push(&self, n: u32) {
+        self.history.push(event(n));
+    }
+}
+
+impl Drop for FakeDaemon {
+    fn drop(&mut self) {
+        let _ = self.stop.take().unwrap().send(());
+        self.thread.take().unwrap().join().unwrap();
+    }
+}
+
+/// What makes the core forget to answer, as one that stops does.
+pub const DIES_OF: Change = Change::Switch { group: String::new(), link: None };
+
+/// Refuses what concerns a group that is not hq, and does everything else.
+async fn core(mut orders: mpsc::Receiver<Order>, asked: &Mutex<Vec<Change>>) {
+    while let Some(order) = orders.recv().await {
+        match order {
+            Order::Status(reply) => drop(reply.send(snapshot())),
+            Order::Change(change, reply) => {
+                asked.lock().unwrap().push(change.clone());
+                if change == DIES_OF {
+                    // Its end of the channel goes with it.
+                    continue;
+                }
+                let answer = match &change {
+                    Change::Switch { group, .. } | Change::Drain { group, .. } if group != "hq" => {
+                        Err(format!("there is no group \"{group}\"; there is hq"))
+                    }
+                    Change::Reload => Err("the configuration is refused; the old one stays".to_owned()),
+                    change => Ok(format!("done: {change:?}")),
+                };
+                drop(reply.send(answer));
+            }
+        }
+    }
+}
+
+pub fn event(n: u32) -> EventRecord {
+    EventRecord {
+        time: "2026-11-20T12:00:00.123Z".to_owned(),
+        group: "hq".to_owned(),
+        link: Some("optic".to_owned()),
+        what: "link-down".to_owned(),
+        why: format!("no echo for {n} ms"),
+        detect_ms: Some(f64::from(n)),
+        ..EventRecord::default()
+    }
+}
+
+pub fn snapshot() -> Snapshot {
+    let link = LinkSnapshot {
+        name: "optic".to_owned(),
+        interface: "eth1".to_owned(),
+        tier: 1,
+        weight: 1,
+        share: 1.0,
+        state: "up".to_owned(),
+        usable: true,
+        engine: "xdp-native".to_owned(),
+        since: "2026-11-20T12:00:00.100Z".to_owned(),
+        remote: "10.248.248.1".to_owned(),
+        rtt_ms: Some(0.042),
+        jitter_ms: Some(0.003),
+        sent: 1200,
+        received: 1200,
+        ..LinkSnapshot::default()
+    };
+    let down = LinkSnapshot {
+        name: "wifi".to_owned(),
+        interface: "eth2".to_owned(),
+        tier: 2,
+        share: 0.0,
+        state: "down".to_owned(),
+        usable: false,
+        engine: "socket".to_owned(),
+        engine_reason: Some("eth2 has another XDP program".to_owned()),
+        rtt_ms: None,
+        jitter_ms: None,
+        loss: 1.0,
+        received: 0,
+        flaps: 2,
+        last_down_reason: Some("carrier lost".to_owned()),
+        dropped: DroppedSnapshot { forged: 12, ..DroppedSnapshot::default() },
+        ..link.clone()
+    };
+    Snapshot {
+        version: "0.1.0".to_owned(),
+        uptime_s: 12.3,
+        engine: "xdp".to_owned(),
+        groups: vec![GroupSnapshot {
+            name: "hq".to_owned(),
+            kind: "peer".to_owned(),
+            role: Some(Role::Client),
+            failover: true,
+            pinned: None,
+            active: vec!["optic".to_owned()],
+            since: "2026-11-20T12:00:00.123Z".to_owned(),
+            reason: "lowest tier with a usable link".to_owned(),
+            routes: RoutesSnapshot { installed: 2, ..RoutesSnapshot::default() },
+            announced_to_us: vec!["10.20.20.0/22".to_owned()],
+            links: vec![link, down],
+        }],
+    }
+}
