@@ -262,3 +262,6 @@ pub fn echo<W: Word>(probe: &Header, intent: &Intent<W>, state: &LinkState<W>, k
         received: state.probes.load(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,313 @@
+//! The kernel program against a slow model of it: a parser over slices and `link_watcher_common::verify` on plain atomics,
+//! over thousands of random and mutated packets. Verdict, counters, state and answer must be the same.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod bpf;
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+};
+
+use bpf::*;
+use link_watcher::bpf::LinkLayer;
+use link_watcher_common::{
+    hmac::{self, Scratch},
+    maps::{Counters, Intent, KeySet, LinkState, View},
+    verify::{self, Outcome, Refusal},
+    wire::{Header, Kind, MAX_PACKET_LEN, PACKET_LEN, flags},
+};
+
+/// Cases of one run.
+const CASES: u32 = 30_000;
+
+/// A UDP datagram that the model found.
+struct Datagram<'a> {
+    vlan: u32,
+    source: IpAddr,
+    destination: IpAddr,
+    port: u16,
+    /// What IP and UDP say of its length.
+    lens: (usize, usize),
+    /// Everything behind the UDP header, padding too.
+    rest: &'a [u8],
+}
+
+fn be16(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_be_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn parse(layer: LinkLayer, frame: &[u8]) -> Option<Datagram<'_>> {
+    let mut vlan = 0;
+    let mut packet = frame;
+    if layer == LinkLayer::Ethernet {
+        let mut ethertype = be16(frame, 12)?;
+        packet = &frame[14..];
+        for _ in 0..2 {
+            if ethertype == 0x8100 || ethertype == 0x88a8 {
+                vlan = vlan << 16 | u32::from(be16(packet, 0)? & 0xfff);
+                ethertype = be16(packet, 2)?;
+                packet = &packet[4..];
+            }
+        }
+        let version = packet.first()? >> 4;
+        if !matches!((ethertype, version), (0x0800, 4) | (0x86dd, 6)) {
+            return None;
+        }
+    }
+    let (source, destination, ip_len, udp) = match packet.first()? >> 4 {
+        4 => {
+            let header_len = usize::from(packet[0] & 15) * 4;
+            if packet.len() < 20 || header_len < 20 || packet[9] != 17 || be16(packet, 6)? & 0x3fff != 0 {
+                return None;
+            }
+            let address = |at: usize| Ipv4Addr::from(<[u8; 4]>::try_from(&packet[at..at + 4]).unwrap());
+            let ip_len = usize::from(be16(packet, 2)?).wrapping_sub(header_len);
+            (address(12).into(), address(16).into(), ip_len, packet.get(header_len..)?)
+        }
+        6 => {
+            if packet.len() < 40 || packet[6] != 17 {
+                return None;
+            }
+            let address = |at: usize| Ipv6Addr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).unwrap());
+            (address(8).into(), address(24).into(), usize::from(be16(packet, 4)?), &packet[40..])
+        }
+        _ => return None,
+    };
+    let lens = (ip_len, usize::from(be16(udp, 4)?));
+    Some(Datagram { vlan, source, destination, port: be16(udp, 2)?, lens, rest: udp.get(8..)? })
+}
+
+/// What the program is held against.
+struct Model {
+    intent: Intent<AtomicU64>,
+    state: LinkState<AtomicU64>,
+    keys: KeySet,
+    lease_until_ns: u64,
+    counters: Counters,
+    links: BTreeMap<(u32, IpAddr), IpAddr>,
+}
+
+impl Model {
+    /// Verdict and, for an answer, the UDP payload.
+    fn judge(&mut self, layer: LinkLayer, frame: &[u8], now_ns: u64) -> (u32, Option<Vec<u8>>) {
+        let Some(datagram) = parse(layer, frame) else { return (PASS, None) };
+        let remote = self.links.get(&(datagram.vlan, datagram.destination));
+        let (true, Some(remote)) = (datagram.port == PORT, remote) else { return (PASS, None) };
+        match self.verify(&datagram, datagram.source == *remote, now_ns) {
+            Ok((Outcome::Alive { .. }, _)) => {
+                self.counters.echoes += 1;
+                (DROP, None)
+            }
+            Ok((Outcome::Deliver, _)) => {
+                self.counters.control += 1;
+                (PASS, None)
+            }
+            Ok((Outcome::Answer { .. }, echo)) => {
+                self.counters.probes += 1;
+                (TX, echo)
+            }
+            Err(refusal) => {
+                *match refusal {
+                    Refusal::Malformed => &mut self.counters.malformed,
+                    Refusal::Unknown => &mut self.counters.unknown,
+                    Refusal::Replayed => &mut self.counters.replayed,
+                    Refusal::Reflected => &mut self.counters.reflected,
+                    Refusal::Forged => &mut self.counters.forged,
+                    Refusal::Unleased => &mut self.counters.unleased,
+                } += 1;
+                (DROP, None)
+            }
+        }
+    }
+
+    fn verify(&self, datagram: &Datagram<'_>, known: bool, now_ns: u64) -> Result<(Outcome, Option<Vec<u8>>), Refusal> {
+        let (ip_len, udp_len) = datagram.lens;
+        let payload_len = udp_len.wrapping_sub(8);
+        let payload = datagram.rest.get(..payload_len).ok_or(Refusal::Malformed)?;
+        let packet = payload.first_chunk::<PACKET_LEN>().ok_or(Refusal::Malformed)?;
+        let header = Header::parse(packet).map_err(|_| Refusal::Malformed)?;
+        let longest = if header.kind.is_control() { MAX_PACKET_LEN } else { PACKET_LEN };
+        if ip_len != udp_len || payload_len > longest {
+            // A stranger's kind is not looked at so closely; both are counted as something wrong.
+            let too_long_for_any = ip_len != udp_len || payload_len > MAX_PACKET_LEN;
+            return Err(if known || too_long_for_any { Refusal::Malformed } else { Refusal::Unknown });
+        }
+        if !known {
+            return Err(Refusal::Unknown);
+        }
+        let candidate = verify::screen(&header, &self.intent, &self.state, self.lease_until_ns, now_ns)?;
+        verify::authentic(packet, header.key_id, &self.keys, &mut Scratch::default())?;
+        let outcome = verify::commit(&header, candidate, &self.state, now_ns)?;
+        let echo = matches!(outcome, Outcome::Answer { .. }).then(|| {
+            let mut echo = [0; PACKET_LEN];
+            verify::echo(&header, &self.intent, &self.state, &self.keys).emit(&mut echo);
+            hmac::sign(&mut echo, &self.keys.states[0], &mut Scratch::default());
+            echo.to_vec()
+        });
+        Ok((outcome, echo))
+    }
+}
+
+/// Words of a state that do not depend on the clock.
+fn timeless(state: &LinkState<AtomicU64>) -> Vec<u64> {
+    let words = words(state);
+    [1, 5, 7, 8, 9, 10, 11, 12, 13].map(|i| words[i]).to_vec()
+}
+
+fn mostly<T>(random: &mut Random, usual: T, other: T) -> T {
+    if random.below(12) == 0 { other } else { usual }
+}
+
+/// A packet that is mostly good, in one or the other respect.
+fn header(random: &mut Random, highest: u64) -> Header {
+    let kinds = [Kind::Probe, Kind::Probe, Kind::Echo, Kind::Echo, Kind::Announce, Kind::AnnounceAck, Kind::Notice];
+    let near = (highest + 4).saturating_sub(random.next() % 32).max(1);
+    Header {
+        kind: kinds[random.below(kinds.len())],
+        flags: mostly(random, flags::CLIENT, 0) | (random.next() as u8 & flags::ALL & !flags::CLIENT),
+        key_id: mostly(random, KEY_ID, 200),
+        sender_session: mostly(random, PEERS, PEERS + 1),
+        receiver_session: mostly(random, MINE, 0),
+        rank: random.next() as u16,
+        generation: random.next() as u16 % 3,
+        epoch: random.next() as u32 % 4,
+        sequence: mostly(random, near, near + 100),
+        sent_ns: random.next(),
+        received: random.next(),
+    }
+}
+
+/// Breaks a frame in one place or another.
+fn mutate(random: &mut Random, frame: &mut Vec<u8>) {
+    match random.below(7) {
+        0 => {
+            let bit = random.below(frame.len() * 8);
+            frame[bit / 8] ^= 1 << (bit % 8);
+        }
+        1 => {
+            let at = random.below(frame.len());
+            frame[at] = random.next() as u8;
+        }
+        // The headers are a small part of the frame, so they get a share of their own.
+        2 | 3 => {
+            let at = random.below(frame.len().min(70));
+            frame[at] = [0, 1, 0x45, 0x60, 17, 80, 88, 0xff, random.next() as u8][random.below(9)];
+        }
+        4 => frame.truncate(14 + random.below(frame.len() - 13)),
+        5 => frame.extend((0..random.below(60)).map(|i| i as u8)),
+        _ => {
+            let at = random.below(frame.len());
+            frame.insert(at, random.next() as u8);
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn the_program_and_the_model_agree() {
+    let mut bench = Bench::new(v4());
+    bench.add_link(v6(), 0);
+    bench.add_link(v4(), 42);
+    bench.add_link(v6(), 7 << 16 | 42);
+    let copy = |word: &AtomicU64| AtomicU64::new(word.load(Relaxed));
+    let intent = bench.intent();
+    let mut model = Model {
+        intent: Intent {
+            session: copy(&intent.session),
+            view: copy(&intent.view),
+            generation: copy(&intent.generation),
+            sent_sequence: copy(&intent.sent_sequence),
+            detection_ns: copy(&intent.detection_ns),
+            key_slot: copy(&intent.key_slot),
+            reserved: Default::default(),
+        },
+        state: LinkState::default(),
+        keys: keys(),
+        lease_until_ns: u64::MAX,
+        counters: Counters::default(),
+        links: BTreeMap::from([
+            ((0, v4().local), v4().remote),
+            ((0, v6().local), v6().remote),
+            ((42, v4().local), v4().remote),
+            ((7 << 16 | 42, v6().local), v6().remote),
+        ]),
+    };
+    let seed = std::env::var("LINK_WATCHER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    println!("LINK_WATCHER_SEED={seed}");
+    let mut random = Random(seed);
+    let mut highest = 0;
+    let mut seen = BTreeMap::<String, u32>::new();
+    for case in 0..CASES {
+        // The clock is the one input that cannot be the same on both sides, so it never decides.
+        if random.below(50) == 0 {
+            let detection_ns = if random.below(2) == 0 { 0 } else { u64::MAX };
+            model.intent.detection_ns.store(detection_ns, Relaxed);
+            intent.detection_ns.store(detection_ns, Relaxed);
+            model.lease_until_ns = if random.below(5) == 0 { 0 } else { u64::MAX };
+            bench.lease(model.lease_until_ns);
+            let view = View { epoch: random.next() as u32, rank: 3, flags: flags::ACTIVE };
+            model.intent.view.store(view.pack(), Relaxed);
+            intent.view.store(view.pack(), Relaxed);
+        }
+        let header = header(&mut random, highest);
+        let key = if header.key_id == KEY_ID { KEY } else { b"the next key" };
+        let mut payload = signed_with(&header, key).to_vec();
+        if header.kind.is_control() && random.below(2) == 0 {
+            payload.resize(PACKET_LEN + random.below(300), 0x5a);
+        }
+        let mut ends = if random.below(2) == 0 { v4() } else { v6() };
+        if random.below(15) == 0 {
+            ends.remote = if ends.local.is_ipv4() { "203.0.113.7" } else { "2001:db8::7" }.parse().unwrap();
+        }
+        let vlans: &[(u16, u16)] =
+            [&[][..], &[], &[(0x8100, 42)], &[(0x88a8, 7), (0x8100, 42)], &[(0x8100, 0)]][random.below(5)];
+        let options: &[u8] = if random.below(4) == 0 { &[1, 1, 1, 0] } else { &[] };
+        let udp = Udp { vlans, options, ..Udp::new(ends, &payload) };
+        let layer = if random.below(4) == 0 { LinkLayer::None } else { LinkLayer::Ethernet };
+        let mut frame = if layer == LinkLayer::None { udp.packet() } else { udp.frame() };
+        if random.below(2) == 0 {
+            for _ in 0..=random.below(3) {
+                mutate(&mut random, &mut frame);
+            }
+        }
+
+        let run = bench.run_as(layer, &frame);
+        let (verdict, echo) = model.judge(layer, &frame, now_ns());
+        let context = || format!("case {case}: {layer:?} {header:?} {frame:02x?}");
+        assert_eq!(run.verdict, verdict, "{}", context());
+        assert_eq!(timeless(bench.state()), timeless(&model.state), "{}", context());
+        match echo {
+            None => assert_eq!(run.packet, frame, "{}", context()),
+            Some(echo) => {
+                assert_eq!(run.packet.len(), frame.len());
+                let answer = parse(layer, &run.packet).unwrap();
+                let question = parse(layer, &frame).unwrap();
+                assert_eq!((answer.source, answer.destination), (question.destination, question.source));
+                assert_eq!(answer.rest[..PACKET_LEN], echo, "{}", context());
+                highest = highest.max(header.sequence);
+            }
+        }
+        if verdict != PASS {
+            highest = highest.max(model.state.echo_window.load(Relaxed) >> 24);
+        }
+        let counters = bench.counters();
+        assert_eq!(counters, model.counters, "{}", context());
+        // The times are the kernel's.
+        for (to, from) in [
+            (&model.state.last_echo_ns, &bench.state().last_echo_ns),
+            (&model.state.last_probe_ns, &bench.state().last_probe_ns),
+        ] {
+            to.store(from.load(Relaxed), Relaxed);
+        }
+        *seen.entry(format!("verdict {verdict}")).or_default() += 1;
+    }
+    println!("{seen:?} {:?}", model.counters);
+    // Every outcome was among them, often.
+    let Counters { probes, echoes, control, malformed, unknown, replayed, reflected, forged, unleased } =
+        model.counters;
+    for count in [probes, echoes, control, malformed, unknown, replayed, reflected, forged, unleased] {
+        assert!(count >= 100, "{:?}", model.counters);
+    }
+}
