@@ -143,6 +143,9 @@ pub fn spawn(
         outbox: Vec::new(),
         lease_ns: MIN_LEASE_NS,
     };
+
+    // From the start: the kernel program may be attached before the first probe leaves.
+    thread.renew_lease(clock::now_ns());
     let thread = std::thread::Builder::new()
         .name("lw-probe".to_owned())
         .spawn(move || {
