@@ -8,7 +8,6 @@ use std::thread::{self, JoinHandle};
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::setpriority_process;
 use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::frame::Frame;
@@ -19,8 +18,6 @@ use super::{Direction, End, Moment, lock};
 const PACKET_LEN_MAX: usize = 9216;
 /// Captured packets kept for each direction until somebody takes them.
 const CAPTURED_MAX: usize = 4096;
-/// Nice value of the threads that carry packets.
-const PRIORITY: i32 = -20;
 /// How often a thread without packets looks whether it shall end, ns.
 const STOP_POLL_NS: i64 = 50_000_000;
 
@@ -188,8 +185,6 @@ fn open(namespace: &Namespace, interface: &str) -> Result<SyncDevice> {
 
 /// Carries the packets of one direction until the tunnel is dropped.
 fn carry(shared: &Shared, direction: Direction) {
-    // This thread only: a kernel's tunnel would not wait for its turn on a busy machine. Without the privilege it has to.
-    let _ = setpriority_process(None, PRIORITY);
     let to = direction.destination().index();
     let (from, to) = (&shared.devices[1 - to], &shared.devices[to]);
     let mut buffer = vec![0; PACKET_LEN_MAX];
