@@ -280,7 +280,7 @@ fn what_was_captured_before_a_restart_is_worthless() {
 
 #[test]
 fn a_living_peer_is_not_displaced_and_a_silent_one_is() {
-    let (client, mut server) = acquainted();
+    let (_, mut server) = acquainted();
     let heard_ns = START + 2 * MS;
     let mut successor = End::new(0xc2, true);
     let probe = successor.probe(START);
