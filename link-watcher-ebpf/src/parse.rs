@@ -73,17 +73,6 @@ pub(crate) unsafe fn copy(from: *const Packet, to: *mut Packet) {
     unsafe { copy_words!(from, to, 0 8 16 24 32 40 48 56 64 72) }
 }
 
-/// Copies the 16 bytes of an IPv6 address.
-///
-/// # Safety
-///
-/// As [`copy`].
-#[inline(always)]
-pub(crate) unsafe fn copy_address(from: *const [u32; 4], to: *mut [u8; 16]) {
-    // SAFETY: two words are the 16 bytes that the caller vouches for.
-    unsafe { copy_words!(from, to, 0 8) }
-}
-
 /// Ethernet header (IEEE 802.3).
 #[repr(C, packed(2))]
 pub(crate) struct Ethernet {
