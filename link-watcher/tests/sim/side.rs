@@ -1,0 +1,336 @@
+//! One router: its kernel program, its probing thread, its daemon.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use link_watcher::{
+    engine::{Engine, GroupStatus},
+    event::{Action, Command, Device, Event, LinkId, PeerSaid, Role, Transition, What},
+    link::{Detector, Echoes, Edge},
+};
+use link_watcher_common::{
+    maps::{Intent, LinkState, View},
+    window,
+    wire::{Header, Kind, flags},
+};
+
+use super::{CLIENT, GROUP, MS, Random, Setup};
+
+/// Lease of a running daemon, ns.
+const LEASE_NS: u64 = 300 * MS;
+const PLANNED_LEASE_NS: u64 = 30_000 * MS;
+const GRID_NS: u64 = 250_000;
+
+pub struct Prober {
+    detector: Detector,
+    sequence: u64,
+    next_probe_ns: u64,
+    look_ns: u64,
+    told: Option<PeerSaid>,
+}
+
+pub struct Side {
+    pub at: usize,
+    pub engine: Option<Engine>,
+    pub session: u32,
+    pub lease_until_ns: u64,
+    pub kernel: Vec<(Intent<AtomicU64>, LinkState<AtomicU64>)>,
+    pub device: Vec<Device>,
+    pub prober_stalled_until_ns: u64,
+    pub core_stalled_until_ns: u64,
+    /// Links that carry its traffic, as the kernel's routes have it.
+    pub routes: Vec<usize>,
+    pub drained: Vec<bool>,
+    pub changes: Vec<Transition>,
+    probers: Vec<Option<Prober>>,
+    inbox: Vec<(u64, Event)>,
+    /// The core runs then though nothing is in its inbox.
+    core_wanted_ns: u64,
+    interval_ns: u64,
+    late_ns: u64,
+}
+
+impl Side {
+    pub fn new(at: usize, setup: &Setup) -> Self {
+        let links = setup.links.len();
+        Self {
+            at,
+            engine: None,
+            session: 100 * (at as u32 + 1),
+            lease_until_ns: 0,
+            kernel: (0..links).map(|_| Default::default()).collect(),
+            device: vec![Device::Ready; links],
+            prober_stalled_until_ns: 0,
+            core_stalled_until_ns: 0,
+            routes: Vec::new(),
+            drained: vec![false; links],
+            changes: Vec::new(),
+            probers: (0..links).map(|_| None).collect(),
+            inbox: Vec::new(),
+            core_wanted_ns: u64::MAX,
+            interval_ns: setup.interval_ns,
+            late_ns: 0,
+        }
+    }
+
+    pub fn name(&self) -> &'static str {
+        if self.at == CLIENT { "client" } else { "server" }
+    }
+
+    pub fn status(&self, now_ns: u64) -> Option<GroupStatus> {
+        self.engine.as_ref()?.status(now_ns).pop()
+    }
+
+    pub fn start(&mut self, now_ns: u64, setup: &Setup) {
+        self.session += 1;
+        let role = if self.at == CLIENT { Role::Client } else { Role::Server };
+        let mut engine = Engine::new(1_000_000 + (now_ns / 1_000_000_000) as u32);
+        engine.handle(now_ns, Event::Configure(vec![setup.spec(role)]));
+        self.drained.fill(false);
+        self.inbox.clear();
+        for link in 0..self.kernel.len() {
+            self.kernel[link].0.view.store(0, Relaxed);
+        }
+        self.engine = Some(engine);
+        self.carry_out(now_ns, &mut Vec::new());
+        let engine = self.engine.as_mut().unwrap();
+        for (link, device) in self.device.iter().enumerate() {
+            engine.handle(now_ns, Event::Device { link: LinkId(link as u32), device: *device });
+        }
+        if !self.routes.is_empty() {
+            let links = self.routes.iter().map(|link| LinkId(*link as u32)).collect();
+            engine.handle(now_ns, Event::Adopted { group: GROUP, links });
+        }
+        for link in 0..self.kernel.len() {
+            self.probers[link] = None;
+            self.kernel[link].1 = LinkState::default();
+            self.probe_if_there(now_ns, link, setup.interval_ns, setup.multiplier);
+        }
+        self.lease_until_ns = now_ns + LEASE_NS;
+        self.core_wanted_ns = now_ns;
+    }
+
+    fn probe_if_there(&mut self, now_ns: u64, link: usize, interval_ns: u64, multiplier: u32) {
+        if matches!(self.device[link], Device::Missing | Device::NoAddress) {
+            return;
+        }
+        let intent = &self.kernel[link].0;
+        intent.detection_ns.store(interval_ns * u64::from(multiplier), Relaxed);
+        intent.sent_sequence.store(0, Relaxed);
+        intent.session.store(u64::from(self.session), Relaxed);
+        self.probers[link] = Some(Prober {
+            detector: Detector::new(interval_ns, multiplier, now_ns),
+            sequence: 0,
+            next_probe_ns: now_ns,
+            look_ns: u64::MAX,
+            told: None,
+        });
+    }
+
+    pub fn stop(&mut self, now_ns: u64, planned: bool, sent: &mut Vec<(usize, Header)>) {
+        if planned {
+            for link in 0..self.kernel.len() {
+                let view = &self.kernel[link].0.view;
+                let mut said = View::unpack(view.load(Relaxed));
+                said.flags |= flags::RESTARTING;
+                view.store(said.pack(), Relaxed);
+                self.probe(now_ns, link, sent);
+            }
+            self.lease_until_ns = now_ns + PLANNED_LEASE_NS;
+        }
+        self.engine = None;
+        self.inbox.clear();
+        self.probers.fill_with(|| None);
+    }
+
+    pub fn set_device(&mut self, now_ns: u64, link: usize, device: Device) {
+        let before = std::mem::replace(&mut self.device[link], device);
+        if self.engine.is_none() || before == device {
+            return;
+        }
+        let gone = |device| matches!(device, Device::Missing | Device::NoAddress);
+        if gone(device) {
+            self.probers[link] = None;
+            self.kernel[link].1 = LinkState::default();
+        } else if gone(before) {
+            let multiplier = self.kernel[link].0.detection_ns.load(Relaxed) / self.interval_ns;
+            self.probe_if_there(now_ns, link, self.interval_ns, multiplier as u32);
+        }
+        self.inbox.push((now_ns + MS / 2, Event::Device { link: LinkId(link as u32), device }));
+    }
+
+    pub fn command(&mut self, now_ns: u64, command: Command) -> Option<Result<String, String>> {
+        let drain = if let Command::Drain { link, drained } = &command { Some((link.0, *drained)) } else { None };
+        let answer = self.engine.as_mut()?.command(now_ns, command);
+        if let (Some((link, drained)), Ok(_)) = (drain, &answer) {
+            self.drained[link as usize] = drained;
+        }
+        self.core_wanted_ns = now_ns;
+        Some(answer)
+    }
+
+    /// The kernel program has news of a link.
+    pub fn news(&mut self, link: usize, changed: bool, now_ns: u64) {
+        if let Some(prober) = &mut self.probers[link]
+            && changed
+        {
+            prober.look_ns = prober.look_ns.min(now_ns + MS / 50);
+        }
+    }
+
+    /// When its daemon wants to run.
+    pub fn due_ns(&self, now_ns: u64) -> u64 {
+        let Some(engine) = &self.engine else { return u64::MAX };
+        self.prober_due_ns().min(self.core_due_ns(engine, now_ns))
+    }
+
+    fn prober_due_ns(&self) -> u64 {
+        let due = |prober: &Prober| {
+            let deadline_ns = prober.detector.deadline_ns();
+            let deadline_ns = deadline_ns.checked_next_multiple_of(GRID_NS).unwrap_or(deadline_ns);
+            prober.next_probe_ns.min(prober.look_ns).min(deadline_ns).saturating_add(self.late_ns)
+        };
+        self.probers.iter().flatten().map(due).min().unwrap_or(u64::MAX).max(self.prober_stalled_until_ns)
+    }
+
+    fn core_due_ns(&self, engine: &Engine, now_ns: u64) -> u64 {
+        let inbox = self.inbox.iter().map(|(ready_ns, _)| *ready_ns);
+        inbox.chain(engine.next_deadline(now_ns)).min().unwrap_or(u64::MAX).min(self.core_wanted_ns).max(self.core_stalled_until_ns)
+    }
+
+    /// Runs whatever of the daemon is due; gives what is worth a line in the log.
+    pub fn wake(&mut self, now_ns: u64, random: &mut Random, sent: &mut Vec<(usize, Header)>) -> Vec<String> {
+        if self.prober_due_ns() <= now_ns {
+            self.wake_prober(now_ns, sent);
+            self.late_ns = random.below(MS / 10);
+        }
+        let mut lines = Vec::new();
+        if self.engine.as_ref().is_some_and(|engine| self.core_due_ns(engine, now_ns) <= now_ns) {
+            let ready: Vec<Event> =
+                self.inbox.extract_if(.., |(ready_ns, _)| *ready_ns <= now_ns).map(|(_, event)| event).collect();
+            self.core_wanted_ns = u64::MAX;
+            let engine = self.engine.as_mut().unwrap();
+            for event in ready {
+                lines.push(format!("{} hears {event:?}", if self.at == CLIENT { "client" } else { "server" }));
+                engine.handle(now_ns, event);
+            }
+            engine.tick(now_ns);
+            lines.extend(self.carry_out(now_ns, sent));
+        }
+        lines
+    }
+
+    fn carry_out(&mut self, now_ns: u64, sent: &mut Vec<(usize, Header)>) -> Vec<String> {
+        let mut lines = Vec::new();
+        for action in self.engine.as_mut().unwrap().actions() {
+            lines.push(format!("{} does {action:?}", self.name()));
+            match action {
+                Action::Say { link, said } => {
+                    let mut bits = if self.at == CLIENT { flags::CLIENT } else { 0 };
+                    for (flag, set) in
+                        [(flags::ACTIVE, said.active), (flags::DRAINED, said.drained), (flags::HEARS, said.hears)]
+                    {
+                        bits |= if set { flag } else { 0 };
+                    }
+                    let view = View { epoch: said.epoch, rank: said.rank, flags: bits }.pack();
+                    let link = link.0 as usize;
+                    if self.kernel[link].0.view.swap(view, Relaxed) != view {
+                        self.probe(now_ns, link, sent);
+                    }
+                }
+                Action::Route { plan, .. } => {
+                    self.routes = plan.active.iter().map(|(link, _)| link.0 as usize).collect();
+                }
+                Action::Tell(transition) => {
+                    if matches!(transition.what, What::ActiveChanged { .. } | What::LinkDown) {
+                        self.changes.push(transition);
+                    }
+                }
+            }
+        }
+        lines
+    }
+
+    fn probe(&mut self, now_ns: u64, link: usize, sent: &mut Vec<(usize, Header)>) {
+        let Some(prober) = &mut self.probers[link] else { return };
+        let (intent, state) = &self.kernel[link];
+        prober.sequence += 1;
+        intent.sent_sequence.store(prober.sequence, Relaxed);
+        prober.detector.on_sent(now_ns, prober.sequence);
+        let mine = View::unpack(intent.view.load(Relaxed));
+        sent.push((
+            link,
+            Header {
+                kind: Kind::Probe,
+                flags: mine.flags,
+                key_id: 0,
+                sender_session: self.session,
+                receiver_session: state.peer_session.load(Relaxed) as u32,
+                rank: mine.rank,
+                generation: 0,
+                epoch: mine.epoch,
+                sequence: prober.sequence,
+                sent_ns: now_ns,
+                received: 0,
+            },
+        ));
+    }
+
+    fn wake_prober(&mut self, now_ns: u64, sent: &mut Vec<(usize, Header)>) {
+        let mut lost_one = false;
+        for link in 0..self.probers.len() {
+            let Some(prober) = &mut self.probers[link] else { continue };
+            prober.look_ns = u64::MAX;
+            if prober.next_probe_ns <= now_ns {
+                prober.next_probe_ns = now_ns / self.interval_ns * self.interval_ns + self.interval_ns;
+                self.lease_until_ns = now_ns + LEASE_NS;
+                self.probe(now_ns, link, sent);
+            }
+            lost_one |= self.look(now_ns, link);
+        }
+        if lost_one {
+            for (link, prober) in self.probers.iter_mut().enumerate() {
+                if let Some(edge) = prober.as_mut().and_then(|prober| prober.detector.join(now_ns)) {
+                    self.inbox.push((now_ns, report(link, edge)));
+                }
+            }
+        }
+    }
+
+    fn look(&mut self, now_ns: u64, link: usize) -> bool {
+        let Some(prober) = &mut self.probers[link] else { return false };
+        let state = &self.kernel[link].1;
+        let echoes = Echoes {
+            last_ns: state.last_echo_ns.load(Relaxed),
+            highest: window::highest(state.echo_window.load(Relaxed)),
+            count: state.echoes.load(Relaxed),
+        };
+        let edge = prober.detector.poll(now_ns, echoes);
+        let session = state.peer_session.load(Relaxed) as u32;
+        if session != 0 {
+            let view = View::unpack(state.peer_view.load(Relaxed));
+            let said = PeerSaid {
+                session,
+                epoch: view.epoch,
+                rank: view.rank,
+                active: view.flags & flags::ACTIVE != 0,
+                drained: view.flags & flags::DRAINED != 0,
+                hears: view.flags & flags::HEARS != 0,
+                restarting: view.flags & flags::RESTARTING != 0,
+            };
+            if prober.told.replace(said) != Some(said) {
+                self.inbox.push((now_ns, Event::Peer { link: LinkId(link as u32), said }));
+            }
+        }
+        let Some(edge) = edge else { return false };
+        self.inbox.push((now_ns, report(link, edge)));
+        matches!(edge, Edge::Silent { .. })
+    }
+}
+
+fn report(link: usize, edge: Edge) -> Event {
+    let link = LinkId(link as u32);
+    match edge {
+        Edge::Alive => Event::Alive { link },
+        Edge::Silent { last_good_ns } => Event::Silent { link, last_good_ns },
+    }
+}
