@@ -44,13 +44,13 @@ enum Verdict {
 
 /// For devices with an Ethernet header.
 #[xdp]
-pub fn lw_xdp_ethernet(ctx: XdpContext) -> u32 {
+fn lw_xdp_ethernet(ctx: XdpContext) -> u32 {
     action(judge(&parse::XdpFrame::<true>(&ctx)))
 }
 
 /// For devices without a link header: packets start with the IP header.
 #[xdp]
-pub fn lw_xdp_ip(ctx: XdpContext) -> u32 {
+fn lw_xdp_ip(ctx: XdpContext) -> u32 {
     action(judge(&parse::XdpFrame::<false>(&ctx)))
 }
 

@@ -73,15 +73,24 @@ pub(crate) unsafe fn copy(from: *const Packet, to: *mut Packet) {
     unsafe { copy_words!(from, to, 0 8 16 24 32 40 48 56 64 72) }
 }
 
-/// Copies the 16 bytes of an IPv6 address.
+/// Reads an IPv6 address as two words.
 ///
 /// # Safety
 ///
 /// As [`copy`].
 #[inline(always)]
-pub(crate) unsafe fn copy_address(from: *const [u32; 4], to: *mut [u8; 16]) {
-    // SAFETY: two words are the 16 bytes that the caller vouches for.
-    unsafe { copy_words!(from, to, 0 8) }
+pub(crate) unsafe fn address(from: *const [u32; 4]) -> [u64; 2] {
+    let mut words = [0; 2];
+    // SAFETY: reads the 16 bytes that the caller vouches for.
+    unsafe {
+        core::arch::asm!(
+            "{high} = *(u64 *)({from} + 0)",
+            "{low} = *(u64 *)({from} + 8)",
+            from = in(reg) from, high = out(reg) words[0], low = lateout(reg) words[1],
+            options(pure, readonly, nostack),
+        );
+    }
+    words
 }
 
 /// Ethernet header (IEEE 802.3).

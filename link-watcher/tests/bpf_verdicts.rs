@@ -75,7 +75,8 @@ fn a_probe_is_answered_whatever_it_is_wrapped_in() {
         bench.add_link(v6(), vlan);
     }
     bench.meet();
-    let cases: [(&[(u16, u16)], &[u8]); 6] = [
+    type Wrapping = (&'static [(u16, u16)], &'static [u8]);
+    let cases: [Wrapping; 6] = [
         (&[], &[]),
         (&[(VLAN, 42)], &[]),
         (&[(VLAN, 0xe000 | 42)], &[]),

@@ -19,6 +19,11 @@ pub(super) fn slots_for(links: u32) -> u32 {
     links.saturating_mul(2).clamp(MIN_SLOTS, MAX_LINKS).next_power_of_two()
 }
 
+/// Length of the table of links: each link and its endpoint, in a table that is at most a quarter full.
+pub(super) fn link_ids_len(slots: u32) -> u32 {
+    8 * slots
+}
+
 /// Loads maps and programs. `benchmark` makes the programs forget what they have seen before each packet, and undo
 /// their answers, so that one packet can be repeated.
 pub(super) fn load(object: &[u8], slots: u32, benchmark: bool) -> Result<Ebpf, Error> {
@@ -29,8 +34,11 @@ pub(super) fn load(object: &[u8], slots: u32, benchmark: bool) -> Result<Ebpf, E
     for name in ["LINKS", "INTENTS", "KEYS", "COUNTERS", "TRAFFIC"] {
         loader.map_max_entries(name, slots);
     }
-    // Each link and its endpoint.
-    loader.map_max_entries("LINK_IDS", 2 * slots);
+    let link_ids = link_ids_len(slots);
+    loader.map_max_entries("LINK_IDS", link_ids);
+    let (link_ids_mask, traffic_mask) = (link_ids - 1, slots - 1);
+    loader.override_global("LINK_IDS_MASK", &link_ids_mask, true);
+    loader.override_global("TRAFFIC_MASK", &traffic_mask, true);
     loader.override_global("BENCHMARK", &benchmark, true);
     let mut ebpf = loader.load(object).map_err(|error| Error::Load(chain(&error)))?;
     for layer in [LinkLayer::Ethernet, LinkLayer::None] {

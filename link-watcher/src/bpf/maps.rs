@@ -1,19 +1,21 @@
 //! Typed access to the maps: the ones that are mapped into this process as slices of atomics, the others by system call.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsFd, BorrowedFd},
     ptr::NonNull,
     sync::{Arc, atomic::AtomicU64},
 };
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use link_watcher_common::maps::{
-    Changed, Counters, Intent, KeySet, LinkKey, LinkState, MAX_LINKS, PORT_WORDS, Settings, Traffic,
+    Changed, Counters, Intent, KeySet, LinkEntry, LinkKey, LinkState, MAX_LINKS, PORT_WORDS, PROBES, Settings, Traffic,
+    home,
 };
 use zeroize::Zeroize as _;
 
-use super::Error;
+use super::{Error, load};
 
 /// A type of ours as a map's key or value.
 #[derive(Clone, Copy, Default)]
@@ -21,7 +23,7 @@ use super::Error;
 struct Plain<T>(T);
 
 // SAFETY: `repr(C)`, of integers only, without padding (their sizes are asserted where they are defined).
-unsafe impl aya::Pod for Plain<LinkKey> {}
+unsafe impl aya::Pod for Plain<LinkEntry> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<KeySet> {}
 // SAFETY: as above.
@@ -144,10 +146,10 @@ pub(super) struct Maps {
     pub(super) tables: Arc<SharedTables>,
     pub(super) events: Option<Events>,
     keys: Array<MapData, Plain<KeySet>>,
-    link_ids: HashMap<MapData, Plain<LinkKey>, u32>,
+    link_ids: LinkIds,
     ports: Array<MapData, u64>,
     counters: PerCpuArray<MapData, Plain<Counters>>,
-    traffic: PerCpuHashMap<MapData, u32, Plain<Traffic>>,
+    traffic: PerCpuArray<MapData, Plain<Traffic>>,
 }
 
 /// Takes a map out of a loaded object.
@@ -170,7 +172,11 @@ impl Maps {
             }),
             events: Some(Events(take(ebpf, "EVENTS")?)),
             keys: take(ebpf, "KEYS")?,
-            link_ids: take(ebpf, "LINK_IDS")?,
+            link_ids: LinkIds {
+                map: take(ebpf, "LINK_IDS")?,
+                links: BTreeMap::new(),
+                table: vec![LinkEntry::default(); load::link_ids_len(slots) as usize],
+            },
             ports: take(ebpf, "PORTS")?,
             counters: take(ebpf, "COUNTERS")?,
             traffic: take(ebpf, "TRAFFIC")?,
@@ -188,11 +194,17 @@ impl Maps {
     }
 
     pub(super) fn insert_link(&mut self, key: LinkKey, slot: u32) -> Result<(), Error> {
-        self.link_ids.insert(Plain(key), slot, 0).map_err(|source| Error::map("LINK_IDS", source))
+        let before = self.link_ids.links.insert(key, slot);
+        self.link_ids.write().inspect_err(|_| {
+            match before {
+                Some(slot) => self.link_ids.links.insert(key, slot),
+                None => self.link_ids.links.remove(&key),
+            };
+        })
     }
 
     pub(super) fn remove_link(&mut self, key: &LinkKey) -> Result<(), Error> {
-        absent_is_fine(self.link_ids.remove(&Plain(*key)), "LINK_IDS")
+        self.link_ids.links.remove(key).map_or(Ok(()), |_| self.link_ids.write())
     }
 
     pub(super) fn set_port(&mut self, port: u16, ours: bool) -> Result<(), Error> {
@@ -212,50 +224,146 @@ impl Maps {
     }
 
     pub(super) fn clear_counters(&mut self, slot: u32) -> Result<(), Error> {
-        let zero = per_cpu_zero().map_err(|source| Error::map("COUNTERS", source))?;
+        let zero = on_every_cpu(Counters::default()).map_err(|source| Error::map("COUNTERS", source))?;
         self.counters.set(slot, zero, 0).map_err(|source| Error::map("COUNTERS", source))
     }
 
     pub(super) fn track_traffic(&mut self, ifindex: u32) -> Result<(), Error> {
-        /// Do not overwrite (linux/bpf.h).
-        const BPF_NOEXIST: u64 = 1;
-        let zero = per_cpu_zero().map_err(|source| Error::map("TRAFFIC", source))?;
-        match self.traffic.insert(ifindex, zero, BPF_NOEXIST) {
-            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            result => result.map_err(|source| Error::map("TRAFFIC", source)),
+        if self.find_traffic(ifindex)?.is_some() {
+            return Ok(());
         }
+        for place in self.traffic_places(ifindex) {
+            if matches!(self.traffic_at(place)?.ifindex, 0 | Traffic::FORMER) {
+                return self.set_traffic(place, Traffic { ifindex, ..Traffic::default() });
+            }
+        }
+        Err(Error::map("TRAFFIC", io::Error::other("too many interfaces for the map's length")))
     }
 
     pub(super) fn untrack_traffic(&mut self, ifindex: u32) -> Result<(), Error> {
-        absent_is_fine(self.traffic.remove(&ifindex), "TRAFFIC")
+        let Some((place, _)) = self.find_traffic(ifindex)? else { return Ok(()) };
+        self.set_traffic(place, Traffic { ifindex: Traffic::FORMER, ..Traffic::default() })
     }
 
     pub(super) fn traffic(&self, ifindex: u32) -> Result<Option<Traffic>, Error> {
-        let values = match self.traffic.get(&ifindex, 0) {
-            Err(MapError::KeyNotFound) => return Ok(None),
-            result => result.map_err(|source| Error::map("TRAFFIC", source))?,
-        };
+        Ok(self.find_traffic(ifindex)?.map(|(_, traffic)| traffic))
+    }
+
+    fn traffic_places(&self, ifindex: u32) -> impl Iterator<Item = u32> + use<> {
+        let mask = self.traffic.len() - 1;
+        (0..PROBES).map(move |probe| ifindex.wrapping_add(probe) & mask)
+    }
+
+    fn find_traffic(&self, ifindex: u32) -> Result<Option<(u32, Traffic)>, Error> {
+        for place in self.traffic_places(ifindex) {
+            let traffic = self.traffic_at(place)?;
+            if traffic.ifindex == ifindex {
+                return Ok(Some((place, traffic)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The sum over all CPUs.
+    fn traffic_at(&self, place: u32) -> Result<Traffic, Error> {
+        let values = self.traffic.get(&place, 0).map_err(|source| Error::map("TRAFFIC", source))?;
         let mut sum = Traffic::default();
         for Plain(traffic) in values.iter() {
+            sum.ifindex = traffic.ifindex;
             sum.packets += traffic.packets;
             sum.bytes += traffic.bytes;
         }
-        Ok(Some(sum))
+        Ok(sum)
+    }
+
+    fn set_traffic(&mut self, place: u32, traffic: Traffic) -> Result<(), Error> {
+        let values = on_every_cpu(traffic).map_err(|source| Error::map("TRAFFIC", source))?;
+        self.traffic.set(place, values, 0).map_err(|source| Error::map("TRAFFIC", source))
     }
 }
 
-fn per_cpu_zero<T>() -> io::Result<PerCpuValues<Plain<T>>>
-where
-    Plain<T>: aya::Pod + Default,
-{
-    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-    PerCpuValues::try_from(vec![Plain::default(); cpus])
+/// The table that finds a packet's link, as [`LinkEntry`] describes it.
+struct LinkIds {
+    map: Array<MapData, Plain<LinkEntry>>,
+    links: BTreeMap<LinkKey, u32>,
+    /// What stands in the map.
+    table: Vec<LinkEntry>,
 }
 
-fn absent_is_fine(result: Result<(), MapError>, name: &'static str) -> Result<(), Error> {
-    match result {
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(MapError::KeyNotFound) => Ok(()),
-        result => result.map_err(|source| Error::map(name, source)),
+impl LinkIds {
+    /// Brings the map up to date. Entries that move are written at their new place before the old one is emptied, so that no
+    /// link is out of the table at any moment.
+    fn write(&mut self) -> Result<(), Error> {
+        let table = layout(&self.links, self.table.len())
+            .ok_or_else(|| Error::map("LINK_IDS", io::Error::other("too many links for the map's length")))?;
+        for emptied in [false, true] {
+            for (place, entry) in table.iter().enumerate() {
+                if (entry.slot_plus_one == 0) == emptied && self.table[place] != *entry {
+                    let set = self.map.set(place as u32, Plain(*entry), 0);
+                    set.map_err(|source| Error::map("LINK_IDS", source))?;
+                    self.table[place] = *entry;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where each link goes in a table of `len` places, a power of two; nothing if one does not fit.
+fn layout(links: &BTreeMap<LinkKey, u32>, len: usize) -> Option<Vec<LinkEntry>> {
+    let mut table = vec![LinkEntry::default(); len];
+    for (&key, &slot) in links {
+        let home = home(&key.words());
+        let place = (0..PROBES)
+            .map(|probe| home.wrapping_add(probe) as usize & (len - 1))
+            .find(|place| table[*place].slot_plus_one == 0)?;
+        table[place] = LinkEntry { key, slot_plus_one: slot + 1 };
+    }
+    Some(table)
+}
+
+fn on_every_cpu<T>(value: T) -> io::Result<PerCpuValues<Plain<T>>>
+where
+    Plain<T>: aya::Pod,
+{
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    PerCpuValues::try_from(vec![Plain(value); cpus])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// As the kernel program does it.
+    fn find(table: &[LinkEntry], key: &LinkKey) -> Option<u32> {
+        let home = home(&key.words());
+        (0..PROBES)
+            .map(|probe| &table[home.wrapping_add(probe) as usize & (table.len() - 1)])
+            .take_while(|entry| entry.slot_plus_one != 0)
+            .find(|entry| entry.key == *key)
+            .map(|entry| entry.slot_plus_one - 1)
+    }
+
+    #[test]
+    fn every_link_is_found_at_any_number_of_links() {
+        for links in [1_u32, 3, 32, 100, 1000, MAX_LINKS] {
+            let slots = load::slots_for(links);
+            let mut entries = BTreeMap::new();
+            for slot in 0..links {
+                // As configurations have them: addresses that differ in their last bits, on few or many interfaces.
+                let [high, low] = (slot as u16).to_be_bytes();
+                let local = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, high, low, 1];
+                let remote = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, high, low, 2];
+                let key = LinkKey { ifindex: 2 + slot % 100, local, remote, port: 46721, ..LinkKey::default() };
+                entries.insert(key, slot);
+                entries.insert(LinkKey { remote: [0; 16], ..key }, slot);
+            }
+            let table = layout(&entries, load::link_ids_len(slots) as usize).unwrap();
+            for (key, slot) in &entries {
+                assert_eq!(find(&table, key), Some(*slot), "{links} links");
+                assert_eq!(find(&table, &LinkKey { port: 1, ..*key }), None);
+            }
+        }
     }
 }
