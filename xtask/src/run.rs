@@ -34,7 +34,7 @@ pub(crate) fn demo(project: &Project, args: &[OsString]) -> Result<ExitCode> {
 /// As the set-up and the build.
 pub(crate) fn bench(project: &Project, args: &[OsString]) -> Result<ExitCode> {
     let daemon = build::build(project)?;
-    build::release(project, &["--package", "link-watcher-tests", "--bin", "link-watcher-bench"])?;
+    build::release(project, &["--package", "link-watcher", "--bin", "link-watcher-bench"])?;
     setup::lab_tools()?;
     let mut variable = OsString::from("LINK_WATCHER_BIN=");
     variable.push(&daemon);

@@ -63,7 +63,6 @@ impl Attacher {
         let link_layer = LinkLayer::of(interface.link.link_type)
             .ok_or_else(|| format!("{name} has link layer {}, which XDP cannot parse", interface.link.link_type))?;
         let device = Device { ifindex: running.ifindex, name, link_layer, kind: interface.link.kind.as_deref() };
-        let mode = kernel.attach(&device).map_err(|error| chain(&error))?;
         let slot = link.id.0;
         let [exact, endpoint] = link.keys_in_map(running);
         kernel
@@ -74,6 +73,12 @@ impl Attacher {
             .and_then(|()| kernel.insert_link(endpoint, slot))
             .and_then(|()| kernel.insert_link(exact, slot))
             .map_err(|error| chain(&error))?;
+        // Last: where it replaces an earlier daemon's program, that one answers until this one can.
+        let mode = kernel.attach(&device).map_err(|error| {
+            // Without a program these serve nobody; that they stay would harm nobody either.
+            let _ = kernel.remove_link(&exact).and_then(|()| kernel.remove_link(&endpoint));
+            chain(&error)
+        })?;
         *self.attached.entry(running.ifindex).or_default() += 1;
         *self.endpoints.entry((running.ifindex, running.local, link.port)).or_default() += 1;
         *self.ports.entry(link.port).or_default() += 1;

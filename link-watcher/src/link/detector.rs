@@ -110,6 +110,19 @@ impl Detector {
         None
     }
 
+    /// Judges a link beside one that has just turned silent, by the same evidence but up to half an interval early: links
+    /// that die together are noticed together, though their round trips differ, and no traffic moves to one that is about
+    /// to follow.
+    pub fn join(&mut self, now_ns: u64) -> Option<Edge> {
+        self.count_last(now_ns);
+        let almost_quiet = now_ns + self.interval_ns / 2 >= self.silent_from_ns();
+        if self.alive == Some(true) && almost_quiet && self.unanswered >= self.needed() {
+            self.alive = Some(false);
+            return Some(Edge::Silent { last_good_ns: self.seen.last_ns });
+        }
+        None
+    }
+
     /// When it can next have something to say, unless echoes arrive or probes leave.
     pub fn deadline_ns(&self) -> u64 {
         if self.alive == Some(false) {
@@ -276,6 +289,22 @@ mod tests {
             assert_eq!(edges.len(), 2, "{edges:?}");
             assert!(edges[1].0 - until <= 4 * I, "{phase}: {}", edges[1].0 - until);
         }
+    }
+
+    #[test]
+    fn a_link_that_is_about_to_turn_silent_joins_and_no_other() {
+        let mut detector = Detector::new(I, 3, 1);
+        detector.on_sent(1, 1);
+        let echoes = Echoes { last_ns: 1 + RTT, highest: 1, count: 1 };
+        assert_eq!(detector.poll(1 + RTT, echoes), Some(Edge::Alive));
+        for sequence in 2..=3 {
+            detector.on_sent(1 + (sequence - 1) * I, sequence);
+            assert_eq!(detector.join(1 + (sequence - 1) * I), None, "too early");
+        }
+        assert_eq!(detector.join(1 + 5 * I / 2), None, "the second has not had its time");
+        detector.on_sent(1 + 3 * I, 4);
+        assert_eq!(detector.join(1 + 3 * I), Some(Edge::Silent { last_good_ns: 1 + RTT }));
+        assert_eq!(detector.join(1 + 3 * I), None, "once");
     }
 
     #[test]

@@ -141,8 +141,12 @@ pub fn spawn(
         buffer: Box::new([0; MAX_PACKET_LEN + 1]),
         changed: Vec::new(),
         outbox: Vec::new(),
+        lost_one: false,
         lease_ns: MIN_LEASE_NS,
     };
+
+    // From the start: the kernel program may be attached before the first probe leaves.
+    thread.renew_lease(clock::now_ns());
     let thread = std::thread::Builder::new()
         .name("lw-probe".to_owned())
         .spawn(move || {
@@ -194,6 +198,8 @@ struct Thread {
     changed: Vec<u32>,
     /// Reports of this round: they go together, so that links that die at one instant are one decision.
     outbox: Vec<Report>,
+    /// A link has turned silent in this round.
+    lost_one: bool,
     /// The longest detection time of all links, at least [`MIN_LEASE_NS`].
     lease_ns: u64,
 }
@@ -232,6 +238,9 @@ impl Thread {
             }
             self.changed = changed;
             self.serve_due();
+            if std::mem::take(&mut self.lost_one) {
+                self.join();
+            }
             self.flush();
             self.arm();
         }
@@ -488,10 +497,27 @@ impl Thread {
             count: state.echoes.load(Relaxed),
         };
         if let Some(edge) = probed.detector.poll(clock::now_ns(), echoes) {
+            self.lost_one |= matches!(edge, Edge::Silent { .. });
             probed.pending = Some(edge);
         }
         self.stats.of(id.0).loss_ppm.store((probed.detector.loss() * 1e6) as u64, Relaxed);
         self.report(id);
+    }
+
+    /// Looks whether other links are about to follow one that has just turned silent.
+    fn join(&mut self) {
+        let now_ns = clock::now_ns();
+        let joined: Vec<LinkId> = self
+            .links
+            .iter_mut()
+            .filter_map(|(id, probed)| {
+                probed.pending = Some(probed.detector.join(now_ns)?);
+                Some(*id)
+            })
+            .collect();
+        for id in joined {
+            self.report(id);
+        }
     }
 
     /// Puts what the daemon does not know yet about a link into the outbox.

@@ -75,7 +75,18 @@ impl Tunnel {
             let shared = Arc::clone(&tunnel.shared);
             let thread = thread::Builder::new()
                 .name(format!("{name}-pump"))
-                .spawn(move || carry(&shared, direction))
+                .spawn(move || {
+                    // It stands for a cable, and a cable does not wait for a processor. Without the privilege it does,
+                    // and only tests of busy processors notice.
+                    let _ = thread_priority::set_thread_priority_and_policy(
+                        thread_priority::thread_native_id(),
+                        thread_priority::ThreadPriority::Min,
+                        thread_priority::ThreadSchedulePolicy::Realtime(
+                            thread_priority::RealtimeThreadSchedulePolicy::Fifo,
+                        ),
+                    );
+                    carry(&shared, direction);
+                })
                 .context("cannot start a tunnel's thread")?;
             tunnel.threads.push(thread);
         }
