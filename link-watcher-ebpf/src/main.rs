@@ -13,7 +13,12 @@ mod maps;
 mod parse;
 mod verify;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    helpers::bpf_redirect,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 use link_watcher_common::verify::Refusal;
 use maps::counted;
 
@@ -52,6 +57,28 @@ fn lw_xdp_ethernet(ctx: XdpContext) -> u32 {
 #[xdp]
 fn lw_xdp_ip(ctx: XdpContext) -> u32 {
     action(judge(&parse::XdpFrame::<false>(&ctx)))
+}
+
+/// [`lw_xdp_ethernet`] for the tc hook.
+#[classifier]
+fn lw_tc_ethernet(ctx: TcContext) -> i32 {
+    tc_action(judge(&parse::TcFrame::<true>::new(&ctx)), &ctx)
+}
+
+/// [`lw_xdp_ip`] for the tc hook.
+#[classifier]
+fn lw_tc_ip(ctx: TcContext) -> i32 {
+    tc_action(judge(&parse::TcFrame::<false>::new(&ctx)), &ctx)
+}
+
+#[inline(always)]
+fn tc_action(verdict: Verdict, ctx: &TcContext) -> i32 {
+    match verdict {
+        Verdict::Pass => TC_ACT_UNSPEC, // The next program's turn.
+        Verdict::Drop => TC_ACT_SHOT as i32,
+        // SAFETY: the context is the kernel's, and so is the interface: out again where it came in.
+        Verdict::Answer => unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 },
+    }
 }
 
 #[inline(always)]

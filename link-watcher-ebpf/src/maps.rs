@@ -262,7 +262,7 @@ pub(crate) fn count_traffic(frame: &impl Frame) {
         let traffic = unsafe { &mut *traffic };
         if traffic.ifindex == ifindex {
             traffic.packets += 1;
-            traffic.bytes += (frame.end() - frame.start()) as u64;
+            traffic.bytes += frame.len() as u64;
             return;
         }
         if traffic.ifindex == 0 {

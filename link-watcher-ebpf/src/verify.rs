@@ -26,7 +26,7 @@ pub(crate) fn handle(frame: &impl Frame) -> Result<Good, Stop> {
     let refuse = |refusal| Stop::Refused(slot, refusal);
     let packet = datagram.payload_len().and_then(|len| Some((len, parse::at::<Packet>(frame, datagram.payload)?)));
     let (len, packet) = packet.ok_or(refuse(Refusal::Malformed))?;
-    if len > PACKET_LEN && parse::at::<u8>(frame, datagram.payload + len - 1).is_none() {
+    if datagram.payload + len > frame.len() {
         return Err(refuse(Refusal::Malformed));
     }
     let scratch = maps::scratch().ok_or(Stop::NotOurs)?;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use ::hmac::{Hmac, KeyInit, Mac as _};
-use aya::programs::{TestRun as _, TestRunOptions};
+use aya::programs::{Program, TestRun as _, TestRunOptions};
 use link_watcher_common::{
     hmac,
     maps::{KeySet, LinkKey},
@@ -17,7 +17,7 @@ use link_watcher_common::{
 };
 use sha2::Sha256;
 
-use super::{Error, Kernel, LinkLayer, load};
+use super::{Error, Hook, Kernel, LinkLayer, load};
 
 /// What the program did with a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +58,11 @@ impl Kernel {
             repeat,
             ..TestRunOptions::default()
         };
-        let program = load::program(&mut self.ebpf, layer)?;
+        let name = load::name(Hook::Xdp, layer);
+        load::program(&mut self.ebpf, Hook::Xdp, layer)?;
+        let Some(Program::Xdp(program)) = self.ebpf.program(name) else {
+            return Err(Error::Object(format!("has a program {name} of another type")));
+        };
         let result = program.test_run(options).map_err(|error| Error::Run(load::chain(&error)))?;
         Ok(Run { verdict: result.return_value, packet: after, duration: result.duration })
     }
