@@ -14,13 +14,17 @@ mod parse;
 mod verify;
 
 use aya_ebpf::{
-    bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC, xdp_action},
+    bindings::xdp_action,
     helpers::bpf_redirect,
     macros::{classifier, xdp},
     programs::{TcContext, XdpContext},
 };
 use link_watcher_common::verify::Refusal;
 use maps::counted;
+
+// linux/pkt_cls.h
+const TC_ACT_UNSPEC: i32 = -1;
+const TC_ACT_SHOT: i32 = 2;
 
 /// Why a packet gets no answer.
 enum Stop {
@@ -75,7 +79,7 @@ fn lw_tc_ip(ctx: TcContext) -> i32 {
 fn tc_action(verdict: Verdict, ctx: &TcContext) -> i32 {
     match verdict {
         Verdict::Pass => TC_ACT_UNSPEC, // The next program's turn.
-        Verdict::Drop => TC_ACT_SHOT as i32,
+        Verdict::Drop => TC_ACT_SHOT,
         // SAFETY: the context is the kernel's, and so is the interface: out again where it came in.
         Verdict::Answer => unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 },
     }

@@ -23,7 +23,7 @@ use link_watcher_common::maps::{Counters, KeySet, LinkKey, Traffic};
 
 use self::{attach::Attachments, maps::Maps, pin::Pins};
 pub use self::{
-    bench::{BATCHES, Measured, REPEAT, Run, measure, measure_sha2},
+    bench::{BATCHES, Measured, REPEAT, Run, measure, measure_sha2, measure_sha2_portable},
     maps::{Events, SharedTables},
 };
 
