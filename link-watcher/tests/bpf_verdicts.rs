@@ -6,7 +6,7 @@ mod bpf;
 use std::{net::IpAddr, sync::atomic::Ordering::Relaxed};
 
 use bpf::*;
-use link_watcher::bpf::LinkLayer;
+use link_watcher::bpf::{Kernel, LinkLayer};
 use link_watcher_common::{
     maps::{Counters, View},
     wire::{Header, MAX_BODY_LEN, PACKET_LEN, flags},
@@ -446,4 +446,33 @@ fn a_removed_link_or_port_is_nobodys_any_more() {
     assert_eq!(bench.run(&good).verdict, DROP);
     bench.kernel().clear_counters(SLOT).unwrap();
     assert_eq!(bench.counters(), Counters::default());
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn links_come_and_go_without_hiding_each_other() {
+    let mut bench = Bench::with(Kernel::load(&object(), &directory(), 300).unwrap(), v4());
+    let ends = |i: u32| {
+        let [high, low] = (i as u16).to_be_bytes();
+        Ends { local: [10, 248, high, low].into(), remote: [10, 20, high, low].into() }
+    };
+    let header = echo(2_000_000); // Never sent, so it is refused as replayed, and changes nothing.
+    let known = |bench: &mut Bench, i: u32| bench.run(&Udp::new(ends(i), &signed(&header)).frame()).verdict == DROP;
+    let mut random = Random(3);
+    let mut present = std::collections::BTreeSet::new();
+    for round in 0..1500 {
+        let i = random.below(300) as u32;
+        if present.insert(i) {
+            bench.add_link(ends(i), 0);
+        } else {
+            present.remove(&i);
+            bench.remove_link(ends(i), 0);
+        }
+        for i in [i, random.below(300) as u32, random.below(300) as u32] {
+            assert_eq!(known(&mut bench, i), present.contains(&i), "round {round}");
+        }
+    }
+    for i in 0..300 {
+        assert_eq!(known(&mut bench, i), present.contains(&i));
+    }
 }

@@ -1,7 +1,6 @@
 //! Typed access to the maps: the ones that are mapped into this process as slices of atomics, the others by system call.
 
 use std::{
-    collections::BTreeMap,
     io,
     os::fd::{AsFd, BorrowedFd},
     ptr::NonNull,
@@ -174,8 +173,7 @@ impl Maps {
             keys: take(ebpf, "KEYS")?,
             link_ids: LinkIds {
                 map: take(ebpf, "LINK_IDS")?,
-                links: BTreeMap::new(),
-                table: vec![LinkEntry::default(); load::link_ids_len(slots) as usize],
+                table: LinkTable(vec![LinkEntry::default(); load::link_ids_len(slots) as usize]),
             },
             ports: take(ebpf, "PORTS")?,
             counters: take(ebpf, "COUNTERS")?,
@@ -194,17 +192,11 @@ impl Maps {
     }
 
     pub(super) fn insert_link(&mut self, key: LinkKey, slot: u32) -> Result<(), Error> {
-        let before = self.link_ids.links.insert(key, slot);
-        self.link_ids.write().inspect_err(|_| {
-            match before {
-                Some(slot) => self.link_ids.links.insert(key, slot),
-                None => self.link_ids.links.remove(&key),
-            };
-        })
+        self.link_ids.insert(key, slot)
     }
 
     pub(super) fn remove_link(&mut self, key: &LinkKey) -> Result<(), Error> {
-        self.link_ids.links.remove(key).map_or(Ok(()), |_| self.link_ids.write())
+        self.link_ids.remove(key)
     }
 
     pub(super) fn set_port(&mut self, port: u16, ours: bool) -> Result<(), Error> {
@@ -285,41 +277,82 @@ impl Maps {
 /// The table that finds a packet's link, as [`LinkEntry`] describes it.
 struct LinkIds {
     map: Array<MapData, Plain<LinkEntry>>,
-    links: BTreeMap<LinkKey, u32>,
-    /// What stands in the map.
-    table: Vec<LinkEntry>,
+    table: LinkTable,
 }
 
 impl LinkIds {
-    /// Brings the map up to date. Entries that move are written at their new place before the old one is emptied, so that no
-    /// link is out of the table at any moment.
-    fn write(&mut self) -> Result<(), Error> {
-        let table = layout(&self.links, self.table.len())
-            .ok_or_else(|| Error::map("LINK_IDS", io::Error::other("too many links for the map's length")))?;
-        for emptied in [false, true] {
-            for (place, entry) in table.iter().enumerate() {
-                if (entry.slot_plus_one == 0) == emptied && self.table[place] != *entry {
-                    let set = self.map.set(place as u32, Plain(*entry), 0);
-                    set.map_err(|source| Error::map("LINK_IDS", source))?;
-                    self.table[place] = *entry;
-                }
-            }
+    fn insert(&mut self, key: LinkKey, slot: u32) -> Result<(), Error> {
+        let place = self.table.place_for(&key);
+        let place =
+            place.ok_or_else(|| Error::map("LINK_IDS", io::Error::other("too many links for the map's length")))?;
+        self.set(place, LinkEntry { key, slot_plus_one: slot + 1 })
+    }
+
+    fn remove(&mut self, key: &LinkKey) -> Result<(), Error> {
+        let Some(place) = self.table.find(key) else { return Ok(()) };
+        if !self.table.is_empty(place + 1) {
+            return self.set(place, FORMER);
         }
+        // Nothing is behind it, so nothing has to be found across it, nor across former ones before it.
+        self.set(place, LinkEntry::default())?;
+        let mut before = place;
+        for _ in 0..PROBES {
+            before = before.wrapping_sub(1);
+            if self.table.at(before) != FORMER {
+                break;
+            }
+            self.set(before, LinkEntry::default())?;
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, place: usize, entry: LinkEntry) -> Result<(), Error> {
+        let place = place & self.table.mask();
+        self.map.set(place as u32, Plain(entry), 0).map_err(|source| Error::map("LINK_IDS", source))?;
+        self.table.0[place] = entry;
         Ok(())
     }
 }
 
-/// Where each link goes in a table of `len` places, a power of two; nothing if one does not fit.
-fn layout(links: &BTreeMap<LinkKey, u32>, len: usize) -> Option<Vec<LinkEntry>> {
-    let mut table = vec![LinkEntry::default(); len];
-    for (&key, &slot) in links {
-        let home = home(&key.words());
-        let place = (0..PROBES)
-            .map(|probe| home.wrapping_add(probe) as usize & (len - 1))
-            .find(|place| table[*place].slot_plus_one == 0)?;
-        table[place] = LinkEntry { key, slot_plus_one: slot + 1 };
+/// In place of a link that is gone, so that those behind it are still found. No packet has interface 0.
+const FORMER: LinkEntry = LinkEntry {
+    key: LinkKey { ifindex: 0, vlan: 0, local: [0; 16], remote: [0; 16], port: 0, reserved: 0 },
+    slot_plus_one: u32::MAX,
+};
+
+/// What stands in the map; its length is a power of two.
+struct LinkTable(Vec<LinkEntry>);
+
+impl LinkTable {
+    fn mask(&self) -> usize {
+        self.0.len() - 1
     }
-    Some(table)
+
+    fn at(&self, place: usize) -> LinkEntry {
+        self.0[place & self.mask()]
+    }
+
+    fn is_empty(&self, place: usize) -> bool {
+        self.at(place).slot_plus_one == 0
+    }
+
+    /// Where a key may be.
+    fn places(&self, key: &LinkKey) -> impl Iterator<Item = usize> + use<> {
+        let home = home(&key.words());
+        let mask = self.mask();
+        (0..PROBES).map(move |probe| home.wrapping_add(probe) as usize & mask)
+    }
+
+    /// Where it is, found as the kernel program finds it.
+    fn find(&self, key: &LinkKey) -> Option<usize> {
+        self.places(key).take_while(|place| !self.is_empty(*place)).find(|place| self.at(*place).key == *key)
+    }
+
+    /// Where it is or can be put.
+    fn place_for(&self, key: &LinkKey) -> Option<usize> {
+        let free = || self.places(key).find(|place| self.is_empty(*place) || self.at(*place) == FORMER);
+        self.find(key).or_else(free)
+    }
 }
 
 fn on_every_cpu<T>(value: T) -> io::Result<PerCpuValues<Plain<T>>>
@@ -335,34 +368,30 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
-    /// As the kernel program does it.
-    fn find(table: &[LinkEntry], key: &LinkKey) -> Option<u32> {
-        let home = home(&key.words());
-        (0..PROBES)
-            .map(|probe| &table[home.wrapping_add(probe) as usize & (table.len() - 1)])
-            .take_while(|entry| entry.slot_plus_one != 0)
-            .find(|entry| entry.key == *key)
-            .map(|entry| entry.slot_plus_one - 1)
-    }
-
     #[test]
     fn every_link_is_found_at_any_number_of_links() {
         for links in [1_u32, 3, 32, 100, 1000, MAX_LINKS] {
-            let slots = load::slots_for(links);
-            let mut entries = BTreeMap::new();
-            for slot in 0..links {
+            let len = load::link_ids_len(load::slots_for(links));
+            let mut table = LinkTable(vec![LinkEntry::default(); len as usize]);
+            let keys = |slot: u32| {
                 // As configurations have them: addresses that differ in their last bits, on few or many interfaces.
                 let [high, low] = (slot as u16).to_be_bytes();
                 let local = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, high, low, 1];
                 let remote = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, high, low, 2];
                 let key = LinkKey { ifindex: 2 + slot % 100, local, remote, port: 46721, ..LinkKey::default() };
-                entries.insert(key, slot);
-                entries.insert(LinkKey { remote: [0; 16], ..key }, slot);
+                [key, LinkKey { remote: [0; 16], ..key }]
+            };
+            for slot in 0..links {
+                for key in keys(slot) {
+                    let place = table.place_for(&key).unwrap();
+                    table.0[place] = LinkEntry { key, slot_plus_one: slot + 1 };
+                }
             }
-            let table = layout(&entries, load::link_ids_len(slots) as usize).unwrap();
-            for (key, slot) in &entries {
-                assert_eq!(find(&table, key), Some(*slot), "{links} links");
-                assert_eq!(find(&table, &LinkKey { port: 1, ..*key }), None);
+            for slot in 0..links {
+                for key in keys(slot) {
+                    assert_eq!(table.find(&key).map(|place| table.at(place).slot_plus_one), Some(slot + 1));
+                    assert_eq!(table.find(&LinkKey { port: 1, ..key }), None);
+                }
             }
         }
     }
