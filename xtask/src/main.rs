@@ -74,7 +74,7 @@ fn main() -> ExitCode {
     let result = Project::find().and_then(|project| match task {
         Task::Setup { dry_run } => setup::setup(&project, dry_run).map(|()| ExitCode::SUCCESS),
         Task::BuildEbpf => build::build_ebpf(&project).map(|()| ExitCode::SUCCESS),
-        Task::Check => check::check(&project),
+        Task::Check => Ok(check::check(&project)),
         Task::Test { filter } => test::test(&project, filter.as_deref()),
         Task::Demo { args } => run::demo(&project, &args),
         Task::Bench { args } => run::bench(&project, &args),

@@ -34,12 +34,13 @@ pub(crate) struct Toolchain {
     pub(crate) llvm_major: u32,
     /// Whether it is a release, which takes unstable options only with `RUSTC_BOOTSTRAP=1`.
     pub(crate) is_release: bool,
+    rustup_name: Option<String>,
     has_source: bool,
     version: (u32, u32),
 }
 
 impl Toolchain {
-    fn probe(bin: &Path, origin: &str) -> Option<Self> {
+    fn probe(bin: &Path, rustup_name: Option<String>) -> Option<Self> {
         let rustc = bin.join("rustc");
         let mut ask = Command::new(&rustc);
         let printed = exec::output(exec::forget_toolchain(&mut ask).arg("-vV"))?;
@@ -47,8 +48,10 @@ impl Toolchain {
         let mut ask = Command::new(&rustc);
         let sysroot = exec::output(exec::forget_toolchain(&mut ask).args(["--print", "sysroot"]))?;
         let library = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library");
+        let origin = rustup_name.as_ref().map_or("the distribution's".to_owned(), |name| format!("rustup's {name}"));
         Some(Self {
             name: format!("{origin} (rustc {release}, LLVM {llvm_major})"),
+            rustup_name,
             bin: bin.to_path_buf(),
             llvm_major,
             is_release: !release.contains('-'),
@@ -59,12 +62,42 @@ impl Toolchain {
 
     /// A cargo command of this toolchain, free of the one that runs this task.
     pub(crate) fn cargo(&self, project: &Project) -> Command {
-        let mut command = Command::new(self.bin.join("cargo"));
+        self.command(project, "cargo")
+    }
+
+    /// `cargo clippy` of this toolchain; cargo itself would look for its subcommand in other toolchains first.
+    pub(crate) fn clippy(&self, project: &Project) -> Command {
+        let mut command = self.command(project, "cargo-clippy");
+        command.arg("clippy").env("CARGO", self.bin.join("cargo"));
+        command
+    }
+
+    fn command(&self, project: &Project, program: &str) -> Command {
+        let mut command = Command::new(self.bin.join(program));
         exec::forget_toolchain(&mut command).current_dir(&project.root).env("RUSTC", self.bin.join("rustc"));
         if self.is_release {
             command.env("RUSTC_BOOTSTRAP", "1");
         }
         command
+    }
+
+    /// Installs this toolchain's clippy where it is missing.
+    ///
+    /// # Errors
+    ///
+    /// As rustup and apt.
+    pub(crate) fn ensure_clippy(&self) -> Result<()> {
+        if self.bin.join("cargo-clippy").exists() && self.bin.join("clippy-driver").exists() {
+            return Ok(());
+        }
+        if let Some(name) = &self.rustup_name {
+            return rustup::download(&["component", "add", "clippy", "--toolchain", name], Duration::from_secs(120))
+                .with_context(|| format!("to try by hand: rustup component add clippy --toolchain {name}"));
+        }
+        let owner = exec::output(Command::new("dpkg-query").arg("--search").arg(self.bin.join("rustc")));
+        let of_web = owner.is_some_and(|owner| owner.starts_with("rustc-web:"));
+        let package = if of_web { "rust-web-clippy" } else { "rust-clippy" };
+        apt::install(&[package.to_owned()], "linting the eBPF program")
     }
 }
 
@@ -121,7 +154,7 @@ impl Route {
             Self::AddSource(name, toolchain) => {
                 let arguments = ["component", "add", "rust-src", "--toolchain", &name];
                 fetch(project, &arguments, Duration::from_secs(60))?;
-                complete(&toolchain.bin, &format!("rustup's {name}"))
+                complete(&toolchain.bin, Some(name))
             }
             Self::InstallNightly => {
                 let arguments = [
@@ -139,18 +172,18 @@ impl Route {
                     .into_iter()
                     .find(|(name, _)| name.starts_with(NIGHTLY))
                     .with_context(|| format!("rustup installed {NIGHTLY}, but it is not among its toolchains"))?;
-                complete(&directory.join("bin"), &format!("rustup's {name}"))
+                complete(&directory.join("bin"), Some(name))
             }
             Self::Distribution { packages, .. } => {
                 apt::install(&packages, "building the eBPF program")?;
-                complete(Path::new("/usr/bin"), "the distribution's")
+                complete(Path::new("/usr/bin"), None)
             }
         }
     }
 }
 
-fn complete(bin: &Path, origin: &str) -> Result<Toolchain> {
-    Toolchain::probe(bin, origin).filter(|toolchain| toolchain.has_source).with_context(|| {
+fn complete(bin: &Path, rustup_name: Option<String>) -> Result<Toolchain> {
+    Toolchain::probe(bin, rustup_name).filter(|toolchain| toolchain.has_source).with_context(|| {
         format!(
             "{} still lacks cargo or the library's source (rust-src); install it again",
             bin.join("rustc").display()
@@ -170,8 +203,7 @@ pub(crate) fn survey(project: &Project) -> (Vec<Route>, Vec<String>) {
         if fs::canonicalize(bin.join("rustc")).is_ok_and(|real| real.ends_with("rustup")) {
             continue; // rustup's own stand-in, not a compiler
         }
-        let origin = name.as_ref().map_or_else(|| "the distribution's".to_owned(), |name| format!("rustup's {name}"));
-        let Some(toolchain) = Toolchain::probe(&bin, &origin) else { continue };
+        let Some(toolchain) = Toolchain::probe(&bin, name.clone()) else { continue };
         if Some(toolchain.version) < parse_release(OLDEST) {
             rejected.push(format!("{} is older than {OLDEST}", toolchain.name));
         } else if let Err(why) = linker::obtainable(project, toolchain.llvm_major) {

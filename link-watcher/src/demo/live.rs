@@ -356,6 +356,8 @@ impl<'a> Live<'a> {
         lines.push(String::new());
         lines.extend(self.log.iter().cloned());
         lines.push(String::new());
+        let client = self.stage.routers().client.path().display();
+        lines.push(paint.faint(&format!("  look inside from another terminal: nsenter --net={client} ip route")));
         lines.push(paint.faint("  1 2 3 cut or mend a link   up down select one   right left cut one way   c carrier"));
         lines.push(
             paint.faint(

@@ -1,8 +1,8 @@
 //! `link-watcher demo peer`: two routers, three links, two real daemons and real packets on this machine.
 //!
 //! Everything happens in network namespaces that are removed at the end, however it ends. With a terminal the demo is
-//! live and keys break the links ([`live`]); otherwise, or with `--script`, it goes through its steps by itself
-//! ([`script`]) and its verdict says whether traffic recovered each time as it should.
+//! live and keys break the links (`live`); otherwise, or with `--script`, it goes through its steps by itself
+//! (`script`) and its verdict says whether traffic recovered each time as it should.
 
 mod attack;
 mod live;
