@@ -129,6 +129,28 @@ fn checksums_hold_for_thousands_of_answers() {
     }
 }
 
+/// Zero would mean "no checksum" (RFC 768), which IPv6 forbids: such a sum is sent as 0xffff.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_checksum_of_zero_is_never_sent() {
+    let mut bench = Bench::new(v4());
+    bench.add_link(v6(), 0);
+    bench.meet();
+    for (sequence, ends) in [(1, v4()), (2, v6())] {
+        let header = probe(sequence);
+        // The peer's port is free to choose: this one makes the sum what it has to be.
+        let back = Ends { local: ends.remote, remote: ends.local };
+        let echo = signed(&expected_echo(&header, sequence));
+        let mut udp = Udp { source_port: PORT, port: 0, ..Udp::new(back, &echo) }.datagram();
+        udp[6..8].fill(0);
+        let source_port = udp_checksum(back.remote, back.local, &udp);
+        let run = bench.run(&Udp { source_port, ..Udp::new(ends, &signed(&header)) }.frame());
+        assert_eq!(run.verdict, TX);
+        let at = run.packet.len() - PACKET_LEN - 2;
+        assert_eq!(run.packet[at..at + 2], [0xff, 0xff]);
+    }
+}
+
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn what_is_not_ours_passes_untouched_and_uncounted() {
