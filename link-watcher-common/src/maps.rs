@@ -166,10 +166,10 @@ pub struct KeySet {
 
 const _: () = assert!(size_of::<KeySet>() == 8 + MAX_KEYS * 64);
 
-/// Where a link's packets arrive: key of the map `LINK_IDS`, whose value is the link slot. With `remote` all zero it
+/// Where a link's packets arrive. With `remote` all zero it
 /// stands for the endpoint itself: packets to it that no link explains are ours all the same, and are counted for
 /// that slot.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct LinkKey {
     /// Interface index.
@@ -187,6 +187,64 @@ pub struct LinkKey {
 }
 
 const _: () = assert!(size_of::<LinkKey>() == 44);
+
+/// Value of the map `LINK_IDS`: a hash table with open addressing in an array, because the kernel's own hash map takes
+/// longer to find a link than everything else before the signature together. An entry is found at [`home`] or within the
+/// [`PROBES`] places from there on, before the first empty one; the length is a power of two.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C, align(8))]
+pub struct LinkEntry {
+    /// Whose.
+    pub key: LinkKey,
+    /// The link slot plus one; 0: this place is empty.
+    pub slot_plus_one: u32,
+}
+
+const _: () = {
+    assert!(size_of::<LinkEntry>() == 48);
+    assert!(offset_of!(LinkEntry, slot_plus_one) == 44);
+};
+
+/// [`LinkKey`] as words in the host's byte order, as they stand in [`LinkEntry`]: interface and VLAN, our address, the
+/// peer's address, port.
+pub type LinkWords = [u64; 6];
+
+/// How many places of a table are looked at for one entry.
+pub const PROBES: u32 = 16;
+
+impl LinkKey {
+    /// Its words.
+    #[must_use]
+    pub fn words(&self) -> LinkWords {
+        let half = |address: &[u8; 16], at: usize| {
+            address.get(at..).and_then(<[u8]>::first_chunk).map_or(0, |bytes| u64::from_ne_bytes(*bytes))
+        };
+        [
+            u64::from(self.ifindex) | (u64::from(self.vlan) << 32),
+            half(&self.local, 0),
+            half(&self.local, 8),
+            half(&self.remote, 0),
+            half(&self.remote, 8),
+            u64::from(self.port),
+        ]
+    }
+}
+
+/// Where to begin to look for an entry, before the table's length is applied: a multiplicative hash. What is entered comes
+/// from the configuration, so nobody can choose it to be slow.
+#[inline(always)]
+#[must_use]
+pub const fn home(words: &LinkWords) -> u32 {
+    const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mut hash = words[0];
+    let mut i = 1;
+    while i < 6 {
+        hash = (hash ^ words[i]).wrapping_mul(FACTOR);
+        hash ^= hash >> 32;
+        i += 1;
+    }
+    hash as u32
+}
 
 /// Words of the map `PORTS`: one bit for each UDP port that is ours.
 pub const PORT_WORDS: u32 = 65536 / 64;
@@ -230,14 +288,24 @@ impl Counters {
     }
 }
 
-/// All traffic received on an interface: per-CPU value of the map `TRAFFIC`, by interface index.
+/// All traffic received on an interface: per-CPU value of the map `TRAFFIC`, a table as [`LinkEntry`] describes, whose
+/// home is the interface index itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Traffic {
+    /// Interface index; 0: this place is empty, [`Traffic::FORMER`]: it was taken once.
+    pub ifindex: u32,
+    /// Zero.
+    pub reserved: u32,
     /// Packets.
     pub packets: u64,
     /// Bytes, with the link header.
     pub bytes: u64,
+}
+
+impl Traffic {
+    /// In place of an interface that is not counted any more, so that those behind it are still found.
+    pub const FORMER: u32 = u32::MAX;
 }
 
 /// What wakes user space before its next tick: entry of the ring buffer `EVENTS`. It only says where to look: the

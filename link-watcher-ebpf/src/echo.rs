@@ -2,6 +2,7 @@
 
 use core::ptr;
 
+use aya_ebpf::helpers::bpf_csum_diff;
 use link_watcher_common::wire::{PACKET_LEN, Packet};
 
 use crate::{
@@ -16,9 +17,19 @@ const PROTOCOL_UDP: u64 = 17_u16.to_be() as u64;
 /// Length of UDP header and packet, likewise.
 const UDP_LEN: u64 = ((size_of::<Udp>() + PACKET_LEN) as u16).to_be() as u64;
 
+/// Offset of UDP's checksum.
+const UDP_CHECKSUM: usize = core::mem::offset_of!(Udp, checksum);
+
 /// Turns the frame of a valid probe into the echo that stands signed in `scratch`.
 #[inline(always)]
 pub(crate) fn answer<F: Frame>(frame: &F, datagram: &Datagram, packet: *mut Packet, scratch: &Scratch) {
+    let size = PACKET_LEN as u32;
+    let difference = if F::IN_STACK {
+        // SAFETY: reads both packets, bounds-checked by the caller.
+        unsafe { bpf_csum_diff(packet.cast(), size, (&raw const scratch.packet.0).cast_mut().cast(), size, 0) }
+    } else {
+        0
+    };
     // SAFETY: bounds-checked by the caller.
     unsafe { parse::copy(&raw const scratch.packet.0, packet) };
     if F::ETHERNET
@@ -56,6 +67,11 @@ pub(crate) fn answer<F: Frame>(frame: &F, datagram: &Datagram, packet: *mut Pack
         let (source, destination) = ((*datagram.udp).source, (*datagram.udp).destination);
         (*datagram.udp).source = destination;
         (*datagram.udp).destination = source;
+        if F::IN_STACK {
+            // The checksum may still be the pseudo header's alone, which the swap does not change.
+            frame.add_to_checksum(datagram.payload - size_of::<Udp>() + UDP_CHECKSUM, difference as u64);
+            return;
+        }
         let total = addresses
             + PROTOCOL_UDP
             + UDP_LEN * 2 // Once in the pseudo header, once in the header.

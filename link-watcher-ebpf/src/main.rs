@@ -6,20 +6,25 @@
 #![no_std]
 #![no_main]
 #![cfg_attr(target_arch = "bpf", feature(asm_experimental_arch))]
-#![allow(unsafe_code)]
-// Packets, maps and inline assembly: each use says why it is sound.
-
-// The loader finds programs by their symbols, which the macro writes: nothing else of the crate refers to them.
-#![allow(missing_docs, unreachable_pub)]
+#![allow(unsafe_code)] // Packets, maps and inline assembly: each use says why it is sound.
 
 mod echo;
 mod maps;
 mod parse;
 mod verify;
 
-use aya_ebpf::{bindings::xdp_action, macros::xdp, programs::XdpContext};
+use aya_ebpf::{
+    bindings::xdp_action,
+    helpers::bpf_redirect,
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
 use link_watcher_common::verify::Refusal;
 use maps::counted;
+
+// linux/pkt_cls.h
+const TC_ACT_UNSPEC: i32 = -1;
+const TC_ACT_SHOT: i32 = 2;
 
 /// Why a packet gets no answer.
 enum Stop {
@@ -48,14 +53,36 @@ enum Verdict {
 
 /// For devices with an Ethernet header.
 #[xdp]
-pub fn lw_xdp_ethernet(ctx: XdpContext) -> u32 {
+fn lw_xdp_ethernet(ctx: XdpContext) -> u32 {
     action(judge(&parse::XdpFrame::<true>(&ctx)))
 }
 
 /// For devices without a link header: packets start with the IP header.
 #[xdp]
-pub fn lw_xdp_ip(ctx: XdpContext) -> u32 {
+fn lw_xdp_ip(ctx: XdpContext) -> u32 {
     action(judge(&parse::XdpFrame::<false>(&ctx)))
+}
+
+/// [`lw_xdp_ethernet`] for the tc hook.
+#[classifier]
+fn lw_tc_ethernet(ctx: TcContext) -> i32 {
+    tc_action(judge(&parse::TcFrame::<true>::new(&ctx)), &ctx)
+}
+
+/// [`lw_xdp_ip`] for the tc hook.
+#[classifier]
+fn lw_tc_ip(ctx: TcContext) -> i32 {
+    tc_action(judge(&parse::TcFrame::<false>::new(&ctx)), &ctx)
+}
+
+#[inline(always)]
+fn tc_action(verdict: Verdict, ctx: &TcContext) -> i32 {
+    match verdict {
+        Verdict::Pass => TC_ACT_UNSPEC, // The next program's turn.
+        Verdict::Drop => TC_ACT_SHOT,
+        // SAFETY: the context is the kernel's, and so is the interface: out again where it came in.
+        Verdict::Answer => unsafe { bpf_redirect((*ctx.skb.skb).ifindex, 0) as i32 },
+    }
 }
 
 #[inline(always)]

@@ -4,14 +4,14 @@ use core::{cell::UnsafeCell, ptr};
 
 use aya_ebpf::{
     Global,
-    btf_maps::{Array, HashMap, PerCpuArray, PerCpuHashMap, RingBuf},
+    btf_maps::{Array, PerCpuArray, RingBuf},
     macros::btf_map,
 };
 use link_watcher_common::{
     hmac::{self, Words},
     maps::{
-        Changed, Counters, Intent, KeySet, KeyState, LinkKey, LinkState, MAX_INTERFACES, MAX_LINKS, PORT_WORDS,
-        Settings, Traffic, Word,
+        Changed, Counters, Intent, KeySet, KeyState, LinkEntry, LinkState, LinkWords, MAX_INTERFACES, MAX_LINKS,
+        PORT_WORDS, PROBES, Settings, Traffic, Word, home,
     },
     wire::{HEADER_LEN, Packet},
 };
@@ -35,7 +35,7 @@ static SETTINGS: Array<Settings<u64>, 1, MMAPABLE> = Array::new();
 static KEYS: Array<KeySet, LINKS_LEN> = Array::new();
 /// Which link a packet belongs to.
 #[btf_map]
-static LINK_IDS: HashMap<LinkKey, u32, { 2 * LINKS_LEN }> = HashMap::new();
+static LINK_IDS: Array<LinkEntry, { 8 * LINKS_LEN }> = Array::new();
 /// One bit for each UDP port that is ours.
 #[btf_map]
 static PORTS: Array<u64, { PORT_WORDS as usize }> = Array::new();
@@ -43,7 +43,7 @@ static PORTS: Array<u64, { PORT_WORDS as usize }> = Array::new();
 static COUNTERS: PerCpuArray<Counters, LINKS_LEN> = PerCpuArray::new();
 /// Of the interfaces that user space entered.
 #[btf_map]
-static TRAFFIC: PerCpuHashMap<u32, Traffic, { MAX_INTERFACES as usize }> = PerCpuHashMap::new();
+static TRAFFIC: PerCpuArray<Traffic, { MAX_INTERFACES as usize }> = PerCpuArray::new();
 /// No value type: programs that chain several XDP programs refuse a ring buffer with one.
 #[btf_map]
 static EVENTS: RingBuf<(), { 64 * 1024 }> = RingBuf::new();
@@ -54,6 +54,12 @@ static SCRATCH: PerCpuArray<Scratch, 1> = PerCpuArray::new();
 /// value when it verifies the program, and removes what depends on it.
 #[unsafe(no_mangle)]
 static BENCHMARK: Global<u8> = Global::new(0);
+
+/// Lengths of the tables, minus one: the loader sets them along with the maps' lengths.
+#[unsafe(no_mangle)]
+static LINK_IDS_MASK: Global<u32> = Global::new(0);
+#[unsafe(no_mangle)]
+static TRAFFIC_MASK: Global<u32> = Global::new(0);
 
 /// Whether this is a benchmark.
 #[inline(always)]
@@ -138,6 +144,7 @@ impl Word for Shared {
         // SAFETY: as above.
         unsafe { ptr::write_volatile(self.0.get(), value) }
     }
+    #[cfg(target_arch = "bpf")]
     #[inline(always)]
     fn compare_exchange(&self, current: u64, new: u64) -> bool {
         let found: u64;
@@ -151,6 +158,13 @@ impl Word for Shared {
             );
         }
         found == current
+    }
+    /// For the lints, which see the crate as the host's.
+    #[cfg(not(target_arch = "bpf"))]
+    fn compare_exchange(&self, current: u64, new: u64) -> bool {
+        use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
+        // SAFETY: an aligned word of a map value.
+        unsafe { AtomicU64::from_ptr(self.0.get()) }.compare_exchange(current, new, Relaxed, Relaxed).is_ok()
     }
 }
 
@@ -201,9 +215,32 @@ pub(crate) fn is_our_port(port: u16) -> bool {
 
 /// The slot of a link or endpoint.
 #[inline(always)]
-pub(crate) fn link_id(key: &LinkKey) -> Option<u32> {
-    // SAFETY: the value is one aligned word that user space never changes in place.
-    unsafe { LINK_IDS.get(key) }.copied()
+pub(crate) fn link_id(words: &LinkWords) -> Option<u32> {
+    let home = home(words);
+    let mut probe = 0;
+    while probe < PROBES {
+        let entry = LINK_IDS.get_ptr(home.wrapping_add(probe) & LINK_IDS_MASK.load())?;
+        // SAFETY: an array's value, aligned to eight bytes and six words long. User space may be changing it: then the link
+        // is not found, or the packet is checked with another link's keys, and either is over at the next packet.
+        let found = unsafe { &*entry.cast::<LinkWords>() };
+        // The last word holds the port, 16 zero bits and, on this target, above them the slot plus one.
+        const { assert!(cfg!(target_endian = "little")) }
+        let slot_plus_one = (found[5] >> 32) as u32;
+        if slot_plus_one == 0 {
+            return None;
+        }
+        let difference = (found[0] ^ words[0])
+            | (found[1] ^ words[1])
+            | (found[2] ^ words[2])
+            | (found[3] ^ words[3])
+            | (found[4] ^ words[4])
+            | u64::from(found[5] as u32 ^ words[5] as u32);
+        if difference == 0 {
+            return Some(slot_plus_one - 1);
+        }
+        probe += 1;
+    }
+    None
 }
 
 /// Wakes user space. A full ring is no loss: it will look anyway.
@@ -222,13 +259,23 @@ pub(crate) fn counted(slot: u32, verdict: Verdict, counter: impl FnOnce(&mut Cou
     verdict
 }
 
-/// Counts a packet of an interface.
+/// Counts a packet of an interface, if it is one that user space entered.
 #[inline(always)]
 pub(crate) fn count_traffic(frame: &impl Frame) {
-    if let Some(traffic) = TRAFFIC.get_ptr_mut(frame.ifindex()) {
+    let ifindex = frame.ifindex();
+    let mut probe = 0;
+    while probe < PROBES {
+        let Some(traffic) = TRAFFIC.get_ptr_mut(ifindex.wrapping_add(probe) & TRAFFIC_MASK.load()) else { return };
         // SAFETY: this CPU's own copy.
         let traffic = unsafe { &mut *traffic };
-        traffic.packets += 1;
-        traffic.bytes += (frame.end() - frame.start()) as u64;
+        if traffic.ifindex == ifindex {
+            traffic.packets += 1;
+            traffic.bytes += frame.len() as u64;
+            return;
+        }
+        if traffic.ifindex == 0 {
+            return;
+        }
+        probe += 1;
     }
 }

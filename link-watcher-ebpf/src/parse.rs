@@ -3,7 +3,10 @@
 //! Whatever is none of these (fragments and IPv6 extension headers among it) is nobody's business here:
 //! [`Stop::NotOurs`]. Every access goes through [`at`].
 
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::{
+    bindings::BPF_F_MARK_MANGLED_0,
+    programs::{TcContext, XdpContext},
+};
 use link_watcher_common::wire::{MAX_PACKET_LEN, PACKET_LEN, Packet};
 
 use crate::Stop;
@@ -16,8 +19,17 @@ pub(crate) trait Frame {
     fn start(&self) -> usize;
     /// Address behind the last byte.
     fn end(&self) -> usize;
+    /// Whether the stack remembers how far a checksum is done, so that it has to be told of changes.
+    const IN_STACK: bool;
+    /// Length of the frame, bytes. Not all of it need lie between start and end.
+    fn len(&self) -> usize;
+    /// The outer VLAN id, where it does not stand in the frame any more.
+    fn stripped_vlan(&self) -> Option<u32>;
     /// Index of the interface it came in by.
     fn ifindex(&self) -> u32;
+    /// Takes the change of the payload into the UDP checksum at an offset, where [`Frame::IN_STACK`]. No pointer into the
+    /// frame is good afterwards.
+    fn add_to_checksum(&self, offset: usize, difference: u64);
 }
 
 /// A frame at the XDP hook.
@@ -33,9 +45,73 @@ impl<const ETHERNET: bool> Frame for XdpFrame<'_, ETHERNET> {
     fn end(&self) -> usize {
         self.0.data_end()
     }
+    const IN_STACK: bool = false;
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.0.data_end() - self.0.data()
+    }
+    #[inline(always)]
+    fn stripped_vlan(&self) -> Option<u32> {
+        None
+    }
     #[inline(always)]
     fn ifindex(&self) -> u32 {
         self.0.ingress_ifindex() as u32
+    }
+    #[inline(always)]
+    fn add_to_checksum(&self, _offset: usize, _difference: u64) {}
+}
+
+/// A frame at the tc hook.
+pub(crate) struct TcFrame<'a, const ETHERNET: bool>(pub(crate) &'a TcContext);
+
+/// Most bytes that are looked at: Ethernet, two tags, IPv4 with all its options, UDP, and a packet of ours.
+const LOOKED_AT: u32 = (14 + 2 * 4 + 60 + 8 + PACKET_LEN) as u32;
+
+impl<'a, const ETHERNET: bool> TcFrame<'a, ETHERNET> {
+    /// Sees to it that everything that is looked at lies between start and end.
+    #[inline(always)]
+    pub(crate) fn new(context: &'a TcContext) -> Self {
+        let wanted = context.len().min(LOOKED_AT);
+        if context.data() + wanted as usize > context.data_end() {
+            // Where that fails the frame is too short to be ours, and passes.
+            let _ = context.pull_data(wanted);
+        }
+        Self(context)
+    }
+}
+
+impl<const ETHERNET: bool> Frame for TcFrame<'_, ETHERNET> {
+    const ETHERNET: bool = ETHERNET;
+    const IN_STACK: bool = true;
+    #[inline(always)]
+    fn start(&self) -> usize {
+        self.0.data()
+    }
+    #[inline(always)]
+    fn end(&self) -> usize {
+        self.0.data_end()
+    }
+    #[inline(always)]
+    fn len(&self) -> usize {
+        self.0.len() as usize
+    }
+    #[inline(always)]
+    fn stripped_vlan(&self) -> Option<u32> {
+        // SAFETY: the context is the kernel's; the program may read these fields of it.
+        let (present, tag) = unsafe { ((*self.0.skb.skb).vlan_present, (*self.0.skb.skb).vlan_tci) };
+        (present != 0).then_some(tag & 0x0fff)
+    }
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: as above.
+        unsafe { (*self.0.skb.skb).ifindex }
+    }
+    #[inline(always)]
+    fn add_to_checksum(&self, offset: usize, difference: u64) {
+        // "No checksum" stays none.
+        let flags = u64::from(BPF_F_MARK_MANGLED_0);
+        let _ = self.0.l4_csum_replace(offset, 0, difference, flags);
     }
 }
 
@@ -71,6 +147,26 @@ pub(crate) unsafe fn copy(from: *const Packet, to: *mut Packet) {
     const { assert!(PACKET_LEN == 80) }
     // SAFETY: ten words are the 80 bytes that the caller vouches for.
     unsafe { copy_words!(from, to, 0 8 16 24 32 40 48 56 64 72) }
+}
+
+/// Reads an IPv6 address as two words.
+///
+/// # Safety
+///
+/// As [`copy`].
+#[inline(always)]
+pub(crate) unsafe fn address(from: *const [u32; 4]) -> [u64; 2] {
+    let mut words = [0; 2];
+    // SAFETY: reads the 16 bytes that the caller vouches for.
+    unsafe {
+        core::arch::asm!(
+            "{high} = *(u64 *)({from} + 0)",
+            "{low} = *(u64 *)({from} + 8)",
+            from = in(reg) from, high = out(reg) words[0], low = lateout(reg) words[1],
+            options(pure, readonly, nostack),
+        );
+    }
+    words
 }
 
 /// Ethernet header (IEEE 802.3).
@@ -196,11 +292,14 @@ fn datagram_of<F: Frame>(frame: &F) -> Option<Datagram> {
     // SAFETY: bounds-checked by `at`, packed.
     let mut ethertype = unsafe { (*ethernet).ethertype };
     let mut offset = size_of::<Ethernet>();
-    let mut vlan = 0;
+    let stripped = frame.stripped_vlan();
+    let mut vlan = stripped.unwrap_or(0);
     if is_tag(ethertype) {
-        (vlan, ethertype) = tag(frame, offset)?;
+        let inner;
+        (inner, ethertype) = tag(frame, offset)?;
+        vlan = vlan << 16 | inner;
         offset += size_of::<Vlan>();
-        if is_tag(ethertype) {
+        if stripped.is_none() && is_tag(ethertype) {
             let inner;
             (inner, ethertype) = tag(frame, offset)?;
             vlan = vlan << 16 | inner;

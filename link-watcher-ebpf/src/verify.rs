@@ -3,7 +3,7 @@
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use link_watcher_common::{
     hmac,
-    maps::{LinkKey, Word},
+    maps::Word,
     verify::{self, Outcome, Refusal},
     window,
     wire::{Header, PACKET_LEN, Packet},
@@ -26,7 +26,7 @@ pub(crate) fn handle(frame: &impl Frame) -> Result<Good, Stop> {
     let refuse = |refusal| Stop::Refused(slot, refusal);
     let packet = datagram.payload_len().and_then(|len| Some((len, parse::at::<Packet>(frame, datagram.payload)?)));
     let (len, packet) = packet.ok_or(refuse(Refusal::Malformed))?;
-    if len > PACKET_LEN && parse::at::<u8>(frame, datagram.payload + len - 1).is_none() {
+    if datagram.payload + len > frame.len() {
         return Err(refuse(Refusal::Malformed));
     }
     let scratch = maps::scratch().ok_or(Stop::NotOurs)?;
@@ -72,9 +72,16 @@ fn decide(slot: u32, has_body: bool, scratch: &mut Scratch) -> Result<Outcome, R
         state.probe_window.store(window::EMPTY);
         state.control_window.store(window::EMPTY);
     }
-    // SAFETY: takes nothing and has no conditions.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
-    let candidate = verify::screen(&header, intent, state, maps::lease_until_ns(), now_ns)?;
+    let mut read_ns = 0;
+    let clock = || {
+        // SAFETY: takes nothing and has no conditions.
+        read_ns = unsafe { bpf_ktime_get_ns() };
+        read_ns
+    };
+    let candidate = verify::screen(&header, intent, state, maps::lease_until_ns(), clock)?;
+    // The time of arrival, not that of the signature's check.
+    // SAFETY: as above.
+    let now_ns = if read_ns == 0 { unsafe { bpf_ktime_get_ns() } } else { read_ns };
     let keys = maps::keys(intent.key_slot.load()).ok_or(Refusal::Forged)?;
     verify::authentic(packet, header.key_id, keys, words)?;
     // Read again, because kept meanwhile it would take up stack.
@@ -93,30 +100,27 @@ fn decide(slot: u32, has_body: bool, scratch: &mut Scratch) -> Result<Outcome, R
 /// The link that a datagram belongs to and `true`, or its endpoint and `false` where no link explains its source.
 #[inline(always)]
 fn slot_of(datagram: &Datagram, ifindex: u32) -> Option<(u32, bool)> {
-    let mut key = LinkKey { ifindex, vlan: datagram.vlan, port: datagram.port(), ..LinkKey::default() };
     // SAFETY: the headers were bounds-checked by `parse::at`, packed.
-    unsafe {
+    let (local, remote) = unsafe {
         match datagram.network {
-            Network::V4(header) => {
-                key.local = mapped((*header).destination);
-                key.remote = mapped((*header).source);
-            }
+            Network::V4(header) => (mapped((*header).destination), mapped((*header).source)),
             Network::V6(header) => {
-                key.local = core::mem::transmute::<[u32; 4], [u8; 16]>((*header).destination);
-                key.remote = core::mem::transmute::<[u32; 4], [u8; 16]>((*header).source);
+                (parse::address(&raw const (*header).destination), parse::address(&raw const (*header).source))
             }
         }
-    }
-    if let Some(slot) = maps::link_id(&key) {
+    };
+    let interface = u64::from(ifindex) | u64::from(datagram.vlan) << 32;
+    let mut words = [interface, local[0], local[1], remote[0], remote[1], u64::from(datagram.port())];
+    if let Some(slot) = maps::link_id(&words) {
         return Some((slot, true));
     }
-    key.remote = [0; 16];
-    Some((maps::link_id(&key)?, false))
+    words[3] = 0;
+    words[4] = 0;
+    Some((maps::link_id(&words)?, false))
 }
 
-/// An IPv4 address in network order as IPv4-mapped (RFC 4291, section 2.5.5.2).
+/// An IPv4 address in network order as IPv4-mapped (RFC 4291, section 2.5.5.2), two words as they stand in memory.
 #[inline(always)]
-fn mapped(address: u32) -> [u8; 16] {
-    // SAFETY: four words of any value are sixteen bytes.
-    unsafe { core::mem::transmute([0, 0, 0xffff_u32.to_be(), address]) }
+fn mapped(address: u32) -> [u64; 2] {
+    [0, u64::from(0xffff_u32.to_be()) | u64::from(address) << 32]
 }

@@ -61,10 +61,18 @@ impl Pair {
         self.here.run(|| load(&directory, ifindex, v4())).unwrap()
     }
 
+    fn device(&self) -> Device<'static> {
+        Device { ifindex: self.ifindex(), name: HERE, link_layer: LinkLayer::Ethernet, kind: Some("veth") }
+    }
+
     fn attach(&self, kernel: &mut Kernel) -> Result<Mode, Error> {
-        let device =
-            Device { ifindex: self.ifindex(), name: HERE, link_layer: LinkLayer::Ethernet, kind: Some("veth") };
+        let device = self.device();
         self.here.run(|| kernel.attach(&device)).unwrap()
+    }
+
+    fn attach_tc(&self, kernel: &mut Kernel) -> Result<Mode, Error> {
+        let device = self.device();
+        self.here.run(|| kernel.attach_tc(&device)).unwrap()
     }
 
     /// A socket of the peer's.
@@ -141,31 +149,86 @@ fn a_veth_gets_the_generic_mode_whose_answers_arrive() {
     assert!(!pair.directory().exists(), "nothing stays behind");
 }
 
+/// Probes through a tun device whose near end runs the program at either hook.
+fn answers_on_tun(ends: Ends, mode: Mode) {
+    let lab = Lab::new().unwrap();
+    let here = Arc::new(lab.namespace("here").unwrap());
+    let there = Arc::new(lab.namespace("there").unwrap());
+    let _tunnel = Tunnel::dig("tunnel", (&here, "tun-here"), (&there, "tun-there")).unwrap();
+    let prefix = if ends.local.is_ipv4() { 24 } else { 64 };
+    here.set_up("tun-here", true).unwrap();
+    there.set_up("tun-there", true).unwrap();
+    here.add_address("tun-here", format!("{}/{prefix}", ends.local).parse().unwrap()).unwrap();
+    there.add_address("tun-there", format!("{}/{prefix}", ends.remote).parse().unwrap()).unwrap();
+    let ifindex = here.index("tun-here").unwrap();
+    let directory = Path::new("/sys/fs/bpf/link-watcher").join(lab.instance("here"));
+    let mut kernel = here.run(|| load(&directory, ifindex, ends)).unwrap();
+    let device = Device { ifindex, name: "tun-here", link_layer: LinkLayer::None, kind: Some("tun") };
+    let attach = || if mode == Mode::Tc { kernel.attach_tc(&device) } else { kernel.attach(&device) };
+    assert_eq!(here.run(attach).unwrap().unwrap(), mode);
+    let socket = socket(&there, ends);
+    for sequence in 1..=20 {
+        ask(&socket, sequence).unwrap();
+    }
+    assert_eq!(kernel.counters(0).unwrap().probes, 20);
+    kernel.release(false).unwrap();
+}
+
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn a_tun_device_gets_the_program_for_packets_without_a_link_header() {
-    for ends in [v4(), v6()] {
-        let lab = Lab::new().unwrap();
-        let here = Arc::new(lab.namespace("here").unwrap());
-        let there = Arc::new(lab.namespace("there").unwrap());
-        let _tunnel = Tunnel::dig("tunnel", (&here, "tun-here"), (&there, "tun-there")).unwrap();
-        let prefix = if ends.local.is_ipv4() { 24 } else { 64 };
-        here.set_up("tun-here", true).unwrap();
-        there.set_up("tun-there", true).unwrap();
-        here.add_address("tun-here", format!("{}/{prefix}", ends.local).parse().unwrap()).unwrap();
-        there.add_address("tun-there", format!("{}/{prefix}", ends.remote).parse().unwrap()).unwrap();
-        let ifindex = here.index("tun-here").unwrap();
-        let directory = Path::new("/sys/fs/bpf/link-watcher").join(lab.instance("here"));
-        let mut kernel = load(&directory, ifindex, ends);
-        let device = Device { ifindex, name: "tun-here", link_layer: LinkLayer::None, kind: Some("tun") };
-        assert_eq!(here.run(|| kernel.attach(&device)).unwrap().unwrap(), Mode::XdpGeneric);
-        let socket = socket(&there, ends);
-        for sequence in 1..=20 {
-            ask(&socket, sequence).unwrap();
-        }
-        assert_eq!(kernel.counters(0).unwrap().probes, 20);
-        kernel.release(false).unwrap();
+    answers_on_tun(v4(), Mode::XdpGeneric);
+    answers_on_tun(v6(), Mode::XdpGeneric);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_tun_device_is_answered_through_tc_too() {
+    answers_on_tun(v4(), Mode::Tc);
+    answers_on_tun(v6(), Mode::Tc);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn where_xdp_is_occupied_tc_answers() {
+    let pair = Pair::new();
+    let mut foreign = Kernel::load(&object(), &directory(), 1).unwrap();
+    pair.attach(&mut foreign).unwrap(); // It knows no link and no port, and passes everything.
+    let mut kernel = pair.load();
+    assert!(matches!(pair.attach(&mut kernel), Err(Error::Occupied { .. })));
+    assert_eq!(pair.attach_tc(&mut kernel).unwrap(), Mode::Tc);
+    let socket = pair.socket();
+    for sequence in 1..=50 {
+        ask(&socket, sequence).unwrap();
     }
+    assert_eq!(kernel.counters(0).unwrap().probes, 50);
+    assert!(kernel.traffic(pair.ifindex()).unwrap().unwrap().packets >= 50);
+
+    // Control packets and what is not ours go up: a socket there sees them.
+    let listen = || UdpSocket::bind("198.51.100.1:46721").unwrap();
+    let listener = pair.here.run(listen).unwrap();
+    listener.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let mut buffer = [0; 2000];
+    socket.send(&signed(&control(1))).unwrap();
+    assert!(listener.recv(&mut buffer).is_err(), "no session is known yet: dropped");
+    assert_eq!(kernel.counters(0).unwrap().replayed, 1);
+    kernel.tables().states()[0].peer_session.store(u64::from(PEERS), Relaxed);
+    // Longer than what the program looks at.
+    let mut packet = signed(&control(1)).to_vec();
+    packet.resize(PACKET_LEN + 1000, 0x5a);
+    socket.send(&packet).unwrap();
+    assert_eq!(listener.recv(&mut buffer).unwrap(), packet.len());
+    assert_eq!(buffer[..packet.len()], packet);
+
+    // A new daemon takes over here as well.
+    kernel.release(true).unwrap();
+    let mut next = pair.load();
+    assert_eq!(pair.attach_tc(&mut next).unwrap(), Mode::Tc);
+    next.drop_inherited().unwrap();
+    ask(&socket, 51).unwrap();
+    assert_eq!(next.counters(0).unwrap().probes, 1, "the new one's maps, and only one program");
+    next.release(false).unwrap();
+    foreign.release(false).unwrap();
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod bpf;
 use std::{net::IpAddr, sync::atomic::Ordering::Relaxed};
 
 use bpf::*;
-use link_watcher::bpf::LinkLayer;
+use link_watcher::bpf::{Kernel, LinkLayer};
 use link_watcher_common::{
     maps::{Counters, View},
     wire::{Header, MAX_BODY_LEN, PACKET_LEN, flags},
@@ -75,8 +75,8 @@ fn a_probe_is_answered_whatever_it_is_wrapped_in() {
         bench.add_link(v6(), vlan);
     }
     bench.meet();
-    type Tagged<'a> = (&'a [(u16, u16)], &'a [u8]);
-    let cases: [Tagged<'_>; 6] = [
+    type Wrapping = (&'static [(u16, u16)], &'static [u8]);
+    let cases: [Wrapping; 6] = [
         (&[], &[]),
         (&[(VLAN, 42)], &[]),
         (&[(VLAN, 0xe000 | 42)], &[]),
@@ -126,6 +126,28 @@ fn checksums_hold_for_thousands_of_answers() {
         let run = bench.run(&sent.frame());
         assert_eq!(run.verdict, TX);
         assert_answered(&sent, 14, &run.packet, &sent.frame(), &expected_echo(&header, sequence));
+    }
+}
+
+/// Zero would mean "no checksum" (RFC 768), which IPv6 forbids: such a sum is sent as 0xffff.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_checksum_of_zero_is_never_sent() {
+    let mut bench = Bench::new(v4());
+    bench.add_link(v6(), 0);
+    bench.meet();
+    for (sequence, ends) in [(1, v4()), (2, v6())] {
+        let header = probe(sequence);
+        // The peer's port is free to choose: this one makes the sum what it has to be.
+        let back = Ends { local: ends.remote, remote: ends.local };
+        let echo = signed(&expected_echo(&header, sequence));
+        let mut udp = Udp { source_port: PORT, port: 0, ..Udp::new(back, &echo) }.datagram();
+        udp[6..8].fill(0);
+        let source_port = udp_checksum(back.remote, back.local, &udp);
+        let run = bench.run(&Udp { source_port, ..Udp::new(ends, &signed(&header)) }.frame());
+        assert_eq!(run.verdict, TX);
+        let at = run.packet.len() - PACKET_LEN - 2;
+        assert_eq!(run.packet[at..at + 2], [0xff, 0xff]);
     }
 }
 
@@ -446,4 +468,33 @@ fn a_removed_link_or_port_is_nobodys_any_more() {
     assert_eq!(bench.run(&good).verdict, DROP);
     bench.kernel().clear_counters(SLOT).unwrap();
     assert_eq!(bench.counters(), Counters::default());
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn links_come_and_go_without_hiding_each_other() {
+    let mut bench = Bench::with(Kernel::load(&object(), &directory(), 300).unwrap(), v4());
+    let ends = |i: u32| {
+        let [high, low] = (i as u16).to_be_bytes();
+        Ends { local: [10, 248, high, low].into(), remote: [10, 20, high, low].into() }
+    };
+    let header = echo(2_000_000); // Never sent, so it is refused as replayed, and changes nothing.
+    let known = |bench: &mut Bench, i: u32| bench.run(&Udp::new(ends(i), &signed(&header)).frame()).verdict == DROP;
+    let mut random = Random(3);
+    let mut present = std::collections::BTreeSet::new();
+    for round in 0..1500 {
+        let i = random.below(300) as u32;
+        if present.insert(i) {
+            bench.add_link(ends(i), 0);
+        } else {
+            present.remove(&i);
+            bench.remove_link(ends(i), 0);
+        }
+        for i in [i, random.below(300) as u32, random.below(300) as u32] {
+            assert_eq!(known(&mut bench, i), present.contains(&i), "round {round}");
+        }
+    }
+    for i in 0..300 {
+        assert_eq!(known(&mut bench, i), present.contains(&i));
+    }
 }

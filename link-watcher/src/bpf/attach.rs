@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Device, Error, LinkLayer, Mode,
+    Device, Error, Hook, LinkLayer, Mode,
     pin::{PinnedLink, Pins},
     sys::{self, XdpFlags},
 };
@@ -16,7 +16,7 @@ use crate::system::netlink::{Batch, Requests, attributes, read_u32};
 
 /// What stands on an interface's XDP hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Hook {
+struct XdpHook {
     mode: Mode,
     program_id: u32,
 }
@@ -25,8 +25,8 @@ struct Hook {
 #[derive(Debug)]
 pub(super) struct Attachments {
     /// What an earlier daemon left, and in which mode.
-    inherited: BTreeMap<u32, (PinnedLink, Mode)>,
-    ours: BTreeMap<u32, (PinnedLink, Mode)>,
+    inherited: BTreeMap<(Hook, u32), (PinnedLink, Mode)>,
+    ours: BTreeMap<(Hook, u32), (PinnedLink, Mode)>,
 }
 
 impl Attachments {
@@ -36,43 +36,62 @@ impl Attachments {
         let mut inherited = BTreeMap::new();
         let links = pins.links();
         let hooks = if links.is_empty() { BTreeMap::new() } else { hooks().map_err(Error::Netlink)? };
-        for (ifindex, link) in links {
+        for ((hook, ifindex), link) in links {
             let info = sys::link_info(&link).ok().filter(|info| info.ifindex == ifindex);
-            match (info, hooks.get(&ifindex)) {
-                (Some(info), Some(hook)) if info.program_id == hook.program_id => {
-                    inherited.insert(ifindex, (link, hook.mode));
-                }
-                _ => link.forget()?,
+            let mode = info.and_then(|info| match hook {
+                Hook::Xdp => hooks.get(&ifindex).filter(|xdp| xdp.program_id == info.program_id).map(|xdp| xdp.mode),
+                Hook::Tc => sys::tcx_programs(ifindex).ok()?.contains(&info.program_id).then_some(Mode::Tc),
+            });
+            match mode {
+                Some(mode) => drop(inherited.insert((hook, ifindex), (link, mode))),
+                None => link.forget()?,
             }
         }
         Ok(Self { inherited, ours: BTreeMap::new() })
     }
 
     /// Attaches the program, or replaces an earlier daemon's by it.
-    pub(super) fn attach(&mut self, pins: &Pins, device: &Device<'_>, program: BorrowedFd<'_>) -> Result<Mode, Error> {
-        let ifindex = device.ifindex;
-        if let Some((link, mode)) = self.ours.remove(&ifindex) {
-            if sys::link_info(&link).is_ok_and(|info| info.ifindex == ifindex) {
-                self.ours.insert(ifindex, (link, mode));
+    pub(super) fn attach(
+        &mut self,
+        pins: &Pins,
+        hook: Hook,
+        device: &Device<'_>,
+        program: BorrowedFd<'_>,
+    ) -> Result<Mode, Error> {
+        let place = (hook, device.ifindex);
+        if let Some((link, mode)) = self.ours.remove(&place) {
+            if sys::link_info(&link).is_ok_and(|info| info.ifindex == device.ifindex) {
+                self.ours.insert(place, (link, mode));
                 return Ok(mode);
             }
             link.forget()?; // The interface is another one under the same index.
         }
-        if let Some((link, mode)) = self.inherited.remove(&ifindex) {
+        if let Some((link, mode)) = self.inherited.remove(&place) {
             if sys::replace(link.as_fd(), program).is_ok() {
-                self.ours.insert(ifindex, (link, mode));
+                self.ours.insert(place, (link, mode));
                 return Ok(mode);
             }
             link.detach()?;
         }
-        let (fd, mode) = attach(device, program)?;
-        self.ours.insert(ifindex, (pins.link(ifindex, fd)?, mode));
+        let (fd, mode) = match hook {
+            Hook::Xdp => attach_xdp(device, program)?,
+            Hook::Tc => match sys::attach_tcx(program, device.ifindex) {
+                Ok(fd) => (fd, Mode::Tc),
+                Err(source) => return Err(Error::AttachTc { interface: device.name.into(), source }),
+            },
+        };
+        self.ours.insert(place, (pins.link(hook, device.ifindex, fd)?, mode));
         Ok(mode)
     }
 
     /// Detaches from an interface. Nothing happens if it is gone or was never attached to.
     pub(super) fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
-        self.ours.remove(&ifindex).map_or(Ok(()), |(link, _)| link.detach())
+        for hook in [Hook::Xdp, Hook::Tc] {
+            if let Some((link, _)) = self.ours.remove(&(hook, ifindex)) {
+                link.detach()?;
+            }
+        }
+        Ok(())
     }
 
     /// Detaches what an earlier daemon left on interfaces that are not ours any more.
@@ -88,7 +107,7 @@ impl Attachments {
 }
 
 /// Attaches in the best mode that works.
-fn attach(device: &Device<'_>, program: BorrowedFd<'_>) -> Result<(OwnedFd, Mode), Error> {
+fn attach_xdp(device: &Device<'_>, program: BorrowedFd<'_>) -> Result<(OwnedFd, Mode), Error> {
     if may_run_native(device) {
         match sys::attach_xdp(program, device.ifindex, XdpFlags::Native) {
             Ok(link) => return Ok((link, Mode::XdpNative)),
@@ -126,7 +145,7 @@ fn occupied(device: &Device<'_>) -> Error {
 }
 
 /// The XDP hooks of all interfaces of this network namespace that have a program.
-fn hooks() -> io::Result<BTreeMap<u32, Hook>> {
+fn hooks() -> io::Result<BTreeMap<u32, XdpHook>> {
     let mut batch = Batch::default();
     // `struct ifinfomsg` of zeros: every interface.
     batch.request(libc::RTM_GETLINK, libc::NLM_F_DUMP as u16, &[0; IFINFOMSG_LEN]);
@@ -137,7 +156,7 @@ fn hooks() -> io::Result<BTreeMap<u32, Hook>> {
 /// `struct ifinfomsg` (linux/rtnetlink.h): the index is at byte 4.
 const IFINFOMSG_LEN: usize = 16;
 
-fn hook(payload: &[u8]) -> Option<(u32, Hook)> {
+fn hook(payload: &[u8]) -> Option<(u32, XdpHook)> {
     // linux/if_link.h
     const IFLA_XDP: u16 = 43;
     const IFLA_XDP_ATTACHED: u16 = 2;
@@ -148,5 +167,5 @@ fn hook(payload: &[u8]) -> Option<(u32, Hook)> {
     let value = |wanted| attributes(xdp).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
     let generic = value(IFLA_XDP_ATTACHED)?.first() == Some(&XDP_ATTACHED_SKB);
     let mode = if generic { Mode::XdpGeneric } else { Mode::XdpNative };
-    Some((ifindex, Hook { mode, program_id: read_u32(value(IFLA_XDP_PROG_ID)?, 0)? }))
+    Some((ifindex, XdpHook { mode, program_id: read_u32(value(IFLA_XDP_PROG_ID)?, 0)? }))
 }

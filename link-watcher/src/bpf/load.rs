@@ -1,12 +1,12 @@
-//! Loading the object: maps of the right lengths, then the programs.
+//! Loading the object: maps of the right lengths, and programs as they are needed.
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
-    programs::{ProgramError, Xdp},
+    programs::{Program, ProgramError, ProgramFd},
 };
 use link_watcher_common::maps::MAX_LINKS;
 
-use super::{Error, LinkLayer};
+use super::{Error, Hook, LinkLayer};
 
 /// Maps that exist for reading and for whoever looks from outside; those with secrets and scratch are not among them.
 pub(super) const PINNED_MAPS: [&str; 8] =
@@ -19,7 +19,12 @@ pub(super) fn slots_for(links: u32) -> u32 {
     links.saturating_mul(2).clamp(MIN_SLOTS, MAX_LINKS).next_power_of_two()
 }
 
-/// Loads maps and programs. `benchmark` makes the programs forget what they have seen before each packet, and undo
+/// Length of the table of links: each link and its endpoint, in a table that is at most a quarter full.
+pub(super) fn link_ids_len(slots: u32) -> u32 {
+    8 * slots
+}
+
+/// Makes the maps and prepares the programs. `benchmark` makes the programs forget what they have seen before each packet, and undo
 /// their answers, so that one packet can be repeated.
 pub(super) fn load(object: &[u8], slots: u32, benchmark: bool) -> Result<Ebpf, Error> {
     let benchmark = u8::from(benchmark);
@@ -29,24 +34,38 @@ pub(super) fn load(object: &[u8], slots: u32, benchmark: bool) -> Result<Ebpf, E
     for name in ["LINKS", "INTENTS", "KEYS", "COUNTERS", "TRAFFIC"] {
         loader.map_max_entries(name, slots);
     }
-    // Each link and its endpoint.
-    loader.map_max_entries("LINK_IDS", 2 * slots);
+    let link_ids = link_ids_len(slots);
+    loader.map_max_entries("LINK_IDS", link_ids);
+    let (link_ids_mask, traffic_mask) = (link_ids - 1, slots - 1);
+    loader.override_global("LINK_IDS_MASK", &link_ids_mask, true);
+    loader.override_global("TRAFFIC_MASK", &traffic_mask, true);
     loader.override_global("BENCHMARK", &benchmark, true);
-    let mut ebpf = loader.load(object).map_err(|error| Error::Load(chain(&error)))?;
-    for layer in [LinkLayer::Ethernet, LinkLayer::None] {
-        program(&mut ebpf, layer)?.load().map_err(|error| Error::Load(explain(&error)))?;
-    }
-    Ok(ebpf)
+    loader.load(object).map_err(|error| Error::Load(chain(&error)))
 }
 
-/// The program for devices of this kind.
-pub(super) fn program(ebpf: &mut Ebpf, layer: LinkLayer) -> Result<&mut Xdp, Error> {
-    let name = match layer {
-        LinkLayer::Ethernet => "lw_xdp_ethernet",
-        LinkLayer::None => "lw_xdp_ip",
-    };
+/// The name of the program for devices of this kind at this hook.
+pub(super) fn name(hook: Hook, layer: LinkLayer) -> &'static str {
+    match (hook, layer) {
+        (Hook::Xdp, LinkLayer::Ethernet) => "lw_xdp_ethernet",
+        (Hook::Xdp, LinkLayer::None) => "lw_xdp_ip",
+        (Hook::Tc, LinkLayer::Ethernet) => "lw_tc_ethernet",
+        (Hook::Tc, LinkLayer::None) => "lw_tc_ip",
+    }
+}
+
+/// The program for devices of this kind at this hook, loaded at its first use: verifying one takes the kernel a while.
+pub(super) fn program(ebpf: &mut Ebpf, hook: Hook, layer: LinkLayer) -> Result<&ProgramFd, Error> {
+    let name = name(hook, layer);
     let program = ebpf.program_mut(name).ok_or_else(|| Error::Object(format!("has no program {name}")))?;
-    program.try_into().map_err(|_| Error::Object(format!("has a {name} that is no XDP program")))
+    if matches!(program.fd(), Err(ProgramError::NotLoaded)) {
+        let loaded = match program {
+            Program::Xdp(program) => program.load(),
+            Program::SchedClassifier(program) => program.load(),
+            _ => return Err(Error::Object(format!("has a program {name} of another type"))),
+        };
+        loaded.map_err(|error| Error::Load(explain(&error)))?;
+    }
+    program.fd().map_err(|error| Error::Load(chain(&error)))
 }
 
 /// The verifier's log is long; its last lines say what is wrong.

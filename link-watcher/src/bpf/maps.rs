@@ -7,13 +7,14 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
 };
 
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues, RingBuf};
+use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use link_watcher_common::maps::{
-    Changed, Counters, Intent, KeySet, LinkKey, LinkState, MAX_LINKS, PORT_WORDS, Settings, Traffic,
+    Changed, Counters, Intent, KeySet, LinkEntry, LinkKey, LinkState, MAX_LINKS, PORT_WORDS, PROBES, Settings, Traffic,
+    home,
 };
 use zeroize::Zeroize as _;
 
-use super::Error;
+use super::{Error, load};
 
 /// A type of ours as a map's key or value.
 #[derive(Clone, Copy, Default)]
@@ -21,7 +22,7 @@ use super::Error;
 struct Plain<T>(T);
 
 // SAFETY: `repr(C)`, of integers only, without padding (their sizes are asserted where they are defined).
-unsafe impl aya::Pod for Plain<LinkKey> {}
+unsafe impl aya::Pod for Plain<LinkEntry> {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Plain<KeySet> {}
 // SAFETY: as above.
@@ -144,10 +145,10 @@ pub(super) struct Maps {
     pub(super) tables: Arc<SharedTables>,
     pub(super) events: Option<Events>,
     keys: Array<MapData, Plain<KeySet>>,
-    link_ids: HashMap<MapData, Plain<LinkKey>, u32>,
+    link_ids: LinkIds,
     ports: Array<MapData, u64>,
     counters: PerCpuArray<MapData, Plain<Counters>>,
-    traffic: PerCpuHashMap<MapData, u32, Plain<Traffic>>,
+    traffic: PerCpuArray<MapData, Plain<Traffic>>,
 }
 
 /// Takes a map out of a loaded object.
@@ -170,7 +171,10 @@ impl Maps {
             }),
             events: Some(Events(take(ebpf, "EVENTS")?)),
             keys: take(ebpf, "KEYS")?,
-            link_ids: take(ebpf, "LINK_IDS")?,
+            link_ids: LinkIds {
+                map: take(ebpf, "LINK_IDS")?,
+                table: LinkTable(vec![LinkEntry::default(); load::link_ids_len(slots) as usize]),
+            },
             ports: take(ebpf, "PORTS")?,
             counters: take(ebpf, "COUNTERS")?,
             traffic: take(ebpf, "TRAFFIC")?,
@@ -188,11 +192,11 @@ impl Maps {
     }
 
     pub(super) fn insert_link(&mut self, key: LinkKey, slot: u32) -> Result<(), Error> {
-        self.link_ids.insert(Plain(key), slot, 0).map_err(|source| Error::map("LINK_IDS", source))
+        self.link_ids.insert(key, slot)
     }
 
     pub(super) fn remove_link(&mut self, key: &LinkKey) -> Result<(), Error> {
-        absent_is_fine(self.link_ids.remove(&Plain(*key)), "LINK_IDS")
+        self.link_ids.remove(key)
     }
 
     pub(super) fn set_port(&mut self, port: u16, ours: bool) -> Result<(), Error> {
@@ -212,50 +216,183 @@ impl Maps {
     }
 
     pub(super) fn clear_counters(&mut self, slot: u32) -> Result<(), Error> {
-        let zero = per_cpu_zero().map_err(|source| Error::map("COUNTERS", source))?;
+        let zero = on_every_cpu(Counters::default()).map_err(|source| Error::map("COUNTERS", source))?;
         self.counters.set(slot, zero, 0).map_err(|source| Error::map("COUNTERS", source))
     }
 
     pub(super) fn track_traffic(&mut self, ifindex: u32) -> Result<(), Error> {
-        /// Do not overwrite (linux/bpf.h).
-        const BPF_NOEXIST: u64 = 1;
-        let zero = per_cpu_zero().map_err(|source| Error::map("TRAFFIC", source))?;
-        match self.traffic.insert(ifindex, zero, BPF_NOEXIST) {
-            Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            result => result.map_err(|source| Error::map("TRAFFIC", source)),
+        if self.find_traffic(ifindex)?.is_some() {
+            return Ok(());
         }
+        for place in self.traffic_places(ifindex) {
+            if matches!(self.traffic_at(place)?.ifindex, 0 | Traffic::FORMER) {
+                return self.set_traffic(place, Traffic { ifindex, ..Traffic::default() });
+            }
+        }
+        Err(Error::map("TRAFFIC", io::Error::other("too many interfaces for the map's length")))
     }
 
     pub(super) fn untrack_traffic(&mut self, ifindex: u32) -> Result<(), Error> {
-        absent_is_fine(self.traffic.remove(&ifindex), "TRAFFIC")
+        let Some((place, _)) = self.find_traffic(ifindex)? else { return Ok(()) };
+        self.set_traffic(place, Traffic { ifindex: Traffic::FORMER, ..Traffic::default() })
     }
 
     pub(super) fn traffic(&self, ifindex: u32) -> Result<Option<Traffic>, Error> {
-        let values = match self.traffic.get(&ifindex, 0) {
-            Err(MapError::KeyNotFound) => return Ok(None),
-            result => result.map_err(|source| Error::map("TRAFFIC", source))?,
-        };
+        Ok(self.find_traffic(ifindex)?.map(|(_, traffic)| traffic))
+    }
+
+    fn traffic_places(&self, ifindex: u32) -> impl Iterator<Item = u32> + use<> {
+        let mask = self.traffic.len() - 1;
+        (0..PROBES).map(move |probe| ifindex.wrapping_add(probe) & mask)
+    }
+
+    fn find_traffic(&self, ifindex: u32) -> Result<Option<(u32, Traffic)>, Error> {
+        for place in self.traffic_places(ifindex) {
+            let traffic = self.traffic_at(place)?;
+            if traffic.ifindex == ifindex {
+                return Ok(Some((place, traffic)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The sum over all CPUs.
+    fn traffic_at(&self, place: u32) -> Result<Traffic, Error> {
+        let values = self.traffic.get(&place, 0).map_err(|source| Error::map("TRAFFIC", source))?;
         let mut sum = Traffic::default();
         for Plain(traffic) in values.iter() {
+            sum.ifindex = traffic.ifindex;
             sum.packets += traffic.packets;
             sum.bytes += traffic.bytes;
         }
-        Ok(Some(sum))
+        Ok(sum)
+    }
+
+    fn set_traffic(&mut self, place: u32, traffic: Traffic) -> Result<(), Error> {
+        let values = on_every_cpu(traffic).map_err(|source| Error::map("TRAFFIC", source))?;
+        self.traffic.set(place, values, 0).map_err(|source| Error::map("TRAFFIC", source))
     }
 }
 
-fn per_cpu_zero<T>() -> io::Result<PerCpuValues<Plain<T>>>
-where
-    Plain<T>: aya::Pod + Default,
-{
-    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
-    PerCpuValues::try_from(vec![Plain::default(); cpus])
+/// The table that finds a packet's link, as [`LinkEntry`] describes it.
+struct LinkIds {
+    map: Array<MapData, Plain<LinkEntry>>,
+    table: LinkTable,
 }
 
-fn absent_is_fine(result: Result<(), MapError>, name: &'static str) -> Result<(), Error> {
-    match result {
-        Err(MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(MapError::KeyNotFound) => Ok(()),
-        result => result.map_err(|source| Error::map(name, source)),
+impl LinkIds {
+    fn insert(&mut self, key: LinkKey, slot: u32) -> Result<(), Error> {
+        let place = self.table.place_for(&key);
+        let place =
+            place.ok_or_else(|| Error::map("LINK_IDS", io::Error::other("too many links for the map's length")))?;
+        self.set(place, LinkEntry { key, slot_plus_one: slot + 1 })
+    }
+
+    fn remove(&mut self, key: &LinkKey) -> Result<(), Error> {
+        let Some(place) = self.table.find(key) else { return Ok(()) };
+        if !self.table.is_empty(place + 1) {
+            return self.set(place, FORMER);
+        }
+        // Nothing is behind it, so nothing has to be found across it, nor across former ones before it.
+        self.set(place, LinkEntry::default())?;
+        let mut before = place;
+        for _ in 0..PROBES {
+            before = before.wrapping_sub(1);
+            if self.table.at(before) != FORMER {
+                break;
+            }
+            self.set(before, LinkEntry::default())?;
+        }
+        Ok(())
+    }
+
+    fn set(&mut self, place: usize, entry: LinkEntry) -> Result<(), Error> {
+        let place = place & self.table.mask();
+        self.map.set(place as u32, Plain(entry), 0).map_err(|source| Error::map("LINK_IDS", source))?;
+        self.table.0[place] = entry;
+        Ok(())
+    }
+}
+
+/// In place of a link that is gone, so that those behind it are still found. No packet has interface 0.
+const FORMER: LinkEntry = LinkEntry {
+    key: LinkKey { ifindex: 0, vlan: 0, local: [0; 16], remote: [0; 16], port: 0, reserved: 0 },
+    slot_plus_one: u32::MAX,
+};
+
+/// What stands in the map; its length is a power of two.
+struct LinkTable(Vec<LinkEntry>);
+
+impl LinkTable {
+    fn mask(&self) -> usize {
+        self.0.len() - 1
+    }
+
+    fn at(&self, place: usize) -> LinkEntry {
+        self.0[place & self.mask()]
+    }
+
+    fn is_empty(&self, place: usize) -> bool {
+        self.at(place).slot_plus_one == 0
+    }
+
+    /// Where a key may be.
+    fn places(&self, key: &LinkKey) -> impl Iterator<Item = usize> + use<> {
+        let home = home(&key.words());
+        let mask = self.mask();
+        (0..PROBES).map(move |probe| home.wrapping_add(probe) as usize & mask)
+    }
+
+    /// Where it is, found as the kernel program finds it.
+    fn find(&self, key: &LinkKey) -> Option<usize> {
+        self.places(key).take_while(|place| !self.is_empty(*place)).find(|place| self.at(*place).key == *key)
+    }
+
+    /// Where it is or can be put.
+    fn place_for(&self, key: &LinkKey) -> Option<usize> {
+        let free = || self.places(key).find(|place| self.is_empty(*place) || self.at(*place) == FORMER);
+        self.find(key).or_else(free)
+    }
+}
+
+fn on_every_cpu<T>(value: T) -> io::Result<PerCpuValues<Plain<T>>>
+where
+    Plain<T>: aya::Pod,
+{
+    let cpus = aya::util::nr_cpus().map_err(|(_, error)| error)?;
+    PerCpuValues::try_from(vec![Plain(value); cpus])
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn every_link_is_found_at_any_number_of_links() {
+        for links in [1_u32, 3, 32, 100, 1000, MAX_LINKS] {
+            let len = load::link_ids_len(load::slots_for(links));
+            let mut table = LinkTable(vec![LinkEntry::default(); len as usize]);
+            let keys = |slot: u32| {
+                // As configurations have them: addresses that differ in their last bits, on few or many interfaces.
+                let [high, low] = (slot as u16).to_be_bytes();
+                let local = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, high, low, 1];
+                let remote = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, high, low, 2];
+                let key = LinkKey { ifindex: 2 + slot % 100, local, remote, port: 46721, ..LinkKey::default() };
+                [key, LinkKey { remote: [0; 16], ..key }]
+            };
+            for slot in 0..links {
+                for key in keys(slot) {
+                    let place = table.place_for(&key).unwrap();
+                    table.0[place] = LinkEntry { key, slot_plus_one: slot + 1 };
+                }
+            }
+            for slot in 0..links {
+                for key in keys(slot) {
+                    assert_eq!(table.find(&key).map(|place| table.at(place).slot_plus_one), Some(slot + 1));
+                    assert_eq!(table.find(&LinkKey { port: 1, ..key }), None);
+                }
+            }
+        }
     }
 }

@@ -23,7 +23,7 @@ use link_watcher_common::maps::{Counters, KeySet, LinkKey, Traffic};
 
 use self::{attach::Attachments, maps::Maps, pin::Pins};
 pub use self::{
-    bench::{BATCHES, Measured, REPEAT, Run, measure, measure_sha2},
+    bench::{BATCHES, Measured, REPEAT, Run, measure, measure_sha2, measure_sha2_portable},
     maps::{Events, SharedTables},
 };
 
@@ -70,6 +70,15 @@ pub enum Mode {
     XdpNative,
     /// In the network stack, before everything else.
     XdpGeneric,
+    /// In the network stack, where traffic control begins.
+    Tc,
+}
+
+/// Where a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Hook {
+    Xdp,
+    Tc,
 }
 
 /// Why the kernel's side does not work.
@@ -126,6 +135,14 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// The interface takes no tc program.
+    #[error("{interface}: no program can be attached at tc: {source}; it takes Linux 6.6 or later")]
+    AttachTc {
+        /// Where.
+        interface: String,
+        /// Why.
+        source: io::Error,
+    },
     /// The program cannot be run on a packet.
     #[error("the kernel does not run the eBPF program on a packet: {0}")]
     Run(String),
@@ -163,6 +180,8 @@ impl Kernel {
     fn load_as(object: &[u8], directory: &Path, links: u32, benchmark: bool) -> Result<Self, Error> {
         let slots = load::slots_for(links);
         let mut ebpf = load::load(object, slots, benchmark)?;
+        // At once, so that a kernel that refuses it is known now and not at the first link.
+        load::program(&mut ebpf, Hook::Xdp, LinkLayer::Ethernet)?;
         let mut pins = Pins::create(directory)?;
         let attachments = Attachments::new(&pins)?;
         for name in load::PINNED_MAPS {
@@ -186,9 +205,21 @@ impl Kernel {
     ///
     /// If another program is there, or the interface takes none: the reason why this link needs another engine.
     pub fn attach(&mut self, device: &Device<'_>) -> Result<Mode, Error> {
-        let program = load::program(&mut self.ebpf, device.link_layer)?;
-        let program = program.fd().map_err(|error| Error::Load(load::chain(&error)))?;
-        self.attachments.attach(&self.pins, device, program.as_fd())
+        self.attach_at(Hook::Xdp, device)
+    }
+
+    /// As [`Kernel::attach`], at tc: where XDP's hook is occupied. Other programs there go on working.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel is older than Linux 6.6, or the interface is gone.
+    pub fn attach_tc(&mut self, device: &Device<'_>) -> Result<Mode, Error> {
+        self.attach_at(Hook::Tc, device)
+    }
+
+    fn attach_at(&mut self, hook: Hook, device: &Device<'_>) -> Result<Mode, Error> {
+        let program = load::program(&mut self.ebpf, hook, device.link_layer)?;
+        self.attachments.attach(&self.pins, hook, device, program.as_fd())
     }
 
     /// Detaches from an interface. Nothing happens if it is gone or was never attached to.

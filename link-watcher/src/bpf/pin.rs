@@ -11,14 +11,14 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{Error, sys};
+use super::{Error, Hook, sys};
 
 /// Where the BPF file system belongs.
 const BPFFS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
-/// Beginning of the names of pinned links; the interface index follows.
-const LINK_PREFIX: &str = "xdp-";
+/// Beginnings of the names of pinned links; the interface index follows.
+const LINK_PREFIXES: [(Hook, &str); 2] = [(Hook::Xdp, "xdp-"), (Hook::Tc, "tc-")];
 
 /// One daemon's directory in the BPF file system.
 #[derive(Debug)]
@@ -91,22 +91,25 @@ impl Pins {
     }
 
     /// Pins a link, in place of an older one.
-    pub(super) fn link(&self, ifindex: u32, fd: OwnedFd) -> Result<PinnedLink, Error> {
-        let path = self.link_path(ifindex);
+    pub(super) fn link(&self, hook: Hook, ifindex: u32, fd: OwnedFd) -> Result<PinnedLink, Error> {
+        let path = self.link_path(hook, ifindex);
         remove_if_there(&path)
             .and_then(|()| sys::pin(fd.as_fd(), &path))
             .map_err(|source| Error::Pin { path: path.clone(), source })?;
         Ok(PinnedLink { fd, path })
     }
 
-    /// The links that are pinned, by interface index. One that cannot be opened is left out.
-    pub(super) fn links(&self) -> BTreeMap<u32, PinnedLink> {
+    /// The links that are pinned, by hook and interface index. One that cannot be opened is left out.
+    pub(super) fn links(&self) -> BTreeMap<(Hook, u32), PinnedLink> {
         let Ok(entries) = fs::read_dir(&self.directory) else { return BTreeMap::new() };
+        let parse = |name: &str| {
+            LINK_PREFIXES.iter().find_map(|(hook, prefix)| Some((*hook, name.strip_prefix(prefix)?.parse().ok()?)))
+        };
         entries
             .flatten()
             .filter_map(|entry| {
-                let ifindex = entry.file_name().to_str()?.strip_prefix(LINK_PREFIX)?.parse().ok()?;
-                Some((ifindex, PinnedLink { fd: sys::open(&entry.path()).ok()?, path: entry.path() }))
+                let place = parse(entry.file_name().to_str()?)?;
+                Some((place, PinnedLink { fd: sys::open(&entry.path()).ok()?, path: entry.path() }))
             })
             .collect()
     }
@@ -121,8 +124,9 @@ impl Pins {
         Ok(())
     }
 
-    fn link_path(&self, ifindex: u32) -> PathBuf {
-        self.directory.join(format!("{LINK_PREFIX}{ifindex}"))
+    fn link_path(&self, hook: Hook, ifindex: u32) -> PathBuf {
+        let prefix = LINK_PREFIXES.iter().find(|(other, _)| *other == hook).map_or("", |(_, prefix)| prefix);
+        self.directory.join(format!("{prefix}{ifindex}"))
     }
 }
 

@@ -18,7 +18,9 @@ const BPF_OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 const BPF_LINK_CREATE: libc::c_int = 28;
 const BPF_LINK_UPDATE: libc::c_int = 29;
 const BPF_LINK_DETACH: libc::c_int = 34;
+const BPF_PROG_QUERY: libc::c_int = 16;
 const BPF_XDP: u32 = 37;
+const BPF_TCX_INGRESS: u32 = 46;
 
 /// `XDP_FLAGS_SKB_MODE` and `XDP_FLAGS_DRV_MODE` (linux/if_link.h).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +60,24 @@ struct LinkUpdateAttr {
     old_prog_fd: u32,
 }
 
-/// The beginning of `struct bpf_link_info`, as far as XDP links fill it.
+/// All of it: the kernel writes to the last field, whatever the length that it is told.
+#[derive(Default)]
+#[repr(C)]
+struct QueryAttr {
+    target_ifindex: u32,
+    attach_type: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    prog_ids: u64,
+    count: u32,
+    padding: u32,
+    prog_attach_flags: u64,
+    link_ids: u64,
+    link_attach_flags: u64,
+    revision: u64,
+}
+
+/// The beginning of `struct bpf_link_info`, as far as XDP and tcx links fill it.
 #[derive(Default)]
 #[repr(C)]
 pub(super) struct LinkInfo {
@@ -117,10 +136,34 @@ pub(super) fn open(path: &Path) -> io::Result<OwnedFd> {
 
 /// Attaches an XDP program. `EBUSY` or `EEXIST` if there is another one.
 pub(super) fn attach_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: XdpFlags) -> io::Result<OwnedFd> {
-    let mut attr =
-        LinkCreateAttr { prog_fd: raw(program), target_ifindex: ifindex, attach_type: BPF_XDP, flags: flags as u32 };
+    create_link(program, ifindex, BPF_XDP, flags as u32)
+}
+
+/// Attaches a tc program, behind others that are there. `EINVAL` before Linux 6.6.
+pub(super) fn attach_tcx(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
+    create_link(program, ifindex, BPF_TCX_INGRESS, 0)
+}
+
+fn create_link(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
+    let mut attr = LinkCreateAttr { prog_fd: raw(program), target_ifindex: ifindex, attach_type, flags };
     // SAFETY: no addresses; the call gives a descriptor.
     unsafe { bpf(BPF_LINK_CREATE, &mut attr).map(|fd| owned(fd)) }
+}
+
+/// The ids of an interface's tc programs, at most 16 of them.
+pub(super) fn tcx_programs(ifindex: u32) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; 16];
+    let mut attr = QueryAttr {
+        target_ifindex: ifindex,
+        attach_type: BPF_TCX_INGRESS,
+        prog_ids: ids.as_mut_ptr() as u64,
+        count: ids.len() as u32,
+        ..QueryAttr::default()
+    };
+    // SAFETY: the kernel writes at most `count` ids.
+    unsafe { bpf(BPF_PROG_QUERY, &mut attr) }?;
+    ids.truncate(attr.count as usize);
+    Ok(ids)
 }
 
 /// Replaces the program of a link, between two packets.

@@ -45,6 +45,7 @@ impl Attacher {
                 running.engine = match mode {
                     Mode::XdpNative => "xdp-native",
                     Mode::XdpGeneric => "xdp-generic",
+                    Mode::Tc => "tc",
                 };
                 info!("{who}: keepalives are verified by {}", running.engine);
             }

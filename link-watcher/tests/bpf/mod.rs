@@ -79,6 +79,13 @@ fn mapped(address: IpAddr) -> [u8; 16] {
     }
 }
 
+/// A link's key and its endpoint's.
+fn link_keys(ends: Ends, vlan: u32) -> [LinkKey; 2] {
+    let (local, remote) = (mapped(ends.local), mapped(ends.remote));
+    let key = LinkKey { ifindex: LO, vlan, local, remote, port: PORT, reserved: 0 };
+    [key, LinkKey { remote: [0; 16], ..key }]
+}
+
 /// A loaded program with one link in [`SLOT`]; this side is the server.
 pub struct Bench {
     pub kernel: Option<Kernel>,
@@ -119,16 +126,15 @@ impl Bench {
     }
 
     pub fn add_link(&mut self, ends: Ends, vlan: u32) {
-        let key = LinkKey {
-            ifindex: LO,
-            vlan,
-            local: mapped(ends.local),
-            remote: mapped(ends.remote),
-            port: PORT,
-            reserved: 0,
-        };
-        self.kernel().insert_link(key, SLOT).unwrap();
-        self.kernel().insert_link(LinkKey { remote: [0; 16], ..key }, SLOT).unwrap();
+        for key in link_keys(ends, vlan) {
+            self.kernel().insert_link(key, SLOT).unwrap();
+        }
+    }
+
+    pub fn remove_link(&mut self, ends: Ends, vlan: u32) {
+        for key in link_keys(ends, vlan) {
+            self.kernel().remove_link(&key).unwrap();
+        }
     }
 
     pub fn intent(&mut self) -> &'static Intent<AtomicU64> {
