@@ -1,7 +1,7 @@
 //! Two daemons in a simulated network with a virtual clock: real engines, real detectors, the real checks of received
 //! packets. Only signatures, sockets and routes are left out. Everything random comes from one seed.
 
-#![allow(clippy::unwrap_used, dead_code, missing_docs)]
+#![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
 
 pub mod oracle;
 pub mod side;
