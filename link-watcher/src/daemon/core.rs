@@ -137,7 +137,7 @@ impl Core {
     fn next_deadline_ns(&self) -> u64 {
         let announcements = self.groups.values().filter_map(|group| group.sender.next_deadline_ns());
         announcements
-            .chain(self.engine.next_deadline(clock::now_ns()))
+            .chain(self.engine.next_deadline())
             .min()
             .unwrap_or(u64::MAX)
             .min(self.routes.next_deadline_ns())

@@ -77,6 +77,8 @@ pub(super) struct Group {
     why: Option<String>,
     plan: Option<Plan>,
     said: Vec<(LinkId, Said)>,
+    /// When it was last brought up to now: what is due later is still to be done.
+    settled_ns: u64,
 }
 
 impl Group {
@@ -98,6 +100,7 @@ impl Group {
             why: None,
             plan: None,
             said: Vec::new(),
+            settled_ns: now_ns,
             spec,
         }
     }
@@ -355,6 +358,7 @@ impl Group {
 
     /// Brings the group up to now: who is usable, what is chosen, what is said.
     pub(super) fn settle(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        self.settled_ns = now_ns;
         let why = self.why.take();
         for link in &mut self.links {
             link.note_usable(now_ns);
@@ -507,15 +511,17 @@ impl Group {
 
 // Looking.
 impl Group {
-    pub(super) fn next_deadline_ns(&self, now_ns: u64) -> Option<u64> {
-        let holds = self.links.iter().filter_map(|link| link.next_deadline_ns(now_ns));
+    /// It depends on what was done, not on the time of asking: a deadline that passes between deciding and asking is
+    /// still to be met.
+    pub(super) fn next_deadline_ns(&self) -> Option<u64> {
+        let holds = self.links.iter().filter_map(|link| link.next_deadline_ns(self.settled_ns));
         let failbacks = self.links.iter().filter_map(|link| match self.spec.failback {
             Failback::After(ns) if !self.active.contains(&link.spec.id) => {
                 link.usable_since_ns().map(|since| since + ns)
             }
             Failback::After(_) | Failback::Manual => None,
         });
-        holds.chain(failbacks.filter(|at_ns| *at_ns > now_ns)).min()
+        holds.chain(failbacks.filter(|at_ns| *at_ns > self.settled_ns)).min()
     }
 
     pub(super) fn status(&self, now_ns: u64) -> GroupStatus {

@@ -82,8 +82,8 @@ impl Engine {
     }
 
     /// When [`Engine::tick`] has something to do.
-    pub fn next_deadline(&self, now_ns: u64) -> Option<u64> {
-        self.groups.values().filter_map(|group| group.next_deadline_ns(now_ns)).min()
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.groups.values().filter_map(Group::next_deadline_ns).min()
     }
 
     /// How everything stands, in the order of the file.

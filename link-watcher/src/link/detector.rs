@@ -3,6 +3,10 @@
 //! A link is silent when no echo has arrived for `interval × multiplier`, *and* at least `multiplier − 1` probes (at least
 //! one) have each had about an interval to be answered since the last echo. The second condition is what keeps a stalled
 //! prober from taking its own absence for the peer's: probes that it did not send prove nothing.
+//!
+//! With `multiplier − 1` probes lost in a row, the echo of the next one is due exactly at the end of the detection time. It
+//! may take as much longer than the last one as round trips and the prober's own wake-ups have lately differed, at most half
+//! an interval: else every such loss would be a false alarm whenever the network is a little slower than before.
 
 /// A change of the verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,6 +23,13 @@ pub enum Edge {
 /// Share of an interval that a probe must have had to be answered before it counts: a little less than all of it, because
 /// the next one may leave a little early. In eighths.
 const PATIENCE_EIGHTHS: u64 = 7;
+/// The spread of round trips and of lateness is forgotten by this share with each sample: it remembers some seconds at
+/// usual intervals.
+const SPREAD_DECAY: u64 = 64;
+/// Part of an interval by which round trips are taken to differ before they are known better.
+const FIRST_SPREAD: u64 = 16;
+/// Part of an interval that an echo may always be late.
+const LEAST_SLACK: u64 = 32;
 /// Probes over which loss is measured before the measure starts anew.
 const LOSS_WINDOW: u64 = 64;
 
@@ -50,6 +61,13 @@ pub struct Detector {
     unanswered: u32,
     /// The prober was late since the last echo: one more probe must go unanswered.
     stalled: bool,
+    /// A probe whose round trip is being measured: sequence, send time. One at a time is enough, whatever the round trip.
+    timed: Option<(u64, u64)>,
+    /// Range of the round trips lately, ns; zeros: none yet.
+    rtt_low_ns: u64,
+    rtt_high_ns: u64,
+    /// How late probes have left lately, ns.
+    lateness_ns: u64,
     due_total: u64,
     loss_from: (u64, u64),
     loss: f64,
@@ -69,6 +87,10 @@ impl Detector {
             last_sent_counted: true,
             unanswered: 0,
             stalled: false,
+            timed: None,
+            rtt_low_ns: 0,
+            rtt_high_ns: 0,
+            lateness_ns: 0,
             due_total: 0,
             loss_from: (0, 0),
             loss: 0.0,
@@ -80,7 +102,12 @@ impl Detector {
         self.count_last(now_ns);
         // In punctual operation the last probe of the detection time has had the round trip to be answered, though not
         // a whole interval; after a stall not even that is sure.
-        self.stalled |= self.last_sent_ns != 0 && now_ns - self.last_sent_ns > self.interval_ns * 3 / 2;
+        if self.last_sent_ns != 0 {
+            let late_ns = (now_ns - self.last_sent_ns).saturating_sub(self.interval_ns);
+            self.stalled |= late_ns > self.interval_ns / 2;
+            self.lateness_ns = late_ns.max(self.lateness_ns - self.lateness_ns / SPREAD_DECAY);
+        }
+        self.timed = self.timed.or(Some((sequence, now_ns)));
         (self.last_sent_ns, self.last_sequence, self.last_sent_counted) = (now_ns, sequence, false);
     }
 
@@ -96,6 +123,9 @@ impl Detector {
         }
         self.count_last(now_ns);
         let fresh = echoes.count > self.seen.count;
+        if echoes.highest > self.seen.highest {
+            self.measure_rtt(echoes);
+        }
         self.seen = echoes;
         self.measure_loss();
         let quiet = now_ns >= self.silent_from_ns();
@@ -143,11 +173,40 @@ impl Detector {
     }
 
     fn silent_from_ns(&self) -> u64 {
-        self.seen.last_ns.max(self.start_ns) + self.interval_ns * self.multiplier as u64
+        let detection_ns = self.interval_ns * u64::from(self.multiplier);
+        if self.seen.count == 0 {
+            return self.start_ns + detection_ns;
+        }
+        self.seen.last_ns.max(self.start_ns) + detection_ns + self.slack_ns()
+    }
+
+    /// How much longer than the last echo the next one may take.
+    fn slack_ns(&self) -> u64 {
+        // Twice what was seen, because what was seen is not all there is.
+        let spread_ns = 2 * self.rtt_high_ns.saturating_sub(self.rtt_low_ns);
+        (spread_ns + self.lateness_ns).max(self.interval_ns / LEAST_SLACK).min(self.interval_ns / 2)
+    }
+
+    fn measure_rtt(&mut self, echoes: Echoes) {
+        let Some((sequence, sent_ns)) = self.timed.take_if(|(sequence, _)| *sequence <= echoes.highest) else { return };
+        // A later probe's echo says nothing about this one's time.
+        if sequence != echoes.highest {
+            return;
+        }
+        let rtt_ns = echoes.last_ns.saturating_sub(sent_ns);
+        if self.rtt_high_ns == 0 {
+            // Who knows little is patient.
+            (self.rtt_low_ns, self.rtt_high_ns) = (rtt_ns, rtt_ns + self.interval_ns / FIRST_SPREAD);
+            return;
+        }
+        let spread_ns = self.rtt_high_ns.saturating_sub(self.rtt_low_ns);
+        self.rtt_high_ns = rtt_ns.max(self.rtt_high_ns - spread_ns / SPREAD_DECAY);
+        self.rtt_low_ns = rtt_ns.min(self.rtt_low_ns + spread_ns / SPREAD_DECAY);
     }
 
     fn needed(&self) -> u32 {
-        if self.stalled { self.multiplier } else { self.multiplier.saturating_sub(1).max(1) }
+        // Before the first echo the round trip is unknown: every probe of the detection time gets its interval.
+        if self.stalled || self.seen.count == 0 { self.multiplier } else { self.multiplier.saturating_sub(1).max(1) }
     }
 
     fn patience_ns(&self) -> u64 {

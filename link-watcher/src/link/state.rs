@@ -185,9 +185,9 @@ impl Link {
         }
     }
 
-    /// When it stops holding, if it does.
-    pub fn next_deadline_ns(&self, now_ns: u64) -> Option<u64> {
-        (self.verdict == LinkVerdict::Up && self.holds(now_ns)).then_some(self.hold_until_ns)
+    /// When it stops holding, if it did at `settled_ns`.
+    pub fn next_deadline_ns(&self, settled_ns: u64) -> Option<u64> {
+        (self.verdict == LinkVerdict::Up && self.holds(settled_ns)).then_some(self.hold_until_ns)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Two daemons in a simulated network with a virtual clock: real engines, real detectors, the real checks of received
 //! packets. Only signatures, sockets and routes are left out. Everything random comes from one seed.
 
-#![allow(clippy::unwrap_used, dead_code, missing_docs)]
+#![allow(clippy::unwrap_used, dead_code, missing_docs, unreachable_pub)]
 
 pub mod oracle;
 pub mod side;
@@ -112,8 +112,8 @@ impl Setup {
 pub struct Wire {
     /// Whether it lets packets through, by sender.
     pub passes: [bool; 2],
-    /// Answers lost in a row.
-    lost: u32,
+    /// Probes that stayed unanswered in a row, by sender.
+    lost: [u32; 2],
     /// Since when it works in both directions without a break.
     pub good_since_ns: Option<u64>,
     /// Since when packets of this sender get lost.
@@ -141,7 +141,7 @@ pub struct Sim {
 impl Sim {
     /// Both daemons start now.
     pub fn new(seed: u64, setup: Setup) -> Self {
-        let wire = Wire { passes: [true; 2], lost: 0, good_since_ns: Some(0), dead_since_ns: [None; 2] };
+        let wire = Wire { passes: [true; 2], lost: [0; 2], good_since_ns: Some(0), dead_since_ns: [None; 2] };
         let mut sim = Self {
             now_ns: 1_000 * MS,
             wires: vec![wire; setup.links.len()],
@@ -170,7 +170,7 @@ impl Sim {
     pub fn run_until(&mut self, until_ns: u64) {
         loop {
             let packet_ns = self.packets.first_key_value().map_or(u64::MAX, |((at, _), _)| *at);
-            let wake_ns = self.sides.iter().map(|side| side.due_ns(self.now_ns)).min().unwrap();
+            let wake_ns = self.sides.iter().map(|side| side.due_ns()).min().unwrap();
             let next_ns = packet_ns.min(wake_ns).min(self.oracle.next_look_ns);
             if next_ns > until_ns {
                 self.now_ns = until_ns;
@@ -182,7 +182,7 @@ impl Sim {
                 self.arrive(packet);
             } else if wake_ns <= next_ns {
                 for side in 0..2 {
-                    if self.sides[side].due_ns(self.now_ns) <= self.now_ns {
+                    if self.sides[side].due_ns() <= self.now_ns {
                         self.wake(side);
                     }
                 }
@@ -211,11 +211,11 @@ impl Sim {
         let wire = &mut self.wires[link];
         // Loss is decided once for each probe and its answer, so that it can be bounded.
         if header.kind == Kind::Probe && self.setup.loss_percent > 0 {
-            if wire.lost + 1 < self.setup.multiplier && self.random.chance(self.setup.loss_percent) {
-                wire.lost += 1;
+            if wire.lost[from] + 1 < self.setup.multiplier && self.random.chance(self.setup.loss_percent) {
+                wire.lost[from] += 1;
                 return;
             }
-            wire.lost = 0;
+            wire.lost[from] = 0;
         }
         let at_ns = self.now_ns + self.setup.delay_ns[link] + self.random.below(self.setup.jitter_ns + 1);
         self.serial += 1;

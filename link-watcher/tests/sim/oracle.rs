@@ -123,7 +123,10 @@ impl Oracle {
         let peer_answers = self.lapsed_ns[1 - at] + settled_ns <= sim.now_ns;
         // A core that was stalled tells old news.
         let on_time = sim.sides[at].core_stalled_until_ns + settled_ns <= sim.now_ns;
-        if Self::good(sim, link, settled_ns) && peer_answers && on_time {
+        // A new session is learned from the peer's own probes, or when those have stayed away for the detection time.
+        let peer_probes = sim.sides[1 - at].engine.is_some() && self.disturbed_until_ns[1 - at] + settled_ns <= sim.now_ns;
+        let starting = self.disturbed_until_ns[at] + settled_ns > sim.now_ns;
+        if Self::good(sim, link, settled_ns) && peer_answers && on_time && (peer_probes || !starting) {
             self.false_downs += 1;
             let text = format!("{} takes link{link} down, which works: {why}", sim.sides[at].name());
             self.violated(sim, text);
@@ -139,7 +142,8 @@ impl Oracle {
         let works = |link: &usize| Self::good(sim, *link, settled_and_held_ns) && !Self::drained(sim, *link);
         let needless = !left.is_empty() && left.iter().all(works);
         if calm && needless {
-            let followed = at == SERVER && sim.sides[CLIENT].routes == to;
+            // The client's word comes link by link.
+            let followed = at == SERVER && to.iter().all(|link| sim.sides[CLIENT].routes.contains(link));
             let tier = |links: &[usize]| links.iter().map(|link| sim.setup.links[*link].0).min().unwrap_or(u32::MAX);
             let proved = match sim.setup.failback {
                 Failback::Manual => false,

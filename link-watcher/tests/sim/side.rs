@@ -178,9 +178,9 @@ impl Side {
     }
 
     /// When its daemon wants to run.
-    pub fn due_ns(&self, now_ns: u64) -> u64 {
+    pub fn due_ns(&self) -> u64 {
         let Some(engine) = &self.engine else { return u64::MAX };
-        self.prober_due_ns().min(self.core_due_ns(engine, now_ns))
+        self.prober_due_ns().min(self.core_due_ns(engine))
     }
 
     fn prober_due_ns(&self) -> u64 {
@@ -192,9 +192,9 @@ impl Side {
         self.probers.iter().flatten().map(due).min().unwrap_or(u64::MAX).max(self.prober_stalled_until_ns)
     }
 
-    fn core_due_ns(&self, engine: &Engine, now_ns: u64) -> u64 {
+    fn core_due_ns(&self, engine: &Engine) -> u64 {
         let inbox = self.inbox.iter().map(|(ready_ns, _)| *ready_ns);
-        inbox.chain(engine.next_deadline(now_ns)).min().unwrap_or(u64::MAX).min(self.core_wanted_ns).max(self.core_stalled_until_ns)
+        inbox.chain(engine.next_deadline()).min().unwrap_or(u64::MAX).min(self.core_wanted_ns).max(self.core_stalled_until_ns)
     }
 
     /// Runs whatever of the daemon is due; gives what is worth a line in the log.
@@ -204,7 +204,7 @@ impl Side {
             self.late_ns = random.below(MS / 10);
         }
         let mut lines = Vec::new();
-        if self.engine.as_ref().is_some_and(|engine| self.core_due_ns(engine, now_ns) <= now_ns) {
+        if self.engine.as_ref().is_some_and(|engine| self.core_due_ns(engine) <= now_ns) {
             let ready: Vec<Event> =
                 self.inbox.extract_if(.., |(ready_ns, _)| *ready_ns <= now_ns).map(|(_, event)| event).collect();
             self.core_wanted_ns = u64::MAX;
