@@ -126,7 +126,9 @@ pub(crate) fn show(filter: &str) -> Vec<String> {
 /// Everything that is not ours, byte for byte.
 pub(crate) fn foreign() -> String {
     let all = ip("-4 -d -o route show table all") + &ip("-6 -d -o route show table all");
-    all.lines().filter(|line| !line.contains("proto 208")).map(|line| format!("{line}\n")).collect()
+    // Where link-watcher is installed, iproute2 knows the protocol by name.
+    let is_ours = |line: &str| line.contains("proto 208") || line.contains("proto link-watcher");
+    all.lines().filter(|line| !is_ours(line)).map(|line| format!("{line}\n")).collect()
 }
 
 /// The route back-end with its events, and a clock in the test's hand.
