@@ -11,7 +11,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use clap::Parser;
 use link_watcher::bpf;
-use link_watcher_tests::lab::{Lab, setup::Setup, sweep, trial::Trial};
+use link_watcher_tests::lab::{Lab, monotonic_ns, setup::Setup, sweep, trial::Trial};
 use serde_json::{Value, json};
 
 /// What the benchmarks can be told.
@@ -89,7 +89,7 @@ fn packet_costs() -> Result<Vec<Value>> {
     Ok(rows)
 }
 
-/// Cuts the active link silently again and again; each cut at another phase of the interval, as it comes.
+/// Cuts the active link silently again and again, at phases spread evenly over the interval.
 fn outage(interval_ms: u64, cuts: u32) -> Result<Value> {
     let mut setup = Setup::cables(3, Duration::from_millis(interval_ms), 3);
     setup.hold_up = Duration::from_millis(200);
@@ -97,7 +97,12 @@ fn outage(interval_ms: u64, cuts: u32) -> Result<Value> {
     let binary = std::env::current_exe()?.with_file_name("link-watcher");
     let trial = Trial::start(Lab::new()?, setup, &binary, METER_RATE)?;
     let mut outages_ms = Vec::new();
-    for _ in 0..cuts {
+    for cut in 0..cuts {
+        // Probes leave at multiples of the interval.
+        let interval_ns = interval_ms * 1_000_000;
+        let phase_ns = interval_ns * u64::from(cut) / u64::from(cuts);
+        let into_ns = monotonic_ns() % interval_ns;
+        trial.routers.lab.pause(Duration::from_nanos((phase_ns + interval_ns - into_ns) % interval_ns))?;
         for report in trial.cut_first()? {
             outages_ms.push(report.outage_ns as f64 / 1e6);
         }
