@@ -67,7 +67,9 @@ fn break_something(sim: &mut Sim, random: &mut Random) {
     let at = random.below(2) as usize;
     let chosen = link(random, sim);
     match random.below(10) {
-        0..=3 => sim.set_wire(chosen, *[[false, false], [true, false], [false, true]].get(random.below(3) as usize).unwrap()),
+        0..=3 => {
+            sim.set_wire(chosen, *[[false, false], [true, false], [false, true]].get(random.below(3) as usize).unwrap())
+        }
         4..=6 => sim.set_wire(chosen, [true; 2]),
         7 => {
             let device = [Device::NoCarrier, Device::NoAddress, Device::Disabled, Device::Missing];
@@ -146,7 +148,8 @@ fn daemons_stall_and_restart() {
             let at = random.below(2) as usize;
             match random.below(6) {
                 0 | 1 => {
-                    let (prober, core) = *[(true, true), (true, false), (false, true)].get(random.below(3) as usize).unwrap();
+                    let (prober, core) =
+                        *[(true, true), (true, false), (false, true)].get(random.below(3) as usize).unwrap();
                     let ns = random.between(1, 400) * MS;
                     sim.stall(at, prober, core, ns);
                 }

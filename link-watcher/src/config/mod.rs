@@ -71,9 +71,9 @@ pub struct DaemonConfig {
 pub enum EngineChoice {
     /// The best that works, link by link.
     Auto,
-    /// XDP, or the link is not started.
+    /// XDP; where that is not to be had, a socket and a warning: an unwatched link would be worse.
     Xdp,
-    /// tc, or the link is not started.
+    /// tc; likewise.
     Tc,
     /// A UDP socket.
     Socket,

@@ -75,7 +75,15 @@ impl Attacher {
             .and_then(|()| kernel.insert_link(exact, slot))
             .map_err(|error| chain(&error))?;
         // Last: where it replaces an earlier daemon's program, that one answers until this one can.
-        let mode = kernel.attach(&device).map_err(|error| {
+        let attached = match self.choice {
+            EngineChoice::Tc => kernel.attach_tc(&device),
+            EngineChoice::Xdp => kernel.attach(&device),
+            EngineChoice::Auto | EngineChoice::Socket => kernel.attach(&device).or_else(|at_xdp| {
+                let attached = kernel.attach_tc(&device);
+                attached.inspect(|_| info!("{name}: at tc, because XDP is not to be had: {}", chain(&at_xdp)))
+            }),
+        };
+        let mode = attached.map_err(|error| {
             // Without a program these serve nobody; that they stay would harm nobody either.
             let _ = kernel.remove_link(&exact).and_then(|()| kernel.remove_link(&endpoint));
             chain(&error)

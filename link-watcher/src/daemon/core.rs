@@ -136,11 +136,7 @@ impl Core {
 
     fn next_deadline_ns(&self) -> u64 {
         let announcements = self.groups.values().filter_map(|group| group.sender.next_deadline_ns());
-        announcements
-            .chain(self.engine.next_deadline())
-            .min()
-            .unwrap_or(u64::MAX)
-            .min(self.routes.next_deadline_ns())
+        announcements.chain(self.engine.next_deadline()).min().unwrap_or(u64::MAX).min(self.routes.next_deadline_ns())
     }
 
     /// Brings everything up to now: the engine's deadlines and actions, announcements, repairs.

@@ -124,7 +124,8 @@ impl Oracle {
         // A core that was stalled tells old news.
         let on_time = sim.sides[at].core_stalled_until_ns + settled_ns <= sim.now_ns;
         // A new session is learned from the peer's own probes, or when those have stayed away for the detection time.
-        let peer_probes = sim.sides[1 - at].engine.is_some() && self.disturbed_until_ns[1 - at] + settled_ns <= sim.now_ns;
+        let peer_probes =
+            sim.sides[1 - at].engine.is_some() && self.disturbed_until_ns[1 - at] + settled_ns <= sim.now_ns;
         let starting = self.disturbed_until_ns[at] + settled_ns > sim.now_ns;
         if Self::good(sim, link, settled_ns) && peer_answers && on_time && (peer_probes || !starting) {
             self.false_downs += 1;

@@ -194,7 +194,12 @@ impl Side {
 
     fn core_due_ns(&self, engine: &Engine) -> u64 {
         let inbox = self.inbox.iter().map(|(ready_ns, _)| *ready_ns);
-        inbox.chain(engine.next_deadline()).min().unwrap_or(u64::MAX).min(self.core_wanted_ns).max(self.core_stalled_until_ns)
+        inbox
+            .chain(engine.next_deadline())
+            .min()
+            .unwrap_or(u64::MAX)
+            .min(self.core_wanted_ns)
+            .max(self.core_stalled_until_ns)
     }
 
     /// Runs whatever of the daemon is due; gives what is worth a line in the log.
