@@ -18,5 +18,6 @@ pub mod realtime;
 pub mod route;
 pub mod select;
 pub mod system;
+pub mod uplink;
 
 pub use bpf_object::bpf_object;

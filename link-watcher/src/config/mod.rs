@@ -10,6 +10,7 @@ mod host;
 mod peer;
 mod section;
 mod unbuilt;
+mod uplinks;
 
 use std::{
     fs::File,
@@ -26,6 +27,10 @@ use self::{diagnostic::Findings, peer::Peer, section::Section};
 pub use self::{
     diagnostic::{Diagnostic, Place, Refused, Severity},
     host::{Address, Host},
+    uplinks::{
+        FailbackConnections, ForceConfig, HttpTarget, Nat, ProbeConfig, ProbeKind, Protocol, RULE_PRIORITIES, Share,
+        UplinkConfig, UplinksConfig,
+    },
 };
 
 use crate::{

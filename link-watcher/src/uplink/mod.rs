@@ -1,0 +1,88 @@
+//! Uplinks: several ways to the internet.
+//!
+//! What the engine decides about a group of uplinks, together with what the kernel says of its interfaces, is one value,
+//! [`Desired`]. Everything that is written to the kernel for uplinks follows from it.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::{
+    config::{ForceConfig, Nat},
+    event::{GroupId, LinkId},
+};
+
+/// A group of uplinks as the kernel shall have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Desired {
+    /// Number.
+    pub group: GroupId,
+    /// Name.
+    pub name: String,
+    /// What goes through the uplinks.
+    pub routes: Vec<IpNet>,
+    /// Interfaces whose new connections are spread.
+    pub lan: Vec<String>,
+    /// Whether a connection stays on its uplink.
+    pub sticky: bool,
+    /// Bits of packet and connection mark that are ours.
+    pub fwmark_mask: u32,
+    /// Priority of our first rule.
+    pub rule_priority: u32,
+    /// The table that spreads; the uplinks' own are the ones behind it.
+    pub table_base: u32,
+    /// Connections that shall use one uplink.
+    pub force: Vec<ForceConfig>,
+    /// All of its uplinks, whatever their state, in the order of their numbers.
+    pub uplinks: Vec<Uplink>,
+}
+
+/// One uplink as the kernel shall have it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// Its id.
+    pub link: LinkId,
+    /// Its number in the group, from 1: its mark is this number in the group's mask, its table `table_base` plus it.
+    pub number: u32,
+    /// Name.
+    pub name: String,
+    /// Interface.
+    pub interface: String,
+    /// The interface's index; 0: there is none now.
+    pub ifindex: u32,
+    /// IPv4, where the group routes it and the uplink has it now.
+    pub ipv4: Option<Path>,
+    /// IPv6 likewise.
+    pub ipv6: Option<Path>,
+    /// The gateway's link-layer address, where another uplink of any group uses the same interface.
+    pub gateway_mac: Option<[u8; 6]>,
+    /// Prefixes that the provider routes to us.
+    pub prefixes: Vec<IpNet>,
+    /// How sources are translated.
+    pub nat: Nat,
+    /// Share of new connections, 0 to 256; 0: none, so not active.
+    pub weight: u32,
+    /// Whether traffic may use it: what is forced to it may go there.
+    pub usable: bool,
+}
+
+/// The way of one family.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Path {
+    /// Next hop; nothing on a link without any, such as PPP.
+    pub gateway: Option<IpAddr>,
+    /// Our address there.
+    pub source: Option<IpAddr>,
+}
+
+impl Desired {
+    /// The mark of an uplink: its number in our bits.
+    pub const fn mark(&self, uplink: &Uplink) -> u32 {
+        uplink.number << self.fwmark_mask.trailing_zeros()
+    }
+
+    /// The uplink's own table.
+    pub const fn table(&self, uplink: &Uplink) -> u32 {
+        self.table_base + uplink.number
+    }
+}
