@@ -2,7 +2,7 @@
 //! that one compare-and-exchange moves it.
 //!
 //! The upper 40 bits hold the highest sequence seen, the lower 24 one bit for each of the 24 before it. 2^40
-//! sequences last 34 years at one a millisecond; a session starts again at 1.
+//! sequences last 34 years at one a millisecond; within a session they only ever grow.
 
 /// Highest sequence a session can use.
 pub const MAX_SEQUENCE: u64 = (1 << 40) - 1;
@@ -17,6 +17,12 @@ const MASK: u64 = (1 << WINDOW) - 1;
 #[inline(always)]
 pub const fn highest(window: u64) -> u64 {
     window >> WINDOW
+}
+
+/// The window with everything up to `sequence` seen.
+#[inline(always)]
+pub const fn all_until(sequence: u64) -> u64 {
+    (sequence << WINDOW) | if sequence == 0 { 0 } else { MASK }
 }
 
 /// The window with `sequence` seen, or `None` if it was seen before or is too old to know.
@@ -47,6 +53,16 @@ pub const fn accept(window: u64, sequence: u64) -> Option<u64> {
 mod tests {
     use super::*;
     use std::collections::BTreeSet;
+
+    #[test]
+    fn what_was_before_is_seen() {
+        for sequence in [1, 5, 24, 25, 1_000_000, MAX_SEQUENCE - 1] {
+            let window = all_until(sequence);
+            assert!((1..=sequence.min(40)).all(|back| accept(window, sequence + 1 - back).is_none()));
+            assert!(accept(window, sequence + 1).is_some());
+        }
+        assert_eq!(all_until(0), EMPTY);
+    }
 
     #[test]
     fn agrees_with_a_set_of_everything_seen() {

@@ -74,16 +74,16 @@ pub struct Detector {
 }
 
 impl Detector {
-    /// A link that is probed from now on.
-    pub const fn new(interval_ns: u64, multiplier: u32, now_ns: u64) -> Self {
+    /// A link that is probed from now on, with the sequences behind `sequence`.
+    pub const fn new(interval_ns: u64, multiplier: u32, now_ns: u64, sequence: u64) -> Self {
         Self {
             interval_ns,
             multiplier,
             start_ns: now_ns,
             alive: None,
-            seen: Echoes { last_ns: 0, highest: 0, count: 0 },
+            seen: Echoes { last_ns: 0, highest: sequence, count: 0 },
             last_sent_ns: 0,
-            last_sequence: 0,
+            last_sequence: sequence,
             last_sent_counted: true,
             unanswered: 0,
             stalled: false,
@@ -250,7 +250,7 @@ mod tests {
         answered: impl Fn(u64) -> bool,
         stalled: impl Fn(u64) -> bool,
     ) -> Vec<(u64, Edge)> {
-        let (mut detector, mut edges) = (Detector::new(I, multiplier, 1), Vec::new());
+        let (mut detector, mut edges) = (Detector::new(I, multiplier, 1, 0), Vec::new());
         let (mut echoes, mut in_flight, mut sequence, mut next_send) = (Echoes::default(), Vec::new(), 0, 1);
         let step = I / 40;
         for now in (1..until).step_by(step as usize) {
@@ -352,7 +352,7 @@ mod tests {
 
     #[test]
     fn a_link_that_is_about_to_turn_silent_joins_and_no_other() {
-        let mut detector = Detector::new(I, 3, 1);
+        let mut detector = Detector::new(I, 3, 1, 0);
         detector.on_sent(1, 1);
         let echoes = Echoes { last_ns: 1 + RTT, highest: 1, count: 1 };
         assert_eq!(detector.poll(1 + RTT, echoes), Some(Edge::Alive));

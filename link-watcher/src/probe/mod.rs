@@ -13,7 +13,7 @@ use std::{net::IpAddr, sync::Arc};
 use link_watcher_common::{maps::KeySet, wire::Kind};
 
 pub use self::{
-    tables::{HeapTables, LinkStats, Stats, Tables},
+    tables::{HeapTables, LinkStats, Stats, Tables, begin, first_sequence, forget},
     thread::{KernelNews, Prober, spawn},
 };
 use crate::event::{LinkId, PeerSaid};

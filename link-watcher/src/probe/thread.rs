@@ -30,7 +30,7 @@ use super::{
     Order, ProbedLink, Report, Stats, Tables, Verifier,
     endpoint::{Endpoint, EndpointKey},
     receive::{self, Judge, Verdict},
-    tables::clear,
+    tables::{begin, first_sequence, forget},
 };
 use crate::{
     clock,
@@ -128,6 +128,7 @@ pub fn spawn(
         stats,
         news,
         session,
+        started_ns: clock::now_ns(),
         reports,
         epoll,
         timer,
@@ -183,6 +184,7 @@ struct Thread {
     stats: Arc<Stats>,
     news: Option<Box<dyn KernelNews>>,
     session: u32,
+    started_ns: u64,
     reports: mpsc::Sender<Vec<Report>>,
     epoll: OwnedFd,
     timer: OwnedFd,
@@ -291,17 +293,18 @@ impl Thread {
             endpoint.links.insert(link.remote, id);
         }
         let intent = &self.tables.intents()[id.0 as usize];
-        intent.sent_sequence.store(0, Relaxed);
         // The first probe leaves at once; from then on all links of one interval and phase share their instants, so that
         // one wake-up serves them, and links that die together are noticed together.
         let now_ns = clock::now_ns();
         let phase_ns = u64::from((id.0 / LINKS_A_PHASE) % PHASES) * link.interval_ns / u64::from(PHASES);
         let first_ns = now_ns;
+        let sequence = first_sequence(now_ns - self.started_ns);
+        begin(intent, &self.tables.states()[id.0 as usize], sequence);
         let probed = Probed {
             endpoint: key,
-            detector: Detector::new(link.interval_ns, link.multiplier, now_ns),
-            sequence: 0,
-            control_sequence: 0,
+            detector: Detector::new(link.interval_ns, link.multiplier, now_ns, sequence),
+            sequence,
+            control_sequence: sequence,
             next_probe_ns: first_ns,
             phase_ns,
             due_ns: first_ns,
@@ -319,7 +322,7 @@ impl Thread {
 
     fn remove(&mut self, id: LinkId) {
         let Some(probed) = self.links.remove(&id) else { return };
-        clear(&self.tables.states()[id.0 as usize]);
+        forget(&self.tables.states()[id.0 as usize]);
         let Some(endpoint) = self.endpoints.get_mut(&probed.endpoint) else { return };
         endpoint.links.remove(&probed.link.remote);
         if endpoint.links.is_empty() {
@@ -524,8 +527,9 @@ impl Thread {
     fn report(&mut self, id: LinkId) {
         let Some(probed) = self.links.get_mut(&id) else { return };
         let state = &self.tables.states()[id.0 as usize];
-        let session = state.peer_session.load(Relaxed) as u32;
-        if session != 0 {
+        // Before an echo its session and view are those of an earlier time.
+        if state.last_echo_ns.load(Relaxed) != 0 {
+            let session = state.peer_session.load(Relaxed) as u32;
             let view = View::unpack(state.peer_view.load(Relaxed));
             let said = PeerSaid {
                 session,

@@ -114,6 +114,8 @@ pub struct Wire {
     pub passes: [bool; 2],
     /// Probes that stayed unanswered in a row, by sender.
     lost: [u32; 2],
+    /// When the last packet of each sender arrives: packets of one flow do not overtake each other.
+    last_ns: [u64; 2],
     /// Since when it works in both directions without a break.
     pub good_since_ns: Option<u64>,
     /// Since when packets of this sender get lost.
@@ -141,7 +143,7 @@ pub struct Sim {
 impl Sim {
     /// Both daemons start now.
     pub fn new(seed: u64, setup: Setup) -> Self {
-        let wire = Wire { passes: [true; 2], lost: [0; 2], good_since_ns: Some(0), dead_since_ns: [None; 2] };
+        let wire = Wire { passes: [true; 2], lost: [0; 2], last_ns: [0; 2], good_since_ns: Some(0), dead_since_ns: [None; 2] };
         let mut sim = Self {
             now_ns: 1_000 * MS,
             wires: vec![wire; setup.links.len()],
@@ -218,6 +220,8 @@ impl Sim {
             wire.lost[from] = 0;
         }
         let at_ns = self.now_ns + self.setup.delay_ns[link] + self.random.below(self.setup.jitter_ns + 1);
+        let at_ns = at_ns.max(wire.last_ns[from]);
+        wire.last_ns[from] = at_ns;
         self.serial += 1;
         self.packets.insert((at_ns, self.serial), InFlight { to: 1 - from, link, header });
     }

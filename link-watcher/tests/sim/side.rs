@@ -6,6 +6,7 @@ use link_watcher::{
     engine::{Engine, GroupStatus},
     event::{Action, Command, Device, Event, LinkId, PeerSaid, Role, Transition, What},
     link::{Detector, Echoes, Edge},
+    probe::{begin, first_sequence, forget},
 };
 use link_watcher_common::{
     maps::{Intent, LinkState, View},
@@ -32,6 +33,7 @@ pub struct Side {
     pub at: usize,
     pub engine: Option<Engine>,
     pub session: u32,
+    started_ns: u64,
     pub lease_until_ns: u64,
     pub kernel: Vec<(Intent<AtomicU64>, LinkState<AtomicU64>)>,
     pub device: Vec<Device>,
@@ -56,6 +58,7 @@ impl Side {
             at,
             engine: None,
             session: 100 * (at as u32 + 1),
+            started_ns: 0,
             lease_until_ns: 0,
             kernel: (0..links).map(|_| Default::default()).collect(),
             device: vec![Device::Ready; links],
@@ -82,6 +85,7 @@ impl Side {
 
     pub fn start(&mut self, now_ns: u64, setup: &Setup) {
         self.session += 1;
+        self.started_ns = now_ns;
         let role = if self.at == CLIENT { Role::Client } else { Role::Server };
         let mut engine = Engine::new(1_000_000 + (now_ns / 1_000_000_000) as u32);
         engine.handle(now_ns, Event::Configure(vec![setup.spec(role)]));
@@ -113,13 +117,14 @@ impl Side {
         if matches!(self.device[link], Device::Missing | Device::NoAddress) {
             return;
         }
-        let intent = &self.kernel[link].0;
+        let (intent, state) = &self.kernel[link];
+        let sequence = first_sequence(now_ns - self.started_ns);
+        begin(intent, state, sequence);
         intent.detection_ns.store(interval_ns * u64::from(multiplier), Relaxed);
-        intent.sent_sequence.store(0, Relaxed);
         intent.session.store(u64::from(self.session), Relaxed);
         self.probers[link] = Some(Prober {
-            detector: Detector::new(interval_ns, multiplier, now_ns),
-            sequence: 0,
+            detector: Detector::new(interval_ns, multiplier, now_ns, sequence),
+            sequence,
             next_probe_ns: now_ns,
             look_ns: u64::MAX,
             told: None,
@@ -150,7 +155,7 @@ impl Side {
         let gone = |device| matches!(device, Device::Missing | Device::NoAddress);
         if gone(device) {
             self.probers[link] = None;
-            self.kernel[link].1 = LinkState::default();
+            forget(&self.kernel[link].1);
         } else if gone(before) {
             let multiplier = self.kernel[link].0.detection_ns.load(Relaxed) / self.interval_ns;
             self.probe_if_there(now_ns, link, self.interval_ns, multiplier as u32);
@@ -310,8 +315,8 @@ impl Side {
             count: state.echoes.load(Relaxed),
         };
         let edge = prober.detector.poll(now_ns, echoes);
-        let session = state.peer_session.load(Relaxed) as u32;
-        if session != 0 {
+        if state.last_echo_ns.load(Relaxed) != 0 {
+            let session = state.peer_session.load(Relaxed) as u32;
             let view = View::unpack(state.peer_view.load(Relaxed));
             let said = PeerSaid {
                 session,
