@@ -69,6 +69,8 @@ pub(super) struct Group {
     peer_session: Option<u32>,
     /// Server: epoch of the client's choice that it had to leave because it was dead here.
     fell_at_epoch: Option<u32>,
+    /// Server: the client's newest choice, as far as it has been heard: epoch and links.
+    clients_choice: Option<(u32, Vec<LinkId>)>,
     /// Client: the server was seen to follow this epoch.
     followed_epoch: Option<u32>,
     /// It has been told that nothing is usable.
@@ -95,6 +97,7 @@ impl Group {
             epoch: if spec.role == Role::Client { epoch } else { 0 },
             peer_session: None,
             fell_at_epoch: None,
+            clients_choice: None,
             followed_epoch: None,
             told_none: false,
             why: None,
@@ -144,6 +147,9 @@ impl Group {
         self.carried.retain(|id| links.contains(id));
         self.pinned = self.pinned.filter(|id| links.contains(id));
         self.said.retain(|(id, _)| links.contains(id));
+        if let Some((_, chosen)) = &mut self.clients_choice {
+            chosen.retain(|id| links.contains(id));
+        }
         self.why = Some("the configuration has changed".to_owned());
         self.settle(now_ns, actions);
     }
@@ -204,7 +210,7 @@ impl Group {
             if self.peer_session.replace(said.session).is_some() {
                 self.tell(now_ns, None, What::PeerRestarted, "its session is a new one".to_owned(), 0, actions);
             }
-            (self.fell_at_epoch, self.followed_epoch) = (None, None);
+            (self.fell_at_epoch, self.followed_epoch, self.clients_choice) = (None, None, None);
         }
         if before.is_some_and(|before| before.hears) && !said.hears {
             self.happened(id, format!("{}: the peer does not hear us on it any more", self.name(id)));
@@ -392,8 +398,8 @@ impl Group {
         if self.spec.role == Role::Client {
             return choose(&candidates, &self.active, self.pinned, self.failover);
         }
-        let (epoch, chosen) = self.clients_choice();
-        if let Some(epoch) = epoch {
+        self.hear_choice();
+        if let Some((epoch, chosen)) = self.clients_choice.clone() {
             self.epoch = epoch;
             let fresh = self.fell_at_epoch.is_none_or(|fell| fell != epoch);
             // The client's word goes before our hold time, unless we had to leave that very choice.
@@ -437,16 +443,25 @@ impl Group {
         }
     }
 
-    /// The newest choice of the client's present session: its epoch and links.
-    fn clients_choice(&self) -> (Option<u32>, Vec<LinkId>) {
+    /// Takes in what the client has said of its choice on each link. Its word comes link by link: that a link is left counts
+    /// only once it is heard which one was taken instead.
+    fn hear_choice(&mut self) {
         let stamped = || {
             self.links.iter().filter_map(|link| {
                 let peer = link.peer.filter(|peer| peer.active && Some(peer.session) == self.peer_session)?;
                 Some((peer.epoch, link.spec.id))
             })
         };
-        let newest = stamped().map(|(epoch, _)| epoch).max();
-        (newest, stamped().filter(|(epoch, _)| Some(*epoch) == newest).map(|(_, id)| id).collect())
+        let Some(newest) = stamped().map(|(epoch, _)| epoch).max() else { return };
+        let mut chosen: Vec<LinkId> = stamped().filter(|(epoch, _)| *epoch == newest).map(|(_, id)| id).collect();
+        match &mut self.clients_choice {
+            Some((known, _)) if *known > newest => {}
+            Some((known, links)) if *known == newest => {
+                chosen.retain(|id| !links.contains(id));
+                links.extend(chosen);
+            }
+            _ => self.clients_choice = Some((newest, chosen)),
+        }
     }
 
     fn plan(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
