@@ -219,6 +219,12 @@ impl Group {
         } else if self.spec.role == Role::Server && said.active {
             self.happened(id, "the client chose it".to_owned());
         }
+        if self.spec.role == Role::Client && said.epoch > self.epoch {
+            // It still follows our life before the start, when the clock that our first epoch came from was ahead. Of a
+            // session's words those with a lower epoch count as overtaken, so ours must be the highest again.
+            self.epoch = said.epoch.saturating_add(1);
+            self.followed_epoch = None;
+        }
         if self.spec.role == Role::Client && self.server_left(id, said) {
             let why = format!("the server has left {}", self.names(&self.active));
             self.happened(id, why);
