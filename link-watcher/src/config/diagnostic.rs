@@ -184,6 +184,10 @@ impl<'a> Findings<'a> {
         needs_privilege: bool,
     ) {
         let mut found = self.found.borrow_mut();
+        // What several sections inherit is looked at for each of them, and said once.
+        if found.kept.iter().any(|(start, known)| *start == span.start && known.message == message) {
+            return;
+        }
         let count = match severity {
             Severity::Error => &mut found.errors,
             Severity::Warning => &mut found.warnings,
