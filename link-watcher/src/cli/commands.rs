@@ -91,8 +91,16 @@ fn check(path: &Path) -> Result<(), Failure> {
         eprintln!("{warning}\n");
     }
     let links: usize = config.peers.iter().map(|peer| peer.links.len()).sum();
+    let uplinks: usize = config.uplinks.iter().map(|group| group.links.len()).sum();
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    print(&format!("{} is good: {}, {}\n", path.display(), count(config.peers.len(), "peer"), count(links, "link")))
+    let mut parts = Vec::new();
+    if !config.peers.is_empty() {
+        parts.extend([count(config.peers.len(), "peer"), count(links, "link")]);
+    }
+    if !config.uplinks.is_empty() {
+        parts.push(count(uplinks, "uplink"));
+    }
+    print(&format!("{} is good: {}\n", path.display(), parts.join(", ")))
 }
 
 /// How a status is printed.

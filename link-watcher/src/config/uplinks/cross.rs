@@ -14,6 +14,9 @@ use crate::config::{
     peer::Peer,
 };
 
+/// `RT_TABLE_DEFAULT` to `RT_TABLE_LOCAL` of the kernel's `rtnetlink.h`, with `RT_TABLE_MAIN` between them.
+const KERNELS_TABLES: (u32, u32) = (253, 255);
+
 /// Checks all groups of uplinks.
 pub(in crate::config) fn check(groups: &[Uplinks<'_>], peers: &[Peer<'_>], findings: &Findings<'_>) {
     for group in groups {
@@ -23,7 +26,7 @@ pub(in crate::config) fn check(groups: &[Uplinks<'_>], peers: &[Peer<'_>], findi
         enough_marks(group, findings);
         forced(group, findings);
         own_lan(group, findings);
-        tables_of_peers(group, peers, findings);
+        tables_of_others(group, peers, findings);
     }
     for (i, group) in groups.iter().enumerate() {
         for earlier in &groups[..i] {
@@ -163,8 +166,16 @@ fn tables(group: &Uplinks<'_>) -> (u32, u32) {
     (base, base.saturating_add(group.links.len() as u32))
 }
 
-fn tables_of_peers(group: &Uplinks<'_>, peers: &[Peer<'_>], findings: &Findings<'_>) {
+fn tables_of_others(group: &Uplinks<'_>, peers: &[Peer<'_>], findings: &Findings<'_>) {
     let (first, last) = tables(group);
+    if first <= KERNELS_TABLES.1 && last >= KERNELS_TABLES.0 {
+        findings.error(
+            &group.table_base.span(),
+            format!("tables {first} to {last} are these uplinks', and 253 to 255 are the kernel's own"),
+            "let them end before or begin behind those, such as table-base = 7000",
+        );
+        return;
+    }
     for peer in peers {
         if (first..=last).contains(&peer.table) {
             findings.error(

@@ -26,8 +26,6 @@ const DEFAULT_TABLE_BASE: u32 = 7000;
 /// Our rules stand before the one of the main table, which is at 32766 (`fib_default_rules_init` in the kernel's
 /// `net/ipv4/fib_rules.c`).
 const MAX_RULE_PRIORITY: u32 = 32_766 - RULE_PRIORITIES;
-/// Tables 253 to 255 are the kernel's (`RT_TABLE_DEFAULT`, `RT_TABLE_MAIN`, `RT_TABLE_LOCAL` of `rtnetlink.h`).
-const MIN_TABLE_BASE: u32 = 256;
 /// Most uplinks of a group: each has a rule for its mark, and some for its addresses, among the group's priorities.
 pub(super) const MAX_UPLINKS: usize = 255;
 
@@ -115,12 +113,7 @@ impl<'a> Uplinks<'a> {
             sticky: section.boolean("sticky").unwrap_or(true),
             fwmark: fwmark(&section),
             rule_priority: or_default(&section, "rule-priority", 1..=MAX_RULE_PRIORITY, DEFAULT_RULE_PRIORITY),
-            table_base: or_default(
-                &section,
-                "table-base",
-                MIN_TABLE_BASE..=u32::MAX - MAX_UPLINKS as u32,
-                DEFAULT_TABLE_BASE,
-            ),
+            table_base: or_default(&section, "table-base", 1..=u32::MAX - MAX_UPLINKS as u32, DEFAULT_TABLE_BASE),
             failback: group::failback(&section),
             failback_connections: section.choice("failback-connections", &moves).unwrap_or(FailbackConnections::Stay),
             // `rise` good rounds are a hold time already.
