@@ -227,3 +227,38 @@ fn an_interface_that_comes_and_goes_may_be_absent() {
         ["error 9:13: there is no interface eth9 here | did you mean \"eth0\"? there are eth0, eth1, eth2, lo, ppp0"]
     );
 }
+
+#[test]
+fn the_example_that_is_shipped_can_be_run_and_shows_the_defaults() {
+    let desk = Desk::new();
+    // The gateway of the documentation is none of this machine's.
+    let text = repository_file("examples/uplinks.toml").replace("192.0.2.1\"", "10.248.248.1\"");
+    assert_eq!(desk.findings(&text), [""; 0]);
+    // What would change something: it has no default.
+    let without =
+        ["instance", "max-", "prefixes", "local", "link =", "protocol", "port", "source", "destination", "or-"];
+    let spoken: String = text
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(setting) if setting.contains(" = ") && !without.iter().any(|key| setting.starts_with(key)) => {
+                format!("{setting}\n")
+            }
+            _ => format!("{line}\n"),
+        })
+        .collect();
+    assert!(spoken.contains("\nrequired = 1 "));
+    assert_eq!(desk.parse(&spoken).unwrap().config, desk.parse(&text).unwrap().config);
+    // And those are right as well, where somebody takes the hash away.
+    let force = text.find("# [[uplinks.force]]").unwrap();
+    let all: String = text[..force]
+        .lines()
+        .map(|line| match line.strip_prefix("# ") {
+            Some(setting) if setting.contains(" = ") && !setting.starts_with("local") => format!("{setting}\n"),
+            _ => format!("{line}\n"),
+        })
+        .chain(text[force..].lines().map(|line| format!("{}\n", line.trim_start_matches("# "))))
+        .collect();
+    let all = all.replace("routes = [\"0.0.0.0/0\"]", "routes = [\"0.0.0.0/0\", \"::/0\"]");
+    assert_eq!(desk.findings(&all), [""; 0]);
+    assert_eq!(desk.parse(&all).unwrap().config.uplinks[0].force.len(), 1);
+}

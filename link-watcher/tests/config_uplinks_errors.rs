@@ -76,7 +76,10 @@ fn shapes_of_sections() {
         "error 11:1: unknown key `gatway` in [[uplinks.link]] | did you mean `gateway`?"
     );
     assert_eq!(line_4("lna = []"), "error 4:1: unknown key `lna` in [[uplinks]] | did you mean `lan`?");
-    assert_eq!(in_probe("target = []"), "error 6:1: unknown key `target` in [uplinks.probe] | did you mean `targets`?");
+    assert_eq!(
+        in_probe("targets = [\"192.0.2.1\"]\nrize = 1"),
+        "error 7:1: unknown key `rize` in [uplinks.probe] | did you mean `rise`?"
+    );
 }
 
 #[test]

@@ -24,7 +24,7 @@ use std::{
 use ipnet::IpNet;
 use toml::de::DeTable;
 
-use self::{diagnostic::Findings, peer::Peer, section::Section, uplinks::Uplinks};
+pub(crate) use self::diagnostic::Findings;
 pub use self::{
     diagnostic::{Diagnostic, Place, Refused, Severity},
     host::{Address, Host},
@@ -33,6 +33,7 @@ pub use self::{
         UplinkConfig, UplinksConfig,
     },
 };
+use self::{peer::Peer, section::Section, uplinks::Uplinks};
 
 use crate::{
     event::{Failback, Role},
