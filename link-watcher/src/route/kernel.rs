@@ -67,12 +67,7 @@ impl NetlinkRoutes {
         self.batch.clear();
         codec::dump(&mut self.batch, family as u8, protocol, table);
         match self.requests.dump(&mut self.batch, |message| parse_route(message.payload)) {
-            // A table that nobody has used yet, or a kernel without IPv6.
-            Err(error)
-                if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) =>
-            {
-                Ok(Vec::new())
-            }
+            Err(error) if nothing_there(&error) => Ok(Vec::new()),
             found => found,
         }
     }
@@ -119,10 +114,20 @@ impl RouteKernel for NetlinkRoutes {
     }
 
     fn process(&self, port_id: u32) -> String {
-        // A process's first netlink socket has the process id as its port id, further ones have something negative.
-        match fs::read_to_string(format!("/proc/{port_id}/comm")) {
-            Ok(name) => format!("{} (process {port_id})", name.trim_end()),
-            Err(_) => format!("a program that has ended (netlink port {port_id})"),
-        }
+        process(port_id)
     }
+}
+
+/// Who uses a netlink port id, in words.
+pub(crate) fn process(port_id: u32) -> String {
+    // A process's first netlink socket has the process id as its port id, further ones have something negative.
+    match fs::read_to_string(format!("/proc/{port_id}/comm")) {
+        Ok(name) => format!("{} (process {port_id})", name.trim_end()),
+        Err(_) => format!("a program that has ended (netlink port {port_id})"),
+    }
+}
+
+/// Whether a dump failed only because it is of a table that nobody has used yet, or of IPv6 in a kernel without.
+pub(crate) fn nothing_there(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT))
 }

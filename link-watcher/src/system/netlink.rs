@@ -93,6 +93,14 @@ impl Batch {
         self.close();
     }
 
+    /// Sets bits in the flags of the last request, whose fixed part is a `struct rtmsg`: they are its last four bytes.
+    pub(crate) fn route_flags(&mut self, flags: u8) {
+        if let Some(&start) = self.starts.last() {
+            let at = start + HEADER_LEN + 8;
+            self.bytes[at..at + 4].copy_from_slice(&u32::from(flags).to_ne_bytes());
+        }
+    }
+
     /// Writes the length of the last request.
     fn close(&mut self) {
         if let Some(&start) = self.starts.last() {
