@@ -3,7 +3,11 @@
 
 mod route_support;
 
-use std::{collections::BTreeMap, net::IpAddr, time::Instant};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 use link_watcher::{
     config::Nat,
@@ -117,6 +121,15 @@ fn leaves_by(arguments: &str) -> String {
     }
     let text = String::from_utf8(output.stdout).unwrap();
     text.split_whitespace().skip_while(|word| *word != "dev").nth(1).unwrap_or_default().to_owned()
+}
+
+/// Waits until it holds: the kernel tells of carrier a moment later.
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what} in time");
+        std::thread::sleep(Duration::from_millis(2));
+    }
 }
 
 /// Members of the spreading route.
@@ -388,8 +401,9 @@ fn interfaces_and_addresses_that_go_and_come_back() {
                 // IPv6 addresses go with the interface.
                 ip("-6 addr add 2001:db8:1::2/64 dev eth1 nodad");
             }
+            until("carrier", || ip("-o link show eth1").contains("state UP"));
             bench.settle(SECOND);
-            assert_eq!(stood, (ours(), our_rules()), "{away}");
+            until(away, || stood == (ours(), our_rules()));
             assert!(bench.tables.report(GROUP).complete);
         }
         // Gone with all the multipath routes that it was in, and back under another index.
@@ -411,11 +425,11 @@ fn interfaces_and_addresses_that_go_and_come_back() {
             }
         }
         ip("link set far1 down");
-        assert!(leaves_by("192.0.2.1 mark 0x100").contains("No route to host"));
+        until("the table leads nowhere", || leaves_by("192.0.2.1 mark 0x100").contains("No route to host"));
         assert!(["eth2", "eth3"].contains(&leaves_by("192.0.2.1").as_str()));
         ip("link set far1 up");
         bench.settle(SECOND);
-        assert_eq!(stood, (ours(), our_rules()));
+        until("as before", || stood == (ours(), our_rules()));
         assert_eq!(leaves_by("192.0.2.1 mark 0x100"), "eth1");
     });
 }
