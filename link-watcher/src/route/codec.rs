@@ -202,21 +202,35 @@ fn append_gateway(bytes: &mut Vec<u8>, v4: bool, gateway: IpAddr) {
     append_address(bytes, gateway);
 }
 
-pub(super) fn append_address(bytes: &mut Vec<u8>, address: IpAddr) {
+pub(crate) fn append_address(bytes: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(address) => bytes.extend_from_slice(&address.octets()),
         IpAddr::V6(address) => bytes.extend_from_slice(&address.octets()),
     }
 }
 
-/// Adds a dump request. With strict checking the kernel leaves out what differs from `protocol` and `table`.
-pub(crate) fn dump(batch: &mut Batch, family: u8, protocol: Option<u8>, table: Option<u32>) {
+/// Which routes a dump is to have; with strict checking the kernel leaves out the others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Filter {
+    /// Those with this protocol number.
+    pub(crate) protocol: Option<u8>,
+    /// Those of this table.
+    pub(crate) table: Option<u32>,
+    /// Those through this interface.
+    pub(crate) ifindex: Option<u32>,
+}
+
+/// Adds a dump request.
+pub(crate) fn dump(batch: &mut Batch, family: u8, filter: Filter) {
     let mut fixed = [0; RTMSG_LEN];
     fixed[0] = family;
-    fixed[5] = protocol.unwrap_or(libc::RTPROT_UNSPEC);
+    fixed[5] = filter.protocol.unwrap_or(libc::RTPROT_UNSPEC);
     batch.request(libc::RTM_GETROUTE, libc::NLM_F_DUMP as u16, &fixed);
-    if let Some(table) = table {
+    if let Some(table) = filter.table {
         batch.attribute(libc::RTA_TABLE, &table.to_ne_bytes());
+    }
+    if let Some(ifindex) = filter.ifindex {
+        batch.attribute(libc::RTA_OIF, &ifindex.to_ne_bytes());
     }
 }
 

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, io};
 
 use super::{
     FoundRoute, PROTOCOL, Route, RouteKey,
-    codec::{self, Mode},
+    codec::{self, Filter, Mode},
     parse_route,
 };
 use crate::system::{
@@ -63,9 +63,9 @@ impl NetlinkRoutes {
         Ok(Self { requests: Requests::open()?, batch: Batch::default() })
     }
 
-    fn dump(&mut self, family: i32, protocol: Option<u8>, table: Option<u32>) -> io::Result<Vec<FoundRoute>> {
+    fn dump(&mut self, family: i32, filter: Filter) -> io::Result<Vec<FoundRoute>> {
         self.batch.clear();
-        codec::dump(&mut self.batch, family as u8, protocol, table);
+        codec::dump(&mut self.batch, family as u8, filter);
         match self.requests.dump(&mut self.batch, |message| parse_route(message.payload)) {
             Err(error) if nothing_there(&error) => Ok(Vec::new()),
             found => found,
@@ -91,8 +91,9 @@ impl RouteKernel for NetlinkRoutes {
     }
 
     fn ours(&mut self) -> io::Result<Vec<FoundRoute>> {
-        let mut found = self.dump(libc::AF_INET, Some(PROTOCOL), None)?;
-        found.extend(self.dump(libc::AF_INET6, Some(PROTOCOL), None)?);
+        let filter = Filter { protocol: Some(PROTOCOL), ..Filter::default() };
+        let mut found = self.dump(libc::AF_INET, filter)?;
+        found.extend(self.dump(libc::AF_INET6, filter)?);
         // A kernel without strict dumps sends everything.
         found.retain(|route| route.protocol == PROTOCOL);
         Ok(found)
@@ -103,7 +104,7 @@ impl RouteKernel for NetlinkRoutes {
         let mut found = Vec::new();
         let mut missing = places.clone();
         for (family, table) in dumps {
-            for route in self.dump(i32::from(family), None, Some(table))? {
+            for route in self.dump(i32::from(family), Filter { table: Some(table), ..Filter::default() })? {
                 // Several routes may share a place; the kernel lists the one that it uses first.
                 if missing.remove(&route.key) {
                     found.push(route);

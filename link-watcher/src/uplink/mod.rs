@@ -3,6 +3,7 @@
 //! What the engine decides about a group of uplinks, together with what the kernel says of its interfaces, is one value,
 //! [`Desired`]. Everything that is written to the kernel for uplinks follows from it.
 
+pub mod learn;
 pub mod tables;
 
 use std::net::IpAddr;

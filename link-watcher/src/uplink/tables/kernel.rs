@@ -6,7 +6,7 @@ use super::{Found, TableChange};
 use crate::{
     route::{
         Family, FoundRule, FoundTableRoute, PROTOCOL,
-        codec::{self, Mode},
+        codec::{self, Filter, Mode},
         nothing_there, process, rule,
     },
     system::{
@@ -92,7 +92,8 @@ impl TableKernel for NetlinkTables {
         for table in tables {
             for family in [Family::V4, Family::V6] {
                 self.batch.clear();
-                codec::dump(&mut self.batch, family.number(), None, Some(*table));
+                let filter = Filter { table: Some(*table), ..Filter::default() };
+                codec::dump(&mut self.batch, family.number(), filter);
                 self.dump(&mut found, |message| codec::parse_table_route(message.payload))?;
             }
         }
