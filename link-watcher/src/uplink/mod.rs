@@ -4,6 +4,7 @@
 //! [`Desired`]. Everything that is written to the kernel for uplinks follows from it.
 
 pub mod learn;
+pub mod sysctls;
 pub mod tables;
 
 use std::net::IpAddr;
