@@ -4,6 +4,9 @@
 //! [`Desired`]. Everything that is written to the kernel for uplinks follows from it.
 
 pub mod health;
+pub mod learn;
+pub mod sysctls;
+pub mod tables;
 
 use std::net::IpAddr;
 
