@@ -140,12 +140,15 @@ fn a_visitor_is_answered_only_by_the_uplink_he_came_by() {
     let site = site(SiteSetup::default());
     // Answers by the main table alone: only what came by its default route is answered, providers drop the rest.
     router(&site).add_route("0.0.0.0/0".parse().unwrap(), gateway4(0).into()).unwrap();
-    let answered: Vec<_> =
-        site.providers.iter().map(|provider| site.visit(provider, WHO_PORT, 5).unwrap().len()).collect();
+    let answered: Vec<_> = site
+        .providers
+        .iter()
+        .map(|provider| site.visit(provider, Transport::Tcp, WHO_PORT, 5).unwrap().len())
+        .collect();
     assert_eq!(answered, [5, 0, 0]);
     by_hand(&site);
     for provider in &site.providers {
-        let mut crowd = site.visit(provider, WHO_PORT, 20).unwrap();
+        let mut crowd = site.visit(provider, Transport::Tcp, WHO_PORT, 20).unwrap();
         assert_eq!(crowd.len(), 20, "{:?}", crowd.failures);
         let fates: Vec<_> = crowd.recheck().unwrap().into_values().collect();
         assert_eq!(fates, [Fate { same: 20, ..Fate::default() }]);

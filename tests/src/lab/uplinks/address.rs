@@ -29,6 +29,8 @@ pub const SERVER6: &str = "2001:db8:fff::1";
 pub const WHO_PORT: u16 = 7007;
 /// The same by TCP, for rules about mail.
 pub const SMTP_PORT: u16 = 25;
+/// Likewise.
+pub const SUBMISSION_PORT: u16 = 587;
 
 /// The router's address in the LAN.
 pub const LAN_ROUTER: &str = "10.20.20.1/22";

@@ -29,8 +29,8 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use address::{
-    LAN_HOST, LAN_ROUTER, SERVER, SERVER6, SMTP_PORT, TARGETS, UPLINKS_MAX, VISITOR, WHO_PORT, lan_host6, provider_of,
-    socket,
+    LAN_HOST, LAN_ROUTER, SERVER, SERVER6, SMTP_PORT, SUBMISSION_PORT, TARGETS, UPLINKS_MAX, VISITOR, WHO_PORT,
+    lan_host6, provider_of, socket,
 };
 use dialer::Dialer;
 use flow::{Call, Crowd, Fate, Transport};
@@ -128,7 +128,7 @@ impl Site {
     }
 
     fn serve(&self) -> Result<()> {
-        for port in [WHO_PORT, SMTP_PORT] {
+        for port in [WHO_PORT, SMTP_PORT, SUBMISSION_PORT] {
             self.internet.serve_tcp(port)?;
         }
         self.internet.serve_http(80)?;
@@ -197,13 +197,13 @@ impl Site {
         open_all(&self.lan, self.call(transport), count)
     }
 
-    /// Opens `count` TCP connections from the visitor to the router's address at a provider.
+    /// Opens `count` connections from the visitor to the router's address at a provider.
     ///
     /// # Errors
     /// Where the host fails; connections that fail are counted.
-    pub fn visit(&self, provider: &Provider, port: u16, count: usize) -> Result<Crowd> {
+    pub fn visit(&self, provider: &Provider, transport: Transport, port: u16, count: usize) -> Result<Crowd> {
         let call = Call {
-            transport: Transport::Tcp,
+            transport,
             source: Some(VISITOR.parse().context("a constant that is an address")?),
             destination: (provider.router_address(), port).into(),
             limit: ANSWER_LIMIT,

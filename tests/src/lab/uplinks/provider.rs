@@ -140,7 +140,7 @@ impl Provider {
     }
 
     /// Its namespace.
-    pub fn namespace(&self) -> &Namespace {
+    pub fn namespace(&self) -> &Arc<Namespace> {
         &self.namespace
     }
 

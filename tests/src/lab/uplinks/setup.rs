@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::address::{TARGETS, gateway4, gateway6};
+use super::address::{TARGETS, gateway4, gateway6, lan6};
 use crate::lab::setup::Medium;
 
 /// The daemon's group of uplinks.
@@ -23,6 +23,8 @@ pub struct UplinkSetup {
     pub tier: u32,
     /// `weight`.
     pub weight: u32,
+    /// Whether a cable's gateway is left out of the configuration, for the daemon to learn.
+    pub learned: bool,
     /// Further TOML lines of its `[[uplinks.link]]`.
     pub settings: String,
 }
@@ -36,6 +38,7 @@ impl UplinkSetup {
             interface: interface.to_owned(),
             tier: 1,
             weight,
+            learned: false,
             settings: String::new(),
         }
     }
@@ -122,10 +125,15 @@ impl SiteSetup {
             self.group_settings, self.probe, self.fall, self.rise
         );
         for (number, uplink) in self.uplinks.iter().enumerate() {
-            let gateway = match (uplink.medium, self.ipv6) {
-                (Medium::Tunnel, _) => String::new(),
-                (Medium::Cable, false) => format!("gateway = \"{}\"\n", gateway4(number)),
-                (Medium::Cable, true) => format!("gateway = [\"{}\", \"{}\"]\n", gateway4(number), gateway6(number)),
+            let gateway = match (uplink.medium == Medium::Tunnel || uplink.learned, self.ipv6) {
+                (true, _) => String::new(),
+                (false, false) => format!("gateway = \"{}\"\n", gateway4(number)),
+                (false, true) => format!(
+                    "gateway = [\"{}\", \"{}\"]\nprefixes = [\"{}\"]\n",
+                    gateway4(number),
+                    gateway6(number),
+                    lan6(number)
+                ),
             };
             // Writing to a string cannot fail.
             let _ = write!(
