@@ -143,7 +143,8 @@ pub struct Sim {
 impl Sim {
     /// Both daemons start now.
     pub fn new(seed: u64, setup: Setup) -> Self {
-        let wire = Wire { passes: [true; 2], lost: [0; 2], last_ns: [0; 2], good_since_ns: Some(0), dead_since_ns: [None; 2] };
+        let wire =
+            Wire { passes: [true; 2], lost: [0; 2], last_ns: [0; 2], good_since_ns: Some(0), dead_since_ns: [None; 2] };
         let mut sim = Self {
             now_ns: 1_000 * MS,
             wires: vec![wire; setup.links.len()],
