@@ -94,9 +94,9 @@ impl ConntrackSink for Conntrack {
 /// Remembers what it is told.
 #[cfg(test)]
 #[derive(Debug, Default)]
-pub(crate) struct FakeConntrack {
+pub struct FakeConntrack {
     /// Mark and mask of each call.
-    pub(crate) released: Vec<(u32, u32)>,
+    pub released: Vec<(u32, u32)>,
 }
 
 #[cfg(test)]

@@ -474,9 +474,9 @@ impl<'a> Group<'a> {
 }
 
 /// Whoever cannot have the only uplink that it may use learns it at once. Established TCP would wait on in spite of an ICMP
-/// error, so it is reset.
+/// error, so it is reset; and datagram sockets only hear of errors that are final, which "host unreachable" is not.
 fn rejects(force: &ForceConfig, matches: &str) -> Vec<String> {
-    let others = format!("{matches}reject with icmpx host-unreachable");
+    let others = format!("{matches}reject with icmpx admin-prohibited");
     match force.protocol {
         Some(Protocol::Tcp) => vec![format!("{matches}reject with tcp reset")],
         Some(Protocol::Udp | Protocol::Icmp) => vec![others],

@@ -127,10 +127,10 @@ fn forced_connections_fail_or_are_spread_where_their_uplink_is_not_usable() {
     assert_eq!(
         chain(&render(&[group], None), "choose4_1"),
         [
-            "udp dport 1000-2000 reject with icmpx host-unreachable",
+            "udp dport 1000-2000 reject with icmpx admin-prohibited",
             "tcp dport 25 reject with tcp reset",
             "ip daddr 192.0.2.0/24 meta l4proto tcp reject with tcp reset",
-            "ip daddr 192.0.2.0/24 reject with icmpx host-unreachable",
+            "ip daddr 192.0.2.0/24 reject with icmpx admin-prohibited",
             "ip saddr 10.0.0.0/8 goto pick4_1",
             "meta l4proto icmp goto take_1_2",
             "goto pick4_1"
