@@ -227,6 +227,7 @@ impl Core {
         match &transition.what {
             What::LinkUp => info!("{group}{link} is up: {why}"),
             What::LinkDown => warn!("{group}{link} is down: {why}"),
+            What::LinkDegraded => warn!("{group}{link} is degraded: {why}"),
             What::NoUsableLink => error!("{group}: {why}"),
             What::Ordered => info!("{why}"),
             What::PeerRestarted => info!("{group}: the peer has started anew: {why}"),

@@ -110,7 +110,7 @@ fn spec(peer: &PeerConfig, id: GroupId, links: &BTreeMap<(String, String), (Link
     GroupSpec {
         id,
         name: peer.name.clone(),
-        role: peer.role,
+        role: Some(peer.role),
         failback: peer.failback,
         hold_up_ns: nanoseconds(peer.hold_up),
         detection_ns: interval_ns * u64::from(peer.multiplier),

@@ -62,7 +62,7 @@ impl Core {
             name: link.config.name.clone(),
             interface: link.config.interface.clone(),
             tier: link.config.tier,
-            weight: link.config.weight,
+            weight: status.weight,
             share: status.share,
             state: match status.verdict {
                 LinkVerdict::Starting => "starting",
