@@ -116,10 +116,10 @@ pub enum Command {
         /// Needs no terminal, ends by itself, and fails where traffic did not recover
         #[arg(long)]
         script: bool,
-        /// Time between two keepalives, 1ms to 60s
+        /// Time between two keepalives, or two rounds of probes, 1ms to 60s
         #[arg(long, default_value = "100ms", value_parser = parse_interval)]
         interval: Duration,
-        /// Silence for interval x multiplier = down
+        /// Silence for interval x multiplier = down; uplinks: rounds of probes without an answer
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=255))]
         multiplier: u32,
         /// Where keepalives are verified
@@ -170,6 +170,8 @@ pub enum Example {
 pub enum Scenario {
     /// Two routers joined by three links.
     Peer,
+    /// A LAN with three providers.
+    Uplinks,
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {

@@ -12,7 +12,7 @@ use clap::CommandFactory;
 
 use super::{
     Arguments, Command, EXIT_CONFIG, EXIT_FAILED, EXIT_USAGE, Failure,
-    arguments::{Generated, OnOff},
+    arguments::{Generated, OnOff, Scenario},
     doctor, events, generate,
     output::{Style, print},
     status,
@@ -55,9 +55,13 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Generate { .. } => {
             Err(Failure::new(EXIT_USAGE, "link-watcher: only `generate config` has examples and --from"))
         }
-        Command::Demo { scenario: _, script, interval, multiplier, engine } => {
-            let verdict = demo::run(&demo::Options { script, interval, multiplier, engine })?;
-            return Ok(match verdict {
+        Command::Demo { scenario, script, interval, multiplier, engine } => {
+            let options = demo::Options { script, interval, multiplier, engine };
+            let verdict = match scenario {
+                Scenario::Peer => demo::run_peer(&options),
+                Scenario::Uplinks => demo::run_uplinks(&options),
+            };
+            return Ok(match verdict? {
                 demo::Verdict::Passed => ExitCode::SUCCESS,
                 demo::Verdict::Failed => ExitCode::from(EXIT_FAILED),
             });
