@@ -39,6 +39,9 @@ pub(super) fn of_interfaces(machine: &dyn Machine, needs: &Needs) -> Vec<Finding
         if use_.peer || use_.uplink {
             findings.extend(rp_filter(machine, name, *use_).map(|finding| finding.on(name)));
         }
+        if use_.learns_ipv6 {
+            findings.extend(accept_ra(machine, name).map(|finding| finding.on(name)));
+        }
     }
     findings
 }
@@ -120,4 +123,19 @@ fn rp_filter(machine: &dyn Machine, name: &str, use_: Use) -> Option<Finding> {
     let marks =
         if use_.uplink { format!("; or net.ipv4.conf.{dotted}.src_valid_mark=1 beside it") } else { String::new() };
     Some(warning("rp_filter", why, format!("for good: sysctl -w net.ipv4.conf.{dotted}.rp_filter=2{marks}")))
+}
+
+/// Router advertisements: an interface that forwards takes them only with 2 (Documentation/networking/ip-sysctl.rst).
+fn accept_ra(machine: &dyn Machine, name: &str) -> Option<Finding> {
+    let setting = |which: &str| machine.read(&format!("/proc/sys/net/ipv6/conf/{name}/{which}")).ok();
+    let accept = setting("accept_ra")?;
+    let forwards = setting("forwarding").as_deref() == Some("1");
+    if accept == "2" || (accept == "1" && !forwards) {
+        return Some(ok("accept_ra", "an IPv6 gateway is learned from router advertisements"));
+    }
+    let remedy =
+        format!("sysctl -w net.ipv6.conf.{}.accept_ra=2, or give the link its `gateway`", name.replace('.', "/"));
+    let message =
+        format!("it is {accept}: unless networkd or a DHCPv6 client takes advertisements, no IPv6 gateway is learned");
+    Some(warning("accept_ra", message, remedy))
 }

@@ -68,6 +68,8 @@ struct Needs {
 struct Use {
     peer: bool,
     uplink: bool,
+    /// Whether an IPv6 gateway is to be learned there.
+    learns_ipv6: bool,
 }
 
 impl Needs {
@@ -77,8 +79,11 @@ impl Needs {
             interfaces.entry(link.interface.clone()).or_default().peer = true;
         }
         for group in &config.uplinks {
+            let ipv6 = group.routes.iter().any(|route| route.addr().is_ipv6());
             for link in &group.links {
-                interfaces.entry(link.interface.clone()).or_default().uplink = true;
+                let use_ = interfaces.entry(link.interface.clone()).or_default();
+                use_.uplink = true;
+                use_.learns_ipv6 |= ipv6 && !link.gateways.iter().any(|gateway| gateway.is_ipv6());
             }
             for lan in &group.lan {
                 interfaces.entry(lan.clone()).or_default();
@@ -105,7 +110,7 @@ impl Needs {
     fn anything(machine: &dyn Machine) -> Self {
         let interfaces = machine.interfaces().unwrap_or_default();
         let on = interfaces.iter().filter(|interface| interface.link.admin_up && interface.link.name != "lo");
-        let any = Use { peer: true, uplink: true };
+        let any = Use { peer: true, uplink: true, learns_ipv6: false };
         Self {
             peers: true,
             bpf: true,

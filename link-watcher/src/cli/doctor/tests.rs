@@ -147,8 +147,8 @@ fn needs() -> Needs {
         ipv6: true,
         interfaces: BTreeMap::from([
             ("eth0".to_owned(), Use::default()),
-            ("eth1".to_owned(), Use { peer: true, uplink: false }),
-            ("eth2".to_owned(), Use { peer: false, uplink: true }),
+            ("eth1".to_owned(), Use { peer: true, ..Use::default() }),
+            ("eth2".to_owned(), Use { uplink: true, ..Use::default() }),
         ]),
     }
 }
@@ -178,8 +178,10 @@ fn needs_follow_from_the_configuration() {
     let text = "[daemon]\nrealtime = false\n[[uplinks]]\nname = \"wan\"\nlan = [\"eth0\"]\n[uplinks.probe]\ntargets = \
                 [\"192.0.2.1\"]\n[[uplinks.link]]\nname = \"a\"\ninterface = \"eth2\"\n";
     let loaded = config::parse(Path::new("c.toml"), text, &Host::default(), Severity::Warning).unwrap();
-    let interfaces =
-        BTreeMap::from([("eth0".to_owned(), Use::default()), ("eth2".to_owned(), Use { peer: false, uplink: true })]);
+    let interfaces = BTreeMap::from([
+        ("eth0".to_owned(), Use::default()),
+        ("eth2".to_owned(), Use { uplink: true, ..Use::default() }),
+    ]);
     let expected = Needs { peers: false, bpf: false, realtime: false, ipv6: false, interfaces, ..needs() };
     assert_eq!(Needs::of(&loaded.config), expected);
     // And then what only peers need is not asked for.
@@ -332,7 +334,7 @@ fn reverse_path_filters() {
     assert!(one(&all).starts_with("warning rp_filter eth1: strict: packets are lost while the two ends choose"));
     let mut vlan = Fake::good().file("/proc/sys/net/ipv4/conf/eth0.7/rp_filter", "1");
     vlan.links[2].name = "eth0.7".to_owned();
-    let interfaces = BTreeMap::from([("eth0.7".to_owned(), Use { peer: true, uplink: false })]);
+    let interfaces = BTreeMap::from([("eth0.7".to_owned(), Use { peer: true, ..Use::default() })]);
     let complaints = vlan.complaints(&Needs { interfaces, ..needs() });
     assert!(complaints[0].ends_with("sysctl -w net.ipv4.conf.eth0/7.rp_filter=2"), "{complaints:?}");
 }
@@ -376,4 +378,28 @@ fn for_scripts() {
     let nft = json["checks"].as_array().unwrap().iter().find(|check| check["check"] == "nftables").unwrap();
     assert_eq!((nft["level"].as_str(), nft["remedy"].as_str()), (Some("missing"), Some("apt install nftables")));
     assert!(render(&report, Style::default()).ends_with("\n1 essential thing is missing; 1 warning.\n"));
+}
+
+#[test]
+fn router_advertisements() {
+    let text = "[[uplinks]]\nname = \"wan\"\nroutes = [\"::/0\"]\nlan = []\n[uplinks.probe]\ntargets = [\"2001:db8::1\"]\n\
+                [[uplinks.link]]\nname = \"a\"\ninterface = \"eth1\"\ngateway = \"fe80::1\"\n\
+                [[uplinks.link]]\nname = \"b\"\ninterface = \"eth2\"\n";
+    let loaded = config::parse(Path::new("c.toml"), text, &Host::default(), Severity::Warning).unwrap();
+    let needs = Needs::of(&loaded.config);
+    let ra = |accept: &str, forwarding: &str| {
+        Fake::good()
+            .file("/proc/sys/net/ipv6/conf/eth2/accept_ra", accept)
+            .file("/proc/sys/net/ipv6/conf/eth2/forwarding", forwarding)
+            .complaints(&needs)
+    };
+    assert_eq!((ra("2", "1").len(), ra("1", "0").len()), (0, 0));
+    assert_eq!(
+        ra("1", "1"),
+        [
+            "warning accept_ra eth2: it is 1: unless networkd or a DHCPv6 client takes advertisements, no IPv6 gateway is \
+             learned | sysctl -w net.ipv6.conf.eth2.accept_ra=2, or give the link its `gateway`"
+        ]
+    );
+    assert_eq!(ra("0", "0").len(), 1);
 }
