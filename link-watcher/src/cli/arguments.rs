@@ -41,6 +41,12 @@ pub enum Command {
         /// Configuration file [default: what --config says]
         path: Option<PathBuf>,
     },
+    /// Say what this machine offers and lacks, each with its remedy
+    Doctor {
+        /// As one JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// Show groups and links, what is active and why
     Status {
         /// As one JSON document
