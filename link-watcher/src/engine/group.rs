@@ -409,7 +409,12 @@ impl Group {
             self.epoch = epoch;
             let fresh = self.fell_at_epoch.is_none_or(|fell| fell != epoch);
             // The client's word goes before our hold time, unless we had to leave that very choice.
-            let works = |link: &&Link| link.verdict() == LinkVerdict::Up && (fresh || !link.holds(now_ns));
+            // Where it says meanwhile that it has left a link, we do not return there, whatever it has taken instead.
+            let works = |link: &&Link| {
+                let meant = self.active.contains(&link.spec.id)
+                    || link.peer.is_some_and(|peer| peer.active && peer.epoch == epoch);
+                link.verdict() == LinkVerdict::Up && meant && (fresh || !link.holds(now_ns))
+            };
             let alive: Vec<LinkId> =
                 chosen.iter().filter_map(|id| self.link(*id)).filter(works).map(|link| link.spec.id).collect();
             if !alive.is_empty() || !self.failover {
@@ -417,6 +422,14 @@ impl Group {
             }
             if chosen.iter().filter_map(|id| self.link(*id)).any(|link| link.verdict() == LinkVerdict::Down) {
                 self.fell_at_epoch = Some(epoch);
+            }
+            let working: Vec<LinkId> = candidates
+                .iter()
+                .filter(|candidate| candidate.usable && self.active.contains(&candidate.id))
+                .map(|candidate| candidate.id)
+                .collect();
+            if !working.is_empty() {
+                return Choice { active: working, reason: "the client's choice is dead here: as before" };
             }
             let choice = choose(&candidates, &self.active, None, self.failover);
             return Choice { reason: "the client's choice is dead here: the next usable link", ..choice };

@@ -23,9 +23,9 @@ pub enum Edge {
 /// Share of an interval that a probe must have had to be answered before it counts: a little less than all of it, because
 /// the next one may leave a little early. In eighths.
 const PATIENCE_EIGHTHS: u64 = 7;
-/// The spread of round trips and of lateness is forgotten by this share with each sample: it remembers some seconds at
-/// usual intervals.
-const SPREAD_DECAY: u64 = 64;
+/// The spread of round trips and of lateness is forgotten by this share with each sample: it remembers some hundreds
+/// of probes.
+const SPREAD_DECAY: u64 = 256;
 /// Round trips until their spread is known; who knows little is patient.
 const RTTS_KNOWN: u32 = 16;
 /// Part of an interval that an echo may always be late.
@@ -59,8 +59,9 @@ pub struct Detector {
     last_sent_counted: bool,
     /// Probes since the last echo that have had their time.
     unanswered: u32,
-    /// The prober was late since the last echo: one more probe must go unanswered.
-    stalled: bool,
+    /// First probe after the prober was late, until it is answered: one more must go unanswered. Echoes of earlier probes,
+    /// which waited meanwhile, prove nothing about now.
+    stalled_at: Option<u64>,
     /// A probe whose round trip is being measured: sequence, send time. One at a time is enough, whatever the round trip.
     timed: Option<(u64, u64)>,
     /// Range of the round trips lately, ns; zeros: none yet.
@@ -87,7 +88,7 @@ impl Detector {
             last_sequence: sequence,
             last_sent_counted: true,
             unanswered: 0,
-            stalled: false,
+            stalled_at: None,
             timed: None,
             rtt_low_ns: 0,
             rtt_high_ns: 0,
@@ -106,7 +107,9 @@ impl Detector {
         // a whole interval; after a stall not even that is sure.
         if self.last_sent_ns != 0 {
             let late_ns = (now_ns - self.last_sent_ns).saturating_sub(self.interval_ns);
-            self.stalled |= late_ns > self.interval_ns / 2;
+            if late_ns > self.interval_ns / 2 {
+                self.stalled_at = Some(sequence);
+            }
             self.lateness_ns = late_ns.max(self.lateness_ns - self.lateness_ns / SPREAD_DECAY);
         }
         self.timed = self.timed.or(Some((sequence, now_ns)));
@@ -117,7 +120,7 @@ impl Detector {
     pub fn poll(&mut self, now_ns: u64, echoes: Echoes) -> Option<Edge> {
         if echoes.highest > self.seen.highest {
             self.unanswered = 0;
-            self.stalled = false;
+            self.stalled_at = self.stalled_at.filter(|sequence| *sequence > echoes.highest);
             if !self.last_sent_counted && echoes.highest >= self.last_sequence {
                 self.last_sent_counted = true;
                 self.due_total += 1;
@@ -210,7 +213,11 @@ impl Detector {
 
     fn needed(&self) -> u32 {
         // Before the first echo the round trip is unknown: every probe of the detection time gets its interval.
-        if self.stalled || self.seen.count == 0 { self.multiplier } else { self.multiplier.saturating_sub(1).max(1) }
+        if self.stalled_at.is_some() || self.seen.count == 0 {
+            self.multiplier
+        } else {
+            self.multiplier.saturating_sub(1).max(1)
+        }
     }
 
     fn patience_ns(&self) -> u64 {

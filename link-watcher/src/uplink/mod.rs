@@ -5,6 +5,9 @@
 
 pub mod health;
 pub mod probe;
+pub mod learn;
+pub mod sysctls;
+pub mod tables;
 
 use std::net::IpAddr;
 

@@ -297,7 +297,7 @@ impl Sim {
 
     pub fn start(&mut self, at: usize) {
         self.note(format_args!("{} starts", self.sides[at].name()));
-        self.oracle.disturbed(at, self.now_ns);
+        self.oracle.disturbed(at, self.now_ns, self.now_ns);
         let setup = self.setup.clone();
         self.sides[at].start(self.now_ns, &setup);
     }
@@ -321,7 +321,7 @@ impl Sim {
         if core {
             self.sides[at].core_stalled_until_ns = until_ns;
         }
-        self.oracle.disturbed(at, until_ns);
+        self.oracle.disturbed(at, self.now_ns, until_ns);
     }
 
     pub fn command(&mut self, at: usize, command: Command) -> Option<Result<String, String>> {

@@ -9,6 +9,8 @@ pub struct Oracle {
     pub next_look_ns: u64,
     /// Until when each side is excused for being late: it was stalled, or has just started.
     disturbed_until_ns: [u64; 2],
+    /// How long its last stall was.
+    stall_ns: [u64; 2],
     ordered_ns: u64,
     /// When each side's kernel program was last seen not to answer, because its daemon was dead or stalled.
     lapsed_ns: [u64; 2],
@@ -22,7 +24,8 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    pub fn disturbed(&mut self, at: usize, until_ns: u64) {
+    pub fn disturbed(&mut self, at: usize, from_ns: u64, until_ns: u64) {
+        self.stall_ns[at] = until_ns - from_ns;
         self.disturbed_until_ns[at] = self.disturbed_until_ns[at].max(until_ns);
     }
 
@@ -120,7 +123,8 @@ impl Oracle {
     /// No link goes down that works.
     fn down(&mut self, sim: &Sim, at: usize, link: usize, why: &str) {
         let settled_ns = Self::settled_ns(sim);
-        let peer_answers = self.lapsed_ns[1 - at] + settled_ns <= sim.now_ns;
+        // What was silent just before a stall still counts after it.
+        let peer_answers = self.lapsed_ns[1 - at] + settled_ns + self.stall_ns[at] <= sim.now_ns;
         // A core that was stalled tells old news.
         let on_time = sim.sides[at].core_stalled_until_ns + settled_ns <= sim.now_ns;
         // A new session is learned from the peer's own probes, or when those have stayed away for the detection time.
