@@ -4,6 +4,7 @@
 //! [`Desired`]. Everything that is written to the kernel for uplinks follows from it.
 
 pub mod health;
+pub mod probe;
 pub mod learn;
 pub mod sysctls;
 pub mod tables;
