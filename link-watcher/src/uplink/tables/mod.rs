@@ -2,7 +2,7 @@
 //! agree.
 //!
 //! **What is ours.** Rules with protocol number [`PROTOCOL`] and a priority among the group's
-//! [`RULE_PRIORITIES`](crate::config::RULE_PRIORITIES), and routes with that protocol number in the group's tables: those
+//! [`RULE_PRIORITIES`], and routes with that protocol number in the group's tables: those
 //! of its uplinks, and those that rules of ours lead to, which an earlier run with more uplinks may have left.
 //! Two instances must not share these ranges.
 //!
