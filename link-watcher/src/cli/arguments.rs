@@ -93,6 +93,11 @@ pub enum Command {
     Generate {
         /// What
         what: Generated,
+        /// Which example: two routers joined by several links, or several ways to the internet [default: peer]
+        example: Option<Example>,
+        /// Convert the configuration of another program; FORMAT is fault-tolerant-router
+        #[arg(long, num_args = 2, value_names = ["FORMAT", "FILE"], conflicts_with = "example")]
+        from: Option<Vec<PathBuf>>,
         /// Write it to a new file instead; a key's file can be read by its owner only
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -105,10 +110,10 @@ pub enum Command {
         /// Needs no terminal, ends by itself, and fails where traffic did not recover
         #[arg(long)]
         script: bool,
-        /// Time between two keepalives, 1ms to 60s
+        /// Time between two keepalives, or two rounds of probes, 1ms to 60s
         #[arg(long, default_value = "100ms", value_parser = parse_interval)]
         interval: Duration,
-        /// Silence for interval x multiplier = down
+        /// Silence for interval x multiplier = down; uplinks: rounds of probes without an answer
         #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=255))]
         multiplier: u32,
         /// Where keepalives are verified
@@ -145,11 +150,22 @@ pub enum Generated {
     Key,
 }
 
+/// Which example configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Example {
+    /// `[[peer]]`.
+    Peer,
+    /// `[[uplinks]]`.
+    Uplinks,
+}
+
 /// What can be demonstrated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
     /// Two routers joined by three links.
     Peer,
+    /// A LAN with three providers.
+    Uplinks,
 }
 
 fn parse_interval(text: &str) -> Result<Duration, String> {

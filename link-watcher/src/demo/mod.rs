@@ -1,16 +1,19 @@
-//! `link-watcher demo peer`: two routers, three links, two real daemons and real packets on this machine.
+//! `link-watcher demo`: routers, real daemons and real packets on this machine.
 //!
-//! Everything happens in network namespaces that are removed at the end, however it ends. With a terminal the demo is
-//! live and keys break the links (`live`); otherwise, or with `--script`, it goes through its steps by itself
-//! (`script`) and its verdict says whether traffic recovered each time as it should.
+//! `peer` is two routers and three links; `uplinks` a LAN with three providers (`uplinks`). Everything happens in network
+//! namespaces that are removed at the end, however it ends. `peer` is live with a terminal, and keys break the links
+//! (`live`); otherwise, or with `--script`, a demo goes through its steps by itself (`script`) and its verdict says whether
+//! traffic recovered each time as it should.
 
 mod attack;
 mod live;
 mod paint;
 mod script;
 mod stage;
+mod uplinks;
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,11 +30,11 @@ use stage::Stage;
 pub struct Options {
     /// Go through the steps even where there is a terminal.
     pub script: bool,
-    /// Interval of the keepalives, 1 ms to 60 s.
+    /// Interval of the keepalives, 1 ms to 60 s, or of the uplinks' probes.
     pub interval: Duration,
-    /// Silence for interval × multiplier means that a link is down.
+    /// Silence for interval × multiplier means that a link is down; an uplink after so many rounds without an answer.
     pub multiplier: u32,
-    /// Engine of both daemons: `auto`, `xdp`, `tc` or `socket`.
+    /// Engine of the daemons: `auto`, `xdp`, `tc` or `socket`.
     pub engine: String,
 }
 
@@ -50,20 +53,15 @@ pub enum Verdict {
     Failed,
 }
 
-/// Runs the demo with the running program as the daemon's binary.
+/// Runs the demo of two peers with the running program as the daemon's binary.
 ///
 /// # Errors
 ///
 /// [`NeedsRoot`](link_watcher_tests::lab::NeedsRoot) without privilege; an error where the lab cannot be built, the daemons do not start, or the
 /// demo is interrupted.
-pub fn run(options: &Options) -> Result<Verdict> {
+pub fn run_peer(options: &Options) -> Result<Verdict> {
+    let (lab, binary) = prepare()?;
     let paint = Paint::for_stdout();
-    let binary = std::env::current_exe().context("cannot find the running program")?;
-    let lab = Lab::new()?;
-    // From here on a signal makes whatever the lab waits for fail, and everything is dropped on the way out.
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, Arc::clone(&lab.interrupt())).context("cannot handle signals")?;
-    }
     let setup = Setup {
         interval: options.interval,
         multiplier: options.multiplier,
@@ -78,4 +76,25 @@ pub fn run(options: &Options) -> Result<Verdict> {
         let stage = Stage::set(lab, setup, &binary)?;
         live::run(&stage, paint)
     }
+}
+
+/// Runs the demo of uplinks likewise.
+///
+/// # Errors
+///
+/// As [`run_peer`].
+pub fn run_uplinks(options: &Options) -> Result<Verdict> {
+    let (lab, binary) = prepare()?;
+    uplinks::run(lab, options, &binary, Paint::for_stdout())
+}
+
+/// An empty lab that signals interrupt, and the daemon's binary.
+fn prepare() -> Result<(Lab, PathBuf)> {
+    let binary = std::env::current_exe().context("cannot find the running program")?;
+    let lab = Lab::new()?;
+    // From here on a signal makes whatever the lab waits for fail, and everything is dropped on the way out.
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        signal_hook::flag::register(signal, Arc::clone(&lab.interrupt())).context("cannot handle signals")?;
+    }
+    Ok((lab, binary))
 }

@@ -20,6 +20,7 @@ use super::{Direction, End, Moment};
 pub struct Cable {
     name: String,
     middle: Arc<Namespace>,
+    bridge_index: u32,
     /// Name and index of the bridge's port towards the client and towards the server.
     ports: [(String, u32); 2],
 }
@@ -59,23 +60,28 @@ impl Cable {
             .create_link(bridge)
             .with_context(|| format!("cannot make the bridge {name} (CONFIG_BRIDGE in the kernel?)"))?;
         let bridge_index = middle.index(name)?;
-        let mut ports = Vec::new();
-        for (side, router, interface) in [("c", client, client_interface), ("s", server, server_interface)] {
-            let port = format!("{name}-{side}");
-            middle.connect(&port, router, interface)?;
-            let index = middle.index(&port)?;
-            middle
-                .set_link(LinkUnspec::new_with_index(index).controller(bridge_index).build())
-                .with_context(|| format!("cannot make {port} a port of the bridge {name}"))?;
-            let settings = LinkBridgePort::new(index).append_info_data(InfoBridgePort::Learning(false)).build();
-            middle
-                .netlink()
-                .request(vec![RouteNetlinkMessage::NewLink(settings)], 0)
-                .with_context(|| format!("cannot set up the bridge's port {port}"))?;
-            ports.push((port, index));
-        }
-        let [to_client, to_server] = ports.try_into().map_err(|_| anyhow::anyhow!("a cable has two ends"))?;
-        Ok(Cable { name: name.to_owned(), middle: Arc::clone(middle), ports: [to_client, to_server] })
+        let to_client = plug(middle, bridge_index, &format!("{name}-c"), client, client_interface)?;
+        let to_server = plug(middle, bridge_index, &format!("{name}-s"), server, server_interface)?;
+        Ok(Cable { name: name.to_owned(), middle: Arc::clone(middle), bridge_index, ports: [to_client, to_server] })
+    }
+
+    /// Plugs one end in again after its interface was deleted: a fresh interface with an index of its own.
+    ///
+    /// # Errors
+    /// The kernel's; the old interface must be gone.
+    pub fn plug_in(&mut self, end: End, router: &Namespace, interface: &str) -> Result<()> {
+        let port = self.port(end).to_owned();
+        self.ports[end.index()] = plug(&self.middle, self.bridge_index, &port, router, interface)?;
+        Ok(())
+    }
+
+    /// Joins a further station to the cable, which thereby becomes a hub: everybody hears everybody. Cuts do not concern
+    /// what goes to the further station.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn join(&self, port: &str, station: &Namespace, interface: &str) -> Result<()> {
+        plug(&self.middle, self.bridge_index, port, station, interface).map(|_| ())
     }
 
     /// The cable's name.
@@ -146,4 +152,25 @@ impl Cable {
                 .with_context(|| format!("cannot cut or mend the cable {}", self.name))
         })
     }
+}
+
+/// Makes a port of the bridge and joins it to a new interface in another namespace; returns its name and index.
+fn plug(
+    middle: &Namespace,
+    bridge_index: u32,
+    port: &str,
+    router: &Namespace,
+    interface: &str,
+) -> Result<(String, u32)> {
+    middle.connect(port, router, interface)?;
+    let index = middle.index(port)?;
+    middle
+        .set_link(LinkUnspec::new_with_index(index).controller(bridge_index).build())
+        .with_context(|| format!("cannot make {port} a port of a bridge in {}", middle.name()))?;
+    let settings = LinkBridgePort::new(index).append_info_data(InfoBridgePort::Learning(false)).build();
+    middle
+        .netlink()
+        .request(vec![RouteNetlinkMessage::NewLink(settings)], 0)
+        .with_context(|| format!("cannot set up the bridge's port {port}"))?;
+    Ok((port.to_owned(), index))
 }

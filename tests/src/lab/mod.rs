@@ -12,6 +12,7 @@
 //! | [`setup`], [`routers`] | two routers, three links, hosts behind both |
 //! | [`trial`] | the two of them at work, with traffic: break something, see what it costs |
 //! | [`status`] | reading `status --json` |
+//! | [`uplinks`] | a site with several providers, the internet behind them, and connections by the thousand |
 //!
 //! The lab needs root (CAP_SYS_ADMIN for namespaces, CAP_NET_ADMIN and CAP_NET_RAW inside them).
 
@@ -27,6 +28,7 @@ pub mod setup;
 pub mod status;
 pub mod trial;
 pub mod tunnel;
+pub mod uplinks;
 pub mod wire;
 
 use std::fs::{self, DirBuilder};

@@ -1,15 +1,16 @@
 //! Network namespaces, and what is in them.
 
 use std::fs::{self, File};
-use std::net::IpAddr;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsRawFd;
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -17,8 +18,9 @@ use nix::net::if_::InterfaceFlags;
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::packet_core::{NLM_F_CREATE, NLM_F_EXCL, NLM_F_REPLACE};
 use rtnetlink::packet_route::RouteNetlinkMessage;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::route::{RouteMessage, RouteType};
 use rtnetlink::{AddressMessageBuilder, LinkMessageBuilder, LinkUnspec, RouteMessageBuilder};
 
 use super::netlink::Netlink;
@@ -117,6 +119,32 @@ impl Namespace {
         self.run(|| command.spawn())?.with_context(|| format!("cannot start {}", program.display()))
     }
 
+    /// Runs a program inside the namespace, with `input` on its standard input, and returns what it wrote.
+    ///
+    /// # Errors
+    /// Where it cannot be started or fails; the message carries what it complained about.
+    pub fn command(&self, arguments: &[&str], input: &str) -> Result<String> {
+        let [program, arguments @ ..] = arguments else {
+            bail!("a command without a program");
+        };
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = self.spawn(&mut command)?;
+        // All that is written here fits the pipe, so that nobody waits for the other. A program that does not read it says why
+        // below.
+        let _ = child.stdin.take().map(|mut stdin| stdin.write_all(input.as_bytes()));
+        let output = child.wait_with_output().with_context(|| format!("cannot read what {program} says"))?;
+        ensure!(
+            output.status.success(),
+            "{program} {} in {}: {}: {}",
+            arguments.join(" "),
+            self.name,
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// Writes a sysctl, given as a path below `/proc/sys`, such as `net/ipv4/ip_forward`.
     ///
     /// # Errors
@@ -180,10 +208,9 @@ impl Namespace {
     pub fn add_address(&self, interface: &str, address: IpNet) -> Result<()> {
         let index = self.index(interface)?;
         let mut message = match address {
-            IpNet::V4(net) => AddressMessageBuilder::<std::net::Ipv4Addr>::new()
-                .index(index)
-                .address(net.addr(), net.prefix_len())
-                .build(),
+            IpNet::V4(net) => {
+                AddressMessageBuilder::<Ipv4Addr>::new().index(index).address(net.addr(), net.prefix_len()).build()
+            }
             IpNet::V6(net) => AddressMessageBuilder::<std::net::Ipv6Addr>::new()
                 .index(index)
                 .address(net.addr(), net.prefix_len())
@@ -195,6 +222,29 @@ impl Namespace {
         self.netlink
             .request(vec![RouteNetlinkMessage::NewAddress(message)], NLM_F_CREATE | NLM_F_EXCL)
             .with_context(|| format!("cannot give {interface} the address {address} in {}", self.name))
+    }
+
+    /// Gives an interface an IPv4 address of its own and its peer's at the other end, as PPP does.
+    ///
+    /// # Errors
+    /// Where there is no such interface, or the kernel refuses.
+    pub fn add_peer_address(&self, interface: &str, address: Ipv4Addr, peer: Ipv4Addr) -> Result<()> {
+        self.netlink
+            .request(
+                vec![RouteNetlinkMessage::NewAddress(peer_message(self.index(interface)?, address, peer))],
+                NLM_F_CREATE | NLM_F_EXCL,
+            )
+            .with_context(|| format!("cannot give {interface} the address {address} (peer {peer}) in {}", self.name))
+    }
+
+    /// Takes away what [`Namespace::add_peer_address`] gave.
+    ///
+    /// # Errors
+    /// Where there is no such address.
+    pub fn delete_peer_address(&self, interface: &str, address: Ipv4Addr, peer: Ipv4Addr) -> Result<()> {
+        self.netlink
+            .request(vec![RouteNetlinkMessage::DelAddress(peer_message(self.index(interface)?, address, peer))], 0)
+            .with_context(|| format!("cannot take {address} (peer {peer}) from {interface} in {}", self.name))
     }
 
     /// Adds or replaces a route in the main table.
@@ -210,6 +260,27 @@ impl Namespace {
         self.netlink
             .request(vec![RouteNetlinkMessage::NewRoute(message)], NLM_F_CREATE | NLM_F_REPLACE)
             .with_context(|| format!("cannot route {destination} through {gateway} in {}", self.name))
+    }
+
+    /// Makes packets to a destination vanish without a word (`blackhole` in ip-route(8)).
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn add_blackhole(&self, destination: IpNet) -> Result<()> {
+        let message = blackhole(destination)?;
+        self.netlink
+            .request(vec![RouteNetlinkMessage::NewRoute(message)], NLM_F_CREATE | NLM_F_REPLACE)
+            .with_context(|| format!("cannot make {destination} a black hole in {}", self.name))
+    }
+
+    /// Takes away what [`Namespace::add_blackhole`] made.
+    ///
+    /// # Errors
+    /// Where there is none.
+    pub fn delete_blackhole(&self, destination: IpNet) -> Result<()> {
+        self.netlink
+            .request(vec![RouteNetlinkMessage::DelRoute(blackhole(destination)?)], 0)
+            .with_context(|| format!("cannot remove the black hole {destination} in {}", self.name))
     }
 
     /// Joins two namespaces by a veth pair; both ends are up when it returns.
@@ -246,6 +317,23 @@ impl Namespace {
             .build();
         self.set_link(message).with_context(|| format!("cannot change the carrier of {interface} in {}", self.name))
     }
+}
+
+/// An address with a peer at the other end.
+fn peer_message(index: u32, address: Ipv4Addr, peer: Ipv4Addr) -> AddressMessage {
+    // The builder only knows addresses with a prefix; with a peer IFA_ADDRESS is the peer's (linux/if_addr.h).
+    let mut message = AddressMessageBuilder::<Ipv4Addr>::new().index(index).build();
+    message.header.prefix_len = 32;
+    message.attributes = vec![AddressAttribute::Local(address.into()), AddressAttribute::Address(peer.into())];
+    message
+}
+
+fn blackhole(destination: IpNet) -> Result<RouteMessage> {
+    Ok(RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(destination.addr(), destination.prefix_len())
+        .context("a prefix length within its family")?
+        .kind(RouteType::BlackHole)
+        .build())
 }
 
 /// Removes the namespace mounted on `path`, as far as it exists. The kernel destroys it with its interfaces as soon as the

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -12,7 +13,7 @@ use tun_rs::{DeviceBuilder, SyncDevice};
 
 use super::frame::Frame;
 use super::netns::Namespace;
-use super::{Direction, End, Moment, lock};
+use super::{Direction, End, Moment, lock, monotonic_ns};
 
 /// Largest packet that is carried, octets: more than any MTU in the lab.
 const PACKET_LEN_MAX: usize = 9216;
@@ -20,6 +21,17 @@ const PACKET_LEN_MAX: usize = 9216;
 const CAPTURED_MAX: usize = 4096;
 /// How often a thread without packets looks whether it shall end, ns.
 const STOP_POLL_NS: i64 = 50_000_000;
+/// Delayed packets kept for each direction; what comes while so many wait is lost, as in a router's queue.
+const DELAYED_MAX: usize = 16_384;
+
+/// How bad a tunnel is, each direction by itself. The default is a perfect one.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Impairment {
+    /// Packets lost, percent (0 to 100), at random.
+    pub loss_percent: u32,
+    /// Time that a packet takes. Packets are never reordered.
+    pub delay: Duration,
+}
 
 /// A tunnel between two routers. Its interfaces have no link header (device type 65534), as PPP and WireGuard have none.
 #[derive(Debug)]
@@ -35,6 +47,8 @@ struct Shared {
     devices: [SyncDevice; 2],
     /// For each direction: whether packets vanish.
     cut: [AtomicBool; 2],
+    /// For each direction: how bad it is.
+    impairment: [Mutex<Impairment>; 2],
     /// For each direction: packets seen while somebody captures.
     captured: [Mutex<Option<VecDeque<Vec<u8>>>>; 2],
     stop: AtomicBool,
@@ -59,6 +73,7 @@ impl Tunnel {
         let shared = Arc::new(Shared {
             devices: [open(client, client_interface)?, open(server, server_interface)?],
             cut: Default::default(),
+            impairment: Default::default(),
             captured: Default::default(),
             stop: AtomicBool::new(false),
         });
@@ -103,6 +118,13 @@ impl Tunnel {
         self.pass(directions, false)
     }
 
+    /// Makes both directions lose or delay packets from now on, until [`Tunnel::mend`].
+    pub fn impair(&self, impairment: Impairment) {
+        for one in &self.shared.impairment {
+            *lock(one) = impairment;
+        }
+    }
+
     /// Takes the carrier away at one end. Both directions are out until [`Tunnel::mend`].
     ///
     /// # Errors
@@ -117,11 +139,12 @@ impl Tunnel {
         })
     }
 
-    /// Mends the tunnel: both directions and the carrier at both ends.
+    /// Mends the tunnel: both directions and the carrier at both ends, without loss or delay.
     ///
     /// # Errors
     /// The kernel's.
     pub fn mend(&self) -> Result<Moment> {
+        self.impair(Impairment::default());
         for (namespace, interface) in &self.ends {
             namespace.set_carrier(interface, true)?;
         }
@@ -188,28 +211,76 @@ fn carry(shared: &Shared, direction: Direction) {
     let to = direction.destination().index();
     let (from, to) = (&shared.devices[1 - to], &shared.devices[to]);
     let mut buffer = vec![0; PACKET_LEN_MAX];
+    let mut delayed: VecDeque<(u64, Vec<u8>)> = VecDeque::new();
+    // Any seed but 0: the same packets are lost each time, as far as the same packets are sent.
+    let mut random: u32 = 2_463_534_242;
     while !shared.stop.load(Ordering::Relaxed) {
+        let now_ns = monotonic_ns();
+        while let Some((due_ns, packet)) = delayed.front()
+            && *due_ns <= now_ns
+        {
+            deliver(shared, direction, to, packet);
+            delayed.pop_front();
+        }
         match from.recv(&mut buffer) {
             Ok(len) => {
-                if shared.cut[direction.index()].load(Ordering::SeqCst) {
+                let impairment = *lock(&shared.impairment[direction.index()]);
+                if shared.cut[direction.index()].load(Ordering::SeqCst)
+                    || next_random(&mut random) % 100 < impairment.loss_percent
+                {
                     continue;
                 }
                 let packet = &buffer[..len];
-                if let Some(captured) = lock(&shared.captured[direction.index()]).as_mut() {
-                    if captured.len() == CAPTURED_MAX {
-                        captured.pop_front();
-                    }
-                    captured.push_back(packet.to_vec());
+                // Behind what still waits, also when the delay has just been taken away.
+                if impairment.delay.is_zero() && delayed.is_empty() {
+                    deliver(shared, direction, to, packet);
+                } else if delayed.len() < DELAYED_MAX {
+                    let earliest_ns = delayed.back().map_or(0, |(due_ns, _)| *due_ns);
+                    let due_ns = (monotonic_ns() + impairment.delay.as_nanos() as u64).max(earliest_ns);
+                    delayed.push_back((due_ns, packet.to_vec()));
                 }
-                // A device that is down refuses the packet: a wire would lose it as well.
-                let _ = to.send(packet);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let timeout = Timespec { tv_sec: 0, tv_nsec: STOP_POLL_NS };
+                let due_in_ns = delayed.front().map_or(STOP_POLL_NS, |(due_ns, _)| {
+                    (due_ns.saturating_sub(monotonic_ns()) as i64).min(STOP_POLL_NS)
+                });
+                let timeout = Timespec { tv_sec: 0, tv_nsec: due_in_ns };
                 let _ = poll(&mut [PollFd::new(from, PollFlags::IN)], Some(&timeout));
             }
             // An interface that is down cannot be read from (EIO) until it is up again.
-            Err(_) => thread::sleep(std::time::Duration::from_nanos(STOP_POLL_NS as u64)),
+            Err(_) => thread::sleep(Duration::from_nanos(STOP_POLL_NS as u64)),
         }
+    }
+}
+
+/// Hands a packet to the device at the far end, and keeps a copy if somebody captures.
+fn deliver(shared: &Shared, direction: Direction, to: &SyncDevice, packet: &[u8]) {
+    if let Some(captured) = lock(&shared.captured[direction.index()]).as_mut() {
+        if captured.len() == CAPTURED_MAX {
+            captured.pop_front();
+        }
+        captured.push_back(packet.to_vec());
+    }
+    // A device that is down refuses the packet: a wire would lose it as well.
+    let _ = to.send(packet);
+}
+
+/// Marsaglia's xorshift with the shifts 13, 17, 5 (Journal of Statistical Software 8(14), 2003).
+fn next_random(state: &mut u32) -> u32 {
+    *state ^= *state << 13;
+    *state ^= *state >> 17;
+    *state ^= *state << 5;
+    *state
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thirty_percent_are_thirty_percent() {
+        let mut random = 2_463_534_242;
+        let lost = (0..100_000).filter(|_| next_random(&mut random) % 100 < 30).count();
+        assert!((29_500..30_500).contains(&lost), "{lost}");
     }
 }
