@@ -119,7 +119,7 @@ pub(crate) fn leaves_by(arguments: &str) -> String {
 }
 
 /// Waits until it holds: the kernel tells of carrier a moment later.
-pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let deadline = Instant::now() + Duration::from_secs(5);
     while !holds() {
         assert!(Instant::now() < deadline, "{what} in time");
