@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod route_support;
-mod uplink_support;
+mod uplink_probe_support;
 
 use std::{
     collections::BTreeMap,
@@ -27,7 +27,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, timeout_at},
 };
-use uplink_support::*;
+use uplink_probe_support::*;
 
 /// Verdicts as they come.
 struct Bench {
@@ -256,7 +256,7 @@ fn a_new_address_and_a_new_interface_change_nothing() {
         assert!(gone.last_failure.unwrap().ends_with("there is no interface eth1 now"));
         provider.connect(1).await;
         ip("route replace default via 198.51.100.1 dev eth1");
-        bench.prober.set(vec![uplink_support::uplink(0, uplink.config.kind.clone(), 2)]);
+        bench.prober.set(vec![uplink_probe_support::uplink(0, uplink.config.kind.clone(), 2)]);
         assert_eq!(bench.next().await.verdict, Verdict::Up);
         bench.prober.set(Vec::new());
         let deadline = Instant::now() + DEADLINE;
