@@ -71,10 +71,13 @@ pub fn choose(links: &[Candidate], current: &[LinkId], pinned: Option<LinkId>, f
         return choice(in_tier(best), "lowest tier with a usable link");
     }
     if let Some(tier) = lowest(&|link| link.answers) {
+        let still: Vec<LinkId> = current.iter().filter(|link| link.answers).map(|link| link.id).collect();
+        if !still.is_empty() {
+            return choice(still, "nothing else answers");
+        }
         let answering: Vec<LinkId> =
             links.iter().filter(|link| link.answers && link.tier == tier).map(|link| link.id).collect();
-        let still = current.iter().any(|link| link.answers);
-        return if still { stay("nothing else answers") } else { choice(answering, "the only link that answers") };
+        return choice(answering, "the only link that answers");
     }
     stay(if current.is_empty() { "no usable link" } else { "no usable link: the routes stay where they were" })
 }
@@ -143,6 +146,8 @@ mod tests {
         assert_eq!(chosen(&links, &[0], None, true), [1]);
         links[0].answers = true;
         assert_eq!(chosen(&links, &[1], None, true), [1], "no move between two that both still hold");
+        links[1].answers = false;
+        assert_eq!(chosen(&links, &[0, 1], None, true), [0], "a dead one is left, though the other still holds");
     }
 
     #[test]

@@ -100,6 +100,9 @@ fn wrong_usage_is_2() {
         vec!["status", "--colour"],
         vec!["demo", "--interval", "1us"],
         vec!["man", "frobnicate"],
+        vec!["generate", "key", "uplinks"],
+        vec!["generate", "config", "--from", "mwan3", "/etc/config/mwan3"],
+        vec!["generate", "config", "--from", "fault-tolerant-router"],
     ] {
         let output = run(&arguments);
         assert_eq!((code(&output), stdout(&output).as_str()), (2, ""), "{arguments:?}");
@@ -344,10 +347,45 @@ fn a_generated_key_is_good_and_never_overwritten() {
 #[test]
 fn generated_texts_are_printed() {
     assert_eq!(stdout(&run(&["generate", "config"])), support::repository_file("examples/link-watcher.toml"));
+    assert_eq!(stdout(&run(&["generate", "config", "peer"])), stdout(&run(&["generate", "config"])));
+    assert_eq!(stdout(&run(&["generate", "config", "uplinks"])), support::repository_file("examples/uplinks.toml"));
     assert!(stdout(&run(&["completions", "bash"])).contains("complete -F"));
     assert!(stdout(&run(&["man"])).contains(".TH link-watcher 1"));
     let page = stdout(&run(&["man", "drain"]));
     assert!(page.contains(".TH link-watcher-drain 1") && page.contains("socket"), "{page}");
+}
+
+#[test]
+fn another_programs_configuration_is_converted() {
+    let desk = Desk::new();
+    let yaml = "uplinks:\n- interface: lo\n  ip: 127.0.0.1\n  gateway: 127.0.0.2\n  description: Loop\n\
+                downlinks:\n  lan:\ntests:\n  ips: [192.0.2.1]\n  interval: 60\ncolour: red\n";
+    let path = desk.write("ftr.conf", yaml);
+    let convert = |more: &[&str]| {
+        let from = ["generate", "config", "--from", "fault-tolerant-router", path.to_str().unwrap()];
+        run(&[&from[..], more].concat())
+    };
+    let printed = convert(&[]);
+    assert_eq!(code(&printed), 0, "{}", stderr(&printed));
+    assert!(stderr(&printed).contains("warning: `colour` is not known and was not converted\n"));
+    let toml = desk.path("new.toml");
+    assert_eq!(code(&convert(&["--output", toml.to_str().unwrap()])), 0);
+    assert_eq!(fs::read_to_string(&toml).unwrap(), stdout(&printed));
+    let checked = run(&["check", toml.to_str().unwrap()]);
+    assert_eq!(
+        (code(&checked), stdout(&checked)),
+        (0, format!("{} is good: 1 uplink\n", toml.display())),
+        "{}",
+        stderr(&checked)
+    );
+    desk.write("ftr.conf", &yaml.replace("gateway: 127.0.0.2", "gateway: localhost"));
+    let refused = convert(&[]);
+    assert_eq!(code(&refused), 78);
+    assert!(stderr(&refused).contains("`gateway` is not an address: \"localhost\""), "{}", stderr(&refused));
+    desk.write("ftr.conf", "uplinks: {");
+    assert_eq!(code(&convert(&[])), 78);
+    desk.write("ftr.conf", &"[".repeat(1 << 20));
+    assert_eq!(code(&convert(&[])), 78);
 }
 
 #[test]

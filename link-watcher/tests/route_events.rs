@@ -144,6 +144,10 @@ fn settings_are_changed_and_put_back() {
         assert_eq!(sysctls.restore(), [""; 0]);
         assert_eq!((read("eth1/rp_filter"), read("eth1/ignore_routes_with_linkdown")), ("0".into(), "0".into()));
         assert_eq!(sysctls.prepare("nosuch"), [""; 0]);
+        assert_eq!(sysctls.prepare_uplink("eth2").len(), 4);
+        assert_eq!((read("eth2/rp_filter"), read("eth2/src_valid_mark")), ("2".into(), "1".into()));
+        assert_eq!(sysctls.restore(), [""; 0]);
+        assert_eq!((read("eth2/rp_filter"), read("eth2/src_valid_mark")), ("0".into(), "0".into()));
         std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap();
         assert_eq!(sysctls.forwarding(true, false).len(), 1);
     });

@@ -76,7 +76,8 @@ fn busy_processors_take_no_link_down() {
         stop.store(true, Ordering::Relaxed);
         paused.unwrap();
     });
-    assert_eq!(flaps(&trial), before, "no link went down");
+    let logs = [End::Client, End::Server].map(|end| trial.routers.daemon(end).log_tail()).join("\n");
+    assert_eq!(flaps(&trial), before, "no link went down; {logs}");
     trial.routers.wait_active("optic", Duration::from_secs(1)).unwrap();
 }
 

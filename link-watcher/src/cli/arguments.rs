@@ -93,6 +93,11 @@ pub enum Command {
     Generate {
         /// What
         what: Generated,
+        /// Which example: two routers joined by several links, or several ways to the internet [default: peer]
+        example: Option<Example>,
+        /// Convert the configuration of another program; FORMAT is fault-tolerant-router
+        #[arg(long, num_args = 2, value_names = ["FORMAT", "FILE"], conflicts_with = "example")]
+        from: Option<Vec<PathBuf>>,
         /// Write it to a new file instead; a key's file can be read by its owner only
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
@@ -143,6 +148,15 @@ pub enum Generated {
     Config,
     /// A fresh key for a peer.
     Key,
+}
+
+/// Which example configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Example {
+    /// `[[peer]]`.
+    Peer,
+    /// `[[uplinks]]`.
+    Uplinks,
 }
 
 /// What can be demonstrated.

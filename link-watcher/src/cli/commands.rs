@@ -11,8 +11,8 @@ use std::{
 use clap::CommandFactory;
 
 use super::{
-    Arguments, Command, EXIT_CONFIG, EXIT_FAILED, Failure,
-    arguments::{OnOff, Scenario},
+    Arguments, Command, EXIT_CONFIG, EXIT_FAILED, EXIT_USAGE, Failure,
+    arguments::{Generated, OnOff, Scenario},
     events, generate,
     output::{Style, print},
     status,
@@ -45,7 +45,15 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Drain { group, link } => changed(Change::Drain { group, link, drained: true }),
         Command::Undrain { group, link } => changed(Change::Drain { group, link, drained: false }),
         Command::Reload => reload(&socket()?),
-        Command::Generate { what, output } => generate::run(what, output.as_deref()),
+        Command::Generate { what: Generated::Config, example, from, output } => {
+            generate::config(example, from.as_deref(), output.as_deref())
+        }
+        Command::Generate { what: Generated::Key, example: None, from: None, output } => {
+            generate::key(output.as_deref())
+        }
+        Command::Generate { .. } => {
+            Err(Failure::new(EXIT_USAGE, "link-watcher: only `generate config` has examples and --from"))
+        }
         Command::Demo { scenario, script, interval, multiplier, engine } => {
             let options = demo::Options { script, interval, multiplier, engine };
             let verdict = match scenario {
@@ -95,8 +103,16 @@ fn check(path: &Path) -> Result<(), Failure> {
         eprintln!("{warning}\n");
     }
     let links: usize = config.peers.iter().map(|peer| peer.links.len()).sum();
+    let uplinks: usize = config.uplinks.iter().map(|group| group.links.len()).sum();
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-    print(&format!("{} is good: {}, {}\n", path.display(), count(config.peers.len(), "peer"), count(links, "link")))
+    let mut parts = Vec::new();
+    if !config.peers.is_empty() {
+        parts.extend([count(config.peers.len(), "peer"), count(links, "link")]);
+    }
+    if !config.uplinks.is_empty() {
+        parts.push(count(uplinks, "uplink"));
+    }
+    print(&format!("{} is good: {}\n", path.display(), parts.join(", ")))
 }
 
 /// How a status is printed.
@@ -170,7 +186,7 @@ fn man(command: Option<&str>) -> Result<(), Failure> {
             Some(found) => found.clone(),
             None => {
                 return Err(Failure::new(
-                    2,
+                    EXIT_USAGE,
                     format!("link-watcher: there is no command {name}; see link-watcher --help"),
                 ));
             }

@@ -1,27 +1,65 @@
-//! `generate`: an example configuration, a fresh key.
+//! `generate`: an example configuration, one that is converted, a fresh key.
 
 use std::{
     fs::File,
     io::{self, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
-use super::{EXIT_FAILED, EXIT_PRIVILEGE, Failure, arguments::Generated, output::print};
+use super::{
+    EXIT_CONFIG, EXIT_FAILED, EXIT_PRIVILEGE, EXIT_USAGE, Failure, arguments::Example, migrate, output::print,
+};
 use crate::keys::Key;
 
-/// The commented example; a test validates it.
-const EXAMPLE: &str = include_str!("../../examples/link-watcher.toml");
+/// The commented examples; a test validates them.
+const PEER_EXAMPLE: &str = include_str!("../../examples/link-watcher.toml");
+const UPLINKS_EXAMPLE: &str = include_str!("../../examples/uplinks.toml");
+/// What `--from` can convert.
+const FAULT_TOLERANT_ROUTER: &str = "fault-tolerant-router";
 
-pub(super) fn run(what: Generated, output: Option<&Path>) -> Result<(), Failure> {
-    match (what, output) {
-        (Generated::Config, None) => print(EXAMPLE),
-        (Generated::Config, Some(path)) => {
-            let written = File::create_new(path).and_then(|mut file| file.write_all(EXAMPLE.as_bytes()));
-            written.map_err(|error| failed(path, &error))?;
-            print(&format!("wrote an example to {}; change it, then: link-watcher check {0}\n", path.display()))
+/// `generate config`: an example, or what another program's configuration comes to.
+pub(super) fn config(example: Option<Example>, from: Option<&[PathBuf]>, output: Option<&Path>) -> Result<(), Failure> {
+    let (text, refused) = match from {
+        Some([format, file]) if format.as_os_str() == FAULT_TOLERANT_ROUTER => {
+            let converted = migrate::fault_tolerant_router(file)?;
+            for warning in converted.warnings {
+                eprintln!("{warning}\n");
+            }
+            (converted.toml, converted.refused)
         }
-        (Generated::Key, None) => print(&format!("{}\n", fresh_key()?.to_base64().as_str())),
-        (Generated::Key, Some(path)) => {
+        Some(words) => {
+            let format = words.first().map_or_else(String::new, |format| format.display().to_string());
+            let why = format!("link-watcher: cannot convert from {format}: FORMAT is {FAULT_TOLERANT_ROUTER}");
+            return Err(Failure::new(EXIT_USAGE, why));
+        }
+        None => {
+            let text = match example.unwrap_or(Example::Peer) {
+                Example::Peer => PEER_EXAMPLE,
+                Example::Uplinks => UPLINKS_EXAMPLE,
+            };
+            (text.to_owned(), None)
+        }
+    };
+    match output {
+        None => print(&text)?,
+        Some(path) => {
+            let written = File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes()));
+            written.map_err(|error| failed(path, &error))?;
+            let what = if from.is_some() { "what it comes to" } else { "an example" };
+            print(&format!("wrote {what} to {}; change it, then: link-watcher check {0}\n", path.display()))?;
+        }
+    }
+    match refused {
+        Some(refused) => Err(Failure::new(EXIT_CONFIG, format!("{refused}: change it by hand where it says so"))),
+        None => Ok(()),
+    }
+}
+
+/// `generate key`.
+pub(super) fn key(output: Option<&Path>) -> Result<(), Failure> {
+    match output {
+        None => print(&format!("{}\n", fresh_key()?.to_base64().as_str())),
+        Some(path) => {
             fresh_key()?.write(path).map_err(|error| failed(path, &error))?;
             print(&format!("wrote a new key to {}, for its owner only; the peer needs the same one\n", path.display()))
         }

@@ -6,6 +6,7 @@ mod arguments;
 mod commands;
 mod events;
 mod generate;
+mod migrate;
 mod output;
 mod status;
 
@@ -26,6 +27,8 @@ use crate::{
 
 /// Something failed.
 pub const EXIT_FAILED: u8 = 1;
+/// The command line makes no sense; the parser of arguments ends with the same.
+pub const EXIT_USAGE: u8 = 2;
 /// No daemon answers (`EX_UNAVAILABLE` of `sysexits.h`).
 pub const EXIT_NO_DAEMON: u8 = 69;
 /// A privilege is missing (`EX_NOPERM`).

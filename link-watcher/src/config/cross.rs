@@ -9,10 +9,13 @@ use toml::Spanned;
 use super::{
     diagnostic::Findings,
     peer::{Link, Peer},
+    uplinks::{self, Uplinks},
 };
 
-pub(super) fn check(peers: &[Peer<'_>], findings: &Findings<'_>) {
-    unique_names(peers.iter().map(|peer| peer.name.as_ref()), "groups", findings);
+pub(super) fn check(peers: &[Peer<'_>], uplinks: &[Uplinks<'_>], findings: &Findings<'_>) {
+    let names = peers.iter().map(|peer| peer.name.as_ref()).chain(uplinks.iter().map(|group| group.name.as_ref()));
+    unique_names(names, "groups", findings);
+    uplinks::check_cross(uplinks, peers, findings);
     for peer in peers {
         unique_names(peer.links.iter().map(|link| link.name.as_ref()), "links of this peer", findings);
         peer.links.iter().for_each(|link| ends_of_link(link, findings));
@@ -37,7 +40,11 @@ pub(super) fn check(peers: &[Peer<'_>], findings: &Findings<'_>) {
     overlaps_between_peers(peers, findings);
 }
 
-fn unique_names<'n>(names: impl Iterator<Item = Option<&'n Spanned<String>>>, what: &str, findings: &Findings<'_>) {
+pub(super) fn unique_names<'n>(
+    names: impl Iterator<Item = Option<&'n Spanned<String>>>,
+    what: &str,
+    findings: &Findings<'_>,
+) {
     let mut seen: BTreeMap<&str, Range<usize>> = BTreeMap::new();
     for name in names.flatten() {
         match seen.get(name.get_ref().as_str()) {
@@ -185,7 +192,7 @@ fn scoped_apart(address: &IpAddr, one: Known<'_>, other: Known<'_>) -> bool {
     is_link_local(address) && one.interface != other.interface
 }
 
-fn is_link_local(address: &IpAddr) -> bool {
+pub(super) fn is_link_local(address: &IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
@@ -193,11 +200,11 @@ fn is_link_local(address: &IpAddr) -> bool {
 }
 
 /// A prefix, where it stands, and whose it is.
-type Placed = (IpNet, Range<usize>, usize);
+pub(super) type Placed = (IpNet, Range<usize>, usize);
 
 /// Pairs (outer, inner) of prefixes where one is inside the other or equals it. A default route contains everything by
 /// its nature, so it counts only against its equal.
-fn overlaps(mut prefixes: Vec<Placed>) -> Vec<(Placed, Placed)> {
+pub(super) fn overlaps(mut prefixes: Vec<Placed>) -> Vec<(Placed, Placed)> {
     // Whoever contains another sorts before it: the same address or a lower one, and the shorter length first.
     prefixes.sort_by(|(a, a_span, _), (b, b_span, _)| {
         (a.network(), a.prefix_len(), a_span.start).cmp(&(b.network(), b.prefix_len(), b_span.start))
@@ -218,7 +225,7 @@ fn overlaps(mut prefixes: Vec<Placed>) -> Vec<(Placed, Placed)> {
     pairs
 }
 
-fn overlaps_in_list(list: &str, prefixes: &[Spanned<IpNet>], findings: &Findings<'_>) {
+pub(super) fn overlaps_in_list(list: &str, prefixes: &[Spanned<IpNet>], findings: &Findings<'_>) {
     let placed = prefixes.iter().map(|prefix| (*prefix.get_ref(), prefix.span(), 0)).collect();
     for ((outer, outer_span, _), (inner, inner_span, _)) in overlaps(placed) {
         let line = findings.line_of(&outer_span);

@@ -134,7 +134,7 @@ impl std::error::Error for Refused {}
 
 /// Collects what is wrong with one file.
 #[derive(Debug)]
-pub(super) struct Findings<'a> {
+pub(crate) struct Findings<'a> {
     file: &'a Path,
     text: &'a str,
     /// Offsets at which lines begin.
@@ -151,31 +151,31 @@ struct Found {
 }
 
 impl<'a> Findings<'a> {
-    pub(super) fn new(file: &'a Path, text: &'a str) -> Self {
+    pub(crate) fn new(file: &'a Path, text: &'a str) -> Self {
         let line_starts = std::iter::once(0).chain(text.match_indices('\n').map(|(newline, _)| newline + 1)).collect();
         Self { file, text, line_starts, found: RefCell::default() }
     }
 
     /// The file's path, as it was given.
-    pub(super) fn file(&self) -> &'a Path {
+    pub(crate) fn file(&self) -> &'a Path {
         self.file
     }
 
     /// The line that an offset lies in, from 1.
-    pub(super) fn line_of(&self, span: &Range<usize>) -> usize {
+    pub(crate) fn line_of(&self, span: &Range<usize>) -> usize {
         self.line_starts.partition_point(|line_start| *line_start <= span.start)
     }
 
-    pub(super) fn error(&self, span: &Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+    pub(crate) fn error(&self, span: &Range<usize>, message: impl Into<String>, help: impl Into<String>) {
         self.add(Severity::Error, span, message.into(), help.into(), false);
     }
 
-    pub(super) fn warning(&self, span: &Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+    pub(crate) fn warning(&self, span: &Range<usize>, message: impl Into<String>, help: impl Into<String>) {
         self.add(Severity::Warning, span, message.into(), help.into(), false);
     }
 
     /// Adds a finding; an empty `help` is none.
-    pub(super) fn add(
+    pub(crate) fn add(
         &self,
         severity: Severity,
         span: &Range<usize>,
@@ -184,6 +184,10 @@ impl<'a> Findings<'a> {
         needs_privilege: bool,
     ) {
         let mut found = self.found.borrow_mut();
+        // What several sections inherit is looked at for each of them, and said once.
+        if found.kept.iter().any(|(start, known)| *start == span.start && known.message == message) {
+            return;
+        }
         let count = match severity {
             Severity::Error => &mut found.errors,
             Severity::Warning => &mut found.warnings,
@@ -204,7 +208,7 @@ impl<'a> Findings<'a> {
     }
 
     /// What was found, in the order of the file, and how many errors more.
-    pub(super) fn into_sorted(self) -> (Vec<Diagnostic>, usize) {
+    pub(crate) fn into_sorted(self) -> (Vec<Diagnostic>, usize) {
         let mut found = self.found.into_inner();
         found.kept.sort_by_key(|(start, _)| *start);
         let kept = found.kept.into_iter().map(|(_, diagnostic)| diagnostic).collect();

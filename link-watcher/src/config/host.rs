@@ -97,7 +97,7 @@ pub(super) fn check(peers: &[Peer<'_>], host: &Host, severity: Severity, finding
     }
 }
 
-fn known_interface<'h>(
+pub(super) fn known_interface<'h>(
     name: &Spanned<String>,
     host: &'h Host,
     say: &impl Fn(&Range<usize>, String, String),

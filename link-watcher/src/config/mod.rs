@@ -6,6 +6,7 @@
 
 mod cross;
 mod diagnostic;
+mod group;
 mod host;
 mod peer;
 mod section;
@@ -23,7 +24,7 @@ use std::{
 use ipnet::IpNet;
 use toml::de::DeTable;
 
-use self::{diagnostic::Findings, peer::Peer, section::Section};
+pub(crate) use self::diagnostic::Findings;
 pub use self::{
     diagnostic::{Diagnostic, Place, Refused, Severity},
     host::{Address, Host},
@@ -32,6 +33,7 @@ pub use self::{
         UplinkConfig, UplinksConfig,
     },
 };
+use self::{peer::Peer, section::Section, uplinks::Uplinks};
 
 use crate::{
     event::{Failback, Role},
@@ -54,6 +56,8 @@ pub struct Config {
     pub daemon: DaemonConfig,
     /// `[[peer]]`.
     pub peers: Vec<PeerConfig>,
+    /// `[[uplinks]]`.
+    pub uplinks: Vec<UplinksConfig>,
 }
 
 /// `[daemon]`.
@@ -229,18 +233,27 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
         .into_iter()
         .map(|section| Peer::read(section, directory))
         .collect();
+    let uplinks: Vec<Uplinks<'_>> =
+        root.sections("uplinks", "[[uplinks]]", uplinks::UPLINKS_KEYS).into_iter().map(Uplinks::read).collect();
     if root.get("peer").is_none() && root.get("uplinks").is_none() {
         findings.error(
             &(0..0),
             "there is nothing to watch",
-            "add a section [[peer]]; link-watcher generate config shows one",
+            "add a section [[peer]] or [[uplinks]]; link-watcher generate config shows one",
         );
     }
     unbuilt::refuse(&root);
-    cross::check(&peers, findings);
+    cross::check(&peers, &uplinks, findings);
     host::check(&peers, host, absent, findings);
-    let peers = peers.into_iter().map(Peer::build).collect::<Option<Vec<_>>>()?;
-    Some(Config { daemon, peers })
+    uplinks::check_host(&uplinks, host, absent, findings);
+    // Both are built before either is missed: building reports what only shows when values are put together.
+    let peers: Vec<Option<PeerConfig>> = peers.into_iter().map(Peer::build).collect();
+    let uplinks: Vec<Option<UplinksConfig>> = uplinks.into_iter().map(Uplinks::build).collect();
+    Some(Config {
+        daemon,
+        peers: peers.into_iter().collect::<Option<_>>()?,
+        uplinks: uplinks.into_iter().collect::<Option<_>>()?,
+    })
 }
 
 fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {

@@ -12,7 +12,8 @@ use toml::Spanned;
 
 use super::{
     PeerConfig, PeerLinkConfig,
-    diagnostic::{Severity, nearest},
+    diagnostic::Severity,
+    group::{self, DAY, values},
     section::Section,
 };
 use crate::{
@@ -20,12 +21,10 @@ use crate::{
     keys::{Key, KeyProblem},
 };
 
-const DAY: Duration = Duration::from_secs(24 * 3600);
 const MIN_INTERVAL: Duration = Duration::from_millis(1);
 const MAX_INTERVAL: Duration = Duration::from_secs(60);
 const DEFAULT_INTERVAL: Duration = Duration::from_millis(100);
 const DEFAULT_MULTIPLIER: u32 = 3;
-const DEFAULT_FAILBACK: Duration = Duration::from_secs(30);
 const DEFAULT_HOLD_UP: Duration = Duration::from_secs(3);
 /// `RT_TABLE_MAIN` of the kernel's `rtnetlink.h`.
 const TABLE_MAIN: u32 = 254;
@@ -33,8 +32,6 @@ const TABLE_MAIN: u32 = 254;
 const TABLE_LOCAL: u32 = 255;
 /// Standbys stand at higher metrics than the active route: there must be room above it.
 const MAX_METRIC: u32 = 4_000_000_000;
-/// Longest name of a group or link, bytes.
-const MAX_NAME_LEN: usize = 64;
 
 /// Keys of `[[peer]]`.
 pub(super) const PEER_KEYS: &[&str] = &[
@@ -89,7 +86,7 @@ pub(super) struct Link<'a> {
 
 impl<'a> Peer<'a> {
     pub(super) fn read(section: Section<'a>, directory: &Path) -> Self {
-        let name = name_of_group(&section);
+        let name = group::name(&section, "hq");
         let role = section.choice("role", &[("client", Role::Client), ("server", Role::Server)]);
         if section.get("role").is_none() {
             section.missing("role", "\"client\" (chooses the link), and \"server\" (follows) at the other end");
@@ -140,7 +137,7 @@ impl<'a> Peer<'a> {
             announce: section.prefixes("announce"),
             announce_interfaces,
             accept: section.prefixes("accept"),
-            failback: failback(&section),
+            failback: group::failback(&section),
             hold_up: section.duration("hold-up", Duration::ZERO..=DAY, "3s").unwrap_or(DEFAULT_HOLD_UP),
             table: table.map_or(TABLE_MAIN, Spanned::into_inner),
             metric: section.integer("metric", 0..=MAX_METRIC).map_or(0, Spanned::into_inner),
@@ -173,16 +170,7 @@ impl<'a> Peer<'a> {
 
 impl<'a> Link<'a> {
     fn read(section: Section<'a>, position: u32) -> Self {
-        let name = name_of_group(&section);
-        if let Some(name) = &name
-            && name.get_ref() == "auto"
-        {
-            section.findings.error(
-                &name.span(),
-                "a link cannot be called \"auto\"",
-                "`link-watcher switch GROUP auto` lets a group choose by itself: take another name",
-            );
-        }
+        let name = group::link_name(&section, "optic");
         let interface = section.string("interface", "\"eth1\"").filter(|interface| section.is_interface(interface));
         if section.get("interface").is_none() {
             section.missing("interface", "\"eth1\"");
@@ -211,58 +199,6 @@ impl<'a> Link<'a> {
             weight: self.weight,
         })
     }
-}
-
-fn values<T>(spanned: Vec<Spanned<T>>) -> Vec<T> {
-    spanned.into_iter().map(Spanned::into_inner).collect()
-}
-
-fn failback(section: &Section<'_>) -> Failback {
-    let value = section.get("failback");
-    if let Some(text) = value.and_then(|value| value.get_ref().as_str()) {
-        if text == "manual" {
-            return Failback::Manual;
-        }
-        if let (Some(value), Some(_)) = (value, nearest(text, ["manual"])) {
-            section.findings.error(
-                &value.span(),
-                format!("`failback` cannot be \"{text}\""),
-                "did you mean \"manual\"?",
-            );
-            return Failback::Manual;
-        }
-    }
-    let after = section.duration("failback", Duration::ZERO..=DAY, "30s").unwrap_or(DEFAULT_FAILBACK);
-    // A day in nanoseconds is far below 2^64.
-    Failback::After(after.as_nanos() as u64)
-}
-
-/// The name of a group or a link: it becomes a label of metrics and an argument of commands.
-fn name_of_group(section: &Section<'_>) -> Option<Spanned<String>> {
-    let Some(name) = section.string("name", "\"hq\"") else {
-        if section.get("name").is_none() {
-            section.missing("name", if section.title == "[[peer]]" { "\"hq\"" } else { "\"optic\"" });
-        }
-        return None;
-    };
-    let text = name.get_ref();
-    let wrong = if text.is_empty() {
-        "is empty"
-    } else if text.len() > MAX_NAME_LEN {
-        "is longer than 64 bytes"
-    } else if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"' || c == '\\') {
-        "has a space, a quote, a backslash or a control character"
-    } else if text.starts_with('-') {
-        "begins with a dash, which commands take for an option"
-    } else {
-        return Some(name);
-    };
-    section.findings.error(
-        &name.span(),
-        format!("this name {wrong}"),
-        "letters, digits, dashes and underscores make a good name",
-    );
-    Some(name)
 }
 
 fn read_keys(section: &Section<'_>, directory: &Path) -> Vec<Key> {

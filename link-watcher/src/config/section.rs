@@ -79,7 +79,7 @@ impl<'a> Section<'a> {
         );
     }
 
-    fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str, example: &str) {
+    pub(super) fn wrong_type(&self, key: &str, value: &Spanned<DeValue<'_>>, wanted: &str, example: &str) {
         let found = value.get_ref().type_str();
         let article = if found.starts_with(['a', 'i']) { "an" } else { "a" };
         self.findings.error(
@@ -229,6 +229,20 @@ impl<'a> Section<'a> {
 
     pub(super) fn address(&self, key: &str, example: &str) -> Option<Spanned<IpAddr>> {
         let text = self.string(key, &format!("\"{example}\""))?;
+        self.checked_address(key, text, example)
+    }
+
+    /// One address in quotes, or a list of them.
+    pub(super) fn addresses(&self, key: &str, example: &str) -> Vec<Spanned<IpAddr>> {
+        let texts = match self.get(key).map(Spanned::get_ref) {
+            Some(DeValue::Array(_)) => self.strings(key, &format!("[\"{example}\"]")),
+            _ => self.string(key, &format!("\"{example}\"")).into_iter().collect(),
+        };
+        texts.into_iter().filter_map(|text| self.checked_address(key, text, example)).collect()
+    }
+
+    /// An address that a host can have.
+    pub(super) fn checked_address(&self, key: &str, text: Spanned<String>, example: &str) -> Option<Spanned<IpAddr>> {
         let span = text.span();
         let Ok(address) = text.get_ref().parse::<IpAddr>() else {
             let help = match text.get_ref().split_once('/') {
@@ -261,32 +275,40 @@ impl<'a> Section<'a> {
 
     /// A list of prefixes without bits behind their length.
     pub(super) fn prefixes(&self, key: &str) -> Vec<Spanned<IpNet>> {
-        let mut prefixes = Vec::new();
-        for text in self.strings(key, "[\"10.20.20.0/22\"]") {
-            let span = text.span();
-            let text = text.into_inner();
-            match text.parse::<IpNet>() {
-                Ok(prefix) if prefix == prefix.trunc() => prefixes.push(Spanned::new(span, prefix)),
-                Ok(prefix) => self.findings.error(
-                    &span,
-                    format!("{text} has bits set behind its length of {}", prefix.prefix_len()),
-                    format!("write \"{}\", or \"{}\" for this one address", prefix.trunc(), IpNet::from(prefix.addr())),
-                ),
-                Err(_) => {
-                    let help = match text.parse::<IpAddr>() {
-                        Ok(address) => {
-                            format!("add the prefix length: \"{}\" is this one address", IpNet::from(address))
-                        }
-                        Err(_) if text == "default" => "write \"0.0.0.0/0\", or \"::/0\" for IPv6".to_owned(),
-                        Err(_) => {
-                            "write an address and a length, such as \"10.20.20.0/22\" or \"2001:db8::/32\"".to_owned()
-                        }
-                    };
-                    self.findings.error(&span, format!("`{key}` has an entry that is not a prefix: \"{text}\""), help);
-                }
+        let texts = self.strings(key, "[\"10.20.20.0/22\"]");
+        texts.into_iter().filter_map(|text| self.checked_prefix(key, text)).collect()
+    }
+
+    /// One prefix, likewise.
+    pub(super) fn prefix(&self, key: &str) -> Option<Spanned<IpNet>> {
+        let text = self.string(key, "\"10.20.20.0/22\"")?;
+        self.checked_prefix(key, text)
+    }
+
+    fn checked_prefix(&self, key: &str, text: Spanned<String>) -> Option<Spanned<IpNet>> {
+        let span = text.span();
+        let text = text.into_inner();
+        match text.parse::<IpNet>() {
+            Ok(prefix) if prefix == prefix.trunc() => return Some(Spanned::new(span, prefix)),
+            Ok(prefix) => self.findings.error(
+                &span,
+                format!("{text} has bits set behind its length of {}", prefix.prefix_len()),
+                format!("write \"{}\", or \"{}\" for this one address", prefix.trunc(), IpNet::from(prefix.addr())),
+            ),
+            Err(_) => {
+                let help = match text.parse::<IpAddr>() {
+                    Ok(address) => {
+                        format!("add the prefix length: \"{}\" is this one address", IpNet::from(address))
+                    }
+                    Err(_) if text == "default" => "write \"0.0.0.0/0\", or \"::/0\" for IPv6".to_owned(),
+                    Err(_) => {
+                        "write an address and a length, such as \"10.20.20.0/22\" or \"2001:db8::/32\"".to_owned()
+                    }
+                };
+                self.findings.error(&span, format!("`{key}` has an entry that is not a prefix: \"{text}\""), help);
             }
         }
-        prefixes
+        None
     }
 
     /// Whether an interface can have this name; if not, that is reported: `dev_valid_name` in the kernel's `net/core/dev.c`.

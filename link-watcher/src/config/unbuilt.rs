@@ -2,34 +2,6 @@
 
 use super::{diagnostic::Findings, section::Section};
 
-const LINK_KEYS: &[&str] = &["name", "interface", "gateway", "tier", "weight", "probe"];
-const PROBE_KEYS: &[&str] = &[
-    "kind",
-    "targets",
-    "required",
-    "interval",
-    "timeout",
-    "fall",
-    "rise",
-    "max-loss",
-    "max-rtt",
-    "max-jitter",
-    "window",
-];
-const UPLINKS_KEYS: &[&str] = &[
-    "name",
-    "routes",
-    "lan",
-    "sticky",
-    "masquerade",
-    "fwmark",
-    "rule-priority",
-    "table-base",
-    "failback",
-    "hold-up",
-    "probe",
-    "link",
-];
 const NOTIFY_KEYS: &[&str] =
     &["kind", "name", "from", "to", "smtp", "password-file", "url", "command", "on", "min-interval"];
 
@@ -39,24 +11,10 @@ pub(super) fn refuse(root: &Section<'_>) {
         metrics.string("listen", "\"127.0.0.1:9746\"");
         refuse_one(&metrics, findings);
     }
-    for uplinks in root.sections("uplinks", "[[uplinks]]", UPLINKS_KEYS) {
-        refuse_one(&uplinks, findings);
-        check_probe(&uplinks, "[uplinks.probe]");
-        for link in uplinks.sections("link", "[[uplinks.link]]", LINK_KEYS) {
-            check_probe(&link, "[uplinks.link.probe]");
-        }
-    }
     for notify in root.sections("notify", "[[notify]]", NOTIFY_KEYS) {
         let kinds = ["email", "webhook", "exec"];
         notify.choice("kind", &kinds.map(|kind| (kind, ())));
         refuse_one(&notify, findings);
-    }
-}
-
-fn check_probe(section: &Section<'_>, title: &'static str) {
-    if let Some(probe) = section.section("probe", title, PROBE_KEYS) {
-        let kinds = ["icmp", "tcp", "http", "dns", "arp"];
-        probe.choice("kind", &kinds.map(|kind| (kind, ())));
     }
 }
 

@@ -1,5 +1,12 @@
 //! `[[uplinks]]`: several ways to the internet.
 
+mod cross;
+mod force;
+mod host;
+mod probe;
+mod read;
+mod target;
+
 use std::{
     net::{IpAddr, SocketAddr},
     ops::RangeInclusive,
@@ -8,6 +15,11 @@ use std::{
 
 use ipnet::IpNet;
 
+pub(super) use self::{
+    cross::check as check_cross,
+    host::check as check_host,
+    read::{UPLINKS_KEYS, Uplinks},
+};
 use crate::event::Failback;
 
 /// `[[uplinks]]`.

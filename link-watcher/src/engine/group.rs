@@ -69,6 +69,8 @@ pub(super) struct Group {
     peer_session: Option<u32>,
     /// Server: epoch of the client's choice that it had to leave because it was dead here.
     fell_at_epoch: Option<u32>,
+    /// Server: the client's newest choice, as far as it has been heard: epoch and links.
+    clients_choice: Option<(u32, Vec<LinkId>)>,
     /// Client: the server was seen to follow this epoch.
     followed_epoch: Option<u32>,
     /// It has been told that nothing is usable.
@@ -95,6 +97,7 @@ impl Group {
             epoch: if spec.role == Role::Client { epoch } else { 0 },
             peer_session: None,
             fell_at_epoch: None,
+            clients_choice: None,
             followed_epoch: None,
             told_none: false,
             why: None,
@@ -144,6 +147,9 @@ impl Group {
         self.carried.retain(|id| links.contains(id));
         self.pinned = self.pinned.filter(|id| links.contains(id));
         self.said.retain(|(id, _)| links.contains(id));
+        if let Some((_, chosen)) = &mut self.clients_choice {
+            chosen.retain(|id| links.contains(id));
+        }
         self.why = Some("the configuration has changed".to_owned());
         self.settle(now_ns, actions);
     }
@@ -204,7 +210,7 @@ impl Group {
             if self.peer_session.replace(said.session).is_some() {
                 self.tell(now_ns, None, What::PeerRestarted, "its session is a new one".to_owned(), 0, actions);
             }
-            (self.fell_at_epoch, self.followed_epoch) = (None, None);
+            (self.fell_at_epoch, self.followed_epoch, self.clients_choice) = (None, None, None);
         }
         if before.is_some_and(|before| before.hears) && !said.hears {
             self.happened(id, format!("{}: the peer does not hear us on it any more", self.name(id)));
@@ -212,6 +218,12 @@ impl Group {
             self.happened(id, format!("{}: drained by the peer", self.name(id)));
         } else if self.spec.role == Role::Server && said.active {
             self.happened(id, "the client chose it".to_owned());
+        }
+        if self.spec.role == Role::Client && said.epoch > self.epoch {
+            // It still follows our life before the start, when the clock that our first epoch came from was ahead. Of a
+            // session's words those with a lower epoch count as overtaken, so ours must be the highest again.
+            self.epoch = said.epoch.saturating_add(1);
+            self.followed_epoch = None;
         }
         if self.spec.role == Role::Client && self.server_left(id, said) {
             let why = format!("the server has left {}", self.names(&self.active));
@@ -392,12 +404,17 @@ impl Group {
         if self.spec.role == Role::Client {
             return choose(&candidates, &self.active, self.pinned, self.failover);
         }
-        let (epoch, chosen) = self.clients_choice();
-        if let Some(epoch) = epoch {
+        self.hear_choice();
+        if let Some((epoch, chosen)) = self.clients_choice.clone() {
             self.epoch = epoch;
             let fresh = self.fell_at_epoch.is_none_or(|fell| fell != epoch);
             // The client's word goes before our hold time, unless we had to leave that very choice.
-            let works = |link: &&Link| link.verdict() == LinkVerdict::Up && (fresh || !link.holds(now_ns));
+            // Where it says meanwhile that it has left a link, we do not return there, whatever it has taken instead.
+            let works = |link: &&Link| {
+                let meant = self.active.contains(&link.spec.id)
+                    || link.peer.is_some_and(|peer| peer.active && peer.epoch == epoch);
+                link.verdict() == LinkVerdict::Up && meant && (fresh || !link.holds(now_ns))
+            };
             let alive: Vec<LinkId> =
                 chosen.iter().filter_map(|id| self.link(*id)).filter(works).map(|link| link.spec.id).collect();
             if !alive.is_empty() || !self.failover {
@@ -405,6 +422,14 @@ impl Group {
             }
             if chosen.iter().filter_map(|id| self.link(*id)).any(|link| link.verdict() == LinkVerdict::Down) {
                 self.fell_at_epoch = Some(epoch);
+            }
+            let working: Vec<LinkId> = candidates
+                .iter()
+                .filter(|candidate| candidate.usable && self.active.contains(&candidate.id))
+                .map(|candidate| candidate.id)
+                .collect();
+            if !working.is_empty() {
+                return Choice { active: working, reason: "the client's choice is dead here: as before" };
             }
             let choice = choose(&candidates, &self.active, None, self.failover);
             return Choice { reason: "the client's choice is dead here: the next usable link", ..choice };
@@ -437,16 +462,25 @@ impl Group {
         }
     }
 
-    /// The newest choice of the client's present session: its epoch and links.
-    fn clients_choice(&self) -> (Option<u32>, Vec<LinkId>) {
+    /// Takes in what the client has said of its choice on each link. Its word comes link by link: that a link is left counts
+    /// only once it is heard which one was taken instead.
+    fn hear_choice(&mut self) {
         let stamped = || {
             self.links.iter().filter_map(|link| {
                 let peer = link.peer.filter(|peer| peer.active && Some(peer.session) == self.peer_session)?;
                 Some((peer.epoch, link.spec.id))
             })
         };
-        let newest = stamped().map(|(epoch, _)| epoch).max();
-        (newest, stamped().filter(|(epoch, _)| Some(*epoch) == newest).map(|(_, id)| id).collect())
+        let Some(newest) = stamped().map(|(epoch, _)| epoch).max() else { return };
+        let mut chosen: Vec<LinkId> = stamped().filter(|(epoch, _)| *epoch == newest).map(|(_, id)| id).collect();
+        match &mut self.clients_choice {
+            Some((known, _)) if *known > newest => {}
+            Some((known, links)) if *known == newest => {
+                chosen.retain(|id| !links.contains(id));
+                links.extend(chosen);
+            }
+            _ => self.clients_choice = Some((newest, chosen)),
+        }
     }
 
     fn plan(&mut self, now_ns: u64, actions: &mut Vec<Action>) {

@@ -23,11 +23,11 @@ pub enum Edge {
 /// Share of an interval that a probe must have had to be answered before it counts: a little less than all of it, because
 /// the next one may leave a little early. In eighths.
 const PATIENCE_EIGHTHS: u64 = 7;
-/// The spread of round trips and of lateness is forgotten by this share with each sample: it remembers some seconds at
-/// usual intervals.
-const SPREAD_DECAY: u64 = 64;
-/// Part of an interval by which round trips are taken to differ before they are known better.
-const FIRST_SPREAD: u64 = 16;
+/// The spread of round trips and of lateness is forgotten by this share with each sample: it remembers some hundreds
+/// of probes.
+const SPREAD_DECAY: u64 = 256;
+/// Round trips until their spread is known; who knows little is patient.
+const RTTS_KNOWN: u32 = 16;
 /// Part of an interval that an echo may always be late.
 const LEAST_SLACK: u64 = 32;
 /// Probes over which loss is measured before the measure starts anew.
@@ -59,13 +59,15 @@ pub struct Detector {
     last_sent_counted: bool,
     /// Probes since the last echo that have had their time.
     unanswered: u32,
-    /// The prober was late since the last echo: one more probe must go unanswered.
-    stalled: bool,
+    /// First probe after the prober was late, until it is answered: one more must go unanswered. Echoes of earlier probes,
+    /// which waited meanwhile, prove nothing about now.
+    stalled_at: Option<u64>,
     /// A probe whose round trip is being measured: sequence, send time. One at a time is enough, whatever the round trip.
     timed: Option<(u64, u64)>,
     /// Range of the round trips lately, ns; zeros: none yet.
     rtt_low_ns: u64,
     rtt_high_ns: u64,
+    rtts_measured: u32,
     /// How late probes have left lately, ns.
     lateness_ns: u64,
     due_total: u64,
@@ -86,10 +88,11 @@ impl Detector {
             last_sequence: sequence,
             last_sent_counted: true,
             unanswered: 0,
-            stalled: false,
+            stalled_at: None,
             timed: None,
             rtt_low_ns: 0,
             rtt_high_ns: 0,
+            rtts_measured: 0,
             lateness_ns: 0,
             due_total: 0,
             loss_from: (0, 0),
@@ -104,7 +107,9 @@ impl Detector {
         // a whole interval; after a stall not even that is sure.
         if self.last_sent_ns != 0 {
             let late_ns = (now_ns - self.last_sent_ns).saturating_sub(self.interval_ns);
-            self.stalled |= late_ns > self.interval_ns / 2;
+            if late_ns > self.interval_ns / 2 {
+                self.stalled_at = Some(sequence);
+            }
             self.lateness_ns = late_ns.max(self.lateness_ns - self.lateness_ns / SPREAD_DECAY);
         }
         self.timed = self.timed.or(Some((sequence, now_ns)));
@@ -115,7 +120,7 @@ impl Detector {
     pub fn poll(&mut self, now_ns: u64, echoes: Echoes) -> Option<Edge> {
         if echoes.highest > self.seen.highest {
             self.unanswered = 0;
-            self.stalled = false;
+            self.stalled_at = self.stalled_at.filter(|sequence| *sequence > echoes.highest);
             if !self.last_sent_counted && echoes.highest >= self.last_sequence {
                 self.last_sent_counted = true;
                 self.due_total += 1;
@@ -175,7 +180,8 @@ impl Detector {
     fn silent_from_ns(&self) -> u64 {
         let detection_ns = self.interval_ns * u64::from(self.multiplier);
         if self.seen.count == 0 {
-            return self.start_ns + detection_ns;
+            // One interval more: the peer may still take my earlier session for alive, and answer a probe late.
+            return self.start_ns + detection_ns + self.interval_ns;
         }
         self.seen.last_ns.max(self.start_ns) + detection_ns + self.slack_ns()
     }
@@ -184,7 +190,8 @@ impl Detector {
     fn slack_ns(&self) -> u64 {
         // Twice what was seen, because what was seen is not all there is.
         let spread_ns = 2 * self.rtt_high_ns.saturating_sub(self.rtt_low_ns);
-        (spread_ns + self.lateness_ns).max(self.interval_ns / LEAST_SLACK).min(self.interval_ns / 2)
+        let least_ns = if self.rtts_measured < RTTS_KNOWN { self.interval_ns } else { self.interval_ns / LEAST_SLACK };
+        (spread_ns + self.lateness_ns).max(least_ns).min(self.interval_ns / 2)
     }
 
     fn measure_rtt(&mut self, echoes: Echoes) {
@@ -194,9 +201,9 @@ impl Detector {
             return;
         }
         let rtt_ns = echoes.last_ns.saturating_sub(sent_ns);
+        self.rtts_measured = self.rtts_measured.saturating_add(1);
         if self.rtt_high_ns == 0 {
-            // Who knows little is patient.
-            (self.rtt_low_ns, self.rtt_high_ns) = (rtt_ns, rtt_ns + self.interval_ns / FIRST_SPREAD);
+            (self.rtt_low_ns, self.rtt_high_ns) = (rtt_ns, rtt_ns);
             return;
         }
         let spread_ns = self.rtt_high_ns.saturating_sub(self.rtt_low_ns);
@@ -206,7 +213,11 @@ impl Detector {
 
     fn needed(&self) -> u32 {
         // Before the first echo the round trip is unknown: every probe of the detection time gets its interval.
-        if self.stalled || self.seen.count == 0 { self.multiplier } else { self.multiplier.saturating_sub(1).max(1) }
+        if self.stalled_at.is_some() || self.seen.count == 0 {
+            self.multiplier
+        } else {
+            self.multiplier.saturating_sub(1).max(1)
+        }
     }
 
     fn patience_ns(&self) -> u64 {
@@ -286,11 +297,11 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_link_is_silent_after_the_detection_time() {
+    fn a_link_dead_from_the_start_is_silent_an_interval_after_the_detection_time() {
         let edges = run(3, 100 * I, |_| false, |_| false);
         assert_eq!(edges.len(), 1);
         assert_eq!(edges[0].1, Edge::Silent { last_good_ns: 0 });
-        assert!((3 * I..=3 * I + I / 10).contains(&edges[0].0), "{edges:?}");
+        assert!((4 * I..=4 * I + I / 10).contains(&edges[0].0), "{edges:?}");
     }
 
     #[test]
@@ -353,17 +364,21 @@ mod tests {
     #[test]
     fn a_link_that_is_about_to_turn_silent_joins_and_no_other() {
         let mut detector = Detector::new(I, 3, 1, 0);
-        detector.on_sent(1, 1);
-        let echoes = Echoes { last_ns: 1 + RTT, highest: 1, count: 1 };
-        assert_eq!(detector.poll(1 + RTT, echoes), Some(Edge::Alive));
-        for sequence in 2..=3 {
-            detector.on_sent(1 + (sequence - 1) * I, sequence);
-            assert_eq!(detector.join(1 + (sequence - 1) * I), None, "too early");
+        let at = |sequence: u64| 1 + (sequence - 1) * I;
+        let last = 20;
+        for sequence in 1..=last {
+            detector.on_sent(at(sequence), sequence);
+            detector
+                .poll(at(sequence) + RTT, Echoes { last_ns: at(sequence) + RTT, highest: sequence, count: sequence });
         }
-        assert_eq!(detector.join(1 + 5 * I / 2), None, "the second has not had its time");
-        detector.on_sent(1 + 3 * I, 4);
-        assert_eq!(detector.join(1 + 3 * I), Some(Edge::Silent { last_good_ns: 1 + RTT }));
-        assert_eq!(detector.join(1 + 3 * I), None, "once");
+        for sequence in last + 1..=last + 2 {
+            detector.on_sent(at(sequence), sequence);
+            assert_eq!(detector.join(at(sequence)), None, "too early");
+        }
+        assert_eq!(detector.join(at(last + 2) + I / 2), None, "the second has not had its time");
+        detector.on_sent(at(last + 3), last + 3);
+        assert_eq!(detector.join(at(last + 3)), Some(Edge::Silent { last_good_ns: at(last) + RTT }));
+        assert_eq!(detector.join(at(last + 3)), None, "once");
     }
 
     #[test]

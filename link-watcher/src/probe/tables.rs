@@ -111,7 +111,7 @@ pub fn forget(state: &LinkState<AtomicU64>) {
     }
 }
 
-/// The sequence behind which a link that starts now begins: one for each [`SEQUENCE_NS`] of the daemon's life, more than
+/// The sequence behind which a link that starts now begins: one for each half millisecond of the daemon's life, more than
 /// any link can have used meanwhile.
 pub fn first_sequence(since_start_ns: u64) -> u64 {
     (since_start_ns / SEQUENCE_NS).min(window::MAX_SEQUENCE)

@@ -13,10 +13,65 @@ const RTMSG_LEN: usize = 12;
 const RTNEXTHOP_LEN: usize = 8;
 /// The route refers to a nexthop object.
 const RTA_NH_ID: u16 = 30;
+/// The gateway is on the link, whatever the tables say (linux/rtnetlink.h).
+const RTNH_F_ONLINK: u8 = 4;
+
+/// A next hop of a route in a table of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hop {
+    /// Interface.
+    pub ifindex: u32,
+    /// The router there; nothing where the destination is on the link, or the link has only one other end.
+    pub gateway: Option<IpAddr>,
+    /// Share among the hops of one route, 1 to 256; 1 of a single one.
+    pub weight: u32,
+    /// The gateway is on the link, whatever the tables say.
+    pub onlink: bool,
+}
+
+impl From<&Nexthop> for Hop {
+    fn from(nexthop: &Nexthop) -> Self {
+        Self { ifindex: nexthop.ifindex, gateway: Some(nexthop.gateway), weight: nexthop.weight, onlink: false }
+    }
+}
+
+/// Where a route leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Out.
+    Through {
+        /// At least one, in the order that the kernel has; another order would move every flow.
+        hops: Vec<Hop>,
+        /// Address that the machine's own packets get, where they have none yet.
+        source: Option<IpAddr>,
+    },
+    /// Nowhere: the sender gets ICMP destination unreachable.
+    Unreachable,
+}
+
+/// A route in a table of ours.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TableRoute {
+    /// Where it stands.
+    pub key: RouteKey,
+    /// Where it leads.
+    pub way: Way,
+}
+
+/// A route that the kernel has, anybody's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FoundTableRoute {
+    /// Where it stands.
+    pub key: RouteKey,
+    /// Who made it (`rtm_protocol`).
+    pub protocol: u8,
+    /// Where it leads; nothing for what we would never make, such as a local route or one through a nexthop object.
+    pub way: Option<Way>,
+}
 
 /// How a route is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mode {
+pub(crate) enum Mode {
     /// Only where nothing stands.
     Create,
     /// Whatever stands there.
@@ -28,16 +83,15 @@ pub(super) fn family(prefix: &IpNet) -> u8 {
 }
 
 /// The fixed part and the attributes that name the place.
-fn place(batch: &mut Batch, message: u16, flags: i32, route: &Route) {
-    let key = &route.key;
+fn place(batch: &mut Batch, message: u16, flags: i32, key: &RouteKey, scope: u8, kind: u8) {
     let mut fixed = [0; RTMSG_LEN];
     fixed[0] = family(&key.prefix);
     fixed[1] = key.prefix.prefix_len();
     // Tables beyond 255 are named by the attribute alone.
     fixed[4] = u8::try_from(key.table).unwrap_or(libc::RT_TABLE_UNSPEC);
     fixed[5] = PROTOCOL;
-    fixed[6] = libc::RT_SCOPE_UNIVERSE;
-    fixed[7] = libc::RTN_UNICAST;
+    fixed[6] = scope;
+    fixed[7] = kind;
     batch.request(message, flags as u16, &fixed);
     batch.attribute_with(libc::RTA_DST, |bytes| append_address(bytes, key.prefix.addr()));
     batch.attribute(libc::RTA_TABLE, &key.table.to_ne_bytes());
@@ -46,43 +100,93 @@ fn place(batch: &mut Batch, message: u16, flags: i32, route: &Route) {
     }
 }
 
+impl Mode {
+    const fn flags(self) -> i32 {
+        match self {
+            Self::Create => libc::NLM_F_CREATE | libc::NLM_F_EXCL,
+            Self::Replace => libc::NLM_F_CREATE | libc::NLM_F_REPLACE,
+        }
+    }
+}
+
 /// Adds a request that writes the route.
 pub(super) fn write(batch: &mut Batch, route: &Route, mode: Mode) {
-    let flags = match mode {
-        Mode::Create => libc::NLM_F_CREATE | libc::NLM_F_EXCL,
-        Mode::Replace => libc::NLM_F_CREATE | libc::NLM_F_REPLACE,
-    };
-    place(batch, libc::RTM_NEWROUTE, flags, route);
-    nexthops(batch, route);
+    place(batch, libc::RTM_NEWROUTE, mode.flags(), &route.key, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
+    hops(batch, &route.key, route.nexthops.iter().map(Hop::from));
 }
 
 /// Adds a request that removes the route. The kernel compares the protocol, and for IPv4, where a metric of 0 means
 /// any, the next hops too. For IPv6 next hops would remove only themselves from a multipath route, and the metric is exact.
 pub(super) fn delete(batch: &mut Batch, route: &Route) {
-    place(batch, libc::RTM_DELROUTE, 0, route);
+    place(batch, libc::RTM_DELROUTE, 0, &route.key, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
     if route.key.prefix.addr().is_ipv4() {
-        nexthops(batch, route);
+        hops(batch, &route.key, route.nexthops.iter().map(Hop::from));
     }
 }
 
-fn nexthops(batch: &mut Batch, route: &Route) {
-    let v4 = route.key.prefix.addr().is_ipv4();
-    match &route.nexthops[..] {
-        [only] => {
-            batch.attribute(libc::RTA_OIF, &only.ifindex.to_ne_bytes());
-            batch.attribute_with(gateway_kind(v4, only.gateway), |bytes| append_gateway(bytes, v4, only.gateway));
+/// Adds a request that writes the route.
+pub(crate) fn write_table_route(batch: &mut Batch, route: &TableRoute, mode: Mode) {
+    let (scope, kind) = match &route.way {
+        Way::Unreachable => (libc::RT_SCOPE_UNIVERSE, libc::RTN_UNREACHABLE),
+        // As ip-route(8) does: what leads straight to the destination ends on the link.
+        Way::Through { hops, .. } if hops.iter().all(|hop| hop.gateway.is_none()) => {
+            (libc::RT_SCOPE_LINK, libc::RTN_UNICAST)
         }
-        several => batch.attribute_with(libc::RTA_MULTIPATH, |bytes| {
-            for nexthop in several {
-                let start = bytes.len();
-                bytes.extend_from_slice(&[0, 0, 0, (nexthop.weight.clamp(1, 256) - 1) as u8]);
-                bytes.extend_from_slice(&nexthop.ifindex.to_ne_bytes());
-                let kind = gateway_kind(v4, nexthop.gateway);
-                append_attribute(bytes, kind, |bytes| append_gateway(bytes, v4, nexthop.gateway));
-                let length = (bytes.len() - start) as u16;
-                bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+        Way::Through { .. } => (libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST),
+    };
+    place(batch, libc::RTM_NEWROUTE, mode.flags(), &route.key, scope, kind);
+    way(batch, route);
+}
+
+/// Adds a request that removes the route; the kernel compares as with [`delete`], and for IPv4 the preferred source too.
+pub(crate) fn delete_table_route(batch: &mut Batch, route: &TableRoute) {
+    let kind = match route.way {
+        Way::Unreachable => libc::RTN_UNREACHABLE,
+        Way::Through { .. } => libc::RTN_UNICAST,
+    };
+    place(batch, libc::RTM_DELROUTE, 0, &route.key, libc::RT_SCOPE_NOWHERE, kind);
+    if route.key.prefix.addr().is_ipv4() {
+        way(batch, route);
+    }
+}
+
+fn way(batch: &mut Batch, route: &TableRoute) {
+    let Way::Through { hops: through, source } = &route.way else { return };
+    hops(batch, &route.key, through.iter().copied());
+    if let Some(source) = *source {
+        batch.attribute_with(libc::RTA_PREFSRC, |bytes| append_address(bytes, source));
+    }
+}
+
+fn hops(batch: &mut Batch, key: &RouteKey, mut hops: impl ExactSizeIterator<Item = Hop>) {
+    let v4 = key.prefix.addr().is_ipv4();
+    if hops.len() == 1
+        && let Some(only) = hops.next()
+    {
+        batch.attribute(libc::RTA_OIF, &only.ifindex.to_ne_bytes());
+        if let Some(gateway) = only.gateway {
+            batch.attribute_with(gateway_kind(v4, gateway), |bytes| append_gateway(bytes, v4, gateway));
+        }
+        batch.route_flags(only.flags());
+        return;
+    }
+    batch.attribute_with(libc::RTA_MULTIPATH, |bytes| {
+        for hop in hops {
+            let start = bytes.len();
+            bytes.extend_from_slice(&[0, 0, hop.flags(), (hop.weight.clamp(1, 256) - 1) as u8]);
+            bytes.extend_from_slice(&hop.ifindex.to_ne_bytes());
+            if let Some(gateway) = hop.gateway {
+                append_attribute(bytes, gateway_kind(v4, gateway), |bytes| append_gateway(bytes, v4, gateway));
             }
-        }),
+            let length = (bytes.len() - start) as u16;
+            bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
+        }
+    });
+}
+
+impl Hop {
+    const fn flags(self) -> u8 {
+        if self.onlink { RTNH_F_ONLINK } else { 0 }
     }
 }
 
@@ -98,78 +202,122 @@ fn append_gateway(bytes: &mut Vec<u8>, v4: bool, gateway: IpAddr) {
     append_address(bytes, gateway);
 }
 
-fn append_address(bytes: &mut Vec<u8>, address: IpAddr) {
+pub(crate) fn append_address(bytes: &mut Vec<u8>, address: IpAddr) {
     match address {
         IpAddr::V4(address) => bytes.extend_from_slice(&address.octets()),
         IpAddr::V6(address) => bytes.extend_from_slice(&address.octets()),
     }
 }
 
-/// Adds a dump request. With strict checking the kernel leaves out what differs from `protocol` and `table`.
-pub(super) fn dump(batch: &mut Batch, family: u8, protocol: Option<u8>, table: Option<u32>) {
+/// Which routes a dump is to have; with strict checking the kernel leaves out the others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Filter {
+    /// Those with this protocol number.
+    pub(crate) protocol: Option<u8>,
+    /// Those of this table.
+    pub(crate) table: Option<u32>,
+    /// Those through this interface.
+    pub(crate) ifindex: Option<u32>,
+}
+
+/// Adds a dump request.
+pub(crate) fn dump(batch: &mut Batch, family: u8, filter: Filter) {
     let mut fixed = [0; RTMSG_LEN];
     fixed[0] = family;
-    fixed[5] = protocol.unwrap_or(libc::RTPROT_UNSPEC);
+    fixed[5] = filter.protocol.unwrap_or(libc::RTPROT_UNSPEC);
     batch.request(libc::RTM_GETROUTE, libc::NLM_F_DUMP as u16, &fixed);
-    if let Some(table) = table {
+    if let Some(table) = filter.table {
         batch.attribute(libc::RTA_TABLE, &table.to_ne_bytes());
     }
+    if let Some(ifindex) = filter.ifindex {
+        batch.attribute(libc::RTA_OIF, &ifindex.to_ne_bytes());
+    }
+}
+
+/// A route message, as the peers' back-end sees it: next hops are routers.
+pub(crate) fn parse_route(payload: &[u8]) -> Option<FoundRoute> {
+    let found = parse_table_route(payload)?;
+    let nexthops = match found.way {
+        Some(Way::Through { hops, .. }) => hops
+            .into_iter()
+            .map(|Hop { ifindex, gateway, weight, .. }| Some(Nexthop { ifindex, gateway: gateway?, weight }))
+            .collect::<Option<Vec<_>>>(),
+        _ => None,
+    };
+    Some(FoundRoute { key: found.key, protocol: found.protocol, nexthops: nexthops.map(canonical) })
 }
 
 /// A route message. Nothing for what can never be in a place of ours: routes by source or type of service, cached
 /// ones, and what is malformed.
-pub(crate) fn parse_route(payload: &[u8]) -> Option<FoundRoute> {
+pub(crate) fn parse_table_route(payload: &[u8]) -> Option<FoundTableRoute> {
     let fixed = payload.get(..RTMSG_LEN)?;
     let v4 = match i32::from(fixed[0]) {
         libc::AF_INET => true,
         libc::AF_INET6 => false,
         _ => return None,
     };
-    let (source_len, tos) = (fixed[2], fixed[3]);
-    if source_len != 0 || tos != 0 || read_u32(fixed, 8)? & libc::RTM_F_CLONED != 0 {
+    let (source_len, tos, flags) = (fixed[2], fixed[3], read_u32(fixed, 8)?);
+    if source_len != 0 || tos != 0 || flags & libc::RTM_F_CLONED != 0 {
         return None;
     }
     let mut destination = if v4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
-    let (mut table, mut metric) = (u32::from(fixed[4]), 0);
-    let (mut ifindex, mut gateway, mut several) = (0, None, None);
-    let mut ours = fixed[7] == libc::RTN_UNICAST;
+    let (mut table, mut metric, mut source) = (u32::from(fixed[4]), 0, None);
+    let mut only = Hop { ifindex: 0, gateway: None, weight: 1, onlink: flags as u8 & RTNH_F_ONLINK != 0 };
+    let (mut several, mut plain) = (None, true);
     for (kind, value) in attributes(&payload[RTMSG_LEN..]) {
         match kind {
             libc::RTA_DST => destination = address(value)?,
             libc::RTA_TABLE => table = read_u32(value, 0)?,
             libc::RTA_PRIORITY => metric = read_u32(value, 0)?,
-            libc::RTA_OIF => ifindex = read_u32(value, 0)?,
-            libc::RTA_GATEWAY => gateway = Some(address(value)?),
-            libc::RTA_VIA => gateway = via(value),
+            libc::RTA_OIF => only.ifindex = read_u32(value, 0)?,
+            libc::RTA_GATEWAY => only.gateway = Some(address(value)?),
+            libc::RTA_VIA => only.gateway = via(value),
+            libc::RTA_PREFSRC => source = address(value),
             libc::RTA_MULTIPATH => several = multipath(value),
-            RTA_NH_ID | libc::RTA_ENCAP => ours = false,
+            RTA_NH_ID | libc::RTA_ENCAP => plain = false,
             _ => {}
         }
     }
-    let nexthops = several.or_else(|| Some(vec![Nexthop { ifindex, gateway: gateway?, weight: 1 }]));
-    Some(FoundRoute {
+    let way = match fixed[7] {
+        libc::RTN_UNREACHABLE => Some(Way::Unreachable),
+        libc::RTN_UNICAST if plain => {
+            let hops = several.unwrap_or_else(|| vec![only]);
+            hops.iter().all(|hop| hop.ifindex != 0).then_some(Way::Through { hops, source })
+        }
+        _ => None,
+    };
+    Some(FoundTableRoute {
         key: RouteKey { table, prefix: IpNet::new(destination, fixed[1]).ok()?, metric },
         protocol: fixed[5],
-        nexthops: nexthops.filter(|nexthops| ours && !nexthops.is_empty()).map(canonical),
+        way,
     })
 }
 
-/// Nothing if a member has no gateway.
-fn multipath(mut bytes: &[u8]) -> Option<Vec<Nexthop>> {
-    let mut nexthops = Vec::new();
+fn multipath(mut bytes: &[u8]) -> Option<Vec<Hop>> {
+    let mut hops = Vec::new();
     while !bytes.is_empty() {
         let length = read_u16(bytes, 0)? as usize;
-        let weight = u32::from(*bytes.get(3)?) + 1;
-        let ifindex = read_u32(bytes, 4)?;
-        let gateway = attributes(bytes.get(RTNEXTHOP_LEN..length)?).find_map(|(kind, value)| match kind {
-            libc::RTA_GATEWAY => address(value),
-            libc::RTA_VIA => via(value),
-            _ => None,
-        })?;
-        nexthops.push(Nexthop { ifindex, gateway, weight });
+        let mut hop = Hop {
+            ifindex: read_u32(bytes, 4)?,
+            gateway: None,
+            weight: u32::from(*bytes.get(3)?) + 1,
+            onlink: bytes.get(2)? & RTNH_F_ONLINK != 0,
+        };
+        for (kind, value) in attributes(bytes.get(RTNEXTHOP_LEN..length)?) {
+            match kind {
+                libc::RTA_GATEWAY => hop.gateway = address(value),
+                libc::RTA_VIA => hop.gateway = via(value),
+                _ => {}
+            }
+        }
+        hops.push(hop);
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
     }
-    Some(nexthops)
+    // The kernel keeps no weight of a single next hop.
+    if let [only] = &mut hops[..] {
+        only.weight = 1;
+    }
+    (!hops.is_empty()).then_some(hops)
 }
 
 /// `struct rtvia`: family u16, address.
@@ -208,10 +356,40 @@ mod tests {
     }
 
     #[test]
+    fn routes_of_tables_read_back_as_written() {
+        let hop = |ifindex, gateway: &str, weight, onlink| Hop {
+            ifindex,
+            gateway: (!gateway.is_empty()).then(|| gateway.parse().unwrap()),
+            weight,
+            onlink,
+        };
+        let through = |hops: &[Hop], source: &str| Way::Through {
+            hops: hops.to_vec(),
+            source: (!source.is_empty()).then(|| source.parse().unwrap()),
+        };
+        for (prefix, metric, way) in [
+            ("0.0.0.0/0", 0, through(&[hop(3, "198.51.100.1", 1, true)], "198.51.100.2")),
+            ("0.0.0.0/0", 0, through(&[hop(3, "", 1, false)], "")),
+            ("0.0.0.0/0", u32::MAX, Way::Unreachable),
+            ("::/0", u32::MAX, Way::Unreachable),
+            ("0.0.0.0/0", 0, through(&[hop(3, "", 5, false), hop(2, "198.51.100.1", 256, true)], "")),
+            ("::/0", 1024, through(&[hop(3, "fe80::1", 1, true), hop(2, "2001:db8::1", 3, true)], "")),
+            ("::/0", 1024, through(&[hop(3, "fe80::1", 1, true)], "2001:db8::2")),
+        ] {
+            let route = TableRoute { key: RouteKey { table: 7001, prefix: prefix.parse().unwrap(), metric }, way };
+            let mut batch = Batch::default();
+            write_table_route(&mut batch, &route, Mode::Replace);
+            let found = parse_table_route(messages(batch.bytes()).next().unwrap().payload).unwrap();
+            let expected = FoundTableRoute { key: route.key, protocol: PROTOCOL, way: Some(route.way) };
+            assert_eq!(found, expected);
+        }
+    }
+
+    #[test]
     fn a_route_without_a_gateway_is_none_of_ours() {
         let key = RouteKey { table: 254, prefix: "10.0.0.0/8".parse().unwrap(), metric: 0 };
         let mut batch = Batch::default();
-        place(&mut batch, libc::RTM_NEWROUTE, 0, &Route { key, nexthops: vec![] });
+        place(&mut batch, libc::RTM_NEWROUTE, 0, &key, libc::RT_SCOPE_LINK, libc::RTN_UNICAST);
         batch.attribute(libc::RTA_OIF, &3u32.to_ne_bytes());
         let found = parse_route(messages(batch.bytes()).next().unwrap().payload).unwrap();
         assert_eq!((found.key, found.nexthops), (key, None));

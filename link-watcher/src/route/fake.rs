@@ -69,7 +69,8 @@ impl FakeKernel {
         let mut state = self.state();
         let Some(route) = state.routes.remove(key) else { return };
         for Nexthop { ifindex, gateway, .. } in route.nexthops.unwrap_or_default() {
-            let address = Address { address: gateway, prefix_len: 24, peer: None, scope: 0, tentative: false };
+            let address =
+                Address { address: gateway, prefix_len: 24, peer: None, scope: 0, tentative: false, secondary: false };
             state.events.push(KernelEvent::AddressRemoved { ifindex, address });
         }
     }

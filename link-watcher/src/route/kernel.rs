@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, fs, io};
 
 use super::{
     FoundRoute, PROTOCOL, Route, RouteKey,
-    codec::{self, Mode},
+    codec::{self, Filter, Mode},
     parse_route,
 };
 use crate::system::{
@@ -63,16 +63,11 @@ impl NetlinkRoutes {
         Ok(Self { requests: Requests::open()?, batch: Batch::default() })
     }
 
-    fn dump(&mut self, family: i32, protocol: Option<u8>, table: Option<u32>) -> io::Result<Vec<FoundRoute>> {
+    fn dump(&mut self, family: i32, filter: Filter) -> io::Result<Vec<FoundRoute>> {
         self.batch.clear();
-        codec::dump(&mut self.batch, family as u8, protocol, table);
+        codec::dump(&mut self.batch, family as u8, filter);
         match self.requests.dump(&mut self.batch, |message| parse_route(message.payload)) {
-            // A table that nobody has used yet, or a kernel without IPv6.
-            Err(error)
-                if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT)) =>
-            {
-                Ok(Vec::new())
-            }
+            Err(error) if nothing_there(&error) => Ok(Vec::new()),
             found => found,
         }
     }
@@ -96,8 +91,9 @@ impl RouteKernel for NetlinkRoutes {
     }
 
     fn ours(&mut self) -> io::Result<Vec<FoundRoute>> {
-        let mut found = self.dump(libc::AF_INET, Some(PROTOCOL), None)?;
-        found.extend(self.dump(libc::AF_INET6, Some(PROTOCOL), None)?);
+        let filter = Filter { protocol: Some(PROTOCOL), ..Filter::default() };
+        let mut found = self.dump(libc::AF_INET, filter)?;
+        found.extend(self.dump(libc::AF_INET6, filter)?);
         // A kernel without strict dumps sends everything.
         found.retain(|route| route.protocol == PROTOCOL);
         Ok(found)
@@ -108,7 +104,7 @@ impl RouteKernel for NetlinkRoutes {
         let mut found = Vec::new();
         let mut missing = places.clone();
         for (family, table) in dumps {
-            for route in self.dump(i32::from(family), None, Some(table))? {
+            for route in self.dump(i32::from(family), Filter { table: Some(table), ..Filter::default() })? {
                 // Several routes may share a place; the kernel lists the one that it uses first.
                 if missing.remove(&route.key) {
                     found.push(route);
@@ -119,10 +115,20 @@ impl RouteKernel for NetlinkRoutes {
     }
 
     fn process(&self, port_id: u32) -> String {
-        // A process's first netlink socket has the process id as its port id, further ones have something negative.
-        match fs::read_to_string(format!("/proc/{port_id}/comm")) {
-            Ok(name) => format!("{} (process {port_id})", name.trim_end()),
-            Err(_) => format!("a program that has ended (netlink port {port_id})"),
-        }
+        process(port_id)
     }
+}
+
+/// Who uses a netlink port id, in words.
+pub(crate) fn process(port_id: u32) -> String {
+    // A process's first netlink socket has the process id as its port id, further ones have something negative.
+    match fs::read_to_string(format!("/proc/{port_id}/comm")) {
+        Ok(name) => format!("{} (process {port_id})", name.trim_end()),
+        Err(_) => format!("a program that has ended (netlink port {port_id})"),
+    }
+}
+
+/// Whether a dump failed only because it is of a table that nobody has used yet, or of IPv6 in a kernel without.
+pub(crate) fn nothing_there(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT))
 }

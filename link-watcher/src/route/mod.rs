@@ -16,13 +16,14 @@
 //! **Order.** Active routes first, then backups, then removals; a prefix whose new routes could not be installed keeps
 //! its old ones.
 
-mod codec;
+pub(crate) mod codec;
 #[cfg(test)]
 pub(crate) mod fake;
 mod kernel;
 mod plan;
 mod reconcile;
 mod routes;
+pub(crate) mod rule;
 #[cfg(test)]
 mod tests;
 
@@ -30,11 +31,17 @@ use std::{fmt, net::IpAddr};
 
 use ipnet::IpNet;
 
+pub(crate) use self::{
+    codec::parse_route,
+    kernel::{nothing_there, process},
+    reconcile::{BACKOFF_MAX_NS, GAP_NS, backoff_ns},
+};
 pub use self::{
+    codec::{FoundTableRoute, Hop, TableRoute, Way},
     kernel::{Change, NetlinkRoutes, RouteKernel},
     routes::Routes,
+    rule::{Family, FoundRule, Rule},
 };
-pub(crate) use codec::parse_route;
 
 use crate::{
     event::GroupId,

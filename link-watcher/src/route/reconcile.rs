@@ -12,14 +12,14 @@ use crate::{
 };
 
 /// Least time between two comparisons, ns: however many events there are, the daemon does other things too.
-const GAP_NS: u64 = 10_000_000;
+pub(crate) const GAP_NS: u64 = 10_000_000;
 /// The wait after the first repair of a route that somebody removed; it doubles with every further one, ns.
 const BACKOFF_MIN_NS: u64 = 100_000_000;
 /// Its bound, and how long a route must stand for its fight to be over, ns.
-const BACKOFF_MAX_NS: u64 = 60_000_000_000;
+pub(crate) const BACKOFF_MAX_NS: u64 = 60_000_000_000;
 
 /// The wait after so many repairs.
-fn backoff_ns(repairs: u32) -> u64 {
+pub(crate) fn backoff_ns(repairs: u32) -> u64 {
     BACKOFF_MIN_NS.saturating_mul(1 << repairs.saturating_sub(1).min(20)).min(BACKOFF_MAX_NS)
 }
 

@@ -1,7 +1,8 @@
 //! The kernel's events: links, addresses, and routes as far as they concern us.
 //!
 //! A router with a full routing table must not pay for it here: a filter in the kernel drops the routes of others
-//! unless they take a place that was occupied, because that place may have been ours.
+//! unless they take a place that was occupied, because that place may have been ours, or are default routes, from
+//! which gateways are learned.
 
 use std::{collections::VecDeque, io, net::IpAddr};
 
@@ -9,7 +10,7 @@ use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket, protocols::NETLINK_R
 use socket2::{SockFilter, SockRef};
 
 use super::netlink::{self, Message, attributes, messages, read_u16, read_u32, string};
-use crate::route::{FoundRoute, PROTOCOL, parse_route};
+use crate::route::{FoundRoute, FoundRule, PROTOCOL, parse_route, rule};
 
 /// Bytes read at a time: a netlink event is far smaller, and the largest (a link with all its attributes) is some 2 KiB.
 const READ_BUFFER: usize = 32 << 10;
@@ -44,6 +45,15 @@ pub enum KernelEvent {
     },
     /// One of our routes, or a place that one of them may have had.
     Route(RouteEvent),
+    /// A rule appeared or went, anybody's.
+    Rule {
+        /// It went.
+        removed: bool,
+        /// The netlink port id of who did it; 0: the kernel itself.
+        port_id: u32,
+        /// The rule.
+        rule: FoundRule,
+    },
     /// Events were lost: everything known is to be read again.
     Resync,
 }
@@ -67,6 +77,8 @@ pub struct Link {
     pub address_len: u8,
     /// Largest packet, bytes.
     pub mtu: u32,
+    /// It has only one other end (`IFF_POINTOPOINT`), so that packets need no gateway there.
+    pub point_to_point: bool,
 }
 
 /// An address of an interface.
@@ -82,6 +94,9 @@ pub struct Address {
     pub scope: u8,
     /// Not usable yet: duplicate address detection is not over, or has found one.
     pub tentative: bool,
+    /// Not the first choice for new connections: an IPv6 address that is deprecated or temporary (RFC 4862, RFC 8981),
+    /// an IPv4 one that came second in its prefix (`IFA_F_SECONDARY`).
+    pub secondary: bool,
 }
 
 /// What happened to a route.
@@ -127,6 +142,8 @@ impl KernelEvents {
             libc::RTNLGRP_IPV6_IFADDR,
             libc::RTNLGRP_IPV4_ROUTE,
             libc::RTNLGRP_IPV6_ROUTE,
+            libc::RTNLGRP_IPV4_RULE,
+            libc::RTNLGRP_IPV6_RULE,
         ] {
             raw.add_membership(group)?;
         }
@@ -169,28 +186,30 @@ impl KernelEvents {
     }
 }
 
-/// A classic BPF program (linux/filter.h) that drops foreign routes, except where one took or joined an occupied place.
-/// It reads bytes in network order.
-fn filter() -> [SockFilter; 9] {
+/// A classic BPF program (linux/filter.h) that drops foreign routes, except default routes, and where one took or joined
+/// an occupied place. It reads bytes in network order.
+fn filter() -> [SockFilter; 11] {
     const LOAD_HALF: u16 = 0x28;
     const LOAD_BYTE: u16 = 0x30;
     const JUMP_EQUAL: u16 = 0x15;
     const JUMP_SET: u16 = 0x45;
     const RETURN: u16 = 0x06;
     let network = |value: u16| u32::from(value.to_be());
-    let protocol_at = (netlink::HEADER_LEN + 5) as u32;
+    let (prefix_len_at, protocol_at) = ((netlink::HEADER_LEN + 1) as u32, (netlink::HEADER_LEN + 5) as u32);
     [
         /* 0 */ SockFilter::new(LOAD_HALF, 0, 0, 4),
         /* 1 */ SockFilter::new(JUMP_EQUAL, 3, 0, network(libc::RTM_DELROUTE)),
-        /* 2 */ SockFilter::new(JUMP_EQUAL, 0, 5, network(libc::RTM_NEWROUTE)),
+        /* 2 */ SockFilter::new(JUMP_EQUAL, 0, 7, network(libc::RTM_NEWROUTE)),
         /* 3 */ SockFilter::new(LOAD_HALF, 0, 0, 6),
         // Without NLM_F_EXCL the place was occupied.
         /* 4 */
-        SockFilter::new(JUMP_SET, 0, 3, network(libc::NLM_F_EXCL as u16)),
-        /* 5 */ SockFilter::new(LOAD_BYTE, 0, 0, protocol_at),
-        /* 6 */ SockFilter::new(JUMP_EQUAL, 1, 0, u32::from(PROTOCOL)),
-        /* 7 */ SockFilter::new(RETURN, 0, 0, 0),
-        /* 8 */ SockFilter::new(RETURN, 0, 0, u32::MAX),
+        SockFilter::new(JUMP_SET, 0, 5, network(libc::NLM_F_EXCL as u16)),
+        /* 5 */ SockFilter::new(LOAD_BYTE, 0, 0, prefix_len_at),
+        /* 6 */ SockFilter::new(JUMP_EQUAL, 3, 0, 0),
+        /* 7 */ SockFilter::new(LOAD_BYTE, 0, 0, protocol_at),
+        /* 8 */ SockFilter::new(JUMP_EQUAL, 1, 0, u32::from(PROTOCOL)),
+        /* 9 */ SockFilter::new(RETURN, 0, 0, 0),
+        /* 10 */ SockFilter::new(RETURN, 0, 0, u32::MAX),
     ]
 }
 
@@ -220,6 +239,11 @@ pub(super) fn parse(message: &Message<'_>) -> Option<KernelEvent> {
             let route = parse_route(message.payload)?;
             Some(KernelEvent::Route(RouteEvent { change: RouteChange::Removed, port_id: message.port_id, route }))
         }
+        libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(KernelEvent::Rule {
+            removed: message.kind == libc::RTM_DELRULE,
+            port_id: message.port_id,
+            rule: rule::parse(message.payload)?,
+        }),
         _ => None,
     }
 }
@@ -239,6 +263,7 @@ fn parse_link(payload: &[u8]) -> Option<Link> {
         admin_up: flags & libc::IFF_UP as u32 != 0,
         carrier: true,
         link_type: read_u16(payload, 2)?,
+        point_to_point: flags & libc::IFF_POINTOPOINT as u32 != 0,
         ..Link::default()
     };
     for (kind, value) in attributes(payload.get(IFINFOMSG_LEN..)?) {
@@ -279,6 +304,7 @@ fn parse_address(payload: &[u8]) -> Option<(u32, Address)> {
         peer: address.filter(|peer| *peer != own),
         scope: fixed[3],
         tentative: (flags & libc::IFA_F_TENTATIVE != 0 && !optimistic) || flags & libc::IFA_F_DADFAILED != 0,
+        secondary: flags & (libc::IFA_F_SECONDARY | libc::IFA_F_DEPRECATED) != 0,
     };
     Some((read_u32(fixed, 4)?, address))
 }

@@ -73,7 +73,7 @@ impl Interfaces {
                 interface.addresses.retain(|other| !same(other, address));
                 interface.addresses.len() != before
             }
-            KernelEvent::Route(_) | KernelEvent::Resync => false,
+            KernelEvent::Route(_) | KernelEvent::Rule { .. } | KernelEvent::Resync => false,
         }
     }
 
@@ -165,7 +165,8 @@ mod tests {
 
     fn address(text: &str) -> Address {
         let net: IpNet = text.parse().unwrap();
-        Address { address: net.addr(), prefix_len: net.prefix_len(), peer: None, scope: 0, tentative: false }
+        let (address, prefix_len) = (net.addr(), net.prefix_len());
+        Address { address, prefix_len, peer: None, scope: 0, tentative: false, secondary: false }
     }
 
     fn added(ifindex: u32, text: &str) -> KernelEvent {

@@ -3,7 +3,7 @@
 //! The kernel carries requests out inside `sendmsg` and has queued every answer before it returns, so nothing here ever
 //! waits for the network: the calls are plain functions that take as long as the kernel takes.
 
-use std::{collections::BTreeMap, fmt, io, net::IpAddr};
+use std::{collections::BTreeMap, fmt, io, net::IpAddr, ops::ControlFlow};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
@@ -91,6 +91,14 @@ impl Batch {
     pub(crate) fn attribute_with(&mut self, kind: u16, write: impl FnOnce(&mut Vec<u8>)) {
         append_attribute(&mut self.bytes, kind, write);
         self.close();
+    }
+
+    /// Sets bits in the flags of the last request, whose fixed part is a `struct rtmsg`: they are its last four bytes.
+    pub(crate) fn route_flags(&mut self, flags: u8) {
+        if let Some(&start) = self.starts.last() {
+            let at = start + HEADER_LEN + 8;
+            self.bytes[at..at + 4].copy_from_slice(&u32::from(flags).to_ne_bytes());
+        }
     }
 
     /// Writes the length of the last request.
@@ -212,6 +220,15 @@ impl Requests {
     /// Carries out a batch. The answer has an entry for each request, in order. A request that fails does not keep
     /// those behind it from being carried out.
     pub(crate) fn transact(&mut self, batch: &mut Batch) -> io::Result<Vec<Result<(), KernelError>>> {
+        self.ask(batch, |_| {})
+    }
+
+    /// Carries out a batch in which requests are answered by more than success: `each` gets the messages.
+    pub(crate) fn ask(
+        &mut self,
+        batch: &mut Batch,
+        mut each: impl FnMut(&Message<'_>),
+    ) -> io::Result<Vec<Result<(), KernelError>>> {
         let count = batch.starts.len();
         if count == 0 {
             return Ok(Vec::new());
@@ -229,7 +246,11 @@ impl Requests {
             })?;
             for message in messages(&self.buffer) {
                 let at = message.sequence.wrapping_sub(first) as usize;
-                if i32::from(message.kind) != libc::NLMSG_ERROR || at >= count {
+                if at >= count {
+                    continue;
+                }
+                if i32::from(message.kind) != libc::NLMSG_ERROR {
+                    each(&message);
                     continue;
                 }
                 if let Some(error) = parse_error(&message) {
@@ -262,6 +283,31 @@ impl Requests {
             }
         }
         Ok(found)
+    }
+
+    /// Dumps until `each` has seen enough. What is left of the dump stays unread, so the socket is of no more use.
+    pub(crate) fn dump_until(
+        mut self,
+        batch: &mut Batch,
+        mut each: impl FnMut(&Message<'_>) -> ControlFlow<()>,
+    ) -> io::Result<()> {
+        batch.number(self.sequence);
+        self.send(&batch.bytes)?;
+        loop {
+            self.receive()?;
+            for message in messages(&self.buffer) {
+                match i32::from(message.kind) {
+                    libc::NLMSG_DONE => return Ok(()),
+                    libc::NLMSG_ERROR => {
+                        if let Some(error) = parse_error(&message) {
+                            return Err(io::Error::from_raw_os_error(error.errno));
+                        }
+                    }
+                    _ if each(&message).is_break() => return Ok(()),
+                    _ => {}
+                }
+            }
+        }
     }
 
     /// Whether the dump was consistent.

@@ -2,7 +2,9 @@
 //!
 //! `ignore_routes_with_linkdown = 1` lets the kernel itself leave a link without carrier, before any daemon wakes.
 //! `rp_filter = 2` (loose) instead of strict: while the two ends of a peer disagree, packets come in by another link
-//! than the one that answers would take, and a strict filter drops them.
+//! than the one that answers would take, and a strict filter drops them. Uplinks need it too: the main table leads out by
+//! one of them at most. `src_valid_mark = 1` makes the filter look where the packet's mark leads, so that an uplink passes
+//! it even where no default route is to be found without a mark.
 
 use std::{collections::BTreeMap, fs, io, path::PathBuf};
 
@@ -52,16 +54,37 @@ impl<S: SysctlSink> LinkSysctls<S> {
     /// what the log should have: each setting that was changed or could not be, the latter with the remedy.
     pub fn prepare(&mut self, interface: &str) -> Vec<String> {
         let mut said = Vec::new();
+        self.leave_without_carrier(interface, &mut said);
+        self.loosen(interface, "packets are lost while the two ends choose different links", &mut said);
+        said
+    }
+
+    /// The same for the interface of an uplink.
+    pub fn prepare_uplink(&mut self, interface: &str) -> Vec<String> {
+        let mut said = Vec::new();
+        self.leave_without_carrier(interface, &mut said);
+        self.loosen(interface, "answers that come in by another uplink than the main table's are lost", &mut said);
+        let own = format!("ipv4/conf/{interface}/src_valid_mark");
+        // Either of "all" and the interface's own is enough.
+        let all = self.sink.read("ipv4/conf/all/src_valid_mark").unwrap_or_default();
+        let unmarked = |value: &str| value == "0" && all != "1";
+        self.set(&own, "1", unmarked, "the filter of sources does not see by which uplink answers go", &mut said);
+        said
+    }
+
+    fn leave_without_carrier(&mut self, interface: &str, said: &mut Vec<String>) {
         for family in ["ipv4", "ipv6"] {
             let name = format!("{family}/conf/{interface}/ignore_routes_with_linkdown");
-            self.set(&name, "1", |value| value == "0", "a link without carrier keeps its traffic", &mut said);
+            self.set(&name, "1", |value| value == "0", "a link without carrier keeps its traffic", said);
         }
+    }
+
+    fn loosen(&mut self, interface: &str, else_: &str, said: &mut Vec<String>) {
         let own = format!("ipv4/conf/{interface}/rp_filter");
         // The greater one of "all" and the interface's own counts, and strict is 1.
         let all = self.sink.read("ipv4/conf/all/rp_filter").unwrap_or_default();
         let strict = |value: &str| value == "1" || (value == "0" && all == "1");
-        self.set(&own, "2", strict, "packets are lost while the two ends choose different links", &mut said);
-        said
+        self.set(&own, "2", strict, else_, said);
     }
 
     /// Sets `name` to `value` where the present one is `wrong`.
@@ -98,6 +121,22 @@ impl<S: SysctlSink> LinkSysctls<S> {
             }
         }
         said
+    }
+
+    /// Warns where an interface takes no router advertisements, though an uplink is to learn its IPv6 gateway from them:
+    /// a router's interfaces take them only with `accept_ra = 2`. It is not set here, because a DHCPv6 client or networkd
+    /// may take them instead.
+    pub fn advertisements(&self, interface: &str) -> Option<String> {
+        let read = |name: String| self.sink.read(&name).unwrap_or_default();
+        let accept_ra = read(format!("ipv6/conf/{interface}/accept_ra"));
+        let forwarding = read(format!("ipv6/conf/{interface}/forwarding")) == "1";
+        let deaf = accept_ra == "0" || (accept_ra == "1" && forwarding);
+        let setting = dotted(&format!("ipv6/conf/{interface}/accept_ra"));
+        deaf.then(|| {
+            format!(
+                "{setting} is {accept_ra}: the kernel takes no router advertisements there, so unless another program does,                  no IPv6 gateway is learned. Run `sysctl -w {setting}=2`, or give `gateway`"
+            )
+        })
     }
 
     /// Warns where this machine does not forward packets at all.
@@ -170,6 +209,34 @@ mod tests {
             assert!(sysctls.restore().is_empty());
             assert_eq!(sysctls.sink.read("ipv4/conf/eth1/rp_filter").unwrap(), own);
         }
+    }
+
+    #[test]
+    fn an_uplinks_marks_are_seen_by_the_filter() {
+        for (all, own, after) in [("0", "0", "1"), ("1", "0", "0"), ("0", "1", "1")] {
+            let name = "ipv4/conf/eth1/src_valid_mark";
+            let mut sysctls = with(&[("ipv4/conf/all/src_valid_mark", all), (name, own)]);
+            let said = sysctls.prepare_uplink("eth1");
+            assert_eq!((sysctls.sink.read(name).unwrap(), said.len()), (after.to_owned(), usize::from(own != after)));
+            // The same interface for a peer: what it was before is remembered once.
+            sysctls.prepare("eth1");
+            assert!(sysctls.restore().is_empty());
+            assert_eq!(sysctls.sink.read(name).unwrap(), own);
+        }
+    }
+
+    #[test]
+    fn a_router_that_takes_no_advertisements_is_told() {
+        for (accept_ra, forwarding, deaf) in
+            [("0", "0", true), ("1", "0", false), ("1", "1", true), ("2", "1", false), ("2", "0", false)]
+        {
+            let sysctls =
+                with(&[("ipv6/conf/eth0.7/accept_ra", accept_ra), ("ipv6/conf/eth0.7/forwarding", forwarding)]);
+            let said = sysctls.advertisements("eth0.7");
+            assert_eq!(said.is_some(), deaf);
+            assert!(said.is_none_or(|said| said.contains("`sysctl -w net.ipv6.conf.eth0/7.accept_ra=2`")));
+        }
+        assert_eq!(with(&[]).advertisements("eth1"), None, "a kernel without IPv6");
     }
 
     #[test]

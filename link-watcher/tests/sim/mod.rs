@@ -118,6 +118,8 @@ pub struct Wire {
     last_ns: [u64; 2],
     /// Since when it works in both directions without a break.
     pub good_since_ns: Option<u64>,
+    /// When it last stopped to.
+    pub broke_ns: u64,
     /// Since when packets of this sender get lost.
     pub dead_since_ns: [Option<u64>; 2],
 }
@@ -143,8 +145,14 @@ pub struct Sim {
 impl Sim {
     /// Both daemons start now.
     pub fn new(seed: u64, setup: Setup) -> Self {
-        let wire =
-            Wire { passes: [true; 2], lost: [0; 2], last_ns: [0; 2], good_since_ns: Some(0), dead_since_ns: [None; 2] };
+        let wire = Wire {
+            passes: [true; 2],
+            lost: [0; 2],
+            last_ns: [0; 2],
+            good_since_ns: Some(0),
+            broke_ns: 0,
+            dead_since_ns: [None; 2],
+        };
         let mut sim = Self {
             now_ns: 1_000 * MS,
             wires: vec![wire; setup.links.len()],
@@ -268,6 +276,9 @@ impl Sim {
             for (dead, passes) in wire.dead_since_ns.iter_mut().zip(passes) {
                 *dead = if passes { None } else { dead.or(Some(self.now_ns)) };
             }
+            if wire.good_since_ns.is_some() && passes != [true; 2] {
+                wire.broke_ns = self.now_ns;
+            }
             wire.good_since_ns = (passes == [true; 2]).then(|| wire.good_since_ns.unwrap_or(self.now_ns));
         }
     }
@@ -286,7 +297,7 @@ impl Sim {
 
     pub fn start(&mut self, at: usize) {
         self.note(format_args!("{} starts", self.sides[at].name()));
-        self.oracle.disturbed(at, self.now_ns);
+        self.oracle.disturbed(at, self.now_ns, self.now_ns);
         let setup = self.setup.clone();
         self.sides[at].start(self.now_ns, &setup);
     }
@@ -310,7 +321,7 @@ impl Sim {
         if core {
             self.sides[at].core_stalled_until_ns = until_ns;
         }
-        self.oracle.disturbed(at, until_ns);
+        self.oracle.disturbed(at, self.now_ns, until_ns);
     }
 
     pub fn command(&mut self, at: usize, command: Command) -> Option<Result<String, String>> {

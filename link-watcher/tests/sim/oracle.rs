@@ -9,6 +9,8 @@ pub struct Oracle {
     pub next_look_ns: u64,
     /// Until when each side is excused for being late: it was stalled, or has just started.
     disturbed_until_ns: [u64; 2],
+    /// How long its last stall was.
+    stall_ns: [u64; 2],
     ordered_ns: u64,
     /// When each side's kernel program was last seen not to answer, because its daemon was dead or stalled.
     lapsed_ns: [u64; 2],
@@ -22,7 +24,8 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    pub fn disturbed(&mut self, at: usize, until_ns: u64) {
+    pub fn disturbed(&mut self, at: usize, from_ns: u64, until_ns: u64) {
+        self.stall_ns[at] = until_ns - from_ns;
         self.disturbed_until_ns[at] = self.disturbed_until_ns[at].max(until_ns);
     }
 
@@ -120,13 +123,16 @@ impl Oracle {
     /// No link goes down that works.
     fn down(&mut self, sim: &Sim, at: usize, link: usize, why: &str) {
         let settled_ns = Self::settled_ns(sim);
-        let peer_answers = self.lapsed_ns[1 - at] + settled_ns <= sim.now_ns;
+        // What was silent just before a stall still counts after it.
+        let peer_answers = self.lapsed_ns[1 - at] + settled_ns + self.stall_ns[at] <= sim.now_ns;
         // A core that was stalled tells old news.
         let on_time = sim.sides[at].core_stalled_until_ns + settled_ns <= sim.now_ns;
         // A new session is learned from the peer's own probes, or when those have stayed away for the detection time.
         let peer_probes =
             sim.sides[1 - at].engine.is_some() && self.disturbed_until_ns[1 - at] + settled_ns <= sim.now_ns;
         let starting = self.disturbed_until_ns[at] + settled_ns > sim.now_ns;
+        // Sessions are exchanged in two round trips, and where these last an interval each, that is the detection time.
+        let peer_probes = peer_probes && 2 * sim.setup.rtt_ns() < sim.setup.detection_ns();
         if Self::good(sim, link, settled_ns) && peer_answers && on_time && (peer_probes || !starting) {
             self.false_downs += 1;
             let text = format!("{} takes link{link} down, which works: {why}", sim.sides[at].name());
@@ -143,15 +149,24 @@ impl Oracle {
         let works = |link: &usize| Self::good(sim, *link, settled_and_held_ns) && !Self::drained(sim, *link);
         let needless = !left.is_empty() && left.iter().all(works);
         if calm && needless {
-            // The client's word comes link by link.
-            let followed = at == SERVER && to.iter().all(|link| sim.sides[CLIENT].routes.contains(link));
+            // The client's word comes link by link, and takes its time.
+            let lately_ns = sim.now_ns.saturating_sub(sim.setup.interval_ns + sim.setup.rtt_ns());
+            let chosen = self.moves.iter().filter(|(side, at_ns, ..)| *side == CLIENT && *at_ns >= lately_ns);
+            let chosen: Vec<usize> = chosen.flat_map(|(.., to)| to).chain(&sim.sides[CLIENT].routes).copied().collect();
+            let followed = at == SERVER && to.iter().all(|link| chosen.contains(link));
+            // A pin waits for its link.
+            let pinned = sim.sides[at].status(sim.now_ns).and_then(|status| status.pinned);
+            let pinned = pinned.is_some_and(|link| to == [link.0 as usize]);
             let tier = |links: &[usize]| links.iter().map(|link| sim.setup.links[*link].0).min().unwrap_or(u32::MAX);
             let proved = match sim.setup.failback {
                 Failback::Manual => false,
-                Failback::After(ns) => to.iter().any(|link| Self::good(sim, *link, ns)),
+                // That it has just died is not known yet.
+                Failback::After(ns) => to
+                    .iter()
+                    .any(|link| Self::good(sim, *link, ns) || sim.wires[*link].broke_ns + settled_ns > sim.now_ns),
             };
             let failed_back = at == CLIENT && tier(&to) < tier(&from) && proved;
-            if !followed && !failed_back {
+            if !followed && !failed_back && !pinned {
                 let text = format!("{} moves from {from:?}, which works, to {to:?}: {why}", sim.sides[at].name());
                 self.violated(sim, text);
             }

@@ -77,6 +77,14 @@ pub fn peer(lines: &str) -> String {
     )
 }
 
+/// A good group of uplinks with further lines from line 4, and one good link behind them.
+pub fn uplinks(lines: &str) -> String {
+    format!(
+        "[[uplinks]]\nname = \"wan\"\nlan = [\"eth0\"]\n{lines}\n[uplinks.probe]\ntargets = [\"192.0.2.53\"]\n\
+         [[uplinks.link]]\nname = \"a\"\ninterface = \"eth1\"\ngateway = \"10.248.248.1\"\n"
+    )
+}
+
 /// eth0 with a LAN, eth1 and eth2 with links, and a point-to-point link ppp0.
 pub fn host() -> Host {
     let address = |network: &str| Address { network: network.parse().unwrap(), peer: None };

@@ -1,0 +1,84 @@
+//! What groups of both kinds say in the same words: names, and when a better tier takes the traffic back.
+
+use std::time::Duration;
+
+use toml::Spanned;
+
+use super::{diagnostic::nearest, section::Section};
+use crate::event::Failback;
+
+/// The longest time that can be asked for.
+pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
+const DEFAULT_FAILBACK: Duration = Duration::from_secs(30);
+/// Longest name of a group or link, bytes.
+const MAX_NAME_LEN: usize = 64;
+
+/// The values without their places.
+pub(super) fn values<T>(spanned: Vec<Spanned<T>>) -> Vec<T> {
+    spanned.into_iter().map(Spanned::into_inner).collect()
+}
+
+/// `failback`, 30 s where nothing is said.
+pub(super) fn failback(section: &Section<'_>) -> Failback {
+    let value = section.get("failback");
+    if let Some(text) = value.and_then(|value| value.get_ref().as_str()) {
+        if text == "manual" {
+            return Failback::Manual;
+        }
+        if let (Some(value), Some(_)) = (value, nearest(text, ["manual"])) {
+            section.findings.error(
+                &value.span(),
+                format!("`failback` cannot be \"{text}\""),
+                "did you mean \"manual\"?",
+            );
+            return Failback::Manual;
+        }
+    }
+    let after = section.duration("failback", Duration::ZERO..=DAY, "30s").unwrap_or(DEFAULT_FAILBACK);
+    // A day in nanoseconds is far below 2^64.
+    Failback::After(after.as_nanos() as u64)
+}
+
+/// The name of a link, which `switch GROUP LINK` must be able to tell from `switch GROUP auto`.
+pub(super) fn link_name(section: &Section<'_>, example: &str) -> Option<Spanned<String>> {
+    let name = name(section, example);
+    if let Some(name) = &name
+        && name.get_ref() == "auto"
+    {
+        section.findings.error(
+            &name.span(),
+            "a link cannot be called \"auto\"",
+            "`link-watcher switch GROUP auto` lets a group choose by itself: take another name",
+        );
+    }
+    name
+}
+
+/// The name of a group or a link: it becomes a label of metrics and an argument of commands.
+pub(super) fn name(section: &Section<'_>, example: &str) -> Option<Spanned<String>> {
+    let example = format!("\"{example}\"");
+    let Some(name) = section.string("name", &example) else {
+        if section.get("name").is_none() {
+            section.missing("name", &example);
+        }
+        return None;
+    };
+    let text = name.get_ref();
+    let wrong = if text.is_empty() {
+        "is empty"
+    } else if text.len() > MAX_NAME_LEN {
+        "is longer than 64 bytes"
+    } else if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"' || c == '\\') {
+        "has a space, a quote, a backslash or a control character"
+    } else if text.starts_with('-') {
+        "begins with a dash, which commands take for an option"
+    } else {
+        return Some(name);
+    };
+    section.findings.error(
+        &name.span(),
+        format!("this name {wrong}"),
+        "letters, digits, dashes and underscores make a good name",
+    );
+    Some(name)
+}

@@ -1,0 +1,304 @@
+//! `[uplinks.probe]` and `[uplinks.link.probe]`: the second replaces single keys of the first.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use toml::Spanned;
+
+use super::{
+    HttpTarget, ProbeConfig, ProbeKind, Share,
+    force::{Numbers, numbers},
+    target::{self, Targets},
+};
+use crate::config::{diagnostic::Findings, section::Section};
+
+/// Keys of a probe.
+pub(super) const KEYS: &[&str] = &[
+    "kind",
+    "targets",
+    "required",
+    "interval",
+    "timeout",
+    "fall",
+    "rise",
+    "max-loss",
+    "max-rtt",
+    "max-jitter",
+    "window",
+    "status",
+    "body",
+    "query",
+];
+
+/// Shorter than this a public target takes for an attack; the lab may.
+const MIN_INTERVAL: Duration = Duration::from_millis(10);
+const MAX_INTERVAL: Duration = Duration::from_secs(3600);
+const MIN_TIMEOUT: Duration = Duration::from_millis(1);
+const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+const MAX_TARGETS: usize = 64;
+/// One answer out of several targets shows that the uplink works: a target is not the uplink.
+const DEFAULT_REQUIRED: u32 = 1;
+const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1);
+const DEFAULT_FALL: u32 = 3;
+const DEFAULT_RISE: u32 = 5;
+const DEFAULT_WINDOW: u32 = 60;
+/// A redirection is what a provider answers whose customer has to log in or to pay, so it is no success.
+const DEFAULT_STATUS: RangeInclusive<u16> = 200..=299;
+/// Reserved for such uses (RFC 2606, section 3), and there are addresses for it.
+const DEFAULT_QUERY: &str = "example.com";
+/// Longest domain name as text (RFC 1035, section 2.3.4), bytes.
+const MAX_QUERY_LEN: usize = 253;
+/// Longest text that is looked for in a body, bytes.
+const MAX_BODY_LEN: usize = 1024;
+
+/// What is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Icmp,
+    Tcp,
+    Http,
+    Dns,
+    Arp,
+}
+
+const KINDS: &[(&str, Kind)] =
+    &[("icmp", Kind::Icmp), ("tcp", Kind::Tcp), ("http", Kind::Http), ("dns", Kind::Dns), ("arp", Kind::Arp)];
+
+/// As it stands in the file: what is not said is nothing.
+pub(super) struct Probe<'a> {
+    section: Section<'a>,
+    /// Its own or the group's; nothing where that cannot be read.
+    kind: Option<Kind>,
+    pub(super) targets: Option<Targets>,
+    required: Option<Spanned<u32>>,
+    interval: Option<Spanned<Duration>>,
+    timeout: Option<Spanned<Duration>>,
+    fall: Option<u32>,
+    rise: Option<u32>,
+    max_loss: Option<Share>,
+    max_rtt: Option<Duration>,
+    max_jitter: Option<Duration>,
+    window: Option<u32>,
+    status: Option<RangeInclusive<u16>>,
+    body: Option<String>,
+    query: Option<String>,
+}
+
+impl<'a> Probe<'a> {
+    /// Reads one, which belongs to an uplink if there is a probe of its group.
+    pub(super) fn read(section: Section<'a>, group: Option<&Probe<'a>>) -> Self {
+        let kind = match section.get("kind") {
+            Some(_) => section.choice("kind", KINDS),
+            None => group.map_or(Some(Kind::Icmp), |group| group.kind),
+        };
+        for (key, of) in [("status", Kind::Http), ("body", Kind::Http), ("query", Kind::Dns)] {
+            if let Some(value) = section.get(key)
+                && kind.is_some_and(|kind| kind != of)
+            {
+                section.findings.error(
+                    &value.span(),
+                    format!("`{key}` means nothing for this kind of probe"),
+                    format!("it is for kind = \"{}\"", word(of)),
+                );
+            }
+        }
+        let duration = |key: &str, range, example| {
+            let span = section.get(key).map(Spanned::span)?;
+            Some(Spanned::new(span, section.duration(key, range, example)?))
+        };
+        let count = |key, range| section.integer(key, range).map(Spanned::into_inner);
+        Self {
+            kind,
+            targets: kind.and_then(|kind| target::read(&section, kind, MAX_TARGETS)),
+            required: section.integer("required", 1..=MAX_TARGETS as u32),
+            interval: duration("interval", MIN_INTERVAL..=MAX_INTERVAL, "1s"),
+            timeout: duration("timeout", MIN_TIMEOUT..=MAX_TIMEOUT, "1s"),
+            fall: count("fall", 1..=1000),
+            rise: count("rise", 1..=1000),
+            max_loss: max_loss(&section),
+            max_rtt: section.duration("max-rtt", MIN_TIMEOUT..=MAX_TIMEOUT, "400ms"),
+            max_jitter: section.duration("max-jitter", MIN_TIMEOUT..=MAX_TIMEOUT, "100ms"),
+            window: count("window", 1..=1000),
+            status: status(&section),
+            body: text(&section, "body", "\"it works\"", MAX_BODY_LEN),
+            query: text(&section, "query", "\"example.com\"", MAX_QUERY_LEN),
+            section,
+        }
+    }
+
+    /// What it says about what is sent is no use for a probe of another kind.
+    fn of_kind(&self, kind: Kind) -> Option<&Self> {
+        (self.kind == Some(kind)).then_some(self)
+    }
+}
+
+/// One uplink's probe: its own words, else its group's, else the defaults. Nothing where something is missing, which is
+/// reported then.
+pub(super) fn resolve(
+    group: Option<&Probe<'_>>,
+    own: Option<&Probe<'_>>,
+    uplink: &Section<'_>,
+    gateways: usize,
+) -> Option<ProbeConfig> {
+    let kind = own.or(group).map_or(Some(Kind::Icmp), |probe| probe.kind)?;
+    let said = [own, group];
+    let of_kind = [own, group.and_then(|group| group.of_kind(kind))];
+    let findings = uplink.findings;
+
+    let targets = first(of_kind, |probe| probe.targets.as_ref());
+    if targets.is_none() && kind != Kind::Arp {
+        let place = if own.is_some_and(|own| own.section.get("kind").is_some()) { own } else { group };
+        let span = place.map_or(uplink.span(), |probe| probe.section.span());
+        findings.error(
+            &span,
+            format!("nothing says whom to probe (kind = \"{}\")", word(kind)),
+            format!("add a line such as targets = {} to [uplinks.probe]", target::example(kind)),
+        );
+        return None;
+    }
+    // Without targets it is the gateway of each family.
+    let count = targets.map_or(0, |targets| targets.entries);
+    let count = if count == 0 { gateways.max(1) } else { count };
+
+    let required = first(of_kind, |probe| probe.required.as_ref());
+    if let Some(required) = required
+        && *required.get_ref() as usize > count
+    {
+        too_many_required(required, count, targets, findings);
+    }
+    let interval = first(said, |probe| probe.interval.as_ref());
+    let interval_is = interval.map_or(DEFAULT_INTERVAL, |interval| *interval.get_ref());
+    let timeout = first(said, |probe| probe.timeout.as_ref());
+    if let Some(timeout) = timeout
+        && *timeout.get_ref() > interval_is
+    {
+        findings.error(
+            &timeout.span(),
+            format!(
+                "`timeout` is {}, and `interval` only {}",
+                humantime::format_duration(*timeout.get_ref()),
+                humantime::format_duration(interval_is)
+            ),
+            "one round must end before the next begins: make the timeout shorter or the interval longer",
+        );
+    }
+    Some(ProbeConfig {
+        kind: probe_kind(kind, targets.map_or(&[], |targets| &targets.list), of_kind),
+        required: required.map_or(DEFAULT_REQUIRED, |required| *required.get_ref()) as usize,
+        interval: interval_is,
+        timeout: timeout.map_or(DEFAULT_TIMEOUT.min(interval_is), |timeout| *timeout.get_ref()),
+        fall: first(said, |probe| probe.fall).unwrap_or(DEFAULT_FALL),
+        rise: first(said, |probe| probe.rise).unwrap_or(DEFAULT_RISE),
+        max_loss: first(said, |probe| probe.max_loss),
+        max_rtt: first(said, |probe| probe.max_rtt),
+        max_jitter: first(said, |probe| probe.max_jitter),
+        window: first(said, |probe| probe.window).unwrap_or(DEFAULT_WINDOW) as usize,
+    })
+}
+
+/// What the first that says something says.
+fn first<'p, 'a: 'p, T>(probes: [Option<&'p Probe<'a>>; 2], said: impl Fn(&'p Probe<'a>) -> Option<T>) -> Option<T> {
+    probes.into_iter().flatten().find_map(said)
+}
+
+fn probe_kind(kind: Kind, targets: &[target::Target], probes: [Option<&Probe<'_>>; 2]) -> ProbeKind {
+    let addresses = || targets.iter().map(|target| target.at.ip()).collect();
+    let sockets = || targets.iter().map(|target| target.at).collect();
+    match kind {
+        Kind::Icmp => ProbeKind::Icmp { targets: addresses() },
+        Kind::Arp => ProbeKind::Arp { targets: addresses() },
+        Kind::Tcp => ProbeKind::Tcp { targets: sockets() },
+        Kind::Dns => ProbeKind::Dns {
+            targets: sockets(),
+            query: first(probes, |probe| probe.query.clone()).unwrap_or_else(|| DEFAULT_QUERY.to_owned()),
+        },
+        Kind::Http => ProbeKind::Http {
+            targets: targets
+                .iter()
+                .filter_map(|target| {
+                    let url = target.url.as_ref()?;
+                    Some(HttpTarget {
+                        tls: url.tls,
+                        host: url.host.clone(),
+                        address: target.at,
+                        path: url.path.clone(),
+                    })
+                })
+                .collect(),
+            status: first(probes, |probe| probe.status.clone()).unwrap_or(DEFAULT_STATUS),
+            body: first(probes, |probe| probe.body.clone()),
+        },
+    }
+}
+
+fn too_many_required(required: &Spanned<u32>, count: usize, targets: Option<&Targets>, findings: &Findings<'_>) {
+    // The later of the two is the one that was written with the other in view.
+    let span = match targets {
+        Some(targets) if targets.span.start > required.span().start => targets.span.clone(),
+        _ => required.span(),
+    };
+    findings.error(
+        &span,
+        format!(
+            "`required` is {}, but there {} only {count} target{}",
+            required.get_ref(),
+            if count == 1 { "is" } else { "are" },
+            if count == 1 { "" } else { "s" }
+        ),
+        "no more can answer than are asked: name more targets, or require fewer",
+    );
+}
+
+fn max_loss(section: &Section<'_>) -> Option<Share> {
+    let text = section.string("max-loss", "\"20%\"")?;
+    let percent = text.get_ref().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    match percent {
+        // A hundred percent is a million millionths: the number fits, and is not negative.
+        Some(percent) if percent > 0.0 && percent <= 100.0 => Some(Share((percent * 10_000.0).round() as u32)),
+        _ => {
+            section.findings.error(
+                &text.span(),
+                format!("`max-loss` is not a share between 0% and 100%: \"{}\"", text.get_ref()),
+                "write a number and a percent sign, such as \"20%\" or \"0.5%\"; leave it out for no limit",
+            );
+            None
+        }
+    }
+}
+
+fn status(section: &Section<'_>) -> Option<RangeInclusive<u16>> {
+    let value = section.get("status")?;
+    let help = "write status = 200 or status = \"200-399\"; codes go from 100 to 599";
+    let message = match numbers(value.get_ref()) {
+        Numbers::Range(first, last) if (100..=599).contains(&first) && (first..=599).contains(&last) => {
+            return Some(first as u16..=last as u16);
+        }
+        Numbers::Range(..) => "`status` is out of range",
+        Numbers::Neither => "`status` is neither a code nor a range of codes",
+        Numbers::WrongType => {
+            section.wrong_type("status", value, "a number, or a range in quotes", "200");
+            return None;
+        }
+    };
+    section.findings.error(&value.span(), message, help);
+    None
+}
+
+/// A text that is not empty.
+fn text(section: &Section<'_>, key: &str, example: &str, max_len: usize) -> Option<String> {
+    let text = section.string(key, example)?;
+    if text.get_ref().is_empty() || text.get_ref().len() > max_len {
+        section.findings.error(
+            &text.span(),
+            format!("`{key}` has {} bytes", text.get_ref().len()),
+            format!("it has 1 to {max_len}"),
+        );
+        return None;
+    }
+    Some(text.into_inner())
+}
+
+/// A kind as it is written.
+fn word(kind: Kind) -> &'static str {
+    KINDS.iter().find(|(_, known)| *known == kind).map_or("", |(word, _)| word)
+}

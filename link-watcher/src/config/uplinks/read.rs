@@ -1,0 +1,316 @@
+//! `[[uplinks]]` and `[[uplinks.link]]` as they stand in the file, each value checked by itself, with its place.
+
+use std::{net::IpAddr, time::Duration};
+
+use ipnet::IpNet;
+use toml::{Spanned, de::DeValue};
+
+use super::{
+    FailbackConnections, ForceConfig, Nat, RULE_PRIORITIES, UplinkConfig, UplinksConfig,
+    force::{self, Force},
+    probe::{self, Probe},
+};
+use crate::{
+    config::{
+        diagnostic::nearest,
+        group::{self, DAY, values},
+        section::Section,
+    },
+    event::Failback,
+};
+
+const DEFAULT_ROUTE: &str = "0.0.0.0/0";
+const DEFAULT_FWMARK: u32 = 0xff00;
+const DEFAULT_RULE_PRIORITY: u32 = 20_000;
+const DEFAULT_TABLE_BASE: u32 = 7000;
+/// Our rules stand before the one of the main table, which is at 32766 (`fib_default_rules_init` in the kernel's
+/// `net/ipv4/fib_rules.c`).
+const MAX_RULE_PRIORITY: u32 = 32_766 - RULE_PRIORITIES;
+/// Most uplinks of a group: each has a rule for its mark, and some for its addresses, among the group's priorities.
+pub(super) const MAX_UPLINKS: usize = 255;
+
+/// Keys of `[[uplinks]]`.
+pub(in crate::config) const UPLINKS_KEYS: &[&str] = &[
+    "name",
+    "routes",
+    "lan",
+    "sticky",
+    "masquerade",
+    "fwmark",
+    "rule-priority",
+    "table-base",
+    "failback",
+    "failback-connections",
+    "hold-up",
+    "probe",
+    "force",
+    "link",
+];
+const LINK_KEYS: &[&str] = &["name", "interface", "gateway", "local", "prefixes", "nat", "tier", "weight", "probe"];
+
+/// `[[uplinks]]` with the places of what is compared with other values; of what is left out, that of the section.
+pub(in crate::config) struct Uplinks<'a> {
+    pub(in crate::config) name: Option<Spanned<String>>,
+    pub(super) routes: Vec<Spanned<IpNet>>,
+    pub(super) lan: Vec<Spanned<String>>,
+    sticky: bool,
+    pub(super) fwmark: Spanned<u32>,
+    pub(super) rule_priority: Spanned<u32>,
+    pub(super) table_base: Spanned<u32>,
+    failback: Failback,
+    failback_connections: FailbackConnections,
+    hold_up: Duration,
+    pub(super) force: Vec<Force>,
+    pub(super) probe: Option<Probe<'a>>,
+    pub(super) links: Vec<Uplink<'a>>,
+}
+
+/// `[[uplinks.link]]`, likewise.
+pub(super) struct Uplink<'a> {
+    pub(super) section: Section<'a>,
+    pub(super) name: Option<Spanned<String>>,
+    pub(super) interface: Option<Spanned<String>>,
+    pub(super) gateways: Vec<Spanned<IpAddr>>,
+    pub(super) locals: Vec<Spanned<IpAddr>>,
+    pub(super) prefixes: Vec<Spanned<IpNet>>,
+    nat: Nat,
+    tier: u32,
+    weight: u32,
+    pub(super) probe: Option<Probe<'a>>,
+}
+
+impl<'a> Uplinks<'a> {
+    pub(in crate::config) fn read(section: Section<'a>) -> Self {
+        let name = group::name(&section, "wan");
+        let masquerade = section.boolean("masquerade").unwrap_or(true);
+        let probe = section.section("probe", "[uplinks.probe]", probe::KEYS).map(|section| Probe::read(section, None));
+        let links: Vec<_> = section
+            .sections("link", "[[uplinks.link]]", LINK_KEYS)
+            .into_iter()
+            .map(|section| Uplink::read(section, masquerade, probe.as_ref()))
+            .collect();
+        if section.get("link").is_none() {
+            section.findings.error(
+                &section.span(),
+                "[[uplinks]] has no link",
+                "add a section [[uplinks.link]] with name and interface",
+            );
+        }
+        if section.get("lan").is_none() {
+            section.findings.warning(
+                &section.span(),
+                "these uplinks have no `lan`: only this machine's own connections are spread",
+                "name the interfaces that others come in by, such as lan = [\"eth0\"]; lan = [] if there are none",
+            );
+        }
+        let mut lan = section.strings("lan", "[\"eth0\"]");
+        lan.retain(|interface| is_interface(&section, interface));
+        let moves = [("stay", FailbackConnections::Stay), ("move", FailbackConnections::Move)];
+        Self {
+            name,
+            routes: routes(&section),
+            lan,
+            sticky: section.boolean("sticky").unwrap_or(true),
+            fwmark: fwmark(&section),
+            rule_priority: or_default(&section, "rule-priority", 1..=MAX_RULE_PRIORITY, DEFAULT_RULE_PRIORITY),
+            table_base: or_default(&section, "table-base", 1..=u32::MAX - MAX_UPLINKS as u32, DEFAULT_TABLE_BASE),
+            failback: group::failback(&section),
+            failback_connections: section.choice("failback-connections", &moves).unwrap_or(FailbackConnections::Stay),
+            // `rise` good rounds are a hold time already.
+            hold_up: section.duration("hold-up", Duration::ZERO..=DAY, "10s").unwrap_or(Duration::ZERO),
+            force: section.sections("force", "[[uplinks.force]]", force::KEYS).into_iter().map(Force::read).collect(),
+            probe,
+            links,
+        }
+    }
+
+    /// What the daemon runs; nothing where something is missing, which was reported then.
+    pub(in crate::config) fn build(self) -> Option<UplinksConfig> {
+        let force: Option<Vec<Vec<ForceConfig>>> = self.force.into_iter().map(Force::build).collect();
+        let links = self.links.into_iter().map(|link| {
+            let probe = probe::resolve(self.probe.as_ref(), link.probe.as_ref(), &link.section, link.gateways.len());
+            link.build(probe?)
+        });
+        // All of them are looked at, so that each says what is wrong with it.
+        let links: Vec<Option<UplinkConfig>> = links.collect();
+        Some(UplinksConfig {
+            name: self.name?.into_inner(),
+            routes: values(self.routes),
+            lan: values(self.lan),
+            sticky: self.sticky,
+            fwmark_mask: self.fwmark.into_inner(),
+            rule_priority: self.rule_priority.into_inner(),
+            table_base: self.table_base.into_inner(),
+            failback: self.failback,
+            failback_connections: self.failback_connections,
+            hold_up: self.hold_up,
+            force: force?.into_iter().flatten().collect(),
+            links: links.into_iter().collect::<Option<_>>()?,
+        })
+    }
+}
+
+impl<'a> Uplink<'a> {
+    fn read(section: Section<'a>, masquerade: bool, group_probe: Option<&Probe<'a>>) -> Self {
+        let name = group::link_name(&section, "provider1");
+        let interface = section.string("interface", "\"eth1\"").filter(|interface| is_interface(&section, interface));
+        if section.get("interface").is_none() {
+            section.missing("interface", "\"eth1\"");
+        }
+        let weight = match section.get("weight").map(Spanned::get_ref) {
+            Some(DeValue::Integer(integer)) if integer.as_str() == "0" => {
+                section.findings.error(
+                    &section.get("weight").map_or(section.span(), Spanned::span),
+                    "`weight` is out of range: 0",
+                    "it goes from 1 to 256; tier = 0 keeps an uplink for what is forced to it and for what comes in by it",
+                );
+                None
+            }
+            _ => section.integer("weight", 1..=256),
+        };
+        Self {
+            name,
+            interface,
+            gateways: one_per_family(&section, "gateway", "192.0.2.1"),
+            locals: one_per_family(&section, "local", "192.0.2.2"),
+            prefixes: section.prefixes("prefixes"),
+            nat: nat(&section).unwrap_or(if masquerade { Nat::Masquerade } else { Nat::None }),
+            tier: section.integer("tier", 0..=65535).map_or(1, Spanned::into_inner),
+            weight: weight.map_or(1, Spanned::into_inner),
+            probe: section
+                .section("probe", "[uplinks.link.probe]", probe::KEYS)
+                .map(|section| Probe::read(section, group_probe)),
+            section,
+        }
+    }
+
+    fn build(self, probe: super::ProbeConfig) -> Option<UplinkConfig> {
+        Some(UplinkConfig {
+            name: self.name?.into_inner(),
+            interface: self.interface?.into_inner(),
+            gateways: values(self.gateways),
+            locals: values(self.locals),
+            prefixes: values(self.prefixes),
+            nat: self.nat,
+            tier: self.tier,
+            weight: self.weight,
+            probe,
+        })
+    }
+}
+
+fn routes(section: &Section<'_>) -> Vec<Spanned<IpNet>> {
+    if section.get("routes").is_none() {
+        // The text is a prefix.
+        return DEFAULT_ROUTE.parse().map(|route| Spanned::new(section.span(), route)).into_iter().collect();
+    }
+    if section.is_empty("routes") {
+        section.findings.error(
+            &section.get("routes").map_or(section.span(), Spanned::span),
+            "`routes` is empty: nothing would go through these uplinks",
+            "write routes = [\"0.0.0.0/0\"] for the internet, with \"::/0\" as well where the uplinks have IPv6",
+        );
+    }
+    section.prefixes("routes")
+}
+
+/// A number that has a default: the default stands where the section begins.
+fn or_default(section: &Section<'_>, key: &str, range: std::ops::RangeInclusive<u32>, default: u32) -> Spanned<u32> {
+    section.integer(key, range).unwrap_or_else(|| Spanned::new(section.span(), default))
+}
+
+/// A mask of bits without a gap, in quotes or not.
+fn fwmark(section: &Section<'_>) -> Spanned<u32> {
+    let default = Spanned::new(section.span(), DEFAULT_FWMARK);
+    let Some(value) = section.get("fwmark") else { return default };
+    let mask = match value.get_ref() {
+        DeValue::Integer(integer) => i128::from_str_radix(integer.as_str(), integer.radix()).ok(),
+        DeValue::String(text) => match text.strip_prefix("0x") {
+            Some(digits) => i128::from_str_radix(digits, 16).ok(),
+            None => text.parse().ok(),
+        },
+        _ => {
+            section.wrong_type("fwmark", value, "a mask", "\"0xff00\"");
+            return default;
+        }
+    };
+    let mask = mask.and_then(|mask| u32::try_from(mask).ok());
+    // Without a gap: the ones of the mask, moved down to bit 0, are one less than a power of two.
+    match mask {
+        Some(mask)
+            if mask != 0
+                && (mask >> mask.trailing_zeros()) & ((mask >> mask.trailing_zeros()).wrapping_add(1)) == 0 =>
+        {
+            Spanned::new(value.span(), mask)
+        }
+        _ => {
+            section.findings.error(
+                &value.span(),
+                "`fwmark` is not a mask of neighbouring bits",
+                "write the bits of the packet mark that are ours, such as \"0xff00\" for eight of them: up to 255 uplinks",
+            );
+            default
+        }
+    }
+}
+
+fn nat(section: &Section<'_>) -> Option<Nat> {
+    let text = section.string("nat", "\"masquerade\"")?;
+    match text.get_ref().as_str() {
+        "none" => return Some(Nat::None),
+        "masquerade" => return Some(Nat::Masquerade),
+        _ => {}
+    }
+    if let Some(word) = nearest(text.get_ref(), ["none", "masquerade"]) {
+        section.findings.error(
+            &text.span(),
+            format!("`nat` cannot be \"{}\"", text.get_ref()),
+            format!("did you mean \"{word}\"? It is none, masquerade or an address"),
+        );
+        return None;
+    }
+    let address = section.checked_address("nat", text, "192.0.2.2")?;
+    if address.get_ref().is_ipv6() {
+        section.findings.error(
+            &address.span(),
+            "`nat` is an IPv6 address: IPv6 is never translated",
+            "give the uplink its own IPv6 addresses with `prefixes`",
+        );
+        return None;
+    }
+    Some(Nat::Source(address.into_inner()))
+}
+
+/// Addresses of which there is at most one of each family.
+fn one_per_family(section: &Section<'_>, key: &str, example: &str) -> Vec<Spanned<IpAddr>> {
+    let mut kept: Vec<Spanned<IpAddr>> = Vec::new();
+    for address in section.addresses(key, example) {
+        let family = if address.get_ref().is_ipv4() { "IPv4" } else { "IPv6" };
+        match kept.iter().find(|other| other.get_ref().is_ipv4() == address.get_ref().is_ipv4()) {
+            Some(first) => section.findings.error(
+                &address.span(),
+                format!("`{key}` has two {family} addresses: {} and {}", first.get_ref(), address.get_ref()),
+                "an uplink has one of each family; another provider's router is another [[uplinks.link]]",
+            ),
+            None => kept.push(address),
+        }
+    }
+    kept
+}
+
+/// Whether this can be the name of an interface in a ruleset as well; if not, that is reported.
+fn is_interface(section: &Section<'_>, name: &Spanned<String>) -> bool {
+    if !section.is_interface(name) {
+        return false;
+    }
+    // A text of nft(8) has no way to write a quote, and takes a star at the end for any characters.
+    if name.get_ref().contains(['"', '*', '\\']) {
+        section.findings.error(
+            &name.span(),
+            format!("\"{}\" cannot be an interface of uplinks: nftables has no way to write it", name.get_ref()),
+            "name one interface, without quote, star or backslash",
+        );
+        return false;
+    }
+    true
+}

@@ -1,0 +1,432 @@
+//! Health of one uplink, told from the answers of its targets. No clock, no sockets: it says what to send
+//! ([`Action::Send`]), is told what came of it ([`Event`]), and gives the verdict ([`Action::Tell`]).
+//!
+//! **Rounds.** At each interval a round begins. It is good as soon as `required` different targets have answered, and bad if
+//! they have not within `timeout`. As many targets as are required are asked at once, in shuffled order. One that fails, or has
+//! been silent for longer than patience (twice the usual round trip, within bounds), is replaced by the next one at once; its
+//! answer still counts until its own timeout. When all have been asked, those without an answer are asked once more. A target
+//! that left a probe unanswered comes last for some rounds. So one dead target neither fails a round nor delays most of them.
+//!
+//! **Verdict.** The first good round after the start is `Up`. `fall` bad rounds in a row are `Down`, at most `fall` intervals
+//! and one timeout after the last good moment; then `rise` good rounds in a row are `Up` again.
+//!
+//! **Thresholds.** Loss, round trip and jitter are measured for each target over its share of the last `window` rounds. The
+//! uplink's figures are those of the `required`-th best target: a target that is dead, far or throttled makes no loss, delay
+//! or jitter of the uplink's as long as enough others are good. Beyond a threshold the uplink is `Degraded`, until for `rise`
+//! good rounds in a row round trip and jitter were at most 7/8 of it, and loss at most half of it.
+//!
+//! **Passive evidence.** Going down, an uplink whose counter of replies to established connections still grew within the last
+//! `fall` rounds is `Degraded` instead, and `Down` when that has stopped for as long.
+//!
+//! **Own lateness.** Whoever calls too late proves nothing: the probes in flight are forgotten and a new round begins. So that
+//! a machine that is always late still notices a dead uplink, this happens at most `fall` times in a row.
+
+mod verdict;
+mod window;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+pub use self::verdict::{Degraded, Down, Figures, Verdict};
+use self::window::{Measure, Window, best};
+use crate::config::{ProbeConfig, Share};
+
+/// How often one target is asked in one round.
+const ASKS_A_ROUND: u32 = 2;
+/// Rounds for which a target comes last after a probe without answer.
+const SUSPECT_ROUNDS: u64 = 10;
+/// Probes that a target must have had before its figures count against a threshold.
+const LEAST_PROBES: usize = 10;
+
+/// What is measured, and against what. Times in ns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Spec {
+    /// How many targets there are, at least 1.
+    pub targets: usize,
+    /// Targets that must answer in one round, 1 to `targets`.
+    pub required: usize,
+    /// From the beginning of one round to that of the next.
+    pub interval_ns: u64,
+    /// How long an answer may take, at most `interval_ns`.
+    pub timeout_ns: u64,
+    /// Bad rounds in a row until it is down, at least 1.
+    pub fall: u32,
+    /// Good rounds in a row until it is up again, at least 1.
+    pub rise: u32,
+    /// Greatest loss.
+    pub max_loss: Option<Share>,
+    /// Greatest median round trip.
+    pub max_rtt_ns: Option<u64>,
+    /// Greatest jitter.
+    pub max_jitter_ns: Option<u64>,
+    /// Rounds over which these are measured, at least 1.
+    pub window: usize,
+}
+
+impl Spec {
+    /// From the configuration, for so many targets. What the configuration's checks rule out is put into range.
+    pub fn new(config: &ProbeConfig, targets: usize) -> Self {
+        let ns = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        let interval_ns = ns(config.interval).max(1);
+        Self {
+            targets,
+            required: config.required.clamp(1, targets.max(1)),
+            interval_ns,
+            timeout_ns: ns(config.timeout).clamp(1, interval_ns),
+            fall: config.fall.max(1),
+            rise: config.rise.max(1),
+            max_loss: config.max_loss,
+            max_rtt_ns: config.max_rtt.map(ns),
+            max_jitter_ns: config.max_jitter.map(ns),
+            window: config.window.max(1),
+        }
+    }
+}
+
+/// Number of one probe, never used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ProbeId(pub u64);
+
+/// What shall be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Asks a target, at once.
+    Send {
+        /// Under this number.
+        probe: ProbeId,
+        /// Index of the target.
+        target: usize,
+    },
+    /// The verdict has changed.
+    Tell {
+        /// To this.
+        verdict: Verdict,
+        /// End of the last good round, ns; 0: never.
+        last_good_ns: u64,
+    },
+}
+
+/// What happened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The target answered.
+    Answered {
+        /// Probe.
+        probe: ProbeId,
+        /// Round trip, ns.
+        rtt_ns: u64,
+    },
+    /// The probe has left and will not be answered: refused, or answered wrongly.
+    Failed(ProbeId),
+    /// The probe could not leave: no address, no route. That is no loss.
+    Unsent(ProbeId),
+    /// So many replies to established connections have come in by this uplink. Only wanted while
+    /// [`Health::doubts`].
+    Replies(u64),
+    /// The uplink has a new interface or address: what is in flight proves nothing.
+    Moved,
+}
+
+/// State of one uplink.
+#[derive(Debug)]
+pub struct Health {
+    spec: Spec,
+    random: fastrand::Rng,
+    verdict: Option<Verdict>,
+    targets: Vec<Target>,
+    round: Option<Round>,
+    /// Rounds begun so far.
+    rounds: u64,
+    next_round_ns: u64,
+    in_flight: BTreeMap<ProbeId, InFlight>,
+    probes: u64,
+    good_in_a_row: u32,
+    bad_in_a_row: u32,
+    /// Good rounds in a row with every figure well within its threshold.
+    calm_in_a_row: u32,
+    forgotten_in_a_row: u32,
+    replies: Replies,
+    figures: Measure,
+    last_good_ns: u64,
+    sent: u64,
+    received: u64,
+    /// When the next call of `poll` is due.
+    due_ns: u64,
+    actions: Vec<Action>,
+}
+
+#[derive(Debug)]
+struct Target {
+    window: Window,
+    /// Up to this round it comes last.
+    suspect_until: u64,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    target: usize,
+    sent_ns: u64,
+    round: u64,
+}
+
+/// A round that is not decided.
+#[derive(Debug)]
+struct Round {
+    number: u64,
+    start_ns: u64,
+    /// In the order in which they are asked.
+    asked: Vec<Asked>,
+}
+
+/// A target in a round.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    target: usize,
+    asks: u32,
+    last_ns: u64,
+    failed: bool,
+    answered: bool,
+}
+
+impl Asked {
+    /// It may still answer as quickly as usual.
+    const fn is_promising(&self, now_ns: u64, patience_ns: u64) -> bool {
+        self.asks > 0 && !self.answered && !self.failed && now_ns < self.last_ns + patience_ns
+    }
+
+    const fn may_be_asked(&self, now_ns: u64, patience_ns: u64) -> bool {
+        !self.answered && (self.asks == 0 || self.asks < ASKS_A_ROUND && now_ns >= self.last_ns + patience_ns)
+    }
+}
+
+impl Round {
+    fn answered(&self) -> usize {
+        self.asked.iter().filter(|asked| asked.answered).count()
+    }
+
+    fn find(&mut self, target: usize) -> Option<&mut Asked> {
+        self.asked.iter_mut().find(|asked| asked.target == target)
+    }
+}
+
+/// Replies to established connections, seen while targets are silent.
+#[derive(Debug, Default)]
+struct Replies {
+    last: Option<u64>,
+    /// The counter at the end of the last bad round.
+    mark: Option<u64>,
+    /// Rounds since it last grew; nothing: it did not.
+    quiet: Option<u32>,
+}
+
+impl Health {
+    /// An uplink that is probed from now on; `seed` decides the order of the targets.
+    pub fn new(spec: Spec, seed: u64, now_ns: u64) -> Self {
+        // The targets share the probes of a round.
+        let capacity = (spec.window * spec.required).div_ceil(spec.targets.max(1));
+        let targets = (0..spec.targets).map(|_| Target { window: Window::new(capacity), suspect_until: 0 }).collect();
+        Self {
+            spec,
+            random: fastrand::Rng::with_seed(seed),
+            verdict: None,
+            targets,
+            round: None,
+            rounds: 0,
+            next_round_ns: now_ns,
+            in_flight: BTreeMap::new(),
+            probes: 0,
+            good_in_a_row: 0,
+            bad_in_a_row: 0,
+            calm_in_a_row: 0,
+            forgotten_in_a_row: 0,
+            replies: Replies::default(),
+            figures: Measure::default(),
+            last_good_ns: 0,
+            sent: 0,
+            received: 0,
+            due_ns: now_ns,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes in what happened. Call [`Health::poll`] afterwards.
+    pub fn handle(&mut self, now_ns: u64, event: Event) {
+        self.mind_lateness(now_ns);
+        match event {
+            Event::Answered { probe, rtt_ns } => {
+                let Some(in_flight) = self.in_flight.remove(&probe) else { return };
+                self.received += 1;
+                let target = &mut self.targets[in_flight.target];
+                target.suspect_until = 0;
+                target.window.push(Some(rtt_ns));
+                if let Some(asked) = self.asked_now(&in_flight) {
+                    asked.answered = true;
+                }
+            }
+            Event::Failed(probe) => {
+                if let Some(in_flight) = self.in_flight.remove(&probe) {
+                    self.lost(&in_flight);
+                }
+            }
+            Event::Unsent(probe) => {
+                let Some(in_flight) = self.in_flight.remove(&probe) else { return };
+                self.sent -= 1;
+                self.unanswered(&in_flight);
+            }
+            Event::Replies(counter) => {
+                self.replies.mark.get_or_insert(counter);
+                self.replies.last = Some(counter);
+            }
+            Event::Moved => self.forget(now_ns),
+        }
+    }
+
+    /// Does what is due, and gives what shall be done. Call it at [`Health::next_deadline`] and after every event.
+    pub fn poll(&mut self, now_ns: u64) -> Vec<Action> {
+        self.mind_lateness(now_ns);
+        while let Some(entry) = self.in_flight.first_entry()
+            && now_ns >= entry.get().sent_ns + self.spec.timeout_ns
+        {
+            let in_flight = entry.remove();
+            self.lost(&in_flight);
+        }
+        if let Some(round) = &self.round {
+            let answered = round.answered();
+            if answered >= self.spec.required {
+                self.conclude(now_ns, None);
+            } else if now_ns >= round.start_ns + self.spec.timeout_ns {
+                self.conclude(now_ns, Some(answered));
+            }
+        }
+        if self.round.is_none() && now_ns >= self.next_round_ns {
+            self.begin(now_ns);
+        }
+        self.ask(now_ns);
+        self.due_ns = self.deadline(now_ns);
+        std::mem::take(&mut self.actions)
+    }
+
+    /// When [`Health::poll`] is next due, ns.
+    pub const fn next_deadline(&self) -> u64 {
+        self.due_ns
+    }
+
+    /// Targets are silent: [`Event::Replies`] is wanted before each [`Health::poll`].
+    pub fn doubts(&self) -> bool {
+        let asked_for_more = |round: &Round| round.asked.iter().filter(|asked| asked.asks > 0).count();
+        self.bad_in_a_row > 0 || self.round.as_ref().is_some_and(|round| asked_for_more(round) > self.spec.required)
+    }
+
+    /// For status and metrics.
+    pub fn figures(&self) -> Figures {
+        let unknown = if matches!(self.verdict, Some(Verdict::Down(_))) { Share(1_000_000) } else { Share(0) };
+        Figures {
+            verdict: self.verdict,
+            rtt_ns: self.figures.rtt_ns,
+            jitter_ns: self.figures.jitter_ns,
+            loss: self.figures.loss.unwrap_or(unknown),
+            sent: self.sent,
+            received: self.received,
+            last_good_ns: self.last_good_ns,
+        }
+    }
+
+    /// The part of its round that a probe has, if that round is not decided.
+    fn asked_now(&mut self, in_flight: &InFlight) -> Option<&mut Asked> {
+        self.round.as_mut().filter(|round| round.number == in_flight.round)?.find(in_flight.target)
+    }
+
+    fn unanswered(&mut self, in_flight: &InFlight) {
+        self.targets[in_flight.target].suspect_until = self.rounds + SUSPECT_ROUNDS;
+        if let Some(asked) = self.asked_now(in_flight) {
+            asked.failed = true;
+        }
+    }
+
+    fn lost(&mut self, in_flight: &InFlight) {
+        // An outage is told by its bad rounds. It must not be held against the uplink once more, as loss, after its end.
+        let works = matches!(self.verdict, Some(Verdict::Up | Verdict::Degraded(_))) || self.good_in_a_row > 0;
+        if works {
+            self.targets[in_flight.target].window.push(None);
+        }
+        self.unanswered(in_flight);
+    }
+
+    /// Whether it is called much too late, so that answers may wait unread, or were never possible.
+    fn mind_lateness(&mut self, now_ns: u64) {
+        if now_ns > self.due_ns + self.spec.timeout_ns / 4 {
+            self.forget(now_ns);
+        }
+    }
+
+    /// Forgets what is in flight and the round that is not decided, and begins anew.
+    fn forget(&mut self, now_ns: u64) {
+        if self.in_flight.is_empty() && self.round.is_none() || self.forgotten_in_a_row >= self.spec.fall {
+            return;
+        }
+        self.forgotten_in_a_row += 1;
+        self.in_flight.clear();
+        self.round = None;
+        self.next_round_ns = now_ns;
+    }
+
+    fn begin(&mut self, now_ns: u64) {
+        self.rounds += 1;
+        let mut order: Vec<usize> = (0..self.targets.len()).collect();
+        self.random.shuffle(&mut order);
+        // Stable: it stays shuffled among the equal.
+        order.sort_by_key(|&target| self.targets[target].suspect_until >= self.rounds);
+        let asked =
+            order.into_iter().map(|target| Asked { target, asks: 0, last_ns: 0, failed: false, answered: false });
+        self.round = Some(Round { number: self.rounds, start_ns: now_ns, asked: asked.collect() });
+        // Rounds keep their grid, as long as they are punctual.
+        let on_grid_ns = self.next_round_ns + self.spec.interval_ns;
+        let late = now_ns > self.next_round_ns + self.spec.timeout_ns / 4;
+        self.next_round_ns = if late { now_ns + self.spec.interval_ns } else { on_grid_ns.max(now_ns + 1) };
+    }
+
+    /// Asks as many targets as are needed for `required` answers, counting on those that may still answer soon.
+    fn ask(&mut self, now_ns: u64) {
+        let patience_ns = self.patience_ns();
+        let Some(round) = &mut self.round else { return };
+        loop {
+            let promising = |asked: &&Asked| asked.answered || asked.is_promising(now_ns, patience_ns);
+            if round.asked.iter().filter(promising).count() >= self.spec.required {
+                return;
+            }
+            // Who was not asked yet comes first, else in the order of the round.
+            let candidates = round.asked.iter_mut().filter(|asked| asked.may_be_asked(now_ns, patience_ns));
+            let Some(next) = candidates.min_by_key(|asked| asked.asks) else { return };
+            (next.asks, next.last_ns, next.failed) = (next.asks + 1, now_ns, false);
+            let probe = ProbeId(self.probes);
+            self.probes += 1;
+            self.sent += 1;
+            self.in_flight.insert(probe, InFlight { target: next.target, sent_ns: now_ns, round: round.number });
+            self.actions.push(Action::Send { probe, target: next.target });
+        }
+    }
+
+    /// How long a target may be silent before the next one is asked, ns.
+    fn patience_ns(&self) -> u64 {
+        let timeout_ns = self.spec.timeout_ns;
+        let usual_ns = self.figures.rtt_ns.map_or(timeout_ns / 4, |rtt_ns| rtt_ns.saturating_mul(2));
+        usual_ns.clamp(timeout_ns / 8, timeout_ns / 2)
+    }
+
+    fn deadline(&self, now_ns: u64) -> u64 {
+        let patience_ns = self.patience_ns();
+        let round_ns = match &self.round {
+            None => self.next_round_ns,
+            Some(round) => {
+                let impatient = round.asked.iter().filter(|asked| asked.asks > 0 && !asked.answered);
+                let impatient = impatient.map(|asked| asked.last_ns + patience_ns).filter(|&at_ns| at_ns > now_ns);
+                impatient.fold(round.start_ns + self.spec.timeout_ns, u64::min)
+            }
+        };
+        // Sent in the order of their numbers: the first is the oldest.
+        let oldest = self.in_flight.values().next();
+        oldest.map_or(round_ns, |in_flight| round_ns.min(in_flight.sent_ns + self.spec.timeout_ns))
+    }
+}

@@ -1,0 +1,205 @@
+//! From rounds to the verdict.
+
+use std::{fmt, time::Duration};
+
+use super::{Action, Health, LEAST_PROBES, Replies, best};
+use crate::config::Share;
+
+/// Shares of the thresholds that count.
+struct Shares {
+    loss_eighths: u32,
+    times_eighths: u32,
+}
+
+/// Beyond its threshold a figure makes an uplink degraded.
+const ENTER: Shares = Shares { loss_eighths: 8, times_eighths: 8 };
+/// To be up again every figure must be this far below, so that what wavers about its threshold does not flap. Loss is
+/// counted from few probes, so it wavers most: at a true loss of 30 % and thirty probes it shows 20 % now and then.
+const LEAVE: Shares = Shares { loss_eighths: 4, times_eighths: 7 };
+
+/// What is thought of an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It works.
+    Up,
+    /// It works somehow, but is not to be used.
+    Degraded(Degraded),
+    /// It does not work.
+    Down(Down),
+}
+
+/// Why an uplink is degraded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Degraded {
+    /// Too many probes are lost.
+    Loss {
+        /// So many.
+        is: Share,
+        /// Allowed.
+        max: Share,
+    },
+    /// The median round trip takes too long.
+    Rtt {
+        /// So long, ns.
+        is_ns: u64,
+        /// Allowed, ns.
+        max_ns: u64,
+    },
+    /// The round trips differ too much.
+    Jitter {
+        /// So much, ns.
+        is_ns: u64,
+        /// Allowed, ns.
+        max_ns: u64,
+    },
+    /// The targets are silent, but replies to established connections arrive.
+    OnlyReplies,
+}
+
+/// Why an uplink is down.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Down {
+    /// Targets that answered in the last round.
+    pub answered: usize,
+    /// Targets that should have.
+    pub required: usize,
+    /// Bad rounds in a row.
+    pub rounds: u32,
+}
+
+/// What is known of an uplink, for status and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Figures {
+    /// The verdict; nothing yet at the start.
+    pub verdict: Option<Verdict>,
+    /// Median round trip, ns; nothing before the first answers.
+    pub rtt_ns: Option<u64>,
+    /// Mean difference of successive round trips, ns.
+    pub jitter_ns: Option<u64>,
+    /// Share of probes without answer.
+    pub loss: Share,
+    /// Probes sent.
+    pub sent: u64,
+    /// Answers received in time.
+    pub received: u64,
+    /// End of the last good round, ns; 0: never.
+    pub last_good_ns: u64,
+}
+
+impl fmt::Display for Degraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = |share: Share| f64::from(share.0) / 10_000.0;
+        let ms = |ns: u64| Duration::from_nanos(ns).as_secs_f64() * 1e3;
+        match *self {
+            Self::Loss { is, max } => write!(f, "loss {:.1} %, allowed are {} %", percent(is), percent(max)),
+            Self::Rtt { is_ns, max_ns } => {
+                write!(f, "round trip {:.1} ms, allowed are {} ms", ms(is_ns), ms(max_ns))
+            }
+            Self::Jitter { is_ns, max_ns } => write!(f, "jitter {:.1} ms, allowed are {} ms", ms(is_ns), ms(max_ns)),
+            Self::OnlyReplies => f.write_str("its targets are silent, but replies to connections arrive"),
+        }
+    }
+}
+
+impl fmt::Display for Down {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { answered, required, rounds } = self;
+        write!(f, "{answered} of {required} required targets answered, {rounds} rounds in a row")
+    }
+}
+
+impl Health {
+    /// Ends the round: it was good, or bad with only so many answers.
+    pub(super) fn conclude(&mut self, now_ns: u64, bad: Option<usize>) {
+        self.round = None;
+        self.forgotten_in_a_row = 0;
+        if bad.is_some() {
+            self.good_in_a_row = 0;
+            self.bad_in_a_row = self.bad_in_a_row.saturating_add(1);
+            self.weigh_replies();
+        } else {
+            self.bad_in_a_row = 0;
+            self.good_in_a_row = self.good_in_a_row.saturating_add(1);
+            self.last_good_ns = now_ns;
+            self.replies = Replies::default();
+        }
+        self.figures = best(self.windows(), self.spec.required, 1);
+        let verdict = self.judge(bad);
+        if verdict != self.verdict {
+            self.verdict = verdict;
+            self.calm_in_a_row = 0;
+            if let Some(Verdict::Down(_)) = verdict {
+                self.targets.iter_mut().for_each(|target| target.window.clear());
+                self.figures = best(self.windows(), self.spec.required, 1);
+            }
+            let last_good_ns = self.last_good_ns;
+            self.actions.extend(verdict.map(|verdict| Action::Tell { verdict, last_good_ns }));
+        }
+    }
+
+    fn judge(&mut self, bad: Option<usize>) -> Option<Verdict> {
+        let fallen = bad.filter(|_| self.bad_in_a_row >= self.spec.fall);
+        match (self.verdict, fallen) {
+            (down @ Some(Verdict::Down(_)), _) => {
+                if self.good_in_a_row < self.spec.rise {
+                    return down;
+                }
+                Some(self.beyond(&ENTER).map_or(Verdict::Up, Verdict::Degraded))
+            }
+            (_, Some(answered)) => {
+                if self.replies.quiet.is_some_and(|rounds| rounds < self.spec.fall) {
+                    return Some(Verdict::Degraded(Degraded::OnlyReplies));
+                }
+                let rounds = self.bad_in_a_row;
+                Some(Verdict::Down(Down { answered, required: self.spec.required, rounds }))
+            }
+            (None, None) => bad.is_none().then_some(Verdict::Up),
+            (Some(Verdict::Up), None) => Some(self.beyond(&ENTER).map_or(Verdict::Up, Verdict::Degraded)),
+            (Some(Verdict::Degraded(reason)), None) => {
+                let beyond = self.beyond(&LEAVE);
+                self.calm_in_a_row = if bad.is_none() && beyond.is_none() { self.calm_in_a_row + 1 } else { 0 };
+                if self.calm_in_a_row >= self.spec.rise {
+                    return Some(Verdict::Up);
+                }
+                // The first reason stays, with its figures: it is no news that they change.
+                let outdated = reason == Degraded::OnlyReplies && bad.is_none();
+                Some(Verdict::Degraded(beyond.filter(|_| outdated).unwrap_or(reason)))
+            }
+        }
+    }
+
+    /// Which figure is beyond these shares of its threshold.
+    fn beyond(&self, shares: &Shares) -> Option<Degraded> {
+        let measure = best(self.windows(), self.spec.required, LEAST_PROBES);
+        // Below a share of 1 it is no more than the threshold itself.
+        let part_ns = |max_ns: u64| (u128::from(max_ns) * u128::from(shares.times_eighths) / 8) as u64;
+        if let (Some(is), Some(max)) = (measure.loss, self.spec.max_loss)
+            && u64::from(is.0) > u64::from(max.0) * u64::from(shares.loss_eighths) / 8
+        {
+            return Some(Degraded::Loss { is, max });
+        }
+        if let (Some(is_ns), Some(max_ns)) = (measure.rtt_ns, self.spec.max_rtt_ns)
+            && is_ns > part_ns(max_ns)
+        {
+            return Some(Degraded::Rtt { is_ns, max_ns });
+        }
+        if let (Some(is_ns), Some(max_ns)) = (measure.jitter_ns, self.spec.max_jitter_ns)
+            && is_ns > part_ns(max_ns)
+        {
+            return Some(Degraded::Jitter { is_ns, max_ns });
+        }
+        None
+    }
+
+    fn windows(&self) -> impl Iterator<Item = &super::Window> {
+        self.targets.iter().map(|target| &target.window)
+    }
+
+    /// At the end of a bad round: has the counter of replies grown since the last one?
+    fn weigh_replies(&mut self) {
+        let Replies { last, mark, quiet } = &mut self.replies;
+        let grew = matches!((*last, *mark), (Some(last), Some(mark)) if last > mark);
+        *quiet = if grew { Some(0) } else { quiet.map(|rounds| rounds.saturating_add(1)) };
+        *mark = *last;
+    }
+}

@@ -1,0 +1,155 @@
+//! A pretended kernel for tests.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    cell::{RefCell, RefMut},
+    collections::BTreeSet,
+    io,
+    rc::Rc,
+};
+
+use super::{TableChange, TableKernel};
+use crate::{
+    route::{FoundRoute, FoundRule, FoundTableRoute, PROTOCOL, TableRoute, Way},
+    system::{KernelError, KernelEvent, RouteChange, RouteEvent},
+};
+
+/// The port id of the back-end under test.
+const OWN_PORT: u32 = 4000;
+/// That of whoever else changes something.
+const FOREIGN_PORT: u32 = 17;
+
+/// A kernel with one route a place, shared between a back-end and its test.
+#[derive(Clone, Debug, Default)]
+pub(super) struct FakeKernel(Rc<RefCell<State>>);
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) routes: Vec<FoundTableRoute>,
+    pub(super) rules: Vec<FoundRule>,
+    /// Every system call's changes.
+    pub(super) calls: Vec<Vec<TableChange>>,
+    /// How often routes were read.
+    pub(super) reads: usize,
+    /// Interfaces that are not there.
+    pub(super) absent: BTreeSet<u32>,
+    /// The answers to the next call get lost, though it is carried out.
+    pub(super) lose_answers: bool,
+}
+
+impl FakeKernel {
+    pub(super) fn state(&self) -> RefMut<'_, State> {
+        self.0.borrow_mut()
+    }
+
+    /// Somebody else removes a route; gives the event.
+    pub(super) fn foreign_delete(&self, at: usize) -> KernelEvent {
+        let route = self.state().routes.remove(at);
+        let found = FoundRoute { key: route.key, protocol: route.protocol, nexthops: None };
+        KernelEvent::Route(RouteEvent { change: RouteChange::Removed, port_id: FOREIGN_PORT, route: found })
+    }
+
+    /// Somebody else removes a rule; gives the event.
+    pub(super) fn foreign_delete_rule(&self, at: usize) -> KernelEvent {
+        let rule = self.state().rules.remove(at);
+        KernelEvent::Rule { removed: true, port_id: FOREIGN_PORT, rule }
+    }
+
+    /// The routes through an interface go, and the kernel says nothing of them.
+    pub(super) fn drop_interface(&self, ifindex: u32) -> KernelEvent {
+        let through = |route: &FoundTableRoute| match &route.way {
+            Some(Way::Through { hops, .. }) => hops.iter().any(|hop| hop.ifindex == ifindex),
+            _ => false,
+        };
+        let mut state = self.state();
+        state.routes.retain(|route| !through(route));
+        state.absent.insert(ifindex);
+        KernelEvent::LinkRemoved { ifindex, name: String::new() }
+    }
+
+    /// Our routes and rules as text, in order.
+    pub(super) fn ours(&self) -> BTreeSet<String> {
+        let state = self.state();
+        let routes = state.routes.iter().filter(|route| route.protocol == PROTOCOL);
+        let rules = state.rules.iter().filter(|rule| rule.protocol == PROTOCOL);
+        let rules = rules.map(|rule| rule.rule.map_or_else(|| format!("{rule:?}"), |rule| rule.to_string()));
+        routes.map(|route| format!("{}: {:?}", route.key, route.way)).chain(rules).collect()
+    }
+}
+
+impl State {
+    fn carry_out(&mut self, change: &TableChange) -> Result<(), i32> {
+        let found =
+            |route: &TableRoute| FoundTableRoute { key: route.key, protocol: PROTOCOL, way: Some(route.way.clone()) };
+        match change {
+            TableChange::CreateRoute(route) | TableChange::ReplaceRoute(route) => {
+                if let Way::Through { hops, .. } = &route.way
+                    && hops.iter().any(|hop| self.absent.contains(&hop.ifindex))
+                {
+                    return Err(libc::ENODEV);
+                }
+                let there = self.routes.iter().position(|other| other.key == route.key);
+                if matches!(change, TableChange::CreateRoute(_)) && there.is_some() {
+                    return Err(libc::EEXIST);
+                }
+                if let Some(there) = there {
+                    assert_eq!(self.routes[there].protocol, PROTOCOL, "a foreign route is replaced: {change}");
+                    self.routes.remove(there);
+                }
+                self.routes.push(found(route));
+            }
+            TableChange::DeleteRoute(route) => {
+                let at = self.routes.iter().position(|other| *other == found(route)).ok_or(libc::ESRCH)?;
+                self.routes.remove(at);
+            }
+            TableChange::CreateRule(rule) => {
+                if self.rules.iter().any(|other| other.protocol == PROTOCOL && other.rule == Some(*rule)) {
+                    return Err(libc::EEXIST);
+                }
+                self.rules.push(FoundRule {
+                    family: rule.family,
+                    priority: rule.priority,
+                    protocol: PROTOCOL,
+                    table: rule.table,
+                    rule: Some(*rule),
+                });
+            }
+            TableChange::DeleteRule(rule) => {
+                let same = |other: &FoundRule| other.protocol == PROTOCOL && other.rule == Some(*rule);
+                let at = self.rules.iter().position(same).ok_or(libc::ENOENT)?;
+                self.rules.remove(at);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl TableKernel for FakeKernel {
+    fn port_id(&self) -> u32 {
+        OWN_PORT
+    }
+
+    fn execute(&mut self, changes: &[TableChange]) -> io::Result<Vec<Result<(), KernelError>>> {
+        let mut state = self.state();
+        state.calls.push(changes.to_vec());
+        let results = changes.iter().map(|change| state.carry_out(change).map_err(KernelError::new)).collect();
+        if std::mem::take(&mut state.lose_answers) {
+            return Err(io::Error::other("lost"));
+        }
+        Ok(results)
+    }
+
+    fn rules(&mut self) -> io::Result<Vec<FoundRule>> {
+        Ok(self.state().rules.clone())
+    }
+
+    fn routes(&mut self, tables: &BTreeSet<u32>) -> io::Result<Vec<FoundTableRoute>> {
+        let mut state = self.state();
+        state.reads += 1;
+        Ok(state.routes.iter().filter(|route| tables.contains(&route.key.table)).cloned().collect())
+    }
+
+    fn process(&self, port_id: u32) -> String {
+        format!("port {port_id}")
+    }
+}
