@@ -200,9 +200,14 @@ pub(crate) struct Requests {
 }
 
 impl Requests {
-    /// Fails without netlink; permission is only checked request by request.
+    /// For routes, rules, interfaces. Fails without netlink; permission is only checked request by request.
     pub(crate) fn open() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        Self::open_protocol(NETLINK_ROUTE)
+    }
+
+    /// For another netlink family, such as `NETLINK_NETFILTER`.
+    pub(crate) fn open_protocol(protocol: isize) -> io::Result<Self> {
+        let mut socket = Socket::new(protocol)?;
         let port_id = prepare(&mut socket)?;
         socket.set_ext_ack(true)?;
         // Answers without a copy of the request: a batch full of errors must fit the receive buffer.
@@ -261,6 +266,15 @@ impl Requests {
                 }
             }
         }
+    }
+
+    /// Carries out one request that is answered by a message, and gives what `parse` makes of it.
+    pub(crate) fn ask_one<T>(&mut self, batch: &mut Batch, parse: impl Fn(&Message<'_>) -> Option<T>) -> io::Result<T> {
+        let mut found = None;
+        for result in self.ask(batch, |message| found = parse(message))? {
+            result.map_err(|error| io::Error::from_raw_os_error(error.errno))?;
+        }
+        found.ok_or_else(|| io::Error::other("the kernel's answer is not understood"))
     }
 
     /// Dumps: sends a request with `NLM_F_DUMP`, and gives what `each` makes of the messages of the answer. A dump that

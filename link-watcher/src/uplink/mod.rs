@@ -3,9 +3,11 @@
 //! What the engine decides about a group of uplinks, together with what the kernel says of its interfaces, is one value,
 //! [`Desired`]. Everything that is written to the kernel for uplinks follows from it.
 
+pub mod conntrack;
 pub mod health;
 pub mod probe;
 pub mod learn;
+pub mod nft;
 pub mod sysctls;
 pub mod tables;
 

@@ -1,0 +1,285 @@
+//! The nftables table of uplinks: which uplink each connection uses.
+//!
+//! **What is ours.** One table, `inet link_watcher`, or `inet link_watcher_INSTANCE`; in it everything follows from
+//! [`Desired`], so [`render`] is all that `generate nft` needs. Other tables are never read or written. Of packet and
+//! connection marks only the bits of the groups' masks are changed.
+//!
+//! **A connection has one uplink**, which its connection mark names, from its first packet on:
+//!
+//! * one from outside that by which it came, whatever address its destination is translated to;
+//! * one whose source leaves untranslated (IPv6, a provider's own prefix) that to which the source belongs;
+//! * a forced one that which the configuration says;
+//! * any other, from the LAN or the router itself, the one whose turn it is by weight.
+//!
+//! Packets take the mark over from their connection, and are routed by it. What does not go to the group's routes through
+//! an uplink (other networks of ours, the router itself, multicast, link-local) is left alone. A packet of the router's own
+//! that already carries a mark, as probes do, keeps it, and its connection gets none: so answers to probes count as no evidence,
+//! and releasing an uplink's connections leaves probes alone.
+//!
+//! **Applying** is one transaction of `nft -f -`: the whole table first, later only the chains that differ, so that
+//! counters go on and a failover costs little. What somebody else does to the table is noticed by the kernel's
+//! ruleset generation and put right.
+
+mod kernel;
+mod rules;
+mod sink;
+mod slots;
+#[cfg(test)]
+mod tests;
+mod text;
+
+use std::{collections::BTreeMap, fmt, io};
+
+pub use self::sink::{Nft, NftError, RulesetSink};
+use self::text::Table;
+use super::Desired;
+use crate::event::LinkId;
+
+/// Time between two looks at the kernel's ruleset generation, ns.
+const PERIOD_NS: u64 = 1_000_000_000;
+/// The longest wait between two attempts, ns.
+const BACKOFF_MAX_NS: u64 = 60_000_000_000;
+
+/// The complete text of our table, for `nft -f`: one transaction that puts it in the place of an earlier one. Uplinks whose
+/// path of a family is not known take no part in that family.
+pub fn render(groups: &[Desired], instance: Option<&str>) -> String {
+    rules::table(groups, instance).to_string()
+}
+
+/// What a call did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Applied {
+    /// Nothing: the table stands as wanted.
+    Unchanged,
+    /// Only the chains that differ were written.
+    Updated,
+    /// The whole table was written; counters began at 0.
+    Replaced,
+}
+
+/// Something the log should have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RulesetNotice {
+    /// Somebody else had changed or removed the table; it stands again.
+    Repaired {
+        /// Its name.
+        table: String,
+        /// It was gone.
+        removed: bool,
+    },
+    /// What could not be applied before now is.
+    Applied,
+    /// It cannot be written or read; another attempt follows.
+    Failed(String),
+}
+
+impl fmt::Display for RulesetNotice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Repaired { table, removed } => {
+                let what = if *removed { "removed" } else { "changed" };
+                write!(
+                    f,
+                    "somebody {what} our nftables table inet {table}; it stands again. Scripts that load rules should not \
+                     begin with `flush ruleset`, but delete their own tables"
+                )
+            }
+            Self::Applied => write!(f, "the nftables rules stand now"),
+            Self::Failed(why) => write!(f, "{why}"),
+        }
+    }
+}
+
+/// How the table looked when it was ours for sure.
+#[derive(Debug)]
+struct Baseline {
+    /// The kernel's ruleset generation.
+    generation: u32,
+    /// What `nft` listed.
+    listing: String,
+}
+
+/// The table: written where it differs from what is wanted, watched, and put right.
+#[derive(Debug)]
+pub struct Ruleset<S> {
+    sink: S,
+    instance: Option<String>,
+    wanted: Option<Table>,
+    /// What was applied last; nothing where that failed.
+    installed: Option<Table>,
+    baseline: Option<Baseline>,
+    /// When [`tick`](Self::tick) looks next, ns.
+    next_ns: u64,
+    /// The wait before the next attempt after one that failed; grows with each.
+    backoff_ns: u64,
+    /// Whose the counters are.
+    links: BTreeMap<String, LinkId>,
+    /// The counters as last read, and the sums that outlive them.
+    answers: BTreeMap<LinkId, Answers>,
+}
+
+/// A counter that begins again whenever the whole table is written, and the sum that does not.
+#[derive(Clone, Copy, Debug, Default)]
+struct Answers {
+    last: u64,
+    sum: u64,
+}
+
+impl<S: RulesetSink> Ruleset<S> {
+    /// Nothing is written before [`apply`](Self::apply).
+    pub fn new(sink: S, instance: Option<&str>) -> Self {
+        Self {
+            sink,
+            instance: instance.map(str::to_owned),
+            wanted: None,
+            installed: None,
+            baseline: None,
+            next_ns: u64::MAX,
+            backoff_ns: PERIOD_NS,
+            links: BTreeMap::new(),
+            answers: BTreeMap::new(),
+        }
+    }
+
+    /// The table's name in family `inet`.
+    pub fn table(&self) -> String {
+        rules::table_name(self.instance.as_deref())
+    }
+
+    /// Makes the table what these groups want; without groups it is removed. Takes some 10 ms where something changes.
+    ///
+    /// # Errors
+    /// Where `nft` is missing or refuses. The former table stands then; [`tick`](Self::tick) tries again.
+    pub fn apply(&mut self, now_ns: u64, groups: &[Desired]) -> Result<Applied, NftError> {
+        if groups.is_empty() {
+            let had = self.wanted.is_some();
+            self.remove()?;
+            return Ok(if had { Applied::Replaced } else { Applied::Unchanged });
+        }
+        let wanted = rules::table(groups, self.instance.as_deref());
+        self.links = rules::counters(groups).into_iter().collect();
+        let links = &self.links;
+        self.answers.retain(|link, _| links.values().any(|known| known == link));
+        if self.installed.as_ref() == Some(&wanted) {
+            self.wanted = Some(wanted);
+            return Ok(Applied::Unchanged);
+        }
+        self.wanted = Some(wanted);
+        self.write(now_ns)
+    }
+
+    /// Writes what is wanted: the chains that differ, or everything where that is not enough.
+    fn write(&mut self, now_ns: u64) -> Result<Applied, NftError> {
+        let Some(wanted) = &self.wanted else { return Ok(Applied::Unchanged) };
+        let update = self.installed.as_ref().and_then(|installed| wanted.update(installed));
+        self.installed = None;
+        self.baseline = None;
+        self.next_ns = now_ns;
+        // A table that somebody else has changed may not take the small transaction.
+        if let Some(update) = update
+            && self.sink.apply(&update).is_ok()
+        {
+            self.installed = Some(wanted.clone());
+            return Ok(Applied::Updated);
+        }
+        let result = self.sink.apply(&wanted.to_string());
+        match result {
+            Ok(()) => {
+                self.installed = Some(wanted.clone());
+                self.backoff_ns = PERIOD_NS;
+                Ok(Applied::Replaced)
+            }
+            Err(error) => {
+                self.back_off(now_ns);
+                Err(error)
+            }
+        }
+    }
+
+    fn back_off(&mut self, now_ns: u64) {
+        self.next_ns = now_ns.saturating_add(self.backoff_ns);
+        self.backoff_ns = (self.backoff_ns * 2).min(BACKOFF_MAX_NS);
+    }
+
+    /// When [`tick`](Self::tick) has something to do, ns.
+    pub fn deadline_ns(&self) -> Option<u64> {
+        self.wanted.as_ref().map(|_| self.next_ns)
+    }
+
+    /// Looks whether the table still stands as it was written, and puts it right; tries again what failed. Costs a
+    /// netlink message (some 10 µs) as long as nobody changes any nftables table.
+    pub fn tick(&mut self, now_ns: u64) -> Option<RulesetNotice> {
+        if now_ns < self.deadline_ns()? {
+            return None;
+        }
+        self.next_ns = now_ns.saturating_add(PERIOD_NS);
+        if self.installed.is_none() {
+            return Some(match self.write(now_ns) {
+                Ok(_) => RulesetNotice::Applied,
+                Err(error) => RulesetNotice::Failed(error.to_string()),
+            });
+        }
+        match self.look() {
+            Ok(None) => None,
+            Ok(Some(removed)) => {
+                self.installed = None;
+                Some(match self.write(now_ns) {
+                    Ok(_) => RulesetNotice::Repaired { table: self.table(), removed },
+                    Err(error) => RulesetNotice::Failed(error.to_string()),
+                })
+            }
+            Err(error) => {
+                self.back_off(now_ns);
+                Some(RulesetNotice::Failed(format!("the nftables rules could not be looked at: {error}")))
+            }
+        }
+    }
+
+    /// Whether the table is not as it was written; inside: whether it is gone.
+    fn look(&mut self) -> Result<Option<bool>, NftError> {
+        let generation = self.sink.generation()?;
+        if self.baseline.as_ref().is_some_and(|baseline| baseline.generation == generation) {
+            return Ok(None);
+        }
+        let Some(listing) = self.sink.list(&self.table())? else { return Ok(Some(true)) };
+        match &mut self.baseline {
+            // The first look after writing, which follows at once.
+            None => self.baseline = Some(Baseline { generation, listing }),
+            // Somebody changed another table.
+            Some(baseline) if baseline.listing == listing => baseline.generation = generation,
+            Some(_) => return Ok(Some(false)),
+        }
+        Ok(None)
+    }
+
+    /// For each uplink the packets that came in by it in answer to connections that use it, since the first reading; never
+    /// decreases. Probes' answers, and what comes unasked, do not count. Costs two system calls.
+    ///
+    /// # Errors
+    /// The kernel's, where the table is gone or reading it is not permitted.
+    pub fn replies(&mut self) -> io::Result<Vec<(LinkId, u64)>> {
+        for (name, packets) in self.sink.counters(&self.table())? {
+            let Some(link) = self.links.get(&name) else { continue };
+            let answers = self.answers.entry(*link).or_insert(Answers { last: packets, sum: 0 });
+            // Below its last value it has begun again.
+            answers.sum += packets.checked_sub(answers.last).unwrap_or(packets);
+            answers.last = packets;
+        }
+        Ok(self.answers.iter().map(|(link, answers)| (*link, answers.sum)).collect())
+    }
+
+    /// Removes the table.
+    ///
+    /// # Errors
+    /// Where `nft` is missing or refuses.
+    pub fn remove(&mut self) -> Result<(), NftError> {
+        if self.wanted.take().is_none() {
+            return Ok(());
+        }
+        self.installed = None;
+        self.baseline = None;
+        self.links.clear();
+        self.answers.clear();
+        self.sink.apply(&Table::removal(&self.table()))
+    }
+}

@@ -1,0 +1,103 @@
+//! A table of nftables as a value: its text, and what changes one into another.
+
+use std::fmt::{self, Write as _};
+
+/// The table. Chains are in the order of the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Table {
+    /// Name, in family `inet`.
+    pub(super) name: String,
+    /// What the table is for, above its text.
+    pub(super) note: String,
+    /// Named counters, each with what it counts.
+    pub(super) counters: Vec<(String, String)>,
+    /// Chains.
+    pub(super) chains: Vec<Chain>,
+}
+
+/// A chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Chain {
+    /// Name, unique in the table.
+    pub(super) name: String,
+    /// What it is for, above its text.
+    pub(super) note: String,
+    /// The hook that calls it; nothing where only other chains do.
+    pub(super) hook: Option<&'static str>,
+    /// Its rules.
+    pub(super) rules: Vec<String>,
+}
+
+impl Chain {
+    pub(super) fn new(name: impl Into<String>, note: impl Into<String>) -> Self {
+        Self { name: name.into(), note: note.into(), hook: None, rules: Vec::new() }
+    }
+
+    fn write(&self, f: &mut impl fmt::Write, head: bool) -> fmt::Result {
+        if head {
+            write_note(f, "    ", &self.note)?;
+        }
+        writeln!(f, "    chain {} {{", self.name)?;
+        if let Some(hook) = self.hook.filter(|_| head) {
+            writeln!(f, "        {hook}; policy accept;")?;
+        }
+        for rule in &self.rules {
+            writeln!(f, "        {rule}")?;
+        }
+        writeln!(f, "    }}")
+    }
+}
+
+fn write_note(f: &mut impl fmt::Write, indent: &str, note: &str) -> fmt::Result {
+    note.lines().try_for_each(|line| writeln!(f, "{indent}# {line}"))
+}
+
+/// The text for `nft -f`: one transaction that puts the whole table in the place of an earlier one.
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write_note(f, "", &self.note)?;
+        // Only what exists can be deleted.
+        writeln!(f, "add table inet {0}\ndelete table inet {0}\ntable inet {0} {{", self.name)?;
+        for (name, note) in &self.counters {
+            write_note(f, "    ", note)?;
+            writeln!(f, "    counter {name} {{\n    }}")?;
+        }
+        for chain in &self.chains {
+            f.write_char('\n')?;
+            chain.write(f, true)?;
+        }
+        writeln!(f, "}}")
+    }
+}
+
+impl Table {
+    /// The text that removes it, whether it exists or not.
+    pub(super) fn removal(name: &str) -> String {
+        format!("add table inet {name}\ndelete table inet {name}\n")
+    }
+
+    /// The text of a transaction that makes this table of `old` by writing only the chains that differ. Counters go on.
+    /// Nothing where the tables differ in more than rules.
+    pub(super) fn update(&self, old: &Self) -> Option<String> {
+        let same = |a: &Chain, b: &Chain| a.name == b.name && a.hook == b.hook;
+        let comparable = self.name == old.name
+            && self.counters == old.counters
+            && self.chains.len() == old.chains.len()
+            && self.chains.iter().zip(&old.chains).all(|(new, old)| same(new, old));
+        if !comparable {
+            return None;
+        }
+        let changed = || self.chains.iter().zip(&old.chains).filter(|(new, old)| new.rules != old.rules);
+        let mut text = String::new();
+        for (chain, _) in changed() {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "flush chain inet {} {}", self.name, chain.name);
+        }
+        let _ = writeln!(text, "table inet {} {{", self.name);
+        for (chain, _) in changed() {
+            let _ = chain.write(&mut text, false);
+        }
+        text.push_str("}\n");
+        Some(text)
+    }
+}
