@@ -311,6 +311,19 @@ pub enum LinkVerdict {
     Absent,
 }
 
+impl LinkVerdict {
+    /// As the status prints it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Degraded => "degraded",
+            Self::Absent => "absent",
+        }
+    }
+}
+
 /// What `link-watcher status --json` prints; see docs for each field.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {

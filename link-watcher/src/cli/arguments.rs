@@ -86,6 +86,15 @@ pub enum Command {
         /// Link
         link: String,
     },
+    /// Change a link's share of new connections, until the next reload
+    Weight {
+        /// Group
+        group: String,
+        /// Link
+        link: String,
+        /// Share among the active links of one tier, 1 to 256
+        weight: u32,
+    },
     /// Put a drained link back into service
     Undrain {
         /// Group

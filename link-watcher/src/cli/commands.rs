@@ -45,6 +45,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Failover { state, group } => changed(Change::Failover { group, on: state == OnOff::On }),
         Command::Drain { group, link } => changed(Change::Drain { group, link, drained: true }),
         Command::Undrain { group, link } => changed(Change::Drain { group, link, drained: false }),
+        Command::Weight { group, link, weight } => changed(Change::Weight { group, link, weight }),
         Command::Reload => reload(&socket()?),
         Command::Generate { what: Generated::Config, example, from, output } => {
             generate::config(example, from.as_deref(), output.as_deref())
