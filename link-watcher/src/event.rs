@@ -40,13 +40,13 @@ pub struct GroupSpec {
     pub id: GroupId,
     /// Name.
     pub name: String,
-    /// Which end this is.
-    pub role: Role,
+    /// Which end of a peer this is; nothing for uplinks, which have no other end that agrees.
+    pub role: Option<Role>,
     /// When a better tier takes the traffic back.
     pub failback: Failback,
     /// How long a link that was down must answer before it is usable again, ns.
     pub hold_up_ns: u64,
-    /// Detection time, interval × multiplier, ns.
+    /// Detection time of a peer, interval × multiplier, ns.
     pub detection_ns: u64,
     /// Its links, in the order of the file.
     pub links: Vec<LinkSpec>,
@@ -59,7 +59,7 @@ pub struct LinkSpec {
     pub id: LinkId,
     /// Name, unique in the group.
     pub name: String,
-    /// Preference, the lowest first.
+    /// Preference, the lowest first; 0, for an uplink: never chosen.
     pub tier: u32,
     /// Share among the active links of one tier, 1 to 256.
     pub weight: u32,
@@ -89,6 +89,17 @@ pub enum Event {
         /// Last good packet; 0: never.
         last_good_ns: u64,
     },
+    /// An uplink's probes have come to another verdict.
+    Probed {
+        /// Link.
+        link: LinkId,
+        /// Verdict.
+        health: Health,
+        /// Why, in words for the operator; nothing for [`Health::Up`].
+        why: String,
+        /// End of the last good round; 0: never.
+        last_good_ns: u64,
+    },
     /// What the peer says of the link has changed.
     Peer {
         /// Link.
@@ -105,6 +116,18 @@ pub enum Event {
     },
     /// Somebody asks for something.
     Command(Command),
+}
+
+/// What an uplink's probes say of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Health {
+    /// It works.
+    Up,
+    /// It works, but not well enough: better than nothing.
+    Degraded,
+    /// It does not.
+    Down,
 }
 
 /// What the peer says of a link.
@@ -168,6 +191,13 @@ pub enum Command {
         group: GroupId,
         /// On.
         on: bool,
+    },
+    /// Changes a link's share, until the configuration is read again.
+    Weight {
+        /// Link.
+        link: LinkId,
+        /// Share among the active links of one tier, 1 to 256.
+        weight: u32,
     },
     /// Takes a link out of service, or back in.
     Drain {
@@ -248,6 +278,8 @@ pub enum What {
     LinkUp,
     /// A link does not answer.
     LinkDown,
+    /// An uplink answers, but outside of its thresholds.
+    LinkDegraded,
     /// Traffic moved.
     ActiveChanged {
         /// Links that carried it.
@@ -277,6 +309,19 @@ pub enum LinkVerdict {
     Degraded,
     /// No such interface, or it is administratively down.
     Absent,
+}
+
+impl LinkVerdict {
+    /// As the status prints it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Up => "up",
+            Self::Down => "down",
+            Self::Degraded => "degraded",
+            Self::Absent => "absent",
+        }
+    }
 }
 
 /// What `link-watcher status --json` prints; see docs for each field.

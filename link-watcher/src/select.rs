@@ -43,8 +43,11 @@ pub fn choose(links: &[Candidate], current: &[LinkId], pinned: Option<LinkId>, f
     if !failover && !current.is_empty() {
         return stay("automatic failover is off");
     }
+    // What carries traffic already, after a restart, gets the time to show that it works.
+    let carries = |link: &Candidate| link.promising && current.iter().any(|carrying| carrying.id == link.id);
     let in_tier = |tier: u32| -> Vec<LinkId> {
-        links.iter().filter(|link| link.usable && link.tier == tier).map(|link| link.id).collect()
+        let chosen = links.iter().filter(|link| link.tier == tier && (link.usable || carries(link)));
+        chosen.map(|link| link.id).collect()
     };
     let lowest = |test: &dyn Fn(&Candidate) -> bool| links.iter().filter(|link| test(link)).map(|link| link.tier).min();
     let best = lowest(&|link| link.usable);
@@ -59,7 +62,6 @@ pub fn choose(links: &[Candidate], current: &[LinkId], pinned: Option<LinkId>, f
             None => choice(in_tier(tier), "lowest tier with a usable link"),
         };
     }
-    // What carries traffic already, after a restart, gets the time to show that it works.
     if current.iter().any(|link| link.promising) {
         return stay("taken over from before the start, no verdict yet");
     }

@@ -356,6 +356,25 @@ fn generated_texts_are_printed() {
 }
 
 #[test]
+fn the_doctor_looks_at_this_machine() {
+    let desk = Desk::new();
+    let good = desk.write("c.toml", ON_LOOPBACK);
+    let output = run(&["doctor", "--json", "--config", good.to_str().unwrap()]);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(code(&output), i32::from(report["missing"] != 0), "{report:#}");
+    assert_eq!(report["checks"][0]["check"], "configuration");
+    assert_eq!(report["checks"][0]["level"], "ok");
+    let looked: Vec<_> = report["checks"].as_array().unwrap().iter().map(|check| &check["check"]).collect();
+    for check in ["kernel", "nexthops", "interface", "neighbour", "clock"] {
+        assert!(looked.iter().any(|looked| *looked == check), "{check} in {looked:?}");
+    }
+    let bad = desk.write("bad.toml", "[[peer]]\n");
+    let output = run(&["doctor", "--config", bad.to_str().unwrap()]);
+    assert_eq!(code(&output), 1);
+    assert!(stdout(&output).starts_with("missing  configuration"), "{}", stdout(&output));
+}
+
+#[test]
 fn another_programs_configuration_is_converted() {
     let desk = Desk::new();
     let yaml = "uplinks:\n- interface: lo\n  ip: 127.0.0.1\n  gateway: 127.0.0.2\n  description: Loop\n\

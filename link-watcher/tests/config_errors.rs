@@ -505,11 +505,16 @@ fn no_more_errors_are_shown_than_anybody_reads() {
     assert!(refused.to_string().contains("\n19899 more errors are not shown\n"));
 }
 
-/// Whatever is in the file, it is read or refused: 2,000 mutations of the example, the same each time.
+/// Whatever is in the file, it is read or refused: 2,000 mutations of each example, the same each time.
 #[test]
 fn no_text_makes_it_panic() {
+    for example in ["examples/link-watcher.toml", "examples/uplinks.toml"] {
+        mutate(&repository_file(example));
+    }
+}
+
+fn mutate(text: &str) {
     let desk = Desk::new();
-    let text = repository_file("examples/link-watcher.toml");
     // Lehmer's generator (Park and Miller 1988).
     let mut random = 1_u64;
     let mut next = |below: usize| {

@@ -405,3 +405,25 @@ fn what_two_groups_claim() {
          another: `table-base` here, or the peer's `table`"
     );
 }
+
+/// However many there are, it is said in no more than a moment.
+#[test]
+fn too_many_of_everything() {
+    let started = std::time::Instant::now();
+    let many = |n: usize, line: &dyn Fn(usize) -> String| (0..n).map(line).collect::<String>();
+    let links = many(5_000, &|i| format!("[[uplinks.link]]\nname = \"x{i}\"\ninterface = \"ppp{i}\"\n"));
+    let force = many(5_000, &|_| "[[uplinks.force]]\nlink = \"a\"\nprotocol = \"udp\"\n".to_owned());
+    let said = findings(&(uplinks("") + &links + &force));
+    assert!(
+        said.iter().any(|line| line.contains("these are 5001 uplinks, too many for their marks | a")),
+        "{}",
+        said[0]
+    );
+    assert!(said.iter().any(|line| line.contains("there are more than 256 [[uplinks.force]]")));
+    let groups = many(500, &|i| uplinks("").replace("\"wan\"", &format!("\"wan{i}\"")));
+    assert!(findings(&groups).iter().any(|line| line.contains("overlap with 20000 to 20999")));
+    let targets = many(50_000, &|i| format!("\"192.0.2.{}:{i}\", ", i % 200));
+    let said = in_probe(&format!("kind = \"tcp\"\ntargets = [{}]", targets.replace("\"192.0.2.0:0\", ", "")));
+    assert!(said.contains("`targets` has 49999 entries"), "{said}");
+    assert!(started.elapsed() < std::time::Duration::from_secs(60));
+}

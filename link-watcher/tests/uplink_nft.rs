@@ -1,7 +1,7 @@
 //! The nftables table of uplinks on real packets: a site with three providers, without a daemon.
 #![allow(clippy::unwrap_used)]
 
-mod uplink_support;
+mod uplink_rig;
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +22,7 @@ use link_watcher_tests::lab::uplinks::{
     setup::{SiteSetup, UplinkSetup},
 };
 use std::sync::Arc;
-use uplink_support::*;
+use uplink_rig::*;
 
 /// Within two points of these percents.
 fn assert_shares(counts: &[usize], percents: &[usize]) {

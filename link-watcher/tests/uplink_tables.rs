@@ -1,142 +1,20 @@
-//! Tables and rules of uplinks in a real kernel: where packets go, what is left alone, what comes back.
+//! Tables and rules of uplinks in a real kernel: where packets go, and what is left alone.
 #![allow(clippy::unwrap_used)]
 
 mod route_support;
+mod uplink_support;
 
-use std::{
-    collections::BTreeMap,
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, net::IpAddr, time::Instant};
 
 use link_watcher::{
-    config::Nat,
-    event::LinkId,
-    system::{Interfaces, KernelEvent, KernelEvents},
+    system::Interfaces,
     uplink::{
-        Desired, Path, Uplink,
-        tables::{NetlinkTables, Problem, TableNotice, Tables},
+        Desired, Path,
+        tables::{Problem, TableNotice},
     },
 };
-use route_support::*;
-
-/// An uplink through eth`i`, with IPv6 too.
-fn uplink(i: u32, weight: u32) -> Uplink {
-    let path = |gateway: String, source: String| {
-        Some(Path { gateway: Some(gateway.parse().unwrap()), source: Some(source.parse().unwrap()) })
-    };
-    Uplink {
-        link: LinkId(i),
-        number: i,
-        name: format!("provider{i}"),
-        interface: format!("eth{i}"),
-        ifindex: Interfaces::read().unwrap().index(&format!("eth{i}")).unwrap_or(0),
-        ipv4: path(format!("10.248.{}.1", 247 + i), format!("10.248.{}.2", 247 + i)),
-        ipv6: path(format!("2001:db8:{i}::1"), format!("2001:db8:{i}::2")),
-        gateway_mac: None,
-        prefixes: Vec::new(),
-        nat: Nat::Masquerade,
-        weight,
-        usable: weight > 0,
-    }
-}
-
-fn wish(weights: [u32; 3]) -> Desired {
-    Desired {
-        group: GROUP,
-        name: "wan".to_owned(),
-        routes: nets(&["0.0.0.0/0", "::/0"]),
-        lan: vec!["eth0".to_owned()],
-        sticky: true,
-        fwmark_mask: 0xff00,
-        rule_priority: 20_000,
-        table_base: 7000,
-        force: Vec::new(),
-        uplinks: (1..).zip(weights).map(|(i, weight)| uplink(i, weight)).collect(),
-    }
-}
-
-/// The back-end with its events, and a clock in the test's hand.
-struct Bench {
-    tables: Tables<NetlinkTables>,
-    events: KernelEvents,
-    now_ns: u64,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let events = KernelEvents::open().unwrap();
-        Self { tables: Tables::new(NetlinkTables::open().unwrap()), events, now_ns: SECOND }
-    }
-
-    /// Applies, which must succeed completely; gives the number of messages.
-    fn apply(&mut self, desired: &Desired) -> usize {
-        self.observe();
-        let report = self.tables.apply(self.now_ns, desired);
-        assert!(report.complete && report.error.is_none(), "{report:?}");
-        report.written
-    }
-
-    fn observe(&mut self) -> Vec<KernelEvent> {
-        let events: Vec<_> = std::iter::from_fn(|| self.events.try_next()).collect();
-        events.iter().for_each(|event| self.tables.observe(self.now_ns, event));
-        events
-    }
-
-    /// The events, and what is due because of them `after_ns` later.
-    fn settle(&mut self, after_ns: u64) -> Vec<TableNotice> {
-        self.observe();
-        self.now_ns += after_ns;
-        self.tables.reconcile(self.now_ns)
-    }
-}
-
-fn is_ours(line: &str) -> bool {
-    line.contains("proto 208") || line.contains("proto link-watcher") || line.contains("protocol 208")
-}
-
-fn rules() -> Vec<String> {
-    let all = ip("-4 -d rule show") + &ip("-6 -d rule show");
-    all.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
-}
-
-/// Everything of others, byte for byte.
-fn others() -> (String, Vec<String>) {
-    (foreign(), rules().into_iter().filter(|line| !is_ours(line)).collect())
-}
-
-/// Sorted, because rules of one priority stand in the order in which they were made; each matches other packets.
-fn our_rules() -> Vec<String> {
-    let mut ours: Vec<_> = rules().into_iter().filter(|line| is_ours(line)).collect();
-    ours.sort_unstable();
-    ours
-}
-
-/// The interface by which a packet leaves, or what the kernel says instead.
-fn leaves_by(arguments: &str) -> String {
-    let output = std::process::Command::new("ip").args(["route", "get"]).args(arguments.split_whitespace()).output();
-    let output = output.unwrap();
-    if !output.status.success() {
-        return String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    }
-    let text = String::from_utf8(output.stdout).unwrap();
-    text.split_whitespace().skip_while(|word| *word != "dev").nth(1).unwrap_or_default().to_owned()
-}
-
-/// Waits until it holds: the kernel tells of carrier a moment later.
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what} in time");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// Members of the spreading route.
-fn spread(family: &str) -> String {
-    let text = ip(&format!("-{family} -o route show table 7000")).replace('\\', "");
-    text.split_whitespace().collect::<Vec<_>>().join(" ")
-}
+use route_support::{GROUP, SECOND, ip, ip_batch, namespace, nets, ours, three_links};
+use uplink_support::*;
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
@@ -320,120 +198,6 @@ fn what_others_have_in_our_ranges_stays_and_is_reported() {
     });
 }
 
-#[test]
-#[ignore = "needs root: cargo xtask test"]
-fn a_restart_changes_nothing() {
-    namespace(|| async {
-        three_links();
-        Bench::new().apply(&wish([0, 5, 2]));
-        let stood = (ours(), our_rules());
-        let mut bench = Bench::new();
-        let standing = bench.tables.standing(&wish([0, 0, 0]));
-        assert_eq!(standing, BTreeMap::from([(LinkId(2), 5), (LinkId(3), 2)]));
-        assert_eq!(bench.apply(&wish([0, 0, 0])), 0, "no verdict yet");
-        assert_eq!(bench.apply(&wish([0, 5, 2])), 0);
-        assert_eq!(bench.observe(), [], "no event of any kind");
-        assert_eq!(stood, (ours(), our_rules()));
-        // With an uplink fewer, and other ranges.
-        let mut fewer = wish([0, 5, 2]);
-        fewer.uplinks.pop();
-        bench = Bench::new();
-        bench.apply(&fewer);
-        assert!(!(ours().concat() + &our_rules().concat()).contains("7003"));
-        bench.apply(&Desired { rule_priority: 3000, table_base: 500, ..fewer });
-        assert!(!(ours().concat() + &our_rules().concat()).contains("700"), "{:?}", our_rules());
-        assert_eq!(leaves_by("192.0.2.1"), "eth2");
-    });
-}
-
-#[test]
-#[ignore = "needs root: cargo xtask test"]
-fn what_is_removed_comes_back_but_is_not_fought_for() {
-    namespace(|| async {
-        three_links();
-        let mut bench = Bench::new();
-        bench.apply(&wish([2, 1, 0]));
-        let stood = (ours(), our_rules());
-        let deadline_ns = bench.tables.next_deadline_ns();
-        bench.observe();
-        assert_eq!(bench.tables.next_deadline_ns(), deadline_ns, "our own changes are no news");
-        ip("route flush table 7001");
-        ip("route del default table 7000");
-        ip("rule del pref 20100 fwmark 0x200/0xff00");
-        ip("-6 rule del pref 20000");
-        let notices = bench.settle(SECOND);
-        assert_eq!(stood, (ours(), our_rules()));
-        let [TableNotice::Repaired { count: 5, by: Some(_), .. }] = &notices[..] else { panic!("{notices:?}") };
-        let mut repairs = 0;
-        for _ in 0..200 {
-            ip("rule del pref 20900");
-            bench.settle(SECOND);
-            if (ours(), our_rules()) == stood {
-                repairs += 1;
-            } else {
-                // So that there is something to remove.
-                ip("rule add pref 20900 lookup 7000 protocol 208");
-                bench.settle(0);
-            }
-        }
-        assert!((3..30).contains(&repairs), "{repairs}");
-    });
-}
-
-#[test]
-#[ignore = "needs root: cargo xtask test"]
-fn interfaces_and_addresses_that_go_and_come_back() {
-    namespace(|| async {
-        three_links();
-        let mut bench = Bench::new();
-        let desired = wish([2, 1, 1]);
-        bench.apply(&desired);
-        let stood = (ours(), our_rules());
-        for (away, back) in [
-            ("addr del 10.248.248.2/24 dev eth1", "addr add 10.248.248.2/24 dev eth1"),
-            ("-6 addr del 2001:db8:1::2/64 dev eth1", "-6 addr add 2001:db8:1::2/64 dev eth1 nodad"),
-            ("link set eth1 down", "link set eth1 up"),
-        ] {
-            ip(away);
-            bench.settle(SECOND);
-            ip(back);
-            if back.starts_with("link") {
-                // IPv6 addresses go with the interface.
-                ip("-6 addr add 2001:db8:1::2/64 dev eth1 nodad");
-            }
-            until("carrier", || ip("-o link show eth1").contains("state UP"));
-            bench.settle(SECOND);
-            until(away, || stood == (ours(), our_rules()));
-            assert!(bench.tables.report(GROUP).complete);
-        }
-        // Gone with all the multipath routes that it was in, and back under another index.
-        ip("link del eth1");
-        bench.settle(SECOND);
-        let mut without = wish([0, 1, 1]);
-        (without.uplinks[0].ipv4, without.uplinks[0].ipv6) = (None, None);
-        bench.apply(&without);
-        assert_eq!(spread("4").matches("dev eth").count(), 2, "{}", spread("4"));
-        assert_eq!(spread("6").matches("dev eth").count(), 2);
-        link(1);
-        assert_ne!(wish([2, 1, 1]).uplinks[0].ifindex, desired.uplinks[0].ifindex);
-        bench.apply(&wish([2, 1, 1]));
-        assert_eq!(stood, (ours(), our_rules()));
-        // Without carrier a table still leads nowhere else.
-        for i in 1..=3 {
-            for family in ["ipv4", "ipv6"] {
-                std::fs::write(format!("/proc/sys/net/{family}/conf/eth{i}/ignore_routes_with_linkdown"), "1").unwrap();
-            }
-        }
-        ip("link set far1 down");
-        until("the table leads nowhere", || leaves_by("192.0.2.1 mark 0x100").contains("No route to host"));
-        assert!(["eth2", "eth3"].contains(&leaves_by("192.0.2.1").as_str()));
-        ip("link set far1 up");
-        bench.settle(SECOND);
-        until("as before", || stood == (ours(), our_rules()));
-        assert_eq!(leaves_by("192.0.2.1 mark 0x100"), "eth1");
-    });
-}
-
 /// A tun device as PPP makes it: one other end, no gateway.
 #[test]
 #[ignore = "needs root: cargo xtask test"]
@@ -513,10 +277,11 @@ fn a_failover_takes_less_than_a_millisecond() {
         ip_batch((0..COUNT).map(|i| format!("route add {} via 10.248.250.1 proto bgp", prefix(i))));
         let mut bench = Bench::new();
         bench.apply(&wish([2, 1, 0]));
+        let wishes = [wish([0, 1, 0]), wish([2, 1, 0])];
         let mut times_ms = Vec::new();
         for i in 0..40 {
             let start = Instant::now();
-            let report = bench.tables.apply(bench.now_ns, &wish([if i % 2 == 0 { 0 } else { 2 }, 1, 0]));
+            let report = bench.tables.apply(bench.now_ns, &wishes[i % 2]);
             times_ms.push(start.elapsed().as_secs_f64() * 1e3);
             assert!(report.complete && report.written == 2);
         }

@@ -44,8 +44,8 @@ fn dies_and_returns(site: &Site, what: &str, fault: impl FnOnce(&Site)) {
     site.wait_steady(&dialer).unwrap();
     let report = dialer.report(since_ns);
     println!("{what}: new connections failed for {} ms, {} of them", report.failing_ns / 1_000_000, report.failed);
-    // As configured, and one round for a machine that is busy with other things.
-    let bound = site.setup.detection() + site.setup.interval;
+    // As configured; twice that on a machine that is busy with other things.
+    let bound = site.setup.detection() * 2;
     assert!(u128::from(report.failing_ns) <= bound.as_nanos(), "{what}: longer than {bound:?}: {report:?}");
 
     let fates_of_streams = fates(site, &mut streams);

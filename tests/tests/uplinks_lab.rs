@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use link_watcher_tests::lab::netns::Namespace;
 use link_watcher_tests::lab::tunnel::Impairment;
-use link_watcher_tests::lab::uplinks::Site;
-use link_watcher_tests::lab::uplinks::address::{TARGETS, WHO_PORT, gateway4, host4, router4};
-use link_watcher_tests::lab::uplinks::flow::{Fate, Transport};
+use link_watcher_tests::lab::uplinks::address::{
+    SERVER6, TARGETS, WHO_PORT, gateway4, gateway6, host4, lan_host6, lan6, router4, socket,
+};
+use link_watcher_tests::lab::uplinks::flow::{Call, Fate, Transport};
 use link_watcher_tests::lab::uplinks::setup::SiteSetup;
+use link_watcher_tests::lab::uplinks::{Site, open_all};
 use link_watcher_tests::lab::{Direction, Lab, monotonic_ns};
 
 /// Which uplink each of ten new connections in a row takes, by its number from 1: 5, 3 and 2 of them.
@@ -301,4 +303,29 @@ fn two_providers_share_a_wire() {
     addresses.sort_unstable();
     addresses.dedup();
     assert_eq!(addresses.len(), 2, "each gateway has an address of its own: {neighbours}");
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn each_provider_has_its_own_ipv6_prefix_in_the_lan() {
+    let site = site(SiteSetup { ipv6: true, ..SiteSetup::default() });
+    for (number, provider) in site.providers.iter().enumerate() {
+        let (prefix, gateway) = (lan6(number).to_string(), gateway6(number).to_string());
+        let (interface, table) = (provider.interface(), (7001 + number).to_string());
+        let route = ["ip", "-6", "route", "add", "default", "via", &gateway, "dev", interface, "table", &table];
+        router(&site).command(&route, "").unwrap();
+        router(&site).command(&["ip", "-6", "rule", "add", "from", &prefix, "lookup", &table], "").unwrap();
+    }
+    for number in 0..3 {
+        let own = lan_host6(number, 16).into();
+        let call = Call { source: Some(own), destination: socket(SERVER6, WHO_PORT), ..site.call(Transport::Tcp) };
+        let crowd = open_all(&site.lan, call, 20).unwrap();
+        assert_eq!(crowd.by_source()[&own], 20);
+        let visit = Call {
+            source: Some(call.destination.ip()),
+            destination: (own, WHO_PORT).into(),
+            ..site.call(Transport::Tcp)
+        };
+        assert_eq!(open_all(&site.internet, visit, 20).unwrap().len(), 20);
+    }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use super::{
-    Device, Error, Hook, LinkLayer, Mode,
+    Device, Error, Hook, LinkLayer, Mode, XdpProgram,
     pin::{PinnedLink, Pins},
     sys::{self, XdpFlags},
 };
@@ -124,7 +124,7 @@ fn attach_xdp(device: &Device<'_>, program: BorrowedFd<'_>) -> Result<(OwnedFd, 
 
 /// Only hardware drivers: they send answers (`XDP_TX`) out themselves. A veth pair's native answers vanish unless the
 /// other end runs native XDP too, and other virtual devices gain nothing from native mode.
-fn may_run_native(device: &Device<'_>) -> bool {
+pub(super) fn may_run_native(device: &Device<'_>) -> bool {
     device.link_layer == LinkLayer::Ethernet && device.kind.is_none()
 }
 
@@ -136,12 +136,23 @@ fn is_occupied(error: &io::Error) -> bool {
 /// Who is there.
 fn occupied(device: &Device<'_>) -> Error {
     let program = hooks().ok().and_then(|hooks| hooks.get(&device.ifindex).copied()).map(|hook| {
-        let programs = aya::programs::loaded_programs().flatten();
-        let name =
-            programs.filter(|info| info.id() == hook.program_id).find_map(|info| Some(info.name_as_str()?.into()));
+        let name = program_name(hook.program_id);
         (hook.program_id, name.unwrap_or_else(|| String::from("of unknown name")))
     });
     Error::Occupied { interface: device.name.into(), program }
+}
+
+/// The name of a loaded program; it takes CAP_SYS_ADMIN, or CAP_BPF, to ask.
+fn program_name(id: u32) -> Option<String> {
+    let programs = aya::programs::loaded_programs().flatten();
+    programs.filter(|info| info.id() == id).find_map(|info| Some(info.name_as_str()?.into()))
+}
+
+/// The XDP programs of this network namespace, by interface index.
+pub(super) fn xdp_programs() -> io::Result<BTreeMap<u32, XdpProgram>> {
+    let program =
+        |hook: XdpHook| XdpProgram { mode: hook.mode, id: hook.program_id, name: program_name(hook.program_id) };
+    Ok(hooks()?.into_iter().map(|(ifindex, hook)| (ifindex, program(hook))).collect())
 }
 
 /// The XDP hooks of all interfaces of this network namespace that have a program.

@@ -74,6 +74,40 @@ pub enum Mode {
     Tc,
 }
 
+/// A program on an interface's XDP hook, whoever put it there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XdpProgram {
+    /// Where it runs.
+    pub mode: Mode,
+    /// Its id.
+    pub id: u32,
+    /// Its name, where we may ask.
+    pub name: Option<String>,
+}
+
+impl XdpProgram {
+    /// Whether it is one of ours, of this daemon or another.
+    #[must_use]
+    pub fn is_ours(&self) -> bool {
+        self.name.as_deref().is_some_and(|name| name.starts_with("lw_xdp"))
+    }
+}
+
+/// The XDP programs of this network namespace, by interface index.
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn xdp_programs() -> io::Result<std::collections::BTreeMap<u32, XdpProgram>> {
+    attach::xdp_programs()
+}
+
+/// Whether the native mode is tried on this device before the generic one.
+#[must_use]
+pub fn may_run_native(device: &Device<'_>) -> bool {
+    attach::may_run_native(device)
+}
+
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Hook {

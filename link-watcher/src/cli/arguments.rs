@@ -41,6 +41,12 @@ pub enum Command {
         /// Configuration file [default: what --config says]
         path: Option<PathBuf>,
     },
+    /// Say what this machine offers and lacks, each with its remedy
+    Doctor {
+        /// As one JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// Show groups and links, what is active and why
     Status {
         /// As one JSON document
@@ -79,6 +85,15 @@ pub enum Command {
         group: String,
         /// Link
         link: String,
+    },
+    /// Change a link's share of new connections, until the next reload
+    Weight {
+        /// Group
+        group: String,
+        /// Link
+        link: String,
+        /// Share among the active links of one tier, 1 to 256
+        weight: u32,
     },
     /// Put a drained link back into service
     Undrain {

@@ -13,7 +13,7 @@ use clap::CommandFactory;
 use super::{
     Arguments, Command, EXIT_CONFIG, EXIT_FAILED, EXIT_USAGE, Failure,
     arguments::{Generated, OnOff, Scenario},
-    events, generate,
+    doctor, events, generate,
     output::{Style, print},
     status,
 };
@@ -37,6 +37,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.command.clone().unwrap_or(Command::Run) {
         Command::Run => return Ok(daemon::run(&arguments.config_path())?),
         Command::Check { path } => check(&path.unwrap_or_else(|| arguments.config_path())),
+        Command::Doctor { json } => return doctor::run(&arguments.config_path(), arguments.config.is_some(), json),
         Command::Status { json, watch: false } => print(&look(&socket()?, if json { Form::Json } else { Form::Text })?),
         Command::Status { json, watch: true } => watch(&socket()?, json),
         Command::Events { follow, json } => show_events(&socket()?, follow, json),
@@ -44,6 +45,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Failover { state, group } => changed(Change::Failover { group, on: state == OnOff::On }),
         Command::Drain { group, link } => changed(Change::Drain { group, link, drained: true }),
         Command::Undrain { group, link } => changed(Change::Drain { group, link, drained: false }),
+        Command::Weight { group, link, weight } => changed(Change::Weight { group, link, weight }),
         Command::Reload => reload(&socket()?),
         Command::Generate { what: Generated::Config, example, from, output } => {
             generate::config(example, from.as_deref(), output.as_deref())

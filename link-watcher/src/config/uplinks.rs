@@ -190,6 +190,19 @@ pub enum ProbeKind {
     },
 }
 
+impl ProbeKind {
+    /// As the configuration calls it.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Icmp { .. } => "icmp",
+            Self::Tcp { .. } => "tcp",
+            Self::Http { .. } => "http",
+            Self::Dns { .. } => "dns",
+            Self::Arp { .. } => "arp",
+        }
+    }
+}
+
 /// Where an HTTP probe goes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpTarget {

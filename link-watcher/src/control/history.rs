@@ -25,7 +25,7 @@ pub struct EventRecord {
     pub group: String,
     /// Link, where it is about one.
     pub link: Option<String>,
-    /// What: `link-up`, `link-down`, `active-changed`, `no-usable-link`, `ordered`, `peer-restarted`.
+    /// What: `link-up`, `link-down`, `link-degraded`, `active-changed`, `no-usable-link`, `ordered`, `peer-restarted`.
     pub what: String,
     /// Links that carried the traffic.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -76,6 +76,7 @@ fn what(what: &What) -> &'static str {
     match what {
         What::LinkUp => "link-up",
         What::LinkDown => "link-down",
+        What::LinkDegraded => "link-degraded",
         What::ActiveChanged { .. } => "active-changed",
         What::NoUsableLink => "no-usable-link",
         What::Ordered => "ordered",

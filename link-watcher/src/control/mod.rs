@@ -65,6 +65,15 @@ pub enum Change {
         /// Out of service.
         drained: bool,
     },
+    /// Changes a link's share, until the configuration is read again.
+    Weight {
+        /// Group.
+        group: String,
+        /// Link.
+        link: String,
+        /// Share among the active links of one tier, 1 to 256.
+        weight: u32,
+    },
     /// Reads the configuration again.
     Reload,
 }

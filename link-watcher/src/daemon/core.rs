@@ -6,10 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::{
-        Arc,
-        atomic::Ordering::{Relaxed, Release},
-    },
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
 };
 
@@ -25,22 +22,26 @@ use super::{
     attach::Attacher,
     group::Group,
     links::Link,
-    registry::{Numbered, Registry},
+    registry::Registry,
+    uplinks::{self, UplinkGroup, Uplinks},
 };
 use crate::{
     clock,
-    config::{Config, OnExit, PeerLinkConfig as LinkConfig},
-    control::{self, Change, History},
-    event::{Action, Command, Device, Event, GroupId, LinkId, Said, Transition, What},
-    probe::{Order, ProbedLink, Prober, Report, Stats, Tables},
+    config::{Config, OnExit},
+    control::{self, History},
+    event::{Action, Event, GroupId, LinkId, Said, Transition, What},
+    probe::{Order, Prober, Report, Stats, Tables},
     route::{GroupRoutes, NetlinkRoutes, Nexthop, Report as RouteReport, RouteSink as _, Routes},
-    system::{Interfaces, KernelEvent, KernelEvents, LinkSysctls, ProcSysctl},
+    system::{Interfaces, KernelEvents, LinkSysctls, ProcSysctl},
 };
 
 /// Kernel events taken in before the engine decides.
 const EVENTS_A_ROUND: usize = 256;
 /// How long the kernel program goes on answering after a planned stop: time enough for an upgrade.
 const PLANNED_STOP_LEASE_NS: u64 = 30_000_000_000;
+
+/// Moves of uplinks' traffic of which people are told when the kernel has them; beyond these at once.
+const MAX_UNTOLD: usize = 64;
 
 /// What others may ask of the core.
 #[derive(Debug)]
@@ -66,6 +67,7 @@ impl From<control::Order> for Request {
 /// What reaches the core.
 pub(super) struct Inputs {
     pub(super) reports: mpsc::Receiver<Vec<Report>>,
+    pub(super) uplinks: mpsc::Receiver<uplinks::Report>,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) kernel: KernelEvents,
 }
@@ -90,6 +92,10 @@ pub(super) struct Core {
     pub(super) stats: Arc<Stats>,
     pub(super) slots: u32,
     pub(super) history: Arc<History>,
+    /// Threads that serve uplinks, once there are any.
+    pub(super) uplinks: Option<Uplinks>,
+    pub(super) uplink_reports: mpsc::Sender<uplinks::Report>,
+    pub(super) uplink_groups: BTreeMap<GroupId, UplinkGroup>,
     /// Groups whose routes are to be computed again, though their plan has not changed.
     pub(super) rerouted: BTreeSet<GroupId>,
     /// Links are to be looked at again, because of what happened to interfaces.
@@ -113,6 +119,7 @@ impl Core {
                 event = inputs.kernel.next() => {
                     self.kernel_event(&event.context("listening to the kernel's events")?);
                 }
+                Some(report) = inputs.uplinks.recv() => self.uplink_report(report),
                 Some(request) = inputs.requests.recv() => {
                     if let Request::Stop = request {
                         break;
@@ -140,12 +147,13 @@ impl Core {
     }
 
     /// Brings everything up to now: the engine's deadlines and actions, announcements, repairs.
-    async fn settle(&mut self) {
+    pub(super) async fn settle(&mut self) {
         self.engine.tick(clock::now_ns());
         self.carry_out().await;
         for group in std::mem::take(&mut self.rerouted) {
             self.route(group).await;
         }
+        self.hand_over();
         self.announce();
         let now_ns = clock::now_ns();
         if self.routes.next_deadline_ns() <= now_ns {
@@ -178,12 +186,16 @@ impl Core {
 
 // What the engine wants done.
 impl Core {
-    async fn carry_out(&mut self) {
+    pub(super) async fn carry_out(&mut self) {
         let mut told = Vec::new();
         for action in self.engine.actions() {
             match action {
                 Action::Say { link, said } => self.say(link, said),
                 Action::Route { group, plan } => {
+                    if let Some(uplinks) = self.uplink_groups.get_mut(&group) {
+                        uplinks.plan = Some(plan);
+                        continue;
+                    }
                     if let Some(group) = self.groups.get_mut(&group) {
                         group.plan = Some(plan);
                     }
@@ -195,9 +207,18 @@ impl Core {
         }
         let done_ns = clock::now_ns();
         for transition in told {
-            self.log(&transition, done_ns);
-            self.history.record(&transition, done_ns, |group, link| self.names(group, link));
+            let moved = matches!(transition.what, What::ActiveChanged { .. });
+            match self.uplink_groups.get_mut(&transition.group) {
+                Some(group) if moved && group.untold.len() < MAX_UNTOLD => group.untold.push(transition),
+                _ => self.publish(&transition, done_ns),
+            }
         }
+    }
+
+    /// Tells people of a transition that was carried out at `done_ns`.
+    pub(super) fn publish(&self, transition: &Transition, done_ns: u64) {
+        self.log(transition, done_ns);
+        self.history.record(transition, done_ns, |group, link| self.names(group, link));
     }
 
     /// Puts what we say of a link where prober and kernel program read it, and says it at once.
@@ -227,6 +248,7 @@ impl Core {
         match &transition.what {
             What::LinkUp => info!("{group}{link} is up: {why}"),
             What::LinkDown => warn!("{group}{link} is down: {why}"),
+            What::LinkDegraded => warn!("{group}{link} is degraded: {why}"),
             What::NoUsableLink => error!("{group}: {why}"),
             What::Ordered => info!("{why}"),
             What::PeerRestarted => info!("{group}: the peer has started anew: {why}"),
@@ -241,7 +263,7 @@ impl Core {
         }
     }
 
-    fn order(&self, order: Order) {
+    pub(super) fn order(&self, order: Order) {
         if let Some(prober) = &self.prober {
             prober.order(order);
         }
@@ -263,7 +285,7 @@ impl Core {
     }
 
     /// A link's next hop; nothing for one that a reload has removed, or that has no interface now.
-    fn nexthop(&self, link: LinkId, weight: u32) -> Option<Nexthop> {
+    pub(super) fn nexthop(&self, link: LinkId, weight: u32) -> Option<Nexthop> {
         let link = self.links.get(&link)?;
         let ifindex = link.running.as_ref()?.ifindex;
         Some(Nexthop { ifindex, gateway: link.config.remote, weight })
@@ -282,13 +304,18 @@ impl Core {
     }
 
     /// Names, for people.
-    fn names(&self, group: GroupId, link: Option<LinkId>) -> (String, Option<String>) {
-        let group = self.groups.get(&group).map_or_else(|| format!("group {}", group.0), |g| g.config.name.clone());
+    pub(super) fn names(&self, group: GroupId, link: Option<LinkId>) -> (String, Option<String>) {
+        let peer = self.groups.get(&group).map(|group| &group.config.name);
+        let name = peer.or_else(|| self.uplink_groups.get(&group).map(|group| &group.config.name));
+        let group = name.map_or_else(|| format!("group {}", group.0), String::clone);
         (group, link.map(|link| self.link_name(link)))
     }
 
     pub(super) fn link_name(&self, link: LinkId) -> String {
-        self.links.get(&link).map_or_else(|| format!("link {}", link.0), |link| link.config.name.clone())
+        let of_peer = self.links.get(&link).map(|link| &link.config.name);
+        let mut uplinks = self.uplink_groups.values().flat_map(UplinkGroup::uplinks);
+        let name = of_peer.or_else(|| uplinks.find(|(id, _)| *id == link).map(|(_, config)| &config.name));
+        name.map_or_else(|| format!("link {}", link.0), String::clone)
     }
 }
 
@@ -337,7 +364,7 @@ impl Core {
     }
 
     /// Computes again what each group announces: its own list, and the prefixes of its interfaces.
-    fn gather_announcements(&mut self) {
+    pub(super) fn gather_announcements(&mut self) {
         for group in self.groups.values_mut() {
             let mut prefixes = group.config.announce.clone();
             for interface in &group.config.announce_interfaces {
@@ -355,270 +382,15 @@ impl Core {
     }
 }
 
-// What happens in the kernel.
 impl Core {
-    fn kernel_event(&mut self, event: &KernelEvent) {
-        if let Some(notice) = self.routes.observe(clock::now_ns(), event) {
-            warn!("routes: {notice}");
-        }
-        let changed = if *event == KernelEvent::Resync {
-            match Interfaces::read() {
-                Ok(interfaces) => {
-                    let changed = interfaces != self.interfaces;
-                    self.interfaces = interfaces;
-                    changed
-                }
-                Err(error) => {
-                    warn!("the interfaces could not be read, they stay as they were known: {error}");
-                    false
-                }
-            }
-        } else {
-            self.interfaces.update(event)
-        };
-        self.interfaces_changed |= changed;
-    }
-
-    /// Starts, stops and judges links by their interfaces as they are now.
-    fn follow_interfaces(&mut self) {
-        let ids: Vec<LinkId> = self.links.keys().copied().collect();
-        for id in ids {
-            self.follow_interface(id);
-        }
-        self.gather_announcements();
-    }
-
-    fn follow_interface(&mut self, id: LinkId) {
-        let Some(link) = self.links.get_mut(&id) else { return };
-        let LinkConfig { interface, local, remote, .. } = &link.config;
-        let device = self.interfaces.device(interface, *local, *remote);
-        let local = local.or_else(|| self.interfaces.local_for(interface, *remote));
-        // Without its address a socket cannot be bound, and a kernel program cannot know what is ours.
-        let wanted = match device {
-            Device::Missing | Device::NoAddress => None,
-            Device::Ready | Device::NoCarrier | Device::Disabled => self.interfaces.index(interface).zip(local),
-        };
-        let running = link.running.as_ref().map(|running| (running.ifindex, running.local));
-        if running != wanted {
-            if let Some(running) = link.running.take() {
-                self.attacher.stop(link, &running);
-                if let Some(prober) = &self.prober {
-                    prober.order(Order::Remove(id));
-                }
-            }
-            if let Some((ifindex, local)) = wanted {
-                let intent = &self.tables.intents()[id.0 as usize];
-                intent.key_slot.store(u64::from(id.0), Relaxed);
-                intent.detection_ns.store(link.interval_ns * u64::from(link.multiplier), Relaxed);
-                // Last: from now on the kernel program may answer for the link.
-                intent.session.store(u64::from(self.session), Release);
-                let running = self.attacher.start(link, ifindex, local, &self.interfaces);
-                let probed = probed(link, &running);
-                link.running = Some(running);
-                if let Some(prober) = &self.prober {
-                    prober.order(Order::Add(Box::new(probed)));
-                }
-                for said in self.sysctls.prepare(&link.config.interface) {
-                    info!("{said}");
-                }
-            }
-            let group = link.group;
-            self.rerouted.insert(group);
-        }
-        let Some(link) = self.links.get_mut(&id) else { return };
-        if link.device != Some(device) {
-            link.device = Some(device);
-            self.engine.handle(clock::now_ns(), Event::Device { link: id, device });
-        }
-    }
-}
-
-// What people ask for.
-impl Core {
-    async fn request(&mut self, request: Request) {
-        match request {
-            Request::Control(control::Order::Status(answer)) => {
-                // Whoever asked may have gone: that is their affair. Here and below.
-                let _ = answer.send(self.snapshot());
-            }
-            Request::Control(control::Order::Change(Change::Reload, answer)) => {
-                let result = self.reload().await;
-                let _ = answer.send(result);
-            }
-            Request::Control(control::Order::Change(change, answer)) => {
-                let result = self.change(&change);
-                // The answer says what was done, so it comes when it is done.
-                self.settle().await;
-                let _ = answer.send(result);
-            }
-            Request::Reload => drop(self.reload().await),
-            Request::NextLink => self.next_link(),
-            Request::LogStatus => match serde_json::to_string(&self.snapshot()) {
-                Ok(status) => info!("status: {status}"),
-                Err(error) => error!("the status does not serialise: {error}"),
-            },
-            Request::Stop => {}
-        }
-    }
-
-    fn change(&mut self, change: &Change) -> Result<String, String> {
-        let commands = match change {
-            Change::Switch { group, link: Some(link) } => {
-                let (group, link) = self.find_link(group, link)?;
-                vec![Command::Pin { group, link }]
-            }
-            Change::Switch { group, link: None } => vec![Command::Unpin { group: self.find_group(group)? }],
-            Change::Failover { group: Some(group), on } => {
-                vec![Command::Failover { group: self.find_group(group)?, on: *on }]
-            }
-            Change::Failover { group: None, on } => {
-                self.groups.keys().map(|group| Command::Failover { group: *group, on: *on }).collect()
-            }
-            Change::Drain { group, link, drained } => {
-                vec![Command::Drain { link: self.find_link(group, link)?.1, drained: *drained }]
-            }
-            Change::Reload => Vec::new(),
-        };
-        let now_ns = clock::now_ns();
-        let answers: Result<Vec<String>, String> =
-            commands.into_iter().map(|command| self.engine.command(now_ns, command)).collect();
-        answers.map(|answers| answers.join("\n"))
-    }
-
-    fn find_group(&self, name: &str) -> Result<GroupId, String> {
-        self.groups.values().find(|group| group.config.name == name).map(|group| group.id).ok_or_else(|| {
-            let known: Vec<&str> = self.groups.values().map(|group| group.config.name.as_str()).collect();
-            format!("no group is called {name}; there is {}", known.join(", "))
-        })
-    }
-
-    fn find_link(&self, group: &str, name: &str) -> Result<(GroupId, LinkId), String> {
-        let id = self.find_group(group)?;
-        let links = || self.links.values().filter(|link| link.group == id);
-        links().find(|link| link.config.name == name).map(|link| (id, link.id)).ok_or_else(|| {
-            let known: Vec<&str> = links().map(|link| link.config.name.as_str()).collect();
-            format!("{group} has no link {name}; it has {}", known.join(", "))
-        })
-    }
-
-    fn next_link(&mut self) {
-        for group in self.groups.keys().copied().collect::<Vec<_>>() {
-            match self.engine.command(clock::now_ns(), Command::Next { group }) {
-                Ok(answer) => info!("{answer}"),
-                Err(error) => warn!("{error}"),
-            }
-        }
-    }
-
-    async fn reload(&mut self) -> Result<String, String> {
-        let result = self.reload_checked().await;
-        match &result {
-            Ok(done) => info!("{done}"),
-            Err(error) => error!("the configuration stays as it was: {error}"),
-        }
-        result
-    }
-
-    async fn reload_checked(&mut self) -> Result<String, String> {
-        let loaded = crate::config::load(&self.config_path).map_err(|errors| errors.to_string())?;
-        for warning in &loaded.warnings {
-            warn!("{}", warning.summary());
-        }
-        if loaded.config.daemon != self.config.daemon {
-            return Err(
-                "[daemon] has changed, which takes a restart: `systemctl restart link-watcher` moves no traffic"
-                    .to_owned(),
-            );
-        }
-        self.configure(loaded.config).await?;
-        Ok(format!("{} read: peers: {}, links: {}", self.config_path.display(), self.groups.len(), self.links.len()))
-    }
-
-    /// Makes a configuration the running one. Links that it does not change go on as they are.
-    async fn configure(&mut self, config: Config) -> Result<(), String> {
-        let Numbered { groups: specs, removed } = self.registry.number(&config, self.slots)?;
-        for id in removed {
-            if let Some(mut link) = self.links.remove(&id) {
-                if let Some(running) = link.running.take() {
-                    self.attacher.stop(&link, &running);
-                }
-                self.order(Order::Remove(id));
-            }
-        }
-        let kept: Vec<GroupId> = specs.iter().map(|spec| spec.id).collect();
-        let gone: Vec<GroupId> = self.groups.keys().copied().filter(|id| !kept.contains(id)).collect();
-        for id in gone {
-            self.groups.remove(&id);
-            let report = self.routes.remove(clock::now_ns(), id).await;
-            for refusal in report.refused {
-                warn!("a route of a removed group stays: {refusal}");
-            }
-        }
-        for (spec, peer) in specs.iter().zip(&config.peers) {
-            match self.groups.get_mut(&spec.id) {
-                Some(group) => group.config = peer.clone(),
-                None => drop(self.groups.insert(spec.id, Group::new(spec.id, peer.clone()))),
-            }
-            for (link_spec, link_config) in spec.links.iter().zip(&peer.links) {
-                let fresh = Link::new(link_spec.id, spec.id, peer, link_config);
-                match self.links.get_mut(&link_spec.id) {
-                    None => drop(self.links.insert(link_spec.id, fresh)),
-                    Some(link) => {
-                        let rekeyed = link.take_over(fresh);
-                        if rekeyed && link.running.is_some() {
-                            self.attacher.rekey(link);
-                            self.order(Order::Keys {
-                                link: link_spec.id,
-                                keys: Arc::clone(&self.links[&link_spec.id].keys),
-                            });
-                        }
-                    }
-                }
-            }
-            self.rerouted.insert(spec.id);
-        }
-        self.config = config;
-        self.engine.handle(clock::now_ns(), Event::Configure(specs));
-        // What is to be said of each link stands in the tables before its first packet leaves.
-        self.carry_out().await;
-        self.follow_interfaces();
-        self.attacher.drop_inherited();
-        self.adopt().await;
-        self.settle().await;
-        Ok(())
-    }
-
-    /// Tells the engine where the kernel's routes send each group's traffic already.
-    async fn adopt(&mut self) {
-        let now_ns = clock::now_ns();
-        for (id, group) in &self.groups {
-            let links: Vec<(LinkId, Nexthop)> = self
-                .links
-                .values()
-                .filter(|link| link.group == *id)
-                .filter_map(|link| Some((link.id, self.nexthop(link.id, 1)?)))
-                .collect();
-            let nexthops: Vec<Nexthop> = links.iter().map(|(_, nexthop)| *nexthop).collect();
-            let (table, metric) = (group.config.table, group.config.metric);
-            let adopted = self.routes.adopt(now_ns, *id, table, metric, &nexthops).await;
-            let same = |a: &Nexthop, b: &Nexthop| (a.ifindex, a.gateway) == (b.ifindex, b.gateway);
-            let carrying: Vec<LinkId> = links
-                .iter()
-                .filter(|(_, nexthop)| adopted.active.iter().any(|active| same(active, nexthop)))
-                .map(|(link, _)| *link)
-                .collect();
-            if group.plan.is_none() && !carrying.is_empty() {
-                info!("{}: {} routes of an earlier run are taken over", group.config.name, adopted.routes);
-                self.engine.handle(now_ns, Event::Adopted { group: *id, links: carrying });
-            }
-        }
-    }
-
     async fn stop(mut self) -> Result<()> {
         let keep = self.config.daemon.on_exit == OnExit::Keep;
         let lease_until_ns = if keep { clock::now_ns() + PLANNED_STOP_LEASE_NS } else { 0 };
         if let Some(prober) = self.prober.take() {
             prober.stop(lease_until_ns);
+        }
+        if let Some(uplinks) = self.uplinks.take() {
+            uplinks.stop(!keep).await;
         }
         if keep {
             info!("stopping; routes stay, and the kernel goes on answering for 30 s");
@@ -634,20 +406,5 @@ impl Core {
         }
         self.attacher.release(keep);
         Ok(())
-    }
-}
-
-fn probed(link: &Link, running: &super::links::Running) -> ProbedLink {
-    ProbedLink {
-        id: link.id,
-        ifindex: running.ifindex,
-        interface: link.config.interface.clone(),
-        local: running.local,
-        remote: link.config.remote,
-        port: link.port,
-        interval_ns: link.interval_ns,
-        multiplier: link.multiplier,
-        keys: Arc::clone(&link.keys),
-        verifier: running.verifier,
     }
 }

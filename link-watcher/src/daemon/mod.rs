@@ -1,15 +1,19 @@
 //! The daemon: start, threads, signals, stop.
 //!
 //! Three threads: the prober and the core under `SCHED_FIFO` if the configuration says so, and this one with everything
-//! that serves people. Nobody in the first two ever waits for the third.
+//! that serves people. Nobody in the first two ever waits for the third. Uplinks add two: one probes, one writes.
 
 mod attach;
+mod configure;
 mod core;
+mod follow;
 mod group;
 mod links;
 mod registry;
+mod requests;
 mod snapshot;
 mod systemd;
+mod uplinks;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -161,6 +165,7 @@ async fn build(
     let stats = Arc::new(Stats::new(slots as usize));
     let session = session()?;
     let (reports_in, reports) = mpsc::channel(QUEUE);
+    let (uplink_reports_in, uplink_reports) = mpsc::channel(QUEUE);
     let realtime = config.daemon.realtime;
     let prober = probe::spawn(Arc::clone(&tables), Arc::clone(&stats), news, session, realtime, reports_in)?;
     // Before the first dump, so that nothing is missed between the two.
@@ -185,13 +190,16 @@ async fn build(
         stats,
         slots,
         history,
+        uplinks: None,
+        uplink_reports: uplink_reports_in,
+        uplink_groups: BTreeMap::new(),
         rerouted: BTreeSet::new(),
         interfaces_changed: false,
         config,
     };
     core.start().await?;
     systemd::ready();
-    Ok((core, Inputs { reports, requests, kernel: kernel_events }))
+    Ok((core, Inputs { reports, uplinks: uplink_reports, requests, kernel: kernel_events }))
 }
 
 /// Loads the kernel program, or says why there is none.

@@ -7,9 +7,12 @@ use std::{
 };
 
 use crate::{
-    config::{Config, PeerConfig, PeerLinkConfig},
+    config::{Config, PeerConfig, PeerLinkConfig, UplinksConfig},
     event::{GroupId, GroupSpec, LinkId, LinkSpec},
 };
+
+/// Uplinks have no slots in the tables of peers' links: their numbers begin here.
+const FIRST_UPLINK: u32 = 1 << 16;
 
 /// What makes a link the same link: with any of these changed it starts anew.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,15 +46,20 @@ pub(super) fn nanoseconds(duration: std::time::Duration) -> u64 {
 /// Numbers in use.
 #[derive(Debug, Default)]
 pub(super) struct Registry {
-    groups: BTreeMap<String, GroupId>,
+    peers: BTreeMap<String, GroupId>,
+    uplink_groups: BTreeMap<String, GroupId>,
     links: BTreeMap<(String, String), (LinkId, Identity)>,
+    /// An uplink is the same as long as its name is: its prober follows whatever else changes.
+    uplinks: BTreeMap<(String, String), LinkId>,
 }
 
 /// What a configuration changes.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Numbered {
-    /// Groups, in the order of the file.
-    pub(super) groups: Vec<GroupSpec>,
+    /// Peers, in the order of the file.
+    pub(super) peers: Vec<GroupSpec>,
+    /// Groups of uplinks likewise.
+    pub(super) uplinks: Vec<GroupSpec>,
     /// Links that are no more.
     pub(super) removed: Vec<LinkId>,
 }
@@ -63,7 +71,7 @@ impl Registry {
     ///
     /// If it has more links than there are slots; nothing changes then.
     pub(super) fn number(&mut self, config: &Config, slots: u32) -> Result<Numbered, String> {
-        let mut groups = BTreeMap::new();
+        let (mut peers, mut uplink_groups) = (BTreeMap::new(), BTreeMap::new());
         let mut links = BTreeMap::new();
         let mut fresh = Vec::new();
         for peer in &config.peers {
@@ -88,20 +96,40 @@ impl Registry {
             taken.insert(id);
             links.insert(name, (LinkId(id), identity));
         }
-        let mut next_group = self.groups.values().map(|id| id.0 + 1).max().unwrap_or(0);
+        let mut next_group =
+            self.peers.values().chain(self.uplink_groups.values()).map(|id| id.0 + 1).max().unwrap_or(0);
         let mut specs = Vec::new();
         for peer in &config.peers {
-            let id = self.groups.get(&peer.name).copied().unwrap_or_else(|| {
+            let id = self.peers.get(&peer.name).copied().unwrap_or_else(|| {
                 next_group += 1;
                 GroupId(next_group - 1)
             });
-            groups.insert(peer.name.clone(), id);
+            peers.insert(peer.name.clone(), id);
             specs.push(spec(peer, id, &links));
+        }
+        let mut uplinks = BTreeMap::new();
+        let mut next_uplink = self.uplinks.values().map(|id| id.0 + 1).max().unwrap_or(FIRST_UPLINK);
+        let mut uplink_specs = Vec::new();
+        for group in &config.uplinks {
+            let id = self.uplink_groups.get(&group.name).copied().unwrap_or_else(|| {
+                next_group += 1;
+                GroupId(next_group - 1)
+            });
+            uplink_groups.insert(group.name.clone(), id);
+            for link in &group.links {
+                let name = (group.name.clone(), link.name.clone());
+                let id = self.uplinks.get(&name).copied().unwrap_or_else(|| {
+                    next_uplink += 1;
+                    LinkId(next_uplink - 1)
+                });
+                uplinks.insert(name, id);
+            }
+            uplink_specs.push(uplinks_spec(group, id, &uplinks));
         }
         let kept: BTreeSet<LinkId> = links.values().map(|(id, _)| *id).collect();
         let removed = self.links.values().map(|(id, _)| *id).filter(|id| !kept.contains(id)).collect();
-        (self.groups, self.links) = (groups, links);
-        Ok(Numbered { groups: specs, removed })
+        (self.peers, self.uplink_groups, self.links, self.uplinks) = (peers, uplink_groups, links, uplinks);
+        Ok(Numbered { peers: specs, uplinks: uplink_specs, removed })
     }
 }
 
@@ -110,7 +138,7 @@ fn spec(peer: &PeerConfig, id: GroupId, links: &BTreeMap<(String, String), (Link
     GroupSpec {
         id,
         name: peer.name.clone(),
-        role: peer.role,
+        role: Some(peer.role),
         failback: peer.failback,
         hold_up_ns: nanoseconds(peer.hold_up),
         detection_ns: interval_ns * u64::from(peer.multiplier),
@@ -122,5 +150,21 @@ fn spec(peer: &PeerConfig, id: GroupId, links: &BTreeMap<(String, String), (Link
                 Some(LinkSpec { id: *id, name: link.name.clone(), tier: link.tier, weight: link.weight })
             })
             .collect(),
+    }
+}
+
+fn uplinks_spec(group: &UplinksConfig, id: GroupId, uplinks: &BTreeMap<(String, String), LinkId>) -> GroupSpec {
+    let spec = |link: &crate::config::UplinkConfig| {
+        let id = uplinks.get(&(group.name.clone(), link.name.clone()))?;
+        Some(LinkSpec { id: *id, name: link.name.clone(), tier: link.tier, weight: link.weight })
+    };
+    GroupSpec {
+        id,
+        name: group.name.clone(),
+        role: None,
+        failback: group.failback,
+        hold_up_ns: nanoseconds(group.hold_up),
+        detection_ns: 0,
+        links: group.links.iter().filter_map(spec).collect(),
     }
 }

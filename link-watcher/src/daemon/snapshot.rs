@@ -6,7 +6,7 @@ use super::core::Core;
 use crate::{
     clock,
     engine::{GroupStatus, LinkStatus},
-    event::{DroppedSnapshot, GroupSnapshot, LinkId, LinkSnapshot, LinkVerdict, RoutesSnapshot, Snapshot},
+    event::{DroppedSnapshot, GroupSnapshot, LinkId, LinkSnapshot, RoutesSnapshot, Snapshot},
     route::RouteSink as _,
 };
 
@@ -23,7 +23,10 @@ impl Core {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: (now_ns - self.started_ns) as f64 / 1e9,
             engine: super::links::engine_of_most(engines, self.config.daemon.engine),
-            groups: status.iter().filter_map(|status| self.group_snapshot(status)).collect(),
+            groups: status
+                .iter()
+                .filter_map(|status| self.group_snapshot(status).or_else(|| self.uplinks_snapshot(status)))
+                .collect(),
         }
     }
 
@@ -62,16 +65,9 @@ impl Core {
             name: link.config.name.clone(),
             interface: link.config.interface.clone(),
             tier: link.config.tier,
-            weight: link.config.weight,
+            weight: status.weight,
             share: status.share,
-            state: match status.verdict {
-                LinkVerdict::Starting => "starting",
-                LinkVerdict::Up => "up",
-                LinkVerdict::Down => "down",
-                LinkVerdict::Degraded => "degraded",
-                LinkVerdict::Absent => "absent",
-            }
-            .to_owned(),
+            state: status.verdict.as_str().to_owned(),
             usable: status.usable,
             drained: status.drained,
             engine: running.map_or("none", |running| running.engine).to_owned(),

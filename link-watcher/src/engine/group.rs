@@ -4,12 +4,15 @@ use std::collections::BTreeSet;
 
 use crate::{
     event::{
-        Action, Command, Device, Failback, GroupId, GroupSpec, LinkId, LinkVerdict, PeerSaid, Plan, Role, Said,
+        Action, Command, Device, Failback, GroupId, GroupSpec, Health, LinkId, LinkVerdict, PeerSaid, Plan, Role, Said,
         Transition, What,
     },
     link::{Link, Turn},
     select::{Candidate, Choice, choose},
 };
+
+/// Greatest weight of a link.
+const MAX_WEIGHT: u32 = 256;
 
 /// How a group stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,6 +44,8 @@ pub struct LinkStatus {
     pub usable: bool,
     /// Whether either end has taken it out of service.
     pub drained: bool,
+    /// Share among the active links of one tier, 1 to 256.
+    pub weight: u32,
     /// Share of the group's traffic, 0 to 1.
     pub share: f64,
     /// Since when in this state.
@@ -85,7 +90,7 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn new(spec: GroupSpec, epoch: u32, now_ns: u64) -> Self {
-        let links = spec.links.iter().map(|link| Link::new(link.clone(), now_ns)).collect();
+        let links = spec.links.iter().map(|link| Link::new(link.clone(), spec.role.is_some(), now_ns)).collect();
         Self {
             links,
             active: Vec::new(),
@@ -94,7 +99,7 @@ impl Group {
             reason: "starting".to_owned(),
             failover: true,
             pinned: None,
-            epoch: if spec.role == Role::Client { epoch } else { 0 },
+            epoch: if spec.role == Some(Role::Client) { epoch } else { 0 },
             peer_session: None,
             fell_at_epoch: None,
             clients_choice: None,
@@ -137,7 +142,8 @@ impl Group {
         let mut known = std::mem::take(&mut self.links);
         for link in &spec.links {
             let position = known.iter().position(|old| old.spec.id == link.id);
-            let mut kept = position.map_or_else(|| Link::new(link.clone(), now_ns), |at| known.swap_remove(at));
+            let new = || Link::new(link.clone(), spec.role.is_some(), now_ns);
+            let mut kept = position.map_or_else(new, |at| known.swap_remove(at));
             kept.spec = link.clone();
             self.links.push(kept);
         }
@@ -170,6 +176,19 @@ impl Group {
         self.turned(now_ns, id, turn, actions);
     }
 
+    pub(super) fn probed(
+        &mut self,
+        now_ns: u64,
+        id: LinkId,
+        (health, why): (Health, String),
+        last_good_ns: u64,
+        actions: &mut Vec<Action>,
+    ) {
+        let hold_up_ns = self.spec.hold_up_ns;
+        let turn = self.link_mut(id).and_then(|link| link.on_probed(now_ns, health, why, last_good_ns, hold_up_ns));
+        self.turned(now_ns, id, turn, actions);
+    }
+
     pub(super) fn silent(&mut self, now_ns: u64, id: LinkId, last_good_ns: u64, actions: &mut Vec<Action>) {
         let detection_ns = self.spec.detection_ns;
         let turn = self.link_mut(id).and_then(|link| link.on_silent(now_ns, last_good_ns, detection_ns));
@@ -188,6 +207,7 @@ impl Group {
             None => return,
             Some(Turn::Up) => (What::LinkUp, "echoes arrive".to_owned(), 0),
             Some(Turn::Down(why)) => (What::LinkDown, why, last_good_ns),
+            Some(Turn::Degraded(why)) => (What::LinkDegraded, why, last_good_ns),
         };
         let name = self.name(id);
         let because = if what == What::LinkUp { format!("{name} answers") } else { format!("{name}: {why}") };
@@ -216,16 +236,16 @@ impl Group {
             self.happened(id, format!("{}: the peer does not hear us on it any more", self.name(id)));
         } else if said.drained && !before.is_some_and(|before| before.drained) {
             self.happened(id, format!("{}: drained by the peer", self.name(id)));
-        } else if self.spec.role == Role::Server && said.active {
+        } else if self.spec.role == Some(Role::Server) && said.active {
             self.happened(id, "the client chose it".to_owned());
         }
-        if self.spec.role == Role::Client && said.epoch > self.epoch {
+        if self.spec.role == Some(Role::Client) && said.epoch > self.epoch {
             // It still follows our life before the start, when the clock that our first epoch came from was ahead. Of a
             // session's words those with a lower epoch count as overtaken, so ours must be the highest again.
             self.epoch = said.epoch.saturating_add(1);
             self.followed_epoch = None;
         }
-        if self.spec.role == Role::Client && self.server_left(id, said) {
+        if self.spec.role == Some(Role::Client) && self.server_left(id, said) {
             let why = format!("the server has left {}", self.names(&self.active));
             self.happened(id, why);
             self.follow_server(now_ns, id);
@@ -270,7 +290,7 @@ impl Group {
         let client_only = |what: &str| {
             format!("{group}: the client of this peer chooses its link; run `link-watcher {what}` on the client")
         };
-        let server = self.spec.role == Role::Server;
+        let server = self.spec.role == Some(Role::Server);
         let (about, done, why) = match command {
             Command::Pin { .. } | Command::Unpin { .. } if server => return Err(client_only("switch")),
             Command::Next { .. } if server => return Err(client_only("switch")),
@@ -301,6 +321,11 @@ impl Group {
                 let state = if drained { "out of service" } else { "in service again" };
                 (Some(link), format!("{group}: {} is {state}", self.name(link)), "drained or undrained by hand")
             }
+            Command::Weight { link, weight } => {
+                self.weigh(link, weight)?;
+                let done = format!("{group}: {} has weight {weight} until the next reload", self.name(link));
+                (Some(link), done, "its weight was changed by hand")
+            }
         };
         self.tell(now_ns, about, What::Ordered, done.clone(), 0, actions);
         self.why = Some(why.to_owned());
@@ -314,6 +339,9 @@ impl Group {
 impl Group {
     fn pin(&mut self, now_ns: u64, id: LinkId) -> Result<(), String> {
         let link = self.link(id).ok_or("no such link")?;
+        if self.never_chosen(link) {
+            return Err(format!("{} has tier 0: it is never chosen; give it another tier first", link.spec.name));
+        }
         if !link.usable(now_ns) && self.failover {
             return Err(format!(
                 "{} is not usable ({}): switching there would cut the traffic. `link-watcher status` says more",
@@ -334,8 +362,17 @@ impl Group {
         usable.next().copied().ok_or_else(|| format!("{}: no other link is usable, the traffic stays", self.spec.name))
     }
 
+    fn weigh(&mut self, id: LinkId, weight: u32) -> Result<(), String> {
+        if !(1..=MAX_WEIGHT).contains(&weight) {
+            return Err(format!("a weight is 1 to {MAX_WEIGHT}; `link-watcher drain` takes a link out of service"));
+        }
+        self.link_mut(id).ok_or("no such link")?.spec.weight = weight;
+        Ok(())
+    }
+
     fn drain(&mut self, now_ns: u64, id: LinkId, drained: bool) -> Result<(), String> {
-        let others = self.links.iter().any(|link| link.spec.id != id && link.usable(now_ns));
+        let others =
+            self.links.iter().any(|link| link.spec.id != id && link.usable(now_ns) && !self.never_chosen(link));
         if drained && self.active.contains(&id) && !others {
             return Err(format!(
                 "{} carries the traffic of {} and no other link is usable: nothing would be left",
@@ -350,15 +387,23 @@ impl Group {
 
 // Choosing.
 impl Group {
+    /// An uplink that is only answered, and used by rule.
+    const fn never_chosen(&self, link: &Link) -> bool {
+        self.spec.role.is_none() && link.spec.tier == 0
+    }
+
     /// Links in order of preference: the client's tiers and its file's order; the server takes the client's ranks.
     fn preference(&self) -> Vec<LinkId> {
         let mut links: Vec<(u32, u16, usize, LinkId)> = Vec::new();
         for (position, link) in self.links.iter().enumerate() {
-            let theirs = link.peer.filter(|_| self.spec.role == Role::Server).map(|peer| peer.rank);
+            if self.never_chosen(link) {
+                continue;
+            }
+            let theirs = link.peer.filter(|_| self.spec.role == Some(Role::Server)).map(|peer| peer.rank);
             // A link whose rank is not known yet comes where our own file puts it.
             let rank = theirs.unwrap_or_else(|| u16::try_from(position).unwrap_or(u16::MAX));
             let tier = if theirs.is_some() { 0 } else { link.spec.tier };
-            links.push(if self.spec.role == Role::Server {
+            links.push(if self.spec.role == Some(Role::Server) {
                 (0, rank, position, link.spec.id)
             } else {
                 (tier, 0, position, link.spec.id)
@@ -379,7 +424,7 @@ impl Group {
         self.active = choice.active;
         self.active.sort_unstable();
         choice.reason.clone_into(&mut self.reason);
-        if self.active != self.carried && self.spec.role == Role::Client {
+        if self.active != self.carried && self.spec.role == Some(Role::Client) {
             self.epoch = self.epoch.wrapping_add(1);
             self.followed_epoch = None;
         }
@@ -401,7 +446,7 @@ impl Group {
         let order = self.preference();
         let candidates: Vec<Candidate> =
             order.iter().filter_map(|id| self.link(*id)).map(|link| self.candidate(link, now_ns)).collect();
-        if self.spec.role == Role::Client {
+        if self.spec.role != Some(Role::Server) {
             return choose(&candidates, &self.active, self.pinned, self.failover);
         }
         self.hear_choice();
@@ -451,14 +496,14 @@ impl Group {
             id: link.spec.id,
             // The server falls back in the client's order, link by link.
             tier: match (self.spec.role, link.peer) {
-                (Role::Server, Some(peer)) => u32::from(peer.rank),
+                (Some(Role::Server), Some(peer)) => u32::from(peer.rank),
                 _ => link.spec.tier,
             },
             usable: link.usable(now_ns),
-            answers: link.answers_both_ways(),
+            answers: link.better_than_nothing(),
             promising: link.promising(),
             // A server waits for its client, not for time.
-            may_take_back: may_take_back && self.spec.role == Role::Client,
+            may_take_back: may_take_back && self.spec.role != Some(Role::Server),
         }
     }
 
@@ -491,7 +536,7 @@ impl Group {
         let usable = |id: &LinkId| self.link(*id).is_some_and(|link| link.usable(now_ns));
         let plan = Plan {
             active: self.active.iter().map(weight).collect(),
-            backups: self.preference().into_iter().filter(|id| !self.active.contains(id) && usable(id)).collect(),
+            backups: self.standing_by().into_iter().filter(|id| !self.active.contains(id) && usable(id)).collect(),
         };
         if self.plan.as_ref() != Some(&plan) {
             self.plan = Some(plan.clone());
@@ -499,9 +544,20 @@ impl Group {
         }
     }
 
+    /// Links that may be used beside the chosen ones: uplinks that are never chosen are used by rule.
+    fn standing_by(&self) -> Vec<LinkId> {
+        let mut links = self.preference();
+        links.extend(self.links.iter().filter(|link| self.never_chosen(link)).map(|link| link.spec.id));
+        links
+    }
+
     fn tell_if_none(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
         // A link that answers will be usable in a moment, or its peer's complaint is in the log already.
-        let any = self.links.iter().any(|link| link.verdict() == LinkVerdict::Up || link.promising());
+        let any = self
+            .links
+            .iter()
+            .filter(|link| !self.never_chosen(link))
+            .any(|link| matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Degraded) || link.promising());
         if !any && !self.told_none {
             let why = "no link is usable; the routes stay where they are".to_owned();
             self.tell(now_ns, None, What::NoUsableLink, why, 0, actions);
@@ -523,6 +579,9 @@ impl Group {
 
     /// Says on each link what has changed.
     pub(super) fn say(&mut self, actions: &mut Vec<Action>) {
+        if self.spec.role.is_none() {
+            return;
+        }
         for (rank, id) in self.preference().into_iter().enumerate() {
             let Some(link) = self.link(id) else { continue };
             let said = Said {
@@ -564,6 +623,7 @@ impl Group {
             id: link.spec.id,
             verdict: link.verdict(),
             usable: link.usable(now_ns),
+            weight: link.spec.weight,
             drained: link.drained || link.peer.is_some_and(|peer| peer.drained),
             share: if self.active.contains(&link.spec.id) {
                 f64::from(link.spec.weight) / f64::from(total)

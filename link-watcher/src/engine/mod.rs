@@ -45,6 +45,10 @@ impl Engine {
             Event::Silent { link, last_good_ns } => {
                 self.with(link, |group, actions| group.silent(now_ns, link, last_good_ns, actions));
             }
+            Event::Probed { link, health, why, last_good_ns } => {
+                let verdict = (health, why);
+                self.with(link, |group, actions| group.probed(now_ns, link, verdict, last_good_ns, actions));
+            }
             Event::Peer { link, said } => {
                 self.with(link, |group, actions| group.peer_said(now_ns, link, said, actions))
             }
@@ -63,7 +67,7 @@ impl Engine {
         let group = match &command {
             Command::Pin { group, .. } | Command::Unpin { group } | Command::Next { group } => Some(*group),
             Command::Failover { group, .. } => Some(*group),
-            Command::Drain { link, .. } => self.group_of(*link),
+            Command::Drain { link, .. } | Command::Weight { link, .. } => self.group_of(*link),
         };
         let group = group.and_then(|id| self.groups.get_mut(&id)).ok_or("no such group or link")?;
         group.command(now_ns, command, &mut self.actions)

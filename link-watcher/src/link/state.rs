@@ -1,14 +1,16 @@
 //! What follows for one link from its echoes, its interface, its peer and its operator.
 
-use crate::event::{Device, LinkSpec, LinkVerdict, PeerSaid};
+use crate::event::{Device, Health, LinkSpec, LinkVerdict, PeerSaid};
 
 /// One link's state. Times are nanoseconds of one monotonic clock.
 #[derive(Clone, Debug)]
 pub struct Link {
     /// What the configuration says.
     pub spec: LinkSpec,
-    /// Whether echoes arrive; nothing: no verdict yet.
-    answers: Option<bool>,
+    /// There is a peer at the other end that has a say in it.
+    has_peer: bool,
+    /// What probes say; nothing: no verdict yet.
+    health: Option<Health>,
     device: Device,
     /// What the peer says; nothing before its first word.
     pub peer: Option<PeerSaid>,
@@ -38,14 +40,17 @@ pub enum Turn {
     Up,
     /// It does not answer any more, or never did; why.
     Down(String),
+    /// It answers, but not well enough; why.
+    Degraded(String),
 }
 
 impl Link {
     /// A link of which nothing is known.
-    pub const fn new(spec: LinkSpec, now_ns: u64) -> Self {
+    pub const fn new(spec: LinkSpec, has_peer: bool, now_ns: u64) -> Self {
         Self {
             spec,
-            answers: None,
+            has_peer,
+            health: None,
             device: Device::Ready,
             peer: None,
             drained: false,
@@ -67,13 +72,29 @@ impl Link {
 
     /// Echoes arrive.
     pub fn on_alive(&mut self, now_ns: u64, hold_up_ns: u64) -> Option<Turn> {
-        self.answers = Some(true);
+        self.health = Some(Health::Up);
         self.judge(now_ns, hold_up_ns, String::new)
+    }
+
+    /// The probes of an uplink have come to a verdict.
+    pub fn on_probed(
+        &mut self,
+        now_ns: u64,
+        health: Health,
+        why: String,
+        last_good_ns: u64,
+        hold_up_ns: u64,
+    ) -> Option<Turn> {
+        self.health = Some(health);
+        if self.verdict == LinkVerdict::Up {
+            self.last_good_ns = last_good_ns;
+        }
+        self.judge(now_ns, hold_up_ns, || why)
     }
 
     /// No echo for the detection time.
     pub fn on_silent(&mut self, now_ns: u64, last_good_ns: u64, detection_ns: u64) -> Option<Turn> {
-        self.answers = Some(false);
+        self.health = Some(Health::Down);
         if self.verdict == LinkVerdict::Up {
             self.last_good_ns = last_good_ns;
         }
@@ -95,7 +116,7 @@ impl Link {
         };
         // Without interface or address nothing is probed: what was known is worth nothing.
         if matches!(device, Device::Missing | Device::NoAddress) {
-            self.answers = None;
+            self.health = None;
             self.peer = None;
         }
         if self.verdict == LinkVerdict::Up && device != Device::Ready {
@@ -105,11 +126,12 @@ impl Link {
     }
 
     fn judge(&mut self, now_ns: u64, hold_up_ns: u64, why: impl FnOnce() -> String) -> Option<Turn> {
-        let verdict = match (self.device, self.answers) {
+        let verdict = match (self.device, self.health) {
             (Device::Missing | Device::Disabled, _) => LinkVerdict::Absent,
-            (Device::NoCarrier | Device::NoAddress, _) | (Device::Ready, Some(false)) => LinkVerdict::Down,
+            (Device::NoCarrier | Device::NoAddress, _) | (Device::Ready, Some(Health::Down)) => LinkVerdict::Down,
             (Device::Ready, None) => LinkVerdict::Starting,
-            (Device::Ready, Some(true)) => LinkVerdict::Up,
+            (Device::Ready, Some(Health::Degraded)) => LinkVerdict::Degraded,
+            (Device::Ready, Some(Health::Up)) => LinkVerdict::Up,
         };
         if verdict == self.verdict {
             return None;
@@ -121,24 +143,31 @@ impl Link {
             self.must_hold = false;
             return Some(Turn::Up);
         }
-        if matches!(verdict, LinkVerdict::Down | LinkVerdict::Absent) {
-            self.must_hold = true;
-            let why = why();
-            self.last_down_reason = Some(why.clone());
-            if before == LinkVerdict::Up {
-                self.flaps += 1;
-            }
-            // From absent to down and back is no news.
-            if matches!(before, LinkVerdict::Up | LinkVerdict::Starting) {
-                return Some(Turn::Down(why));
-            }
+        if verdict == LinkVerdict::Starting {
+            return None;
         }
-        None
+        self.must_hold = true;
+        let why = why();
+        self.last_down_reason = Some(why.clone());
+        if before == LinkVerdict::Up {
+            self.flaps += 1;
+        }
+        if verdict == LinkVerdict::Degraded {
+            return Some(Turn::Degraded(why));
+        }
+        // From absent to down and back is no news.
+        matches!(before, LinkVerdict::Up | LinkVerdict::Degraded | LinkVerdict::Starting).then_some(Turn::Down(why))
     }
 
-    /// It answers and the peer hears us on it, and nobody drained it; perhaps it must still hold.
+    /// It answers, the peer (where there is one) hears us on it, and nobody drained it; perhaps it must still hold.
     pub fn answers_both_ways(&self) -> bool {
-        self.verdict == LinkVerdict::Up && !self.drained && self.peer.is_some_and(|peer| peer.hears && !peer.drained)
+        let agreed = !self.has_peer || self.peer.is_some_and(|peer| peer.hears && !peer.drained);
+        self.verdict == LinkVerdict::Up && !self.drained && agreed
+    }
+
+    /// Traffic on it gets through, though perhaps badly: a last resort.
+    pub fn better_than_nothing(&self) -> bool {
+        self.answers_both_ways() || (self.verdict == LinkVerdict::Degraded && !self.drained)
     }
 
     /// Whether it must still hold.
@@ -156,7 +185,7 @@ impl Link {
         !self.drained
             && match self.verdict {
                 LinkVerdict::Starting => true,
-                LinkVerdict::Up => self.peer.is_none(),
+                LinkVerdict::Up => self.has_peer && self.peer.is_none(),
                 LinkVerdict::Down | LinkVerdict::Degraded | LinkVerdict::Absent => false,
             }
     }

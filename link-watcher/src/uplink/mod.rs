@@ -7,6 +7,7 @@ pub mod conntrack;
 pub mod health;
 pub mod learn;
 pub mod nft;
+pub mod probe;
 pub mod sysctls;
 pub mod tables;
 
@@ -83,6 +84,11 @@ pub struct Path {
 }
 
 impl Desired {
+    /// One of its uplinks.
+    pub fn uplink(&self, link: LinkId) -> Option<&Uplink> {
+        self.uplinks.iter().find(|uplink| uplink.link == link)
+    }
+
     /// The mark of an uplink: its number in our bits.
     pub const fn mark(&self, uplink: &Uplink) -> u32 {
         uplink.number << self.fwmark_mask.trailing_zeros()

@@ -98,7 +98,7 @@ impl Setup {
         GroupSpec {
             id: GROUP,
             name: "peer".to_owned(),
-            role,
+            role: Some(role),
             failback: self.failback,
             hold_up_ns: self.hold_up_ns,
             detection_ns: self.detection_ns(),

@@ -207,11 +207,13 @@ fn links(uplinks: &[Map<'_, '_, '_>]) -> String {
             (None, _) if by_priority => 0,
             (group, _) => group.unwrap_or(1),
         };
+        let why = match default_route {
+            Some(false) => "default_route: false",
+            _ if tier == 0 => "no priority_group: never chosen",
+            _ => "priority_group",
+        };
         if tier != 1 || by_priority {
-            out += &format!(
-                "  tier = {tier}  # {}\n",
-                if by_priority { "priority_group" } else { "default_route: false" }
-            );
+            out += &format!("  tier = {tier}  # {why}\n");
         }
         if let Some(weight) = uplink.number("weight") {
             out += &format!("  weight = {weight}\n");

@@ -1,12 +1,16 @@
 //! Checks of uplinks against each other and against peers: what is shared must not be claimed twice.
 
-use std::{net::IpAddr, ops::Range};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    ops::Range,
+};
 
 use toml::Spanned;
 
 use super::{
     RULE_PRIORITIES,
-    read::{MAX_UPLINKS, Uplink, Uplinks},
+    read::{MAX_RULE_PRIORITY, MAX_UPLINKS, Uplink, Uplinks},
 };
 use crate::config::{
     cross::{is_link_local, overlaps, overlaps_in_list, unique_names},
@@ -16,6 +20,11 @@ use crate::config::{
 
 /// `RT_TABLE_DEFAULT` to `RT_TABLE_LOCAL` of the kernel's `rtnetlink.h`, with `RT_TABLE_MAIN` between them.
 const KERNELS_TABLES: (u32, u32) = (253, 255);
+
+/// Most `[[uplinks.force]]` of a group: each is a rule, or several, that a new connection goes through.
+const MAX_FORCED: usize = 256;
+/// Of so many groups two overlap in their rules.
+const MAX_GROUPS: usize = (MAX_RULE_PRIORITY / RULE_PRIORITIES) as usize + 2;
 
 /// Checks all groups of uplinks.
 pub(in crate::config) fn check(groups: &[Uplinks<'_>], peers: &[Peer<'_>], findings: &Findings<'_>) {
@@ -28,12 +37,15 @@ pub(in crate::config) fn check(groups: &[Uplinks<'_>], peers: &[Peer<'_>], findi
         own_lan(group, findings);
         tables_of_others(group, peers, findings);
     }
+    // More groups than there are rules for, and more uplinks than a group can have, are reported in any case: they are not
+    // compared each with each as well.
+    let groups = &groups[..groups.len().min(MAX_GROUPS)];
     for (i, group) in groups.iter().enumerate() {
         for earlier in &groups[..i] {
             claimed_twice(group, earlier, findings);
         }
     }
-    let links: Vec<&Uplink<'_>> = groups.iter().flat_map(|group| &group.links).collect();
+    let links: Vec<&Uplink<'_>> = groups.iter().flat_map(|group| group.links.iter().take(MAX_UPLINKS)).collect();
     told_apart(&links, findings);
     prefixes(&links, findings);
 }
@@ -99,10 +111,14 @@ fn enough_marks(group: &Uplinks<'_>, findings: &Findings<'_>) {
 fn forced(group: &Uplinks<'_>, findings: &Findings<'_>) {
     let names: Vec<&str> =
         group.links.iter().filter_map(|link| link.name.as_ref()).map(|name| name.get_ref().as_str()).collect();
+    let known: BTreeSet<&str> = names.iter().copied().collect();
+    if let Some(excess) = group.force.get(MAX_FORCED) {
+        findings.error(&excess.span, format!("there are more than {MAX_FORCED} [[uplinks.force]]"), "");
+    }
     for force in &group.force {
         if let Some(link) = &force.link
-            && !names.contains(&link.get_ref().as_str())
-            && !names.is_empty()
+            && !known.contains(link.get_ref().as_str())
+            && !known.is_empty()
         {
             let help = match nearest(link.get_ref(), names.iter().copied()) {
                 Some(close) => format!("did you mean \"{close}\"? There is {}", either(&names)),
@@ -128,23 +144,23 @@ fn forced(group: &Uplinks<'_>, findings: &Findings<'_>) {
 
 /// What comes in by an uplink is answered by it; what comes in by the LAN is spread: an interface is one of the two.
 fn own_lan(group: &Uplinks<'_>, findings: &Findings<'_>) {
-    for (i, lan) in group.lan.iter().enumerate() {
-        if let Some(first) = group.lan[..i].iter().find(|other| other.get_ref() == lan.get_ref()) {
-            findings.error(
+    let uplinks: BTreeMap<&str, &Uplink<'_>> =
+        group.links.iter().filter_map(|link| Some((link.interface.as_ref()?.get_ref().as_str(), link))).collect();
+    let mut seen: BTreeMap<&str, Range<usize>> = BTreeMap::new();
+    for lan in &group.lan {
+        let name = lan.get_ref().as_str();
+        match seen.get(name) {
+            Some(first) => findings.error(
                 &lan.span(),
-                format!(
-                    "{} stands twice in `lan`, the first time at line {}",
-                    lan.get_ref(),
-                    findings.line_of(&first.span())
-                ),
+                format!("{name} stands twice in `lan`, the first time at line {}", findings.line_of(first)),
                 "leave it out",
-            );
+            ),
+            None => drop(seen.insert(name, lan.span())),
         }
-        let same = |link: &&Uplink<'_>| link.interface.as_ref().is_some_and(|name| name.get_ref() == lan.get_ref());
-        if let Some(link) = group.links.iter().find(same) {
+        if let Some(link) = uplinks.get(name) {
             findings.error(
                 &lan.span(),
-                format!("{} is in `lan`, and it is the interface of the uplink \"{}\"", lan.get_ref(), name_of(link)),
+                format!("{name} is in `lan`, and it is the interface of the uplink \"{}\"", name_of(link)),
                 "`lan` is where connections come from that are spread: name the other side",
             );
         }

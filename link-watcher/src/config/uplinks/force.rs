@@ -1,6 +1,6 @@
 //! `[[uplinks.force]]`: connections that shall use one uplink.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 use ipnet::IpNet;
 use toml::{Spanned, de::DeValue};
@@ -16,6 +16,7 @@ const PORT_EXAMPLE: &str = "25";
 
 /// As it stands in the file.
 pub(super) struct Force {
+    pub(super) span: Range<usize>,
     pub(super) link: Option<Spanned<String>>,
     pub(super) source: Option<Spanned<IpNet>>,
     pub(super) destination: Option<Spanned<IpNet>>,
@@ -49,6 +50,7 @@ impl Force {
             );
         }
         Self {
+            span: section.span(),
             link,
             source: section.prefix("source"),
             destination: section.prefix("destination"),

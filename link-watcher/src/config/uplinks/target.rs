@@ -65,6 +65,9 @@ pub(super) fn read(section: &Section<'_>, kind: Kind, max: usize) -> Option<Targ
     };
     for item in array.iter() {
         targets.entries += 1;
+        if targets.entries > max {
+            continue;
+        }
         let Some(target) = one(section, kind, item) else { continue };
         match targets.list.iter().find(|other| other.at == target.at && other.url == target.url) {
             Some(first) => section.findings.error(

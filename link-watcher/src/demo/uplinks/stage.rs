@@ -16,7 +16,7 @@ use link_watcher_tests::lab::uplinks::{PATIENCE, Site, open_all};
 use super::row::Cost;
 
 /// What a death may take beyond its detection: telling the kernel, and being woken late on a busy machine.
-pub(super) const ALLOWANCE: Duration = Duration::from_millis(100);
+pub(super) const ALLOWANCE: Duration = Duration::from_millis(150);
 /// New connections a second.
 const RATE_PER_S: u32 = 200;
 /// Connections that are held open during a step.

@@ -284,19 +284,20 @@ fn wavering_delay_is_jitter() {
 fn what_wavers_about_its_threshold_does_not_flap() {
     // Ten seconds a little above, ten a little below.
     let config = ProbeConfig { window: 10, max_jitter: None, ..config() };
-    let mut sim =
-        Sim::new(Spec::new(&config, 4), 1, |_, at| Some(if at / (10 * S) % 2 == 0 { 380 * MS } else { 420 * MS }));
+    let mut sim = Sim::new(Spec::new(&config, 4), 1, |_, at| {
+        Some(if (at / (10 * S)).is_multiple_of(2) { 380 * MS } else { 420 * MS })
+    });
     sim.run(1000 * S);
     assert_eq!(sim.kinds(), ["up", "rtt"]);
 }
 
 #[test]
 fn flapping_is_slowed_down_to_rise_and_fall() {
-    let mut sim = Sim::new(spec(), 1, |_, at| (at / (2 * S) % 2 == 0).then_some(20 * MS));
+    let mut sim = Sim::new(spec(), 1, |_, at| (at / (2 * S)).is_multiple_of(2).then_some(20 * MS));
     sim.run(600 * S);
     // Two bad rounds in a row are no outage, but half of the probes lost are a reason.
     assert_eq!(sim.kinds(), ["up", "loss"]);
-    let mut sim = Sim::new(spec(), 1, |_, at| (at / (4 * S) % 2 == 0).then_some(20 * MS));
+    let mut sim = Sim::new(spec(), 1, |_, at| (at / (4 * S)).is_multiple_of(2).then_some(20 * MS));
     sim.run(600 * S);
     assert_eq!(sim.kinds(), ["up", "down"], "four good rounds are fewer than rise");
 }
@@ -307,7 +308,7 @@ fn own_stalls_are_not_the_uplinks_failure() {
         for phase in 0..10 {
             let mut sim = Sim::new(spec(), length, |_, _| Some(20 * MS));
             let from = 50 * S + phase * S / 10;
-            sim.stalls = vec![from..from + length * S / 8];
+            sim.stalls.push(from..from + length * S / 8);
             sim.run(120 * S);
             assert_eq!(sim.kinds(), ["up"], "stall of {length}/8 s at {phase}/10: {:?}", sim.told);
             assert_eq!(sim.health.figures().loss, Share(0), "stall of {length}/8 s at {phase}/10");
@@ -331,7 +332,7 @@ fn a_prober_that_stalls_again_and_again_neither_alarms_nor_misses_a_death() {
 #[test]
 fn a_death_during_a_stall_is_noticed_after_it() {
     let mut sim = Sim::new(spec(), 1, |_, at| (at < 50 * S).then_some(20 * MS));
-    sim.stalls = vec![50 * S + 500 * MS..80 * S];
+    sim.stalls.push(50 * S + 500 * MS..80 * S);
     sim.run(90 * S);
     assert_eq!(sim.kinds(), ["up", "down"]);
     assert_eq!(sim.told[1].0, 83 * S);

@@ -2,7 +2,7 @@
 //! agree.
 //!
 //! **What is ours.** Rules with protocol number [`PROTOCOL`] and a priority among the group's
-//! [`RULE_PRIORITIES`](crate::config::RULE_PRIORITIES), and routes with that protocol number in the group's tables: those
+//! [`RULE_PRIORITIES`], and routes with that protocol number in the group's tables: those
 //! of its uplinks, and those that rules of ours lead to, which an earlier run with more uplinks may have left.
 //! Two instances must not share these ranges.
 //!
@@ -249,6 +249,18 @@ impl Group {
         self.desired = Some(desired);
     }
 
+    /// After a reload, ranges that were this group's may be another's, who clears them: from now on they are not its own.
+    fn yield_to(&mut self, other: &Desired) {
+        let before = (self.tables.len(), self.priorities.len());
+        for table in plan::tables(other) {
+            self.tables.remove(&table);
+        }
+        self.priorities.remove(&other.rule_priority);
+        if before != (self.tables.len(), self.priorities.len()) {
+            self.found = None;
+        }
+    }
+
     /// Forgets ranges that are not used any more, once nothing of ours is left there.
     fn forget_old_ranges(&mut self) {
         if let Some(desired) = &self.desired {
@@ -277,6 +289,9 @@ impl<K: TableKernel> Tables<K> {
     /// uplink has a weight, the group's traffic stays where it is.
     pub fn apply(&mut self, now_ns: u64, desired: &Desired) -> TableReport {
         self.due(now_ns + PERIOD_NS);
+        for (_, other) in self.groups.iter_mut().filter(|(id, _)| **id != desired.group) {
+            other.yield_to(desired);
+        }
         self.groups.entry(desired.group).or_default().want(desired);
         self.sync(now_ns, desired.group);
         self.report(desired.group)

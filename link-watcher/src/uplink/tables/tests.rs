@@ -241,6 +241,110 @@ fn a_reload_with_other_ranges_leaves_nothing_behind() {
 }
 
 #[test]
+fn groups_may_change_places_at_a_reload() {
+    let (kernel, mut tables) = pair();
+    let one = desired(&[1, 1]);
+    let two = Desired { group: GroupId(1), rule_priority: 5000, table_base: 900, ..desired(&[3, 1]) };
+    tables.apply(0, &one);
+    tables.apply(0, &two);
+    let one = Desired { rule_priority: 5000, table_base: 900, ..one };
+    let two = Desired { rule_priority: 20_000, table_base: 7000, ..two };
+    tables.apply(0, &one);
+    tables.apply(0, &two);
+    assert_eq!(spread_of(&kernel), [(11, 3), (12, 1)]);
+    let stood = kernel.ours();
+    assert_eq!(tables.reconcile(60 * SECOND), [], "nothing was left undone");
+    // The second goes, and its place is the first's.
+    tables.apply(0, &desired(&[1, 1]));
+    tables.remove(0, GroupId(1));
+    assert_eq!(kernel.ours().len(), stood.len() / 2);
+    assert_eq!(tables.reconcile(120 * SECOND), []);
+}
+
+/// Whatever happens in whatever order: nothing of others is ever changed (the pretended kernel sees to that too), and in the
+/// end all of ours stands as in a machine where nothing happened.
+#[test]
+fn random_histories_end_as_wanted() {
+    for seed in 0..300u64 {
+        let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut random = |bound: u64| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            state % bound
+        };
+        let (kernel, mut tables) = pair();
+        let through =
+            Way::Through { hops: vec![Hop { ifindex: 9, gateway: None, weight: 1, onlink: false }], source: None };
+        let key = |table| RouteKey { table, prefix: "10.0.0.0/8".parse().unwrap(), metric: 0 };
+        let routes: Vec<_> = [7000, 7002, 254]
+            .map(|table| FoundTableRoute { key: key(table), protocol: 4, way: Some(through.clone()) })
+            .into();
+        let rule = FoundRule { family: Family::V4, priority: 20_100, protocol: 3, table: 77, rule: None };
+        kernel.state().routes.extend(routes.clone());
+        kernel.state().rules.push(rule);
+        let foreign = |kernel: &FakeKernel| {
+            let state = kernel.state();
+            let routes = state.routes.iter().filter(|route| route.protocol != PROTOCOL).cloned().collect::<Vec<_>>();
+            (routes, state.rules.iter().filter(|rule| rule.protocol != PROTOCOL).copied().collect::<Vec<_>>())
+        };
+        let mut now_ns = SECOND;
+        let mut last = desired(&[1, 1, 1]);
+        for step in 0..60 {
+            now_ns += random(3 * SECOND);
+            let ours = |protocols: Vec<u8>| {
+                protocols.into_iter().enumerate().filter(|(_, protocol)| *protocol == PROTOCOL).map(|(at, _)| at)
+            };
+            match random(7) {
+                0 | 1 => {
+                    let count = 1 + random(3) as usize;
+                    let weights: Vec<u32> = (0..count).map(|_| random(3) as u32).collect();
+                    last = desired(&weights);
+                    tables.apply(now_ns, &last);
+                }
+                2 => {
+                    let places: Vec<_> =
+                        ours(kernel.state().routes.iter().map(|route| route.protocol).collect()).collect();
+                    if let Some(at) = places.get(random(8) as usize) {
+                        tables.observe(now_ns, &kernel.foreign_delete(*at));
+                    }
+                }
+                3 => {
+                    let places: Vec<_> =
+                        ours(kernel.state().rules.iter().map(|rule| rule.protocol).collect()).collect();
+                    if let Some(at) = places.get(random(8) as usize) {
+                        tables.observe(now_ns, &kernel.foreign_delete_rule(*at));
+                    }
+                }
+                4 => {
+                    let event = kernel.drop_interface(11 + random(3) as u32);
+                    tables.observe(now_ns, &event);
+                }
+                5 => kernel.state().lose_answers = true,
+                _ => {
+                    kernel.state().absent.clear();
+                    tables.reconcile(now_ns);
+                }
+            }
+            assert_eq!(foreign(&kernel), (routes.clone(), vec![rule]), "seed {seed}, step {step}");
+        }
+        kernel.state().absent.clear();
+        last.uplinks.iter_mut().for_each(|uplink| uplink.weight = uplink.weight.max(1));
+        tables.apply(now_ns, &last);
+        // Long enough for every fight to be over.
+        for _ in 0..5 {
+            now_ns += 61 * SECOND;
+            tables.reconcile(now_ns);
+        }
+        let (undisturbed, mut fresh) = pair();
+        fresh.apply(0, &last);
+        assert_eq!(kernel.ours(), undisturbed.ours(), "seed {seed}");
+        tables.remove(now_ns, GROUP);
+        assert_eq!((kernel.ours().len(), foreign(&kernel)), (0, (routes, vec![rule])), "seed {seed}");
+    }
+}
+
+#[test]
 fn foreign_routes_and_rules_stay_and_are_named() {
     let (kernel, mut tables) = pair();
     let key = |table, prefix: &str| RouteKey { table, prefix: prefix.parse().unwrap(), metric: 0 };

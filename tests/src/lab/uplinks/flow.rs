@@ -118,6 +118,8 @@ impl Flow {
                 let stream =
                     timeout(call.limit, socket.connect(call.destination)).await.map_err(|_| Failure::Silence)??;
                 stream.set_nodelay(true)?;
+                // Closed by a reset: hundreds a second would run out of ports while closed ones wait (RFC 9293, section 3.6).
+                stream.set_zero_linger()?;
                 Stream::Tcp(stream)
             }
             Transport::Udp => {

@@ -1,0 +1,156 @@
+//! From a configuration to what runs: at the start and at each reload.
+
+use std::sync::Arc;
+
+use tracing::{error, info, warn};
+
+use super::{
+    core::Core,
+    group::Group,
+    links::Link,
+    registry::Numbered,
+    uplinks::{self, UplinkGroup, Uplinks},
+};
+use crate::{
+    clock,
+    config::{Config, UplinksConfig},
+    event::{Event, GroupId, GroupSpec, LinkId},
+    probe::Order,
+    route::{Nexthop, RouteSink as _},
+};
+
+impl Core {
+    pub(super) async fn reload(&mut self) -> Result<String, String> {
+        let result = self.reload_checked().await;
+        match &result {
+            Ok(done) => info!("{done}"),
+            Err(error) => error!("the configuration stays as it was: {error}"),
+        }
+        result
+    }
+
+    async fn reload_checked(&mut self) -> Result<String, String> {
+        let loaded = crate::config::load(&self.config_path).map_err(|errors| errors.to_string())?;
+        for warning in &loaded.warnings {
+            warn!("{}", warning.summary());
+        }
+        if loaded.config.daemon != self.config.daemon {
+            return Err(
+                "[daemon] has changed, which takes a restart: `systemctl restart link-watcher` moves no traffic"
+                    .to_owned(),
+            );
+        }
+        self.configure(loaded.config).await?;
+        let uplinks: usize = self.uplink_groups.values().map(|group| group.links.len()).sum();
+        let (peers, links) = (self.groups.len(), self.links.len());
+        Ok(format!("{} read: peers: {peers}, links: {links}, uplinks: {uplinks}", self.config_path.display()))
+    }
+
+    /// Makes a configuration the running one. Links that it does not change go on as they are.
+    pub(super) async fn configure(&mut self, config: Config) -> Result<(), String> {
+        let Numbered { peers: mut specs, uplinks, removed } = self.registry.number(&config, self.slots)?;
+        for id in removed {
+            if let Some(mut link) = self.links.remove(&id) {
+                if let Some(running) = link.running.take() {
+                    self.attacher.stop(&link, &running);
+                }
+                self.order(Order::Remove(id));
+            }
+        }
+        let kept: Vec<GroupId> = specs.iter().map(|spec| spec.id).collect();
+        let gone: Vec<GroupId> = self.groups.keys().copied().filter(|id| !kept.contains(id)).collect();
+        for id in gone {
+            self.groups.remove(&id);
+            let report = self.routes.remove(clock::now_ns(), id).await;
+            for refusal in report.refused {
+                warn!("a route of a removed group stays: {refusal}");
+            }
+        }
+        for (spec, peer) in specs.iter().zip(&config.peers) {
+            match self.groups.get_mut(&spec.id) {
+                Some(group) => group.config = peer.clone(),
+                None => drop(self.groups.insert(spec.id, Group::new(spec.id, peer.clone()))),
+            }
+            for (link_spec, link_config) in spec.links.iter().zip(&peer.links) {
+                let fresh = Link::new(link_spec.id, spec.id, peer, link_config);
+                match self.links.get_mut(&link_spec.id) {
+                    None => drop(self.links.insert(link_spec.id, fresh)),
+                    Some(link) => {
+                        let rekeyed = link.take_over(fresh);
+                        if rekeyed && link.running.is_some() {
+                            self.attacher.rekey(link);
+                            self.order(Order::Keys {
+                                link: link_spec.id,
+                                keys: Arc::clone(&self.links[&link_spec.id].keys),
+                            });
+                        }
+                    }
+                }
+            }
+            self.rerouted.insert(spec.id);
+        }
+        self.configure_uplinks(&config.uplinks, &uplinks).await?;
+        specs.extend(uplinks);
+        self.config = config;
+        self.engine.handle(clock::now_ns(), Event::Configure(specs));
+        // What is to be said of each link stands in the tables before its first packet leaves.
+        self.carry_out().await;
+        self.follow_interfaces();
+        self.attacher.drop_inherited();
+        self.adopt().await;
+        self.settle().await;
+        Ok(())
+    }
+
+    /// Makes these the running groups of uplinks. Their threads start with the first group, and stay.
+    async fn configure_uplinks(&mut self, configs: &[UplinksConfig], specs: &[GroupSpec]) -> Result<(), String> {
+        if self.uplinks.is_none() {
+            if configs.is_empty() {
+                return Ok(());
+            }
+            let instance = self.config.daemon.instance.as_deref();
+            let started = Uplinks::start(instance, self.uplink_reports.clone());
+            self.uplinks = Some(started.map_err(|error| format!("{error:#}"))?);
+        }
+        let mut groups = Vec::new();
+        for (spec, config) in specs.iter().zip(configs) {
+            let links: Vec<LinkId> = spec.links.iter().map(|link| link.id).collect();
+            groups.push((spec.id, config.clone(), links.clone()));
+            match self.uplink_groups.get_mut(&spec.id) {
+                Some(group) => (group.config, group.links) = (config.clone(), links),
+                None => drop(self.uplink_groups.insert(spec.id, UplinkGroup::new(spec.id, config.clone(), links))),
+            }
+        }
+        self.uplink_groups.retain(|id, _| specs.iter().any(|spec| spec.id == *id));
+        if let Some(uplinks) = &self.uplinks {
+            uplinks.order(uplinks::Order::Configure(groups)).await;
+        }
+        Ok(())
+    }
+
+    /// Tells the engine where the kernel's routes send each group's traffic already.
+    async fn adopt(&mut self) {
+        let now_ns = clock::now_ns();
+        for (id, group) in &self.groups {
+            let links: Vec<(LinkId, Nexthop)> = self
+                .links
+                .values()
+                .filter(|link| link.group == *id)
+                .filter_map(|link| Some((link.id, self.nexthop(link.id, 1)?)))
+                .collect();
+            let nexthops: Vec<Nexthop> = links.iter().map(|(_, nexthop)| *nexthop).collect();
+            let (table, metric) = (group.config.table, group.config.metric);
+            let adopted = self.routes.adopt(now_ns, *id, table, metric, &nexthops).await;
+            let same = |a: &Nexthop, b: &Nexthop| (a.ifindex, a.gateway) == (b.ifindex, b.gateway);
+            let carrying: Vec<LinkId> = links
+                .iter()
+                .filter(|(_, nexthop)| adopted.active.iter().any(|active| same(active, nexthop)))
+                .map(|(link, _)| *link)
+                .collect();
+            if group.plan.is_none() && !carrying.is_empty() {
+                info!("{}: {} routes of an earlier run are taken over", group.config.name, adopted.routes);
+                self.engine.handle(now_ns, Event::Adopted { group: *id, links: carrying });
+            }
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What happens in the kernel: links come, go and change with their interfaces.
+
+use std::sync::{
+    Arc,
+    atomic::Ordering::{Relaxed, Release},
+};
+
+use tracing::{info, warn};
+
+use super::{
+    core::Core,
+    links::{Link, Running},
+};
+use crate::{
+    clock,
+    config::PeerLinkConfig as LinkConfig,
+    event::{Device, Event, LinkId},
+    probe::{Order, ProbedLink},
+    route::RouteSink as _,
+    system::{Interfaces, KernelEvent},
+};
+
+impl Core {
+    pub(super) fn kernel_event(&mut self, event: &KernelEvent) {
+        if let Some(notice) = self.routes.observe(clock::now_ns(), event) {
+            warn!("routes: {notice}");
+        }
+        let changed = if *event == KernelEvent::Resync {
+            match Interfaces::read() {
+                Ok(interfaces) => {
+                    let changed = interfaces != self.interfaces;
+                    self.interfaces = interfaces;
+                    changed
+                }
+                Err(error) => {
+                    warn!("the interfaces could not be read, they stay as they were known: {error}");
+                    false
+                }
+            }
+        } else {
+            self.interfaces.update(event)
+        };
+        self.interfaces_changed |= changed;
+    }
+
+    /// Starts, stops and judges links by their interfaces as they are now.
+    pub(super) fn follow_interfaces(&mut self) {
+        let ids: Vec<LinkId> = self.links.keys().copied().collect();
+        for id in ids {
+            self.follow_interface(id);
+        }
+        self.gather_announcements();
+    }
+
+    fn follow_interface(&mut self, id: LinkId) {
+        let Some(link) = self.links.get_mut(&id) else { return };
+        let LinkConfig { interface, local, remote, .. } = &link.config;
+        let device = self.interfaces.device(interface, *local, *remote);
+        let local = local.or_else(|| self.interfaces.local_for(interface, *remote));
+        // Without its address a socket cannot be bound, and a kernel program cannot know what is ours.
+        let wanted = match device {
+            Device::Missing | Device::NoAddress => None,
+            Device::Ready | Device::NoCarrier | Device::Disabled => self.interfaces.index(interface).zip(local),
+        };
+        let running = link.running.as_ref().map(|running| (running.ifindex, running.local));
+        if running != wanted {
+            if let Some(running) = link.running.take() {
+                self.attacher.stop(link, &running);
+                if let Some(prober) = &self.prober {
+                    prober.order(Order::Remove(id));
+                }
+            }
+            if let Some((ifindex, local)) = wanted {
+                let intent = &self.tables.intents()[id.0 as usize];
+                intent.key_slot.store(u64::from(id.0), Relaxed);
+                intent.detection_ns.store(link.interval_ns * u64::from(link.multiplier), Relaxed);
+                // Last: from now on the kernel program may answer for the link.
+                intent.session.store(u64::from(self.session), Release);
+                let running = self.attacher.start(link, ifindex, local, &self.interfaces);
+                let probed = probed(link, &running);
+                link.running = Some(running);
+                if let Some(prober) = &self.prober {
+                    prober.order(Order::Add(Box::new(probed)));
+                }
+                for said in self.sysctls.prepare(&link.config.interface) {
+                    info!("{said}");
+                }
+            }
+            let group = link.group;
+            self.rerouted.insert(group);
+        }
+        let Some(link) = self.links.get_mut(&id) else { return };
+        if link.device != Some(device) {
+            link.device = Some(device);
+            self.engine.handle(clock::now_ns(), Event::Device { link: id, device });
+        }
+    }
+}
+
+fn probed(link: &Link, running: &Running) -> ProbedLink {
+    ProbedLink {
+        id: link.id,
+        ifindex: running.ifindex,
+        interface: link.config.interface.clone(),
+        local: running.local,
+        remote: link.config.remote,
+        port: link.port,
+        interval_ns: link.interval_ns,
+        multiplier: link.multiplier,
+        keys: Arc::clone(&link.keys),
+        verifier: running.verifier,
+    }
+}

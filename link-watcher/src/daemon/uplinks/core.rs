@@ -1,0 +1,124 @@
+//! The core's part in uplinks: reports to the engine, decisions to the worker, the status.
+
+use super::{Decision, Order, Report, UplinkGroup};
+use crate::{
+    clock,
+    daemon::core::Core,
+    engine::{GroupStatus, LinkStatus},
+    event::{DroppedSnapshot, Event, GroupSnapshot, Health, LinkId, LinkSnapshot, LinkVerdict, Plan, RoutesSnapshot},
+    uplink::health::Verdict,
+};
+
+impl Core {
+    pub(in crate::daemon) fn uplink_report(&mut self, report: Report) {
+        let now_ns = clock::now_ns();
+        match report {
+            Report::Device { link, device, lack } => {
+                if let Some(lack) = lack {
+                    tracing::warn!("{}: {lack}", self.link_name(link));
+                }
+                self.engine.handle(now_ns, Event::Device { link, device });
+            }
+            Report::Probed { link, verdict, last_good_ns, last_failure } => {
+                let (health, why) = match verdict {
+                    Verdict::Up => (Health::Up, String::new()),
+                    Verdict::Degraded(degraded) => (Health::Degraded, degraded.to_string()),
+                    Verdict::Down(down) => (Health::Down, down.to_string()),
+                };
+                let why = last_failure
+                    .filter(|_| health != Health::Up)
+                    .map_or(why.clone(), |last| format!("{why}; the last one: {last}"));
+                self.engine.handle(now_ns, Event::Probed { link, health, why, last_good_ns });
+            }
+            Report::Adopted { group, links } => self.engine.handle(now_ns, Event::Adopted { group, links }),
+            Report::Done { group, done_ns } => {
+                let untold = self.uplink_groups.get_mut(&group).map(|group| std::mem::take(&mut group.untold));
+                for transition in untold.unwrap_or_default() {
+                    self.publish(&transition, done_ns);
+                }
+            }
+        }
+    }
+
+    /// Hands what the engine has decided about uplinks to the worker, where it has changed.
+    pub(in crate::daemon) fn hand_over(&mut self) {
+        let Some(uplinks) = &self.uplinks else { return };
+        let status = self.engine.status(clock::now_ns());
+        for group in self.uplink_groups.values_mut() {
+            let status = status.iter().find(|status| status.id == group.id);
+            let (Some(plan), Some(status)) = (&group.plan, status) else { continue };
+            let decision = decision(status, plan);
+            // Never waits: the worker may be waiting for the core to take its reports.
+            if group.decision.as_ref() != Some(&decision) && uplinks.try_order(Order::Decided(decision.clone())) {
+                group.decision = Some(decision);
+            }
+        }
+    }
+
+    /// A group of uplinks in the status.
+    pub(in crate::daemon) fn uplinks_snapshot(&self, status: &GroupStatus) -> Option<GroupSnapshot> {
+        let group = self.uplink_groups.get(&status.id)?;
+        let problems = self.uplinks.as_ref().and_then(|uplinks| uplinks.standing().groups.get(&status.id).cloned());
+        let problems = problems.unwrap_or_default();
+        let installed = if problems.is_empty() { group.config.routes.len() } else { 0 };
+        Some(GroupSnapshot {
+            name: group.config.name.clone(),
+            kind: "uplinks".to_owned(),
+            role: None,
+            failover: status.failover,
+            pinned: status.pinned.map(|link| self.link_name(link)),
+            active: status.active.iter().map(|link| self.link_name(*link)).collect(),
+            since: clock::rfc3339(status.since_ns),
+            reason: status.reason.clone(),
+            routes: RoutesSnapshot { installed, refused: problems.len(), refusals: problems },
+            announced_to_us: Vec::new(),
+            links: status.links.iter().filter_map(|link| self.uplink_snapshot(group, link)).collect(),
+        })
+    }
+
+    fn uplink_snapshot(&self, group: &UplinkGroup, status: &LinkStatus) -> Option<LinkSnapshot> {
+        let (_, config) = group.uplinks().find(|(id, _)| *id == status.id)?;
+        let uplinks = self.uplinks.as_ref();
+        let figures = uplinks.and_then(|uplinks| uplinks.figures(status.id)).map(|known| known.figures);
+        let way = uplinks.and_then(|uplinks| uplinks.standing().ways.get(&status.id).cloned());
+        let ms = |ns: Option<u64>| ns.map(|ns| ns as f64 / 1e6);
+        Some(LinkSnapshot {
+            name: config.name.clone(),
+            interface: config.interface.clone(),
+            tier: config.tier,
+            weight: status.weight,
+            share: status.share,
+            state: status.verdict.as_str().to_owned(),
+            usable: status.usable,
+            drained: status.drained,
+            engine: config.probe.kind.as_str().to_owned(),
+            engine_reason: None,
+            since: clock::rfc3339(status.since_ns),
+            remote: way.unwrap_or_default(),
+            rtt_ms: ms(figures.and_then(|figures| figures.rtt_ns)),
+            jitter_ms: ms(figures.and_then(|figures| figures.jitter_ns)),
+            loss: figures.map_or(0.0, |figures| f64::from(figures.loss.0) / 1e6),
+            sent: figures.map_or(0, |figures| figures.sent),
+            received: figures.map_or(0, |figures| figures.received),
+            dropped: DroppedSnapshot::default(),
+            flaps: status.flaps,
+            last_down_reason: status.last_down_reason.clone(),
+        })
+    }
+}
+
+fn decision(status: &GroupStatus, plan: &Plan) -> Decision {
+    let of = |test: &dyn Fn(&LinkStatus) -> bool| -> Vec<LinkId> {
+        status.links.iter().filter(|link| test(link)).map(|link| link.id).collect()
+    };
+    // What carries traffic from before the start is taken for good until there is a verdict.
+    let taken_over = |link: &LinkStatus| {
+        link.verdict == LinkVerdict::Starting && plan.active.iter().any(|(active, _)| *active == link.id)
+    };
+    Decision {
+        group: status.id,
+        active: plan.active.clone(),
+        usable: of(&|link| link.usable || taken_over(link)),
+        dead: of(&|link| matches!(link.verdict, LinkVerdict::Down | LinkVerdict::Absent)),
+    }
+}

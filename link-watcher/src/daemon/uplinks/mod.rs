@@ -1,0 +1,171 @@
+//! Groups of uplinks at run time.
+//!
+//! Everything that is done for uplinks (probes aside, which have their own thread) is done by one thread, `lw-uplinks`: it
+//! follows their interfaces and gateways, and writes rules, tables and the nftables table, which takes milliseconds where a
+//! peer's failover takes microseconds. The core decides, as for peers, and never waits for it.
+
+mod core;
+mod evidence;
+mod worker;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+};
+
+use anyhow::{Context as _, Result};
+use tokio::sync::mpsc;
+use tracing::warn;
+
+use crate::{
+    config::UplinksConfig,
+    event::{Device, GroupId, LinkId, Plan, Transition},
+    uplink::{
+        health::Verdict,
+        probe::{UplinkFigures, UplinkProber},
+    },
+};
+
+/// Orders that wait for the worker.
+const QUEUE: usize = 64;
+
+/// One group of uplinks, as the core knows it.
+pub(super) struct UplinkGroup {
+    pub(super) id: GroupId,
+    pub(super) config: UplinksConfig,
+    /// Ids of its uplinks, in the order of the file.
+    pub(super) links: Vec<LinkId>,
+    /// What the engine wants.
+    pub(super) plan: Option<Plan>,
+    /// What the worker was told last.
+    decision: Option<Decision>,
+    /// What people are told once the kernel has the new routes.
+    pub(super) untold: Vec<Transition>,
+}
+
+impl UplinkGroup {
+    pub(super) const fn new(id: GroupId, config: UplinksConfig, links: Vec<LinkId>) -> Self {
+        Self { id, config, links, plan: None, decision: None, untold: Vec::new() }
+    }
+
+    /// Uplinks with their ids.
+    pub(super) fn uplinks(&self) -> impl Iterator<Item = (LinkId, &crate::config::UplinkConfig)> {
+        self.links.iter().copied().zip(&self.config.links)
+    }
+}
+
+/// What the core wants.
+#[derive(Debug)]
+pub(super) enum Order {
+    /// These are all groups from now on.
+    Configure(Vec<(GroupId, UplinksConfig, Vec<LinkId>)>),
+    /// A group's traffic shall go there.
+    Decided(Decision),
+    /// End; with `true` remove everything that is ours.
+    Stop(bool),
+}
+
+/// What the engine decided about a group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Decision {
+    pub(super) group: GroupId,
+    /// Uplinks that take new connections, with their weights.
+    pub(super) active: Vec<(LinkId, u32)>,
+    /// Uplinks that may be used by rule.
+    pub(super) usable: Vec<LinkId>,
+    /// Uplinks that do not work at all: their connections are to be released.
+    pub(super) dead: Vec<LinkId>,
+}
+
+/// What the worker tells.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// An uplink's interface or way out has changed; what lacks.
+    Device { link: LinkId, device: Device, lack: Option<String> },
+    /// Its probes have come to a verdict; why the last one without answer had none.
+    Probed { link: LinkId, verdict: Verdict, last_good_ns: u64, last_failure: Option<String> },
+    /// An earlier run left the group's traffic there.
+    Adopted { group: GroupId, links: Vec<LinkId> },
+    /// A decision about the group stands in the kernel.
+    Done { group: GroupId, done_ns: u64 },
+}
+
+/// How things stand, for the status.
+#[derive(Debug, Default)]
+pub(super) struct Standing {
+    /// By group: whether everything stands, and what does not.
+    pub(super) groups: BTreeMap<GroupId, Vec<String>>,
+    /// By uplink: the gateway, or what lacks.
+    pub(super) ways: BTreeMap<LinkId, String>,
+}
+
+/// The way to the worker.
+pub(super) struct Uplinks {
+    orders: mpsc::Sender<Order>,
+    standing: Arc<Mutex<Standing>>,
+    prober: Arc<UplinkProber>,
+    thread: JoinHandle<()>,
+}
+
+impl Uplinks {
+    /// Starts the threads. `instance` names the nftables table.
+    pub(super) fn start(instance: Option<&str>, reports: mpsc::Sender<Report>) -> Result<Self> {
+        let (orders, taken) = mpsc::channel(QUEUE);
+        let standing = Arc::new(Mutex::new(Standing::default()));
+        let evidence = Arc::new(evidence::Counted::default());
+        let (verdicts_in, verdicts) = mpsc::channel(QUEUE);
+        let prober = Arc::new(crate::uplink::probe::spawn(verdicts_in, Arc::clone(&evidence) as _)?);
+        let parts = worker::Parts {
+            instance: instance.map(str::to_owned),
+            orders: taken,
+            reports,
+            verdicts,
+            standing: Arc::clone(&standing),
+            evidence,
+            prober: Arc::clone(&prober),
+        };
+        let thread = std::thread::Builder::new()
+            .name("lw-uplinks".to_owned())
+            .spawn(move || worker::run(parts))
+            .context("starting the thread that serves uplinks")?;
+        Ok(Self { orders, standing, prober, thread })
+    }
+
+    /// Orders something. The worker takes orders all the time; it may be behind by some milliseconds.
+    pub(super) async fn order(&self, order: Order) {
+        if self.orders.send(order).await.is_err() {
+            warn!(
+                "the thread that serves uplinks has ended: their routes stay as they are until link-watcher restarts"
+            );
+        }
+    }
+
+    /// Hands a decision over; `false`: the worker is far behind, and is to be told later.
+    fn try_order(&self, order: Order) -> bool {
+        !matches!(self.orders.try_send(order), Err(mpsc::error::TrySendError::Full(_)))
+    }
+
+    /// How things stand.
+    pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is measured of an uplink.
+    pub(super) fn figures(&self, link: LinkId) -> Option<UplinkFigures> {
+        self.prober.figures(link)
+    }
+
+    /// Ends the threads, having removed everything that is ours if so asked.
+    pub(super) async fn stop(self, remove: bool) {
+        self.order(Order::Stop(remove)).await;
+        drop(self.orders);
+        if self.thread.join().is_err() {
+            warn!("the thread that serves uplinks has panicked");
+        }
+        // The worker has given up its share.
+        if let Some(prober) = Arc::into_inner(self.prober) {
+            prober.stop();
+        }
+    }
+}

@@ -1,0 +1,467 @@
+//! The thread that makes the kernel have what was decided about uplinks, and tells what befalls their interfaces.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::mpsc;
+use tracing::{error, info, warn};
+
+use super::{Decision, Order, Report, Standing, evidence::Counted};
+use crate::{
+    clock,
+    config::{FailbackConnections, UplinksConfig},
+    event::{GroupId, LinkId},
+    system::{Interfaces, KernelEvent, KernelEvents, LinkSysctls, ProcSysctl},
+    uplink::{
+        Desired, Uplink,
+        conntrack::{Conntrack, ConntrackSink as _},
+        learn::{Learner, NetlinkLearn, Resolved},
+        nft::{Nft, Ruleset},
+        probe::{ProbedUplink, UplinkProber, UplinkReport},
+        sysctls,
+        tables::{NetlinkTables, Tables},
+    },
+};
+
+/// Kernel events taken in before anything is done about them.
+const EVENTS_A_ROUND: usize = 256;
+
+/// What the worker is made of.
+pub(super) struct Parts {
+    pub(super) instance: Option<String>,
+    pub(super) orders: mpsc::Receiver<Order>,
+    pub(super) reports: mpsc::Sender<Report>,
+    pub(super) verdicts: mpsc::Receiver<UplinkReport>,
+    pub(super) standing: Arc<Mutex<Standing>>,
+    pub(super) evidence: Arc<Counted>,
+    pub(super) prober: Arc<UplinkProber>,
+}
+
+/// A group, and what is known and decided about it.
+struct Group {
+    id: GroupId,
+    config: UplinksConfig,
+    links: Vec<LinkId>,
+    resolved: Vec<Option<Resolved>>,
+    decision: Decision,
+    /// Uplinks whose connections are to be released as soon as another one takes them.
+    to_release: BTreeSet<LinkId>,
+}
+
+struct Worker {
+    reports: mpsc::Sender<Report>,
+    standing: Arc<Mutex<Standing>>,
+    evidence: Arc<Counted>,
+    prober: Arc<UplinkProber>,
+    events: KernelEvents,
+    interfaces: Interfaces,
+    learner: Learner<NetlinkLearn>,
+    tables: Tables<NetlinkTables>,
+    ruleset: Ruleset<Nft>,
+    conntrack: Conntrack,
+    sysctls: LinkSysctls<ProcSysctl>,
+    groups: BTreeMap<GroupId, Group>,
+    /// Uplinks are to be resolved again.
+    changed: bool,
+    /// Complaints in the log already.
+    said: BTreeSet<String>,
+}
+
+/// Runs until told to stop.
+pub(super) fn run(parts: Parts) {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return error!("uplinks are not served: no runtime: {error}"),
+    };
+    runtime.block_on(async {
+        let Parts { instance, mut orders, reports, mut verdicts, standing, evidence, prober } = parts;
+        let worker = Worker::open(instance.as_deref(), reports, standing, evidence, prober);
+        match worker {
+            Ok(worker) => {
+                if let Err(error) = worker.serve(&mut orders, &mut verdicts).await {
+                    error!("uplinks are not served any more, their routes stay as they are: {error}");
+                }
+            }
+            Err(error) => error!("uplinks are not served: {error}"),
+        }
+    });
+}
+
+impl Worker {
+    fn open(
+        instance: Option<&str>,
+        reports: mpsc::Sender<Report>,
+        standing: Arc<Mutex<Standing>>,
+        evidence: Arc<Counted>,
+        prober: Arc<UplinkProber>,
+    ) -> io::Result<Self> {
+        // Before the first dump, so that nothing is missed between the two.
+        let events = KernelEvents::open()?;
+        Ok(Self {
+            reports,
+            standing,
+            evidence,
+            prober,
+            events,
+            interfaces: Interfaces::read()?,
+            learner: Learner::new(NetlinkLearn::open()?),
+            tables: Tables::new(NetlinkTables::open()?),
+            ruleset: Ruleset::new(Nft::open()?, instance),
+            conntrack: Conntrack::open()?,
+            sysctls: LinkSysctls::new(ProcSysctl),
+            groups: BTreeMap::new(),
+            changed: false,
+            said: BTreeSet::new(),
+        })
+    }
+
+    async fn serve(
+        mut self,
+        orders: &mut mpsc::Receiver<Order>,
+        verdicts: &mut mpsc::Receiver<UplinkReport>,
+    ) -> io::Result<()> {
+        loop {
+            let wait_ns = self.next_deadline_ns().saturating_sub(clock::now_ns());
+            tokio::select! {
+                biased;
+                Some(order) = orders.recv() => match order {
+                    Order::Configure(groups) => self.configure(groups).await,
+                    Order::Decided(decision) => self.decided(decision).await,
+                    Order::Stop(remove) => {
+                        if remove {
+                            self.remove();
+                        }
+                        return Ok(());
+                    }
+                },
+                Some(report) = verdicts.recv() => {
+                    let UplinkReport { link, verdict, last_good_ns, last_failure } = report;
+                    self.tell(Report::Probed { link, verdict, last_good_ns, last_failure }).await;
+                }
+                event = self.events.next() => self.event(&event?),
+                () = self.evidence.asked() => self.count(),
+                () = tokio::time::sleep(Duration::from_nanos(wait_ns)) => {}
+            }
+            for _ in 0..EVENTS_A_ROUND {
+                let Some(event) = self.events.try_next() else { break };
+                self.event(&event);
+            }
+            self.follow().await;
+            self.repair();
+        }
+    }
+
+    fn next_deadline_ns(&self) -> u64 {
+        let ruleset_ns = self.ruleset.deadline_ns().unwrap_or(u64::MAX);
+        self.learner.next_deadline_ns().min(self.tables.next_deadline_ns()).min(ruleset_ns)
+    }
+
+    async fn tell(&self, report: Report) {
+        // Without the core the process is ending.
+        let _ = self.reports.send(report).await;
+    }
+
+    fn standing(&self) -> MutexGuard<'_, Standing> {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes a complaint to the log, once as long as it holds.
+    fn complain(&mut self, key: &str, complaint: Option<String>) {
+        match complaint {
+            Some(complaint) => {
+                if self.said.insert(format!("{key}{complaint}")) {
+                    error!("{complaint}");
+                }
+            }
+            None => self.said.retain(|said| !said.starts_with(key)),
+        }
+    }
+
+    fn count(&mut self) {
+        match self.ruleset.replies() {
+            Ok(replies) => self.evidence.set(replies),
+            Err(error) => self.complain("count", Some(format!("replies on uplinks cannot be counted: {error}"))),
+        }
+    }
+}
+
+// What befalls interfaces.
+impl Worker {
+    fn event(&mut self, event: &KernelEvent) {
+        let now_ns = clock::now_ns();
+        self.learner.observe(now_ns, event);
+        self.tables.observe(now_ns, event);
+        self.changed |= if *event == KernelEvent::Resync {
+            match Interfaces::read() {
+                Ok(interfaces) => std::mem::replace(&mut self.interfaces, interfaces) != self.interfaces,
+                Err(error) => {
+                    warn!("the interfaces could not be read, they stay as they were known: {error}");
+                    false
+                }
+            }
+        } else {
+            self.interfaces.update(event)
+        };
+    }
+
+    /// Looks how the uplinks' interfaces, addresses and gateways are now, and does what follows.
+    async fn follow(&mut self) {
+        let now_ns = clock::now_ns();
+        if self.learner.next_deadline_ns() <= now_ns {
+            let tick = self.learner.tick(now_ns, &self.interfaces);
+            self.changed |= tick.changed;
+            self.complain("learn", tick.trouble);
+        }
+        if std::mem::take(&mut self.changed) {
+            let changed = self.resolve().await;
+            self.apply(&changed).await;
+        }
+    }
+
+    /// Gives the groups that have changed.
+    async fn resolve(&mut self) -> BTreeSet<GroupId> {
+        let mut changed = BTreeSet::new();
+        let mut reports = Vec::new();
+        for group in self.groups.values_mut() {
+            for ((link, config), known) in group.links.iter().zip(&group.config.links).zip(&mut group.resolved) {
+                let resolved = self.learner.resolve(&group.config.routes, config, &self.interfaces);
+                if known.as_ref() == Some(&resolved) {
+                    continue;
+                }
+                let before = known.replace(resolved.clone());
+                changed.insert(group.id);
+                if resolved.ifindex != 0 && before.as_ref().is_none_or(|before| before.ifindex != resolved.ifindex) {
+                    for said in self.sysctls.prepare_uplink(&config.interface) {
+                        info!("{said}");
+                    }
+                }
+                let lack = resolved.lacks.map(|lack| lack.to_string());
+                if before.is_none_or(|before| before.device != resolved.device || before.lacks != resolved.lacks) {
+                    reports.push(Report::Device { link: *link, device: resolved.device, lack });
+                }
+            }
+        }
+        for report in reports {
+            self.tell(report).await;
+        }
+        changed
+    }
+}
+
+// What was decided.
+impl Worker {
+    async fn configure(&mut self, groups: Vec<(GroupId, UplinksConfig, Vec<LinkId>)>) {
+        let now_ns = clock::now_ns();
+        let kept: BTreeSet<GroupId> = groups.iter().map(|(id, ..)| *id).collect();
+        let gone: Vec<GroupId> = self.groups.keys().copied().filter(|id| !kept.contains(id)).collect();
+        for id in gone {
+            self.groups.remove(&id);
+            self.tables.remove(now_ns, id);
+            self.standing().groups.remove(&id);
+        }
+        self.learner.follow(now_ns, groups.iter().map(|(_, config, _)| config));
+        self.learner.tick(now_ns, &self.interfaces);
+        let mut fresh = Vec::new();
+        for (id, config, links) in groups {
+            for said in sysctls::warnings(&self.sysctls, &config) {
+                warn!("{said}");
+            }
+            let known = self.groups.remove(&id);
+            if known.is_none() {
+                fresh.push(id);
+            }
+            let nothing = Decision { group: id, active: Vec::new(), usable: Vec::new(), dead: Vec::new() };
+            let (decision, to_release) =
+                known.map_or_else(|| (nothing, BTreeSet::new()), |known| (known.decision, known.to_release));
+            let resolved = vec![None; links.len()];
+            self.groups.insert(id, Group { id, config, links, resolved, decision, to_release });
+        }
+        self.resolve().await;
+        for id in fresh {
+            self.adopt(id).await;
+        }
+        let all: BTreeSet<GroupId> = self.groups.keys().copied().collect();
+        self.apply(&all).await;
+    }
+
+    /// Finds out where an earlier run left the group's traffic, and leaves it there.
+    async fn adopt(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let found = self.tables.standing(&group.desired());
+        if found.is_empty() {
+            return;
+        }
+        info!("{}: what an earlier run left is taken over", group.config.name);
+        group.decision.active = found.into_iter().collect();
+        group.decision.usable = group.decision.active.iter().map(|(link, _)| *link).collect();
+        let links = group.decision.usable.clone();
+        self.tell(Report::Adopted { group: id, links }).await;
+    }
+
+    async fn decided(&mut self, decision: Decision) {
+        let Some(group) = self.groups.get_mut(&decision.group) else { return };
+        let before = std::mem::replace(&mut group.decision, decision);
+        let takes = |decision: &Decision, link: LinkId| decision.active.iter().any(|(active, _)| *active == link);
+        for link in &group.links {
+            let died = group.decision.dead.contains(link) && !before.dead.contains(link);
+            let left = takes(&before, *link) && !takes(&group.decision, *link);
+            let moves = group.config.failback_connections == FailbackConnections::Move || !group.config.sticky;
+            if died || (left && moves) {
+                group.to_release.insert(*link);
+            } else if group.decision.usable.contains(link) && !left {
+                // It came back before anything else could take its connections.
+                group.to_release.remove(link);
+            }
+        }
+        let id = group.id;
+        self.apply(&BTreeSet::from([id])).await;
+        let done_ns = clock::now_ns();
+        self.tell(Report::Done { group: id, done_ns }).await;
+    }
+
+    /// Makes the kernel have what is wanted: which uplink new connections take, then routes, then the release of
+    /// connections that would hang.
+    async fn apply(&mut self, changed: &BTreeSet<GroupId>) {
+        if changed.is_empty() && !self.groups.is_empty() {
+            return;
+        }
+        let now_ns = clock::now_ns();
+        let desired: Vec<Desired> = self.groups.values().map(Group::desired).collect();
+        let failed = self.ruleset.apply(now_ns, &desired).err().map(|error| error.to_string());
+        self.complain("nft", failed.clone());
+        for desired in desired.iter().filter(|desired| changed.contains(&desired.group)) {
+            let report = self.tables.apply(now_ns, desired);
+            let mut problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
+            problems.extend(report.error);
+            problems.extend(failed.clone());
+            let said = (!problems.is_empty()).then(|| format!("{}: {}", desired.name, problems.join("; ")));
+            self.complain(&format!("tables {}", desired.name), said);
+            let mut standing = self.standing();
+            standing.groups.insert(desired.group, problems);
+            standing.ways.extend(desired.uplinks.iter().map(|uplink| (uplink.link, way(uplink))));
+        }
+        let probed: Vec<ProbedUplink> = self.groups.values().flat_map(Group::probed).collect();
+        self.prober.set(probed);
+        for id in changed {
+            self.release(*id);
+        }
+    }
+
+    fn release(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let dead = |link: &LinkId| group.decision.dead.contains(link);
+        if !group.decision.active.iter().any(|(link, _)| !dead(link)) {
+            return;
+        }
+        let desired = group.desired();
+        let mut complaints = Vec::new();
+        for uplink in std::mem::take(&mut group.to_release).iter().filter_map(|link| desired.uplink(*link)) {
+            match self.conntrack.release(desired.mark(uplink), desired.fwmark_mask) {
+                Ok(0) => {}
+                Ok(count) => info!("{}: about {count} connections of {} are released", desired.name, uplink.name),
+                Err(error) => complaints.push(format!(
+                    "{}: connections of {} hang until they time out: {error}",
+                    desired.name, uplink.name
+                )),
+            }
+        }
+        let complaint = (!complaints.is_empty()).then(|| complaints.join("; "));
+        self.complain("release", complaint);
+    }
+
+    /// Puts right what others have changed.
+    fn repair(&mut self) {
+        let now_ns = clock::now_ns();
+        if self.tables.next_deadline_ns() <= now_ns {
+            for notice in self.tables.reconcile(now_ns) {
+                warn!("uplinks: {notice}");
+            }
+        }
+        if self.ruleset.deadline_ns().is_some_and(|due_ns| due_ns <= now_ns)
+            && let Some(notice) = self.ruleset.tick(now_ns)
+        {
+            self.complain("ruleset", Some(notice.to_string()));
+        }
+    }
+
+    fn remove(&mut self) {
+        if let Err(error) = self.ruleset.remove() {
+            warn!("the nftables table stays: {error}");
+        }
+        for (_, report) in self.tables.remove_all(clock::now_ns()) {
+            for problem in report.problems {
+                warn!("tables of uplinks: {problem}");
+            }
+        }
+        for said in self.sysctls.restore() {
+            warn!("{said}");
+        }
+    }
+}
+
+/// The way out, for people.
+fn way(uplink: &Uplink) -> String {
+    let paths = [uplink.ipv4, uplink.ipv6];
+    let gateways: Vec<String> = paths.iter().flatten().filter_map(|path| Some(path.gateway?.to_string())).collect();
+    if gateways.is_empty() && paths.iter().any(Option::is_some) {
+        "point-to-point".to_owned()
+    } else {
+        gateways.join(" ")
+    }
+}
+
+impl Group {
+    fn desired(&self) -> Desired {
+        let config = &self.config;
+        let uplinks = self.links.iter().zip(&config.links).zip(&self.resolved).zip(1..);
+        let uplink = |(((link, uplink), resolved), number): (((&LinkId, &crate::config::UplinkConfig), _), u32)| {
+            let resolved: Option<&Resolved> = Option::as_ref(resolved);
+            let weight =
+                self.decision.active.iter().find(|(active, _)| active == link).map_or(0, |(_, weight)| *weight);
+            Uplink {
+                link: *link,
+                number,
+                name: uplink.name.clone(),
+                interface: uplink.interface.clone(),
+                ifindex: resolved.map_or(0, |resolved| resolved.ifindex),
+                ipv4: resolved.and_then(|resolved| resolved.ipv4),
+                ipv6: resolved.and_then(|resolved| resolved.ipv6),
+                gateway_mac: resolved.and_then(|resolved| resolved.gateway_mac),
+                prefixes: uplink.prefixes.clone(),
+                nat: uplink.nat,
+                weight,
+                usable: self.decision.usable.contains(link),
+            }
+        };
+        Desired {
+            group: self.id,
+            name: config.name.clone(),
+            routes: config.routes.clone(),
+            lan: config.lan.clone(),
+            sticky: config.sticky,
+            fwmark_mask: config.fwmark_mask,
+            rule_priority: config.rule_priority,
+            table_base: config.table_base,
+            force: config.force.clone(),
+            uplinks: uplinks.map(uplink).collect(),
+        }
+    }
+
+    fn probed(&self) -> Vec<ProbedUplink> {
+        let desired = self.desired();
+        let probed = |(uplink, config): (&Uplink, &crate::config::UplinkConfig)| ProbedUplink {
+            link: uplink.link,
+            interface: uplink.interface.clone(),
+            ifindex: uplink.ifindex,
+            ipv4: uplink.ipv4,
+            ipv6: uplink.ipv6,
+            mark: desired.mark(uplink),
+            config: config.probe.clone(),
+        };
+        desired.uplinks.iter().zip(&self.config.links).map(probed).collect()
+    }
+}

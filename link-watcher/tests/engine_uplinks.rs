@@ -1,0 +1,192 @@
+//! The engine and a group of uplinks, in simulated time.
+
+#![allow(clippy::unwrap_used)]
+
+use link_watcher::{
+    engine::Engine,
+    event::{
+        Action, Command, Device, Event, Failback, GroupId, GroupSpec, Health, LinkId, LinkSpec, LinkVerdict, Plan, What,
+    },
+};
+
+const GROUP: GroupId = GroupId(7);
+const S: u64 = 1_000_000_000;
+
+struct World {
+    engine: Engine,
+    now_ns: u64,
+    plan: Option<Plan>,
+    told: Vec<What>,
+}
+
+impl World {
+    /// Uplinks with these tiers and weights, of which nothing is known yet.
+    fn new(uplinks: &[(u32, u32)], failback: Failback) -> Self {
+        let mut engine = Engine::new(1);
+        let link = |(id, (tier, weight)): (usize, &(u32, u32))| LinkSpec {
+            id: LinkId(id as u32),
+            name: format!("provider{id}"),
+            tier: *tier,
+            weight: *weight,
+        };
+        let spec = GroupSpec {
+            id: GROUP,
+            name: "wan".to_owned(),
+            role: None,
+            failback,
+            hold_up_ns: 0,
+            detection_ns: 0,
+            links: uplinks.iter().enumerate().map(link).collect(),
+        };
+        engine.handle(S, Event::Configure(vec![spec]));
+        let mut world = Self { engine, now_ns: S, plan: None, told: Vec::new() };
+        for id in 0..uplinks.len() {
+            world.engine.handle(S, Event::Device { link: LinkId(id as u32), device: Device::Ready });
+        }
+        world.settle();
+        world
+    }
+
+    fn settle(&mut self) {
+        self.engine.tick(self.now_ns);
+        for action in self.engine.actions() {
+            match action {
+                Action::Say { .. } => panic!("there is nobody to say anything to"),
+                Action::Route { plan, .. } => self.plan = Some(plan),
+                Action::Tell(transition) => self.told.push(transition.what),
+            }
+        }
+    }
+
+    fn probed(&mut self, link: u32, health: Health) {
+        self.now_ns += S;
+        let event = Event::Probed { link: LinkId(link), health, why: "it was said so".to_owned(), last_good_ns: 0 };
+        self.engine.handle(self.now_ns, event);
+        self.settle();
+    }
+
+    /// Lets so much time pass, stopping at every deadline.
+    fn pass(&mut self, ns: u64) {
+        let until_ns = self.now_ns + ns;
+        while let Some(due_ns) = self.engine.next_deadline().filter(|due_ns| *due_ns <= until_ns) {
+            self.now_ns = due_ns.max(self.now_ns);
+            self.settle();
+        }
+        self.now_ns = until_ns;
+    }
+
+    fn command(&mut self, command: Command) -> Result<String, String> {
+        let answer = self.engine.command(self.now_ns, command);
+        self.settle();
+        answer
+    }
+
+    fn active(&self) -> Vec<(u32, u32)> {
+        self.plan.iter().flat_map(|plan| &plan.active).map(|(link, weight)| (link.0, *weight)).collect()
+    }
+
+    fn verdict(&self, link: usize) -> LinkVerdict {
+        self.engine.status(self.now_ns)[0].links[link].verdict
+    }
+}
+
+#[test]
+fn all_ways_through_all_combinations_of_three_in_tiers_1_1_2() {
+    // From every combination one uplink changes at a time: all 8 × 3 steps, and back.
+    for start in 0..8_u32 {
+        for changed in 0..3_u32 {
+            let mut world = World::new(&[(1, 5), (1, 3), (2, 2)], Failback::After(0));
+            let health = |up| if up { Health::Up } else { Health::Down };
+            (0..3).for_each(|link| world.probed(link, health(start & (1 << link) != 0)));
+            for bits in [start, start ^ (1 << changed), start] {
+                world.probed(changed, health(bits & (1 << changed) != 0));
+                let before = world.active();
+                let expected = match bits {
+                    0 => before,
+                    4 => vec![(2, 2)],
+                    _ => [(0, 5), (1, 3)].into_iter().filter(|(link, _)| bits & (1 << link) != 0).collect(),
+                };
+                assert_eq!(world.active(), expected, "from {start:03b}, {changed} changes, at {bits:03b}");
+            }
+        }
+    }
+}
+
+#[test]
+fn tier_0_is_never_chosen_and_yet_usable() {
+    let mut world = World::new(&[(0, 1), (1, 1)], Failback::After(0));
+    world.probed(0, Health::Up);
+    assert_eq!(world.active(), []);
+    world.probed(1, Health::Up);
+    assert_eq!(world.active(), [(1, 1)]);
+    assert_eq!(world.plan.as_ref().unwrap().backups, [LinkId(0)]);
+    world.probed(1, Health::Down);
+    assert_eq!(world.active(), [(1, 1)], "the last state stays");
+    assert_eq!(world.told.last(), Some(&What::NoUsableLink));
+    let refused = world.command(Command::Pin { group: GROUP, link: LinkId(0) });
+    assert!(refused.unwrap_err().contains("tier 0"));
+}
+
+#[test]
+fn a_degraded_uplink_is_left_for_a_good_one_and_better_than_none() {
+    let mut world = World::new(&[(1, 1), (2, 1)], Failback::After(10 * S));
+    world.probed(0, Health::Up);
+    world.probed(1, Health::Up);
+    assert_eq!(world.active(), [(0, 1)]);
+    world.probed(0, Health::Degraded);
+    assert_eq!((world.active(), world.verdict(0)), (vec![(1, 1)], LinkVerdict::Degraded));
+    world.probed(1, Health::Down);
+    assert_eq!(world.active(), [(0, 1)], "badly is better than not at all");
+    world.probed(1, Health::Up);
+    assert_eq!(world.active(), [(1, 1)]);
+    world.probed(0, Health::Up);
+    assert_eq!(world.active(), [(1, 1)], "it must prove itself");
+    world.pass(10 * S);
+    assert_eq!(world.active(), [(0, 1)]);
+}
+
+#[test]
+fn weights_change_at_run_time() {
+    let mut world = World::new(&[(1, 1), (1, 1)], Failback::After(0));
+    world.probed(0, Health::Up);
+    world.probed(1, Health::Up);
+    world.command(Command::Weight { link: LinkId(1), weight: 200 }).unwrap();
+    assert_eq!(world.active(), [(0, 1), (1, 200)]);
+    for weight in [0, 257] {
+        assert!(world.command(Command::Weight { link: LinkId(1), weight }).unwrap_err().contains("1 to 256"));
+    }
+    world.command(Command::Drain { link: LinkId(1), drained: true }).unwrap();
+    assert_eq!(world.active(), [(0, 1)]);
+    let refused = world.command(Command::Drain { link: LinkId(0), drained: true });
+    assert!(refused.unwrap_err().contains("nothing would be left"));
+}
+
+#[test]
+fn an_interface_that_goes_takes_its_verdict_along() {
+    let mut world = World::new(&[(1, 1), (1, 1)], Failback::After(0));
+    world.probed(0, Health::Up);
+    world.probed(1, Health::Up);
+    for (device, verdict) in [(Device::Missing, LinkVerdict::Absent), (Device::NoCarrier, LinkVerdict::Down)] {
+        world.engine.handle(world.now_ns, Event::Device { link: LinkId(0), device });
+        world.settle();
+        assert_eq!((world.active(), world.verdict(0)), (vec![(1, 1)], verdict));
+        world.engine.handle(world.now_ns, Event::Device { link: LinkId(0), device: Device::Ready });
+        world.probed(0, Health::Up);
+        assert_eq!(world.active(), [(0, 1), (1, 1)]);
+    }
+}
+
+#[test]
+fn what_an_earlier_run_left_stays_until_there_are_verdicts() {
+    let mut world = World::new(&[(1, 1), (1, 1)], Failback::After(0));
+    let mut fresh = World::new(&[(1, 1), (1, 1)], Failback::After(0));
+    world.engine.handle(world.now_ns, Event::Adopted { group: GROUP, links: vec![LinkId(0), LinkId(1)] });
+    world.settle();
+    assert_eq!(world.active(), [(0, 1), (1, 1)]);
+    world.probed(1, Health::Up);
+    assert_eq!(world.active(), [(0, 1), (1, 1)], "the other has had no time to answer");
+    world.probed(0, Health::Down);
+    assert_eq!(world.active(), [(1, 1)]);
+    fresh.probed(1, Health::Up);
+    assert_eq!(fresh.active(), [(1, 1)]);
+}
