@@ -11,6 +11,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
+use ipnet::IpNet;
 use link_watcher_common::{
     maps::View,
     wire::{Kind, flags},
@@ -96,6 +97,8 @@ pub(super) struct Core {
     pub(super) uplinks: Option<Uplinks>,
     pub(super) uplink_reports: mpsc::Sender<uplinks::Report>,
     pub(super) uplink_groups: BTreeMap<GroupId, UplinkGroup>,
+    /// What the uplinks' thread knows peers to serve.
+    pub(super) spared: Vec<IpNet>,
     /// Groups whose routes are to be computed again, though their plan has not changed.
     pub(super) rerouted: BTreeSet<GroupId>,
     /// Links are to be looked at again, because of what happened to interfaces.
@@ -150,8 +153,12 @@ impl Core {
     pub(super) async fn settle(&mut self) {
         self.engine.tick(clock::now_ns());
         self.carry_out().await;
-        for group in std::mem::take(&mut self.rerouted) {
-            self.route(group).await;
+        let rerouted = std::mem::take(&mut self.rerouted);
+        for group in &rerouted {
+            self.route(*group).await;
+        }
+        if !rerouted.is_empty() {
+            self.spare().await;
         }
         self.hand_over();
         self.announce();

@@ -193,6 +193,7 @@ async fn build(
         uplinks: None,
         uplink_reports: uplink_reports_in,
         uplink_groups: BTreeMap::new(),
+        spared: Vec::new(),
         rerouted: BTreeSet::new(),
         interfaces_changed: false,
         config,

@@ -27,7 +27,7 @@ impl Core {
                 let result = self.change(&change);
                 // The answer says what was done, so it comes when it is done.
                 self.settle().await;
-                let _ = answer.send(result);
+                self.answer_when_done(answer, result);
             }
             Request::Reload => drop(self.reload().await),
             Request::NextLink => self.next_link(),

@@ -29,6 +29,8 @@ pub struct Desired {
     pub name: String,
     /// What goes through the uplinks.
     pub routes: Vec<IpNet>,
+    /// What peers serve, default routes aside: neither spread nor translated, though it may use the same interfaces.
+    pub spared: Vec<IpNet>,
     /// Interfaces whose new connections are spread.
     pub lan: Vec<String>,
     /// Whether a connection stays on its uplink.

@@ -235,6 +235,7 @@ fn wish(site: &Site) -> Desired {
         group: GroupId(0),
         name: "wan".into(),
         routes,
+        spared: Vec::new(),
         lan: vec!["eth0".into()],
         sticky: true,
         fwmark_mask: 0xff00,

@@ -1,6 +1,9 @@
 //! The core's part in uplinks: reports to the engine, decisions to the worker, the status.
 
-use super::{Decision, Order, Report, UplinkGroup};
+use ipnet::IpNet;
+use tokio::sync::oneshot;
+
+use super::{Answer, Decision, Order, Report, UplinkGroup};
 use crate::{
     clock,
     daemon::core::Core,
@@ -8,6 +11,9 @@ use crate::{
     event::{DroppedSnapshot, Event, GroupSnapshot, Health, LinkId, LinkSnapshot, LinkVerdict, Plan, RoutesSnapshot},
     uplink::health::Verdict,
 };
+
+/// Most operators that wait for a group at a time.
+const MAX_WAITING: usize = 64;
 
 impl Core {
     pub(in crate::daemon) fn uplink_report(&mut self, report: Report) {
@@ -31,9 +37,18 @@ impl Core {
                 self.engine.handle(now_ns, Event::Probed { link, health, why, last_good_ns });
             }
             Report::Adopted { group, links } => self.engine.handle(now_ns, Event::Adopted { group, links }),
-            Report::Done { group, done_ns } => {
-                let untold = self.uplink_groups.get_mut(&group).map(|group| std::mem::take(&mut group.untold));
-                for transition in untold.unwrap_or_default() {
+            Report::Done { done, done_ns } => {
+                let Some(group) = self.uplink_groups.get_mut(&done.group) else { return };
+                let complete = group.decision.as_ref() == Some(&done);
+                group.standing = Some(done);
+                if !complete {
+                    return;
+                }
+                for (answer, result) in group.waiting.drain(..) {
+                    // Whoever asked may have gone: that is their affair.
+                    let _ = answer.send(result);
+                }
+                for transition in std::mem::take(&mut group.untold) {
                     self.publish(&transition, done_ns);
                 }
             }
@@ -55,7 +70,27 @@ impl Core {
         }
     }
 
-    /// A group of uplinks in the status.
+    /// Answers whoever ordered something, as soon as what follows from it stands in the kernel.
+    pub(in crate::daemon) fn answer_when_done(&mut self, answer: oneshot::Sender<Answer>, result: Answer) {
+        let busy = |group: &&mut UplinkGroup| group.decision != group.standing && group.waiting.len() < MAX_WAITING;
+        match self.uplink_groups.values_mut().find(busy) {
+            Some(group) => group.waiting.push((answer, result)),
+            None => drop(answer.send(result)),
+        }
+    }
+
+    /// Tells the worker what peers serve, where that has changed.
+    pub(in crate::daemon) async fn spare(&mut self) {
+        let Some(uplinks) = &self.uplinks else { return };
+        let served = self.groups.values().flat_map(|group| group.prefixes());
+        let served: Vec<IpNet> = served.filter(|prefix| prefix.prefix_len() > 0).collect();
+        if served != self.spared {
+            self.spared.clone_from(&served);
+            uplinks.order(Order::Spare(served)).await;
+        }
+    }
+
+    /// A group of uplinks in the status: what of it stands in the kernel.
     pub(in crate::daemon) fn uplinks_snapshot(&self, status: &GroupStatus) -> Option<GroupSnapshot> {
         let group = self.uplink_groups.get(&status.id)?;
         let problems = self.uplinks.as_ref().and_then(|uplinks| uplinks.standing().groups.get(&status.id).cloned());
@@ -67,7 +102,7 @@ impl Core {
             role: None,
             failover: status.failover,
             pinned: status.pinned.map(|link| self.link_name(link)),
-            active: status.active.iter().map(|link| self.link_name(*link)).collect(),
+            active: group.active().map(|link| self.link_name(link)).collect(),
             since: clock::rfc3339(status.since_ns),
             reason: status.reason.clone(),
             routes: RoutesSnapshot { installed, refused: problems.len(), refusals: problems },
@@ -87,9 +122,9 @@ impl Core {
             interface: config.interface.clone(),
             tier: config.tier,
             weight: status.weight,
-            share: status.share,
+            share: if group.active().any(|link| link == status.id) { status.share } else { 0.0 },
             state: status.verdict.as_str().to_owned(),
-            usable: status.usable,
+            usable: status.usable && group.standing.as_ref().is_some_and(|known| known.usable.contains(&status.id)),
             drained: status.drained,
             engine: config.probe.kind.as_str().to_owned(),
             engine_reason: None,

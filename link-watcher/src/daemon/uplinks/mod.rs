@@ -15,7 +15,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result};
-use tokio::sync::mpsc;
+use ipnet::IpNet;
+use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
 use crate::{
@@ -26,6 +27,9 @@ use crate::{
         probe::{UplinkFigures, UplinkProber},
     },
 };
+
+/// What an operator is told.
+type Answer = Result<String, String>;
 
 /// Orders that wait for the worker.
 const QUEUE: usize = 64;
@@ -40,13 +44,22 @@ pub(super) struct UplinkGroup {
     pub(super) plan: Option<Plan>,
     /// What the worker was told last.
     decision: Option<Decision>,
+    /// What stands in the kernel.
+    standing: Option<Decision>,
+    /// Who ordered something, and is to be told when it stands.
+    waiting: Vec<(oneshot::Sender<Answer>, Answer)>,
     /// What people are told once the kernel has the new routes.
     pub(super) untold: Vec<Transition>,
 }
 
 impl UplinkGroup {
     pub(super) const fn new(id: GroupId, config: UplinksConfig, links: Vec<LinkId>) -> Self {
-        Self { id, config, links, plan: None, decision: None, untold: Vec::new() }
+        Self { id, config, links, plan: None, decision: None, standing: None, waiting: Vec::new(), untold: Vec::new() }
+    }
+
+    /// Uplinks that take new connections, as the kernel has it.
+    fn active(&self) -> impl Iterator<Item = LinkId> {
+        self.standing.iter().flat_map(|standing| &standing.active).map(|(link, _)| *link)
     }
 
     /// Uplinks with their ids.
@@ -60,6 +73,8 @@ impl UplinkGroup {
 pub(super) enum Order {
     /// These are all groups from now on.
     Configure(Vec<(GroupId, UplinksConfig, Vec<LinkId>)>),
+    /// Peers serve these: no uplink's connections.
+    Spare(Vec<IpNet>),
     /// A group's traffic shall go there.
     Decided(Decision),
     /// End; with `true` remove everything that is ours.
@@ -88,7 +103,7 @@ pub(super) enum Report {
     /// An earlier run left the group's traffic there.
     Adopted { group: GroupId, links: Vec<LinkId> },
     /// A decision about the group stands in the kernel.
-    Done { group: GroupId, done_ns: u64 },
+    Done { done: Decision, done_ns: u64 },
 }
 
 /// How things stand, for the status.

@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
@@ -65,6 +66,8 @@ struct Worker {
     conntrack: Conntrack,
     sysctls: LinkSysctls<ProcSysctl>,
     groups: BTreeMap<GroupId, Group>,
+    /// What peers serve.
+    spared: Vec<IpNet>,
     /// Uplinks are to be resolved again.
     changed: bool,
     /// Complaints in the log already.
@@ -114,6 +117,7 @@ impl Worker {
             conntrack: Conntrack::open()?,
             sysctls: LinkSysctls::new(ProcSysctl),
             groups: BTreeMap::new(),
+            spared: Vec::new(),
             changed: false,
             said: BTreeSet::new(),
         })
@@ -130,6 +134,11 @@ impl Worker {
                 biased;
                 Some(order) = orders.recv() => match order {
                     Order::Configure(groups) => self.configure(groups).await,
+                    Order::Spare(prefixes) => {
+                        self.spared = prefixes;
+                        let all: BTreeSet<GroupId> = self.groups.keys().copied().collect();
+                        self.apply(&all).await;
+                    }
                     Order::Decided(decision) => self.decided(decision).await,
                     Order::Stop(remove) => {
                         if remove {
@@ -291,7 +300,7 @@ impl Worker {
     /// Finds out where an earlier run left the group's traffic, and leaves it there.
     async fn adopt(&mut self, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let found = self.tables.standing(&group.desired());
+        let found = self.tables.standing(&group.desired(&self.spared));
         if found.is_empty() {
             return;
         }
@@ -317,10 +326,10 @@ impl Worker {
                 group.to_release.remove(link);
             }
         }
-        let id = group.id;
+        let (id, done) = (group.id, group.decision.clone());
         self.apply(&BTreeSet::from([id])).await;
         let done_ns = clock::now_ns();
-        self.tell(Report::Done { group: id, done_ns }).await;
+        self.tell(Report::Done { done, done_ns }).await;
     }
 
     /// Makes the kernel have what is wanted: which uplink new connections take, then routes, then the release of
@@ -330,7 +339,7 @@ impl Worker {
             return;
         }
         let now_ns = clock::now_ns();
-        let desired: Vec<Desired> = self.groups.values().map(Group::desired).collect();
+        let desired: Vec<Desired> = self.groups.values().map(|group| group.desired(&self.spared)).collect();
         let failed = self.ruleset.apply(now_ns, &desired).err().map(|error| error.to_string());
         self.complain("nft", failed.clone());
         for desired in desired.iter().filter(|desired| changed.contains(&desired.group)) {
@@ -357,7 +366,7 @@ impl Worker {
         if !group.decision.active.iter().any(|(link, _)| !dead(link)) {
             return;
         }
-        let desired = group.desired();
+        let desired = group.desired(&self.spared);
         let mut complaints = Vec::new();
         for uplink in std::mem::take(&mut group.to_release).iter().filter_map(|link| desired.uplink(*link)) {
             match self.conntrack.release(desired.mark(uplink), desired.fwmark_mask) {
@@ -415,7 +424,7 @@ fn way(uplink: &Uplink) -> String {
 }
 
 impl Group {
-    fn desired(&self) -> Desired {
+    fn desired(&self, spared: &[IpNet]) -> Desired {
         let config = &self.config;
         let uplinks = self.links.iter().zip(&config.links).zip(&self.resolved).zip(1..);
         let uplink = |(((link, uplink), resolved), number): (((&LinkId, &crate::config::UplinkConfig), _), u32)| {
@@ -441,6 +450,7 @@ impl Group {
             group: self.id,
             name: config.name.clone(),
             routes: config.routes.clone(),
+            spared: spared.to_vec(),
             lan: config.lan.clone(),
             sticky: config.sticky,
             fwmark_mask: config.fwmark_mask,
@@ -452,7 +462,7 @@ impl Group {
     }
 
     fn probed(&self) -> Vec<ProbedUplink> {
-        let desired = self.desired();
+        let desired = self.desired(&[]);
         let probed = |(uplink, config): (&Uplink, &crate::config::UplinkConfig)| ProbedUplink {
             link: uplink.link,
             interface: uplink.interface.clone(),

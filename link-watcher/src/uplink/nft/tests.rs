@@ -44,6 +44,7 @@ fn group() -> Desired {
         group: GroupId(0),
         name: "wan".into(),
         routes: vec!["0.0.0.0/0".parse().unwrap()],
+        spared: Vec::new(),
         lan: vec!["eth0".into()],
         sticky: true,
         fwmark_mask: 0xff00,
