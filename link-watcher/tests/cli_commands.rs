@@ -345,6 +345,21 @@ fn a_generated_key_is_good_and_never_overwritten() {
 }
 
 #[test]
+fn the_nftables_of_a_configuration_are_printed() {
+    let example = format!("{}/examples/uplinks.toml", env!("CARGO_MANIFEST_DIR"));
+    let printed = run(&["generate", "nft", "--config", &example]);
+    assert_eq!(code(&printed), 0, "{}", stderr(&printed));
+    assert!(stdout(&printed).contains("\ntable inet link_watcher {\n"), "{}", stdout(&printed));
+    assert!(stdout(&printed).contains("numgen inc mod "));
+    let desk = Desk::new();
+    desk.write_key("hq.key", 0o600, Key::generate().unwrap().to_base64().as_str());
+    let peer_only = desk.write("peer.toml", ON_LOOPBACK);
+    let refused = run(&["generate", "nft", "--config", peer_only.to_str().unwrap()]);
+    assert_eq!(code(&refused), 1);
+    assert!(stderr(&refused).contains("has no [[uplinks]]"), "{}", stderr(&refused));
+}
+
+#[test]
 fn generated_texts_are_printed() {
     assert_eq!(stdout(&run(&["generate", "config"])), support::repository_file("examples/link-watcher.toml"));
     assert_eq!(stdout(&run(&["generate", "config", "peer"])), stdout(&run(&["generate", "config"])));

@@ -163,6 +163,8 @@ pub enum Generated {
     Config,
     /// A fresh key for a peer.
     Key,
+    /// The nftables table for the uplinks of the configuration, as if all of them were up.
+    Nft,
 }
 
 /// Which example configuration.

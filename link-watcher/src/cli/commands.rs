@@ -13,7 +13,7 @@ use clap::CommandFactory;
 use super::{
     Arguments, Command, EXIT_CONFIG, EXIT_FAILED, EXIT_USAGE, Failure,
     arguments::{Generated, OnOff, Scenario},
-    doctor, events, generate,
+    doctor, events, generate, nft,
     output::{Style, print},
     status,
 };
@@ -53,9 +53,13 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Command::Generate { what: Generated::Key, example: None, from: None, output } => {
             generate::key(output.as_deref())
         }
-        Command::Generate { .. } => {
-            Err(Failure::new(EXIT_USAGE, "link-watcher: only `generate config` has examples and --from"))
+        Command::Generate { what: Generated::Nft, example: None, from: None, output: None } => {
+            nft::generate(&arguments.config_path())
         }
+        Command::Generate { .. } => Err(Failure::new(
+            EXIT_USAGE,
+            "link-watcher: only `generate config` has examples and --from, and `generate nft` has no --output",
+        )),
         Command::Demo { scenario, script, interval, multiplier, engine } => {
             let options = demo::Options { script, interval, multiplier, engine };
             let verdict = match scenario {

@@ -8,6 +8,7 @@ mod doctor;
 mod events;
 mod generate;
 mod migrate;
+mod nft;
 mod output;
 mod status;
 

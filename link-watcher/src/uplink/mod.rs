@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use crate::{
-    config::{ForceConfig, Nat},
+    config::{ForceConfig, Nat, UplinkConfig, UplinksConfig},
     event::{GroupId, LinkId},
 };
 
@@ -86,6 +86,48 @@ pub struct Path {
 }
 
 impl Desired {
+    /// What the configuration alone says of the group: as if all of its uplinks were up. Addresses that the daemon would
+    /// learn are not known, nor is who is behind an interface that several uplinks share.
+    pub fn with_all_up(group: GroupId, config: &UplinksConfig) -> Self {
+        let lowest = config.links.iter().map(|link| link.tier).filter(|tier| *tier > 0).min();
+        let uplink = |(link, number): (&UplinkConfig, u32)| {
+            // Where the file names addresses, the uplink has their families; else whatever the group routes.
+            let named: Vec<IpAddr> = link.gateways.iter().chain(&link.locals).copied().collect();
+            let path = |ipv4: bool| {
+                let of = |addresses: &[IpAddr]| addresses.iter().copied().find(|address| address.is_ipv4() == ipv4);
+                let routed = config.routes.iter().any(|prefix| prefix.addr().is_ipv4() == ipv4);
+                let has = routed && (named.is_empty() || of(&named).is_some());
+                has.then(|| Path { gateway: of(&link.gateways), source: of(&link.locals) })
+            };
+            Uplink {
+                link: LinkId(number - 1),
+                number,
+                name: link.name.clone(),
+                interface: link.interface.clone(),
+                ifindex: 0,
+                ipv4: path(true),
+                ipv6: path(false),
+                gateway_mac: None,
+                prefixes: link.prefixes.clone(),
+                nat: link.nat,
+                weight: if Some(link.tier) == lowest { link.weight } else { 0 },
+                usable: true,
+            }
+        };
+        Self {
+            group,
+            name: config.name.clone(),
+            routes: config.routes.clone(),
+            lan: config.lan.clone(),
+            sticky: config.sticky,
+            fwmark_mask: config.fwmark_mask,
+            rule_priority: config.rule_priority,
+            table_base: config.table_base,
+            force: config.force.clone(),
+            uplinks: config.links.iter().zip(1..).map(uplink).collect(),
+        }
+    }
+
     /// One of its uplinks.
     pub fn uplink(&self, link: LinkId) -> Option<&Uplink> {
         self.uplinks.iter().find(|uplink| uplink.link == link)

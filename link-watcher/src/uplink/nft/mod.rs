@@ -33,7 +33,7 @@ use std::{collections::BTreeMap, fmt, io};
 pub use self::sink::{Nft, NftError, RulesetSink};
 use self::text::Table;
 use super::Desired;
-use crate::event::LinkId;
+use crate::event::{GroupId, LinkId};
 
 /// Time between two looks at the kernel's ruleset generation, ns.
 const PERIOD_NS: u64 = 1_000_000_000;
@@ -112,6 +112,8 @@ pub struct Ruleset<S> {
     next_ns: u64,
     /// The wait before the next attempt after one that failed; grows with each.
     backoff_ns: u64,
+    /// The weights when there last were any.
+    weights: BTreeMap<GroupId, BTreeMap<LinkId, u32>>,
     /// Whose the counters are.
     links: BTreeMap<String, LinkId>,
     /// The counters as last read, and the sums that outlive them.
@@ -136,6 +138,7 @@ impl<S: RulesetSink> Ruleset<S> {
             baseline: None,
             next_ns: u64::MAX,
             backoff_ns: PERIOD_NS,
+            weights: BTreeMap::new(),
             links: BTreeMap::new(),
             answers: BTreeMap::new(),
         }
@@ -146,7 +149,9 @@ impl<S: RulesetSink> Ruleset<S> {
         rules::table_name(self.instance.as_deref())
     }
 
-    /// Makes the table what these groups want; without groups it is removed. Takes some 10 ms where something changes.
+    /// Makes the table what these groups want. Where no uplink of a group has a weight, the last ones count still: a
+    /// connection that begins meanwhile is translated, and goes on when its uplink is back. Without groups the table is
+    /// removed. Takes some 20 ms where something changes, most of it after the change has taken effect.
     ///
     /// # Errors
     /// Where `nft` is missing or refuses. The former table stands then; [`tick`](Self::tick) tries again.
@@ -156,8 +161,10 @@ impl<S: RulesetSink> Ruleset<S> {
             self.remove()?;
             return Ok(if had { Applied::Replaced } else { Applied::Unchanged });
         }
-        let wanted = rules::table(groups, self.instance.as_deref());
-        self.links = rules::counters(groups).into_iter().collect();
+        self.weights.retain(|group, _| groups.iter().any(|known| known.group == *group));
+        let groups: Vec<Desired> = groups.iter().map(|group| self.weighted(group)).collect();
+        let wanted = rules::table(&groups, self.instance.as_deref());
+        self.links = rules::counters(&groups).into_iter().collect();
         let links = &self.links;
         self.answers.retain(|link, _| links.values().any(|known| known == link));
         if self.installed.as_ref() == Some(&wanted) {
@@ -166,6 +173,20 @@ impl<S: RulesetSink> Ruleset<S> {
         }
         self.wanted = Some(wanted);
         self.write(now_ns)
+    }
+
+    /// The group, with its last weights where it has none.
+    fn weighted(&mut self, group: &Desired) -> Desired {
+        let mut group = group.clone();
+        if group.uplinks.iter().any(|uplink| uplink.weight > 0) {
+            let weights = group.uplinks.iter().map(|uplink| (uplink.link, uplink.weight)).collect();
+            self.weights.insert(group.group, weights);
+        } else if let Some(weights) = self.weights.get(&group.group) {
+            for uplink in &mut group.uplinks {
+                uplink.weight = weights.get(&uplink.link).copied().unwrap_or(0);
+            }
+        }
+        group
     }
 
     /// Writes what is wanted: the chains that differ, or everything where that is not enough.

@@ -242,6 +242,19 @@ fn only_what_changes_is_written() {
 }
 
 #[test]
+fn with_all_weights_gone_the_last_ones_count_still() {
+    let mut ruleset = applied();
+    let mut down = group();
+    for uplink in &mut down.uplinks {
+        uplink.weight = 0;
+    }
+    assert_eq!(ruleset.apply(1, &[down.clone()]).unwrap(), Applied::Unchanged);
+    let mut first = Ruleset::new(Fake::default(), None);
+    first.apply(0, &[down]).unwrap();
+    assert_eq!(chain(&first.sink.applied[0], "pick4_1"), [""; 0]);
+}
+
+#[test]
 fn a_small_change_that_is_refused_becomes_a_whole_one() {
     let mut ruleset = applied();
     ruleset.sink.fail = 1;

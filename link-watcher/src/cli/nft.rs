@@ -1,0 +1,39 @@
+//! `generate nft`: the nftables table that the daemon would write.
+
+use std::{collections::BTreeSet, path::Path};
+
+use super::{EXIT_FAILED, Failure, output::print};
+use crate::{
+    config,
+    event::GroupId,
+    uplink::{Desired, nft},
+};
+
+/// Prints the table for a configuration as if all uplinks were up, for those who load rules themselves.
+pub(super) fn generate(path: &Path) -> Result<(), Failure> {
+    let loaded = config::load(path).map_err(|refused| Failure::from(&refused))?;
+    for warning in loaded.warnings {
+        eprintln!("{warning}\n");
+    }
+    let config = loaded.config;
+    if config.uplinks.is_empty() {
+        let why = format!(
+            "link-watcher: {} has no [[uplinks]], and nothing else needs nftables; see link-watcher generate config uplinks",
+            path.display()
+        );
+        return Err(Failure::new(EXIT_FAILED, why));
+    }
+    for uplinks in &config.uplinks {
+        let mut seen = BTreeSet::new();
+        for link in uplinks.links.iter().filter(|link| !seen.insert(&link.interface)) {
+            eprintln!(
+                "link-watcher: several uplinks of \"{}\" use {}: the daemon tells them apart by the Ethernet addresses of \
+                 their gateways, which are not in the configuration; here the first one gets what comes from outside",
+                uplinks.name, link.interface
+            );
+        }
+    }
+    let groups: Vec<Desired> =
+        config.uplinks.iter().zip(0..).map(|(config, number)| Desired::with_all_up(GroupId(number), config)).collect();
+    print(&nft::render(&groups, config.daemon.instance.as_deref()))
+}
