@@ -162,7 +162,7 @@ fn weights_change_at_run_time() {
 }
 
 #[test]
-fn an_interface_that_goes_takes_its_verdict_along() {
+fn an_interface_that_comes_back_needs_no_new_verdict() {
     let mut world = World::new(&[(1, 1), (1, 1)], Failback::After(0));
     world.probed(0, Health::Up);
     world.probed(1, Health::Up);
@@ -171,7 +171,7 @@ fn an_interface_that_goes_takes_its_verdict_along() {
         world.settle();
         assert_eq!((world.active(), world.verdict(0)), (vec![(1, 1)], verdict));
         world.engine.handle(world.now_ns, Event::Device { link: LinkId(0), device: Device::Ready });
-        world.probed(0, Health::Up);
+        world.settle();
         assert_eq!(world.active(), [(0, 1), (1, 1)]);
     }
 }

@@ -21,7 +21,7 @@ impl Core {
             }
             Request::Control(control::Order::Change(Change::Reload, answer)) => {
                 let result = self.reload().await;
-                let _ = answer.send(result);
+                self.answer_when_done(answer, result);
             }
             Request::Control(control::Order::Change(change, answer)) => {
                 let result = self.change(&change);

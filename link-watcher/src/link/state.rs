@@ -114,8 +114,9 @@ impl Link {
             Device::Disabled => "the interface is administratively down",
             Device::Missing => "the interface is gone",
         };
-        // Without interface or address nothing is probed: what was known is worth nothing.
-        if matches!(device, Device::Missing | Device::NoAddress) {
+        // Without interface or address a peer is not probed: what was known is worth nothing. An uplink's prober goes on,
+        // and says when its verdict changes.
+        if self.has_peer && matches!(device, Device::Missing | Device::NoAddress) {
             self.health = None;
             self.peer = None;
         }
