@@ -90,8 +90,9 @@ fn a_gateway_is_learned_from_a_default_route_and_followed() {
     site.wait_active(&ALL, PATIENCE).unwrap();
     assert_serves(&site);
     // The provider moves its gateway to another address.
-    site.providers[0].namespace().add_address("access", "198.51.100.14/28".parse().unwrap()).unwrap();
+    // (In this order: with the first address of a prefix the kernel removes the others.)
     site.providers[0].namespace().command(&["ip", "addr", "del", "198.51.100.1/28", "dev", "access"], "").unwrap();
+    site.providers[0].namespace().add_address("access", "198.51.100.14/28".parse().unwrap()).unwrap();
     router
         .command(
             &[

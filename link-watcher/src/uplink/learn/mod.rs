@@ -38,7 +38,7 @@ const PERIOD_NS: u64 = 60_000_000_000;
 /// The same after one that failed, ns.
 const RETRY_NS: u64 = 5_000_000_000;
 /// How often a neighbour is looked at, ns: while it is not known, when it may have changed.
-const UNKNOWN_NS: u64 = 1_000_000_000;
+const UNKNOWN_NS: u64 = 100_000_000;
 const KNOWN_NS: u64 = 5_000_000_000;
 /// `RT_TABLE_MAIN` (linux/rtnetlink.h).
 const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
@@ -56,7 +56,7 @@ pub struct Resolved {
     pub ipv6: Option<Path>,
     /// The gateway's Ethernet address, where another uplink uses the same interface.
     pub gateway_mac: Option<[u8; 6]>,
-    /// What lacks, where neither family is complete.
+    /// What lacks, where neither family is complete, or the gateway cannot be told from another.
     pub lacks: Option<Lack>,
 }
 
@@ -69,6 +69,8 @@ pub enum Lack {
     Local(IpAddr),
     /// There is neither a configured gateway nor a default route of others through the interface.
     Gateway,
+    /// The gateway's Ethernet address is not known, by which it is told from another uplink's on the same interface.
+    Neighbour(IpAddr),
 }
 
 impl fmt::Display for Lack {
@@ -81,6 +83,11 @@ impl fmt::Display for Lack {
                 "no gateway is known: give `gateway`, or have a DHCP client or router advertisement make a default route \
                  through the interface"
             ),
+            Self::Neighbour(gateway) => write!(
+                f,
+                "the gateway {gateway} does not say its Ethernet address yet, by which it is told from the other one on \
+                 this interface"
+            ),
         }
     }
 }
@@ -92,6 +99,8 @@ pub struct Learned {
     defaults: Vec<FoundTableRoute>,
     /// Ethernet addresses of gateways, by interface and address.
     neighbours: BTreeMap<(u32, IpAddr), [u8; 6]>,
+    /// Interfaces that several uplinks use.
+    shared: BTreeSet<String>,
 }
 
 impl Learned {
@@ -132,6 +141,12 @@ pub fn resolve(routes: &[IpNet], config: &UplinkConfig, interfaces: &Interfaces,
     }
     let gateway = [resolved.ipv4, resolved.ipv6].into_iter().flatten().find_map(|path| path.gateway);
     resolved.gateway_mac = gateway.and_then(|gateway| learned.neighbours.get(&(resolved.ifindex, gateway)).copied());
+    if let Some(gateway) = gateway
+        && resolved.gateway_mac.is_none()
+        && learned.shared.contains(&config.interface)
+    {
+        resolved.lacks = Some(Lack::Neighbour(gateway));
+    }
     resolved.device = match resolved.lacks {
         _ if !interface.link.carrier => Device::NoCarrier,
         Some(_) => Device::NoAddress,
@@ -205,8 +220,6 @@ pub struct Learner<K> {
     learned: Learned,
     /// All uplinks, with their groups' routes.
     uplinks: Vec<(Vec<IpNet>, UplinkConfig)>,
-    /// Interfaces that several uplinks use.
-    shared: BTreeSet<String>,
     /// Indices of the interfaces when they were last looked at.
     indices: BTreeSet<u32>,
     routes_due_ns: u64,
@@ -221,7 +234,6 @@ impl<K: LearnKernel> Learner<K> {
             kernel,
             learned: Learned::default(),
             uplinks: Vec::new(),
-            shared: BTreeSet::new(),
             indices: BTreeSet::new(),
             routes_due_ns: u64::MAX,
             routes_read_ns: 0,
@@ -237,7 +249,7 @@ impl<K: LearnKernel> Learner<K> {
         }
         let mut names = BTreeSet::new();
         let interfaces = self.uplinks.iter().map(|(_, config)| &config.interface);
-        self.shared = interfaces.filter(|name| !names.insert(*name)).cloned().collect();
+        self.learned.shared = interfaces.filter(|name| !names.insert(*name)).cloned().collect();
         (self.routes_due_ns, self.neighbours_due_ns) = match self.uplinks.is_empty() {
             true => (u64::MAX, u64::MAX),
             false => (now_ns, now_ns),
@@ -312,7 +324,7 @@ impl<K: LearnKernel> Learner<K> {
         let gateways: BTreeSet<(u32, IpAddr)> = self
             .uplinks
             .iter()
-            .filter(|(_, config)| self.shared.contains(&config.interface))
+            .filter(|(_, config)| self.learned.shared.contains(&config.interface))
             .map(|(routes, config)| self.resolve(routes, config, interfaces))
             .flat_map(|resolved| {
                 let paths = [resolved.ipv4, resolved.ipv6].into_iter().flatten();

@@ -340,7 +340,9 @@ fn gateways_on_one_interface_are_told_apart_by_their_ethernet_address() {
     let mac = |learner: &Learner<FakeKernel>, config| learner.resolve(&both(), config, &interfaces).gateway_mac;
     assert_eq!((mac(&learner, &one), mac(&learner, &two)), (Some([1; 6]), None));
     assert_eq!(kernel.0.borrow().solicited, [(2, ip("198.51.100.3"))], "only the one that is not known");
-    assert_eq!(learner.next_deadline_ns(), SECOND);
+    let lacks = learner.resolve(&both(), &two, &interfaces).lacks;
+    assert_eq!(lacks, Some(Lack::Neighbour(ip("198.51.100.3"))), "what comes by it would be taken for the other's");
+    assert_eq!(learner.next_deadline_ns(), SECOND / 10);
     kernel.0.borrow_mut().macs.insert((2, ip("198.51.100.3")), [3; 6]);
     assert!(learner.tick(SECOND, &interfaces).changed);
     assert_eq!((mac(&learner, &one), mac(&learner, &two)), (Some([1; 6]), Some([3; 6])));
