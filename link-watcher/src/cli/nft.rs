@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeSet, path::Path};
 
+use ipnet::IpNet;
+
 use super::{EXIT_FAILED, Failure, output::print};
 use crate::{
     config,
@@ -33,7 +35,9 @@ pub(super) fn generate(path: &Path) -> Result<(), Failure> {
             );
         }
     }
-    let groups: Vec<Desired> =
-        config.uplinks.iter().zip(0..).map(|(config, number)| Desired::with_all_up(GroupId(number), config)).collect();
+    let served = config.peers.iter().flat_map(|peer| &peer.routes).filter(|prefix| prefix.prefix_len() > 0);
+    let spared: Vec<IpNet> = served.copied().collect();
+    let group = |(config, number)| Desired { spared: spared.clone(), ..Desired::with_all_up(GroupId(number), config) };
+    let groups: Vec<Desired> = config.uplinks.iter().zip(0..).map(group).collect();
     print(&nft::render(&groups, config.daemon.instance.as_deref()))
 }

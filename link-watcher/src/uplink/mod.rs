@@ -119,6 +119,7 @@ impl Desired {
             name: config.name.clone(),
             routes: config.routes.clone(),
             lan: config.lan.clone(),
+            spared: Vec::new(),
             sticky: config.sticky,
             fwmark_mask: config.fwmark_mask,
             rule_priority: config.rule_priority,
