@@ -9,7 +9,7 @@ use std::sync::Arc;
 use link_watcher_tests::lab::Lab;
 use link_watcher_tests::lab::daemon::{Daemon, binary};
 use link_watcher_tests::lab::netns::Namespace;
-use link_watcher_tests::lab::status::active;
+use link_watcher_tests::lab::status::{active, group};
 use link_watcher_tests::lab::uplinks::address::{
     SERVER, SERVER6, SMTP_PORT, SUBMISSION_PORT, WHO_PORT, lan_host6, prefix6, socket,
 };
@@ -435,7 +435,9 @@ fn a_peer_and_uplinks_share_a_daemon_and_an_interface() {
     site.wait_all_up().unwrap();
     lab.wait_until("the peer's link to be up", PATIENCE, || {
         let status = site.daemon.status()?;
-        Ok((active(&status, "hq") == ["optic"]).then_some(()))
+        let office = daemon.status()?;
+        let announced = group(&office, "hq").map(|group| &group["routes"]["installed"]);
+        Ok((active(&status, "hq") == ["optic"] && announced.is_some_and(|count| *count == 1)).then_some(()))
     })
     .unwrap();
 

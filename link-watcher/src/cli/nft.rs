@@ -35,9 +35,11 @@ pub(super) fn generate(path: &Path) -> Result<(), Failure> {
             );
         }
     }
+    // What peers announce is not known here.
     let served = config.peers.iter().flat_map(|peer| &peer.routes).filter(|prefix| prefix.prefix_len() > 0);
     let spared: Vec<IpNet> = served.copied().collect();
-    let group = |(config, number)| Desired { spared: spared.clone(), ..Desired::with_all_up(GroupId(number), config) };
+    let group =
+        |(uplinks, number)| Desired { spared: spared.clone(), ..Desired::with_all_up(GroupId(number), uplinks) };
     let groups: Vec<Desired> = config.uplinks.iter().zip(0..).map(group).collect();
     print(&nft::render(&groups, config.daemon.instance.as_deref()))
 }

@@ -118,6 +118,7 @@ impl Desired {
             group,
             name: config.name.clone(),
             routes: config.routes.clone(),
+            spared: Vec::new(),
             lan: config.lan.clone(),
             spared: Vec::new(),
             sticky: config.sticky,

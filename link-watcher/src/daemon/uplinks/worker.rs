@@ -70,6 +70,8 @@ struct Worker {
     spared: Vec<IpNet>,
     /// Uplinks are to be resolved again.
     changed: bool,
+    /// Groups of which the kernel does not have yet what is wanted.
+    dirty: BTreeSet<GroupId>,
     /// Complaints in the log already.
     said: BTreeSet<String>,
 }
@@ -119,6 +121,7 @@ impl Worker {
             groups: BTreeMap::new(),
             spared: Vec::new(),
             changed: false,
+            dirty: BTreeSet::new(),
             said: BTreeSet::new(),
         })
     }
@@ -132,21 +135,20 @@ impl Worker {
             let wait_ns = self.next_deadline_ns().saturating_sub(clock::now_ns());
             tokio::select! {
                 biased;
-                Some(order) = orders.recv() => match order {
-                    Order::Configure(groups) => self.configure(groups).await,
-                    Order::Spare(prefixes) => {
-                        self.spared = prefixes;
-                        let all: BTreeSet<GroupId> = self.groups.keys().copied().collect();
-                        self.apply(&all).await;
-                    }
-                    Order::Decided(decision) => self.decided(decision).await,
-                    Order::Stop(remove) => {
-                        if remove {
-                            self.remove();
+                Some(order) = orders.recv() => {
+                    // Several uplinks that change at one time are one change of the kernel's state.
+                    let mut next = Some(order);
+                    while let Some(order) = next {
+                        if let Order::Stop(remove) = order {
+                            if remove {
+                                self.remove();
+                            }
+                            return Ok(());
                         }
-                        return Ok(());
+                        self.obey(order).await;
+                        next = orders.try_recv().ok();
                     }
-                },
+                }
                 Some(report) = verdicts.recv() => {
                     let UplinkReport { link, verdict, last_good_ns, last_failure } = report;
                     self.tell(Report::Probed { link, verdict, last_good_ns, last_failure }).await;
@@ -160,7 +162,34 @@ impl Worker {
                 self.event(&event);
             }
             self.follow().await;
+            self.carry_out().await;
             self.repair();
+        }
+    }
+
+    async fn obey(&mut self, order: Order) {
+        match order {
+            Order::Configure(groups) => self.configure(groups).await,
+            Order::Decided(decision) => self.decided(decision),
+            Order::Spare(prefixes) => {
+                self.spared = prefixes;
+                self.dirty.extend(self.groups.keys());
+            }
+            Order::Stop(_) => {}
+        }
+    }
+
+    /// Makes the kernel have what has changed, and says so.
+    async fn carry_out(&mut self) {
+        let changed = std::mem::take(&mut self.dirty);
+        if changed.is_empty() {
+            return;
+        }
+        self.apply(&changed);
+        let done_ns = clock::now_ns();
+        for id in changed {
+            let Some(done) = self.groups.get(&id).map(|group| group.decision.clone()) else { continue };
+            self.tell(Report::Done { done, done_ns }).await;
         }
     }
 
@@ -226,14 +255,11 @@ impl Worker {
             self.complain("learn", tick.trouble);
         }
         if std::mem::take(&mut self.changed) {
-            let changed = self.resolve().await;
-            self.apply(&changed).await;
+            self.resolve().await;
         }
     }
 
-    /// Gives the groups that have changed.
-    async fn resolve(&mut self) -> BTreeSet<GroupId> {
-        let mut changed = BTreeSet::new();
+    async fn resolve(&mut self) {
         let mut reports = Vec::new();
         for group in self.groups.values_mut() {
             for ((link, config), known) in group.links.iter().zip(&group.config.links).zip(&mut group.resolved) {
@@ -242,7 +268,7 @@ impl Worker {
                     continue;
                 }
                 let before = known.replace(resolved.clone());
-                changed.insert(group.id);
+                self.dirty.insert(group.id);
                 if resolved.ifindex != 0 && before.as_ref().is_none_or(|before| before.ifindex != resolved.ifindex) {
                     for said in self.sysctls.prepare_uplink(&config.interface) {
                         info!("{said}");
@@ -257,7 +283,6 @@ impl Worker {
         for report in reports {
             self.tell(report).await;
         }
-        changed
     }
 }
 
@@ -293,8 +318,10 @@ impl Worker {
         for id in fresh {
             self.adopt(id).await;
         }
-        let all: BTreeSet<GroupId> = self.groups.keys().copied().collect();
-        self.apply(&all).await;
+        self.dirty.extend(self.groups.keys());
+        if self.groups.is_empty() {
+            self.apply(&BTreeSet::new());
+        }
     }
 
     /// Finds out where an earlier run left the group's traffic, and leaves it there.
@@ -311,7 +338,7 @@ impl Worker {
         self.tell(Report::Adopted { group: id, links }).await;
     }
 
-    async fn decided(&mut self, decision: Decision) {
+    fn decided(&mut self, decision: Decision) {
         let Some(group) = self.groups.get_mut(&decision.group) else { return };
         let before = std::mem::replace(&mut group.decision, decision);
         let takes = |decision: &Decision, link: LinkId| decision.active.iter().any(|(active, _)| *active == link);
@@ -326,18 +353,12 @@ impl Worker {
                 group.to_release.remove(link);
             }
         }
-        let (id, done) = (group.id, group.decision.clone());
-        self.apply(&BTreeSet::from([id])).await;
-        let done_ns = clock::now_ns();
-        self.tell(Report::Done { done, done_ns }).await;
+        self.dirty.insert(group.id);
     }
 
     /// Makes the kernel have what is wanted: which uplink new connections take, then routes, then the release of
     /// connections that would hang.
-    async fn apply(&mut self, changed: &BTreeSet<GroupId>) {
-        if changed.is_empty() && !self.groups.is_empty() {
-            return;
-        }
+    fn apply(&mut self, changed: &BTreeSet<GroupId>) {
         let now_ns = clock::now_ns();
         let desired: Vec<Desired> = self.groups.values().map(|group| group.desired(&self.spared)).collect();
         let failed = self.ruleset.apply(now_ns, &desired).err().map(|error| error.to_string());

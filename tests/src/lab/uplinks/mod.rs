@@ -261,7 +261,12 @@ impl Site {
     /// # Errors
     /// When one is not in time.
     pub fn wait_all_up(&self) -> Result<()> {
-        self.names().iter().try_for_each(|name| self.wait_state(name, "up", PATIENCE))
+        self.names().iter().try_for_each(|name| {
+            self.wait_state(name, "up", PATIENCE)?;
+            self.lab.wait_until(&format!("{name} to be usable"), PATIENCE, || {
+                Ok((self.uplink(name)?["usable"] == true).then_some(()))
+            })
+        })
     }
 
     /// Repairs all providers and the internet's routes.
