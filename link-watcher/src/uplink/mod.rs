@@ -120,7 +120,6 @@ impl Desired {
             routes: config.routes.clone(),
             spared: Vec::new(),
             lan: config.lan.clone(),
-            spared: Vec::new(),
             sticky: config.sticky,
             fwmark_mask: config.fwmark_mask,
             rule_priority: config.rule_priority,
