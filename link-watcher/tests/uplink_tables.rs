@@ -24,7 +24,7 @@ fn tables_and_rules_stand_as_wanted() {
         let before = others();
         let mut bench = Bench::new();
         let desired = Desired { routes: nets(&["0.0.0.0/0"]), ..wish([2, 1, 0]) };
-        assert_eq!(bench.apply(&desired), 15);
+        assert_eq!(bench.apply(&desired), 18);
         assert_eq!(
             ours(),
             [
@@ -42,6 +42,9 @@ fn tables_and_rules_stand_as_wanted() {
             our_rules(),
             [
                 "20000: from all lookup main suppress_prefixlength 0 proto 208",
+                "20050: from all oif eth1 lookup 7001 proto 208",
+                "20050: from all oif eth2 lookup 7002 proto 208",
+                "20050: from all oif eth3 lookup 7003 proto 208",
                 "20100: from all fwmark 0x100/0xff00 lookup 7001 proto 208",
                 "20100: from all fwmark 0x200/0xff00 lookup 7002 proto 208",
                 "20100: from all fwmark 0x300/0xff00 lookup 7003 proto 208",

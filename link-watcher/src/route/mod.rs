@@ -40,7 +40,7 @@ pub use self::{
     codec::{FoundTableRoute, Hop, TableRoute, Way},
     kernel::{Change, NetlinkRoutes, RouteKernel},
     routes::Routes,
-    rule::{Family, FoundRule, Rule},
+    rule::{Family, FoundRule, InterfaceName, Rule},
 };
 
 use crate::{

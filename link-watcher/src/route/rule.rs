@@ -5,19 +5,22 @@ use std::fmt;
 use ipnet::IpNet;
 
 use super::{PROTOCOL, codec::append_address};
-use crate::system::netlink::{Batch, address, attributes, read_u32};
+use crate::system::netlink::{Batch, address, attributes, read_u32, string};
 
 /// `struct fib_rule_hdr`: family, destination length, source length, tos, table, two reserved, action: a byte each;
 /// flags u32.
 const HEADER_LEN: usize = 12;
 /// `FR_ACT_TO_TBL`: look the destination up in a table. A rule without an action is accepted, and then fails lookups.
 const ACTION_TABLE: u8 = 1;
+/// `FIB_RULE_OIF_DETACHED`: the kernel's word that there is no such interface now.
+const OIF_DETACHED: u32 = 0x10;
 const FRA_SRC: u16 = 2;
 const FRA_PRIORITY: u16 = 6;
 const FRA_FWMARK: u16 = 10;
 const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
 const FRA_TABLE: u16 = 15;
 const FRA_FWMASK: u16 = 16;
+const FRA_OIFNAME: u16 = 17;
 const FRA_PAD: u16 = 18;
 const FRA_PROTOCOL: u16 = 21;
 
@@ -45,6 +48,28 @@ impl Family {
     }
 }
 
+/// An interface's name as rules have it (`IFNAMSIZ`, linux/if.h), ended by NUL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct InterfaceName([u8; libc::IFNAMSIZ]);
+
+impl InterfaceName {
+    /// Nothing for what is no interface's name: empty, or longer than 15 octets.
+    pub fn new(name: &str) -> Option<Self> {
+        let mut octets = [0; libc::IFNAMSIZ];
+        let fits = !name.is_empty() && name.len() < octets.len() && !name.contains('\0');
+        fits.then(|| {
+            octets[..name.len()].copy_from_slice(name.as_bytes());
+            Self(octets)
+        })
+    }
+}
+
+impl fmt::Display for InterfaceName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&string(&self.0))
+    }
+}
+
 /// A rule of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
@@ -56,6 +81,8 @@ pub struct Rule {
     pub mark: Option<(u32, u32)>,
     /// Where a packet must come from.
     pub from: Option<IpNet>,
+    /// The interface that a packet's socket must be bound to.
+    pub bound_to: Option<InterfaceName>,
     /// The table that is looked up.
     pub table: u32,
     /// Routes with a prefix of this length or a shorter one do not count.
@@ -71,6 +98,9 @@ impl fmt::Display for Rule {
         write!(f, "{family} rule {}:", self.priority)?;
         if let Some(from) = self.from {
             write!(f, " from {from}")?;
+        }
+        if let Some(interface) = self.bound_to {
+            write!(f, " oif {interface}")?;
         }
         if let Some((mark, mask)) = self.mark {
             write!(f, " fwmark {mark:#x}/{mask:#x}")?;
@@ -122,6 +152,9 @@ fn write(batch: &mut Batch, message: u16, flags: i32, rule: &Rule) {
         batch.attribute(FRA_FWMARK, &mark.to_ne_bytes());
         batch.attribute(FRA_FWMASK, &mask.to_ne_bytes());
     }
+    if let Some(interface) = rule.bound_to {
+        batch.attribute(FRA_OIFNAME, &interface.0);
+    }
     if let Some(length) = rule.suppress_prefix_len {
         batch.attribute(FRA_SUPPRESS_PREFIXLEN, &length.to_ne_bytes());
     }
@@ -144,9 +177,17 @@ pub(crate) fn parse(payload: &[u8]) -> Option<FoundRule> {
     };
     let (destination_len, source_len, tos, action) = (fixed[1], fixed[2], fixed[3], fixed[7]);
     // Any flag, such as that of an inverted rule, is more than ours say.
-    let mut plain = destination_len == 0 && tos == 0 && action == ACTION_TABLE && read_u32(fixed, 8)? == 0;
-    let mut rule =
-        Rule { family, priority: 0, mark: None, from: None, table: u32::from(fixed[4]), suppress_prefix_len: None };
+    let flags = read_u32(fixed, 8)? & !OIF_DETACHED;
+    let mut plain = destination_len == 0 && tos == 0 && action == ACTION_TABLE && flags == 0;
+    let mut rule = Rule {
+        family,
+        priority: 0,
+        mark: None,
+        from: None,
+        bound_to: None,
+        table: u32::from(fixed[4]),
+        suppress_prefix_len: None,
+    };
     let (mut protocol, mut mark, mut mask) = (0, 0, 0);
     for (kind, value) in attributes(&payload[HEADER_LEN..]) {
         match kind {
@@ -154,6 +195,7 @@ pub(crate) fn parse(payload: &[u8]) -> Option<FoundRule> {
             FRA_PRIORITY => rule.priority = read_u32(value, 0)?,
             FRA_FWMARK => mark = read_u32(value, 0)?,
             FRA_FWMASK => mask = read_u32(value, 0)?,
+            FRA_OIFNAME => rule.bound_to = Some(InterfaceName::new(&string(value))?),
             FRA_TABLE => rule.table = read_u32(value, 0)?,
             // Minus one: none.
             FRA_SUPPRESS_PREFIXLEN => {
@@ -187,6 +229,7 @@ mod tests {
             priority: 20_000,
             mark: None,
             from: None,
+            bound_to: None,
             table: 254,
             suppress_prefix_len: Some(0),
         };
@@ -195,6 +238,7 @@ mod tests {
             plain,
             Rule { mark: Some((0x100, 0xff00)), ..other },
             Rule { from: Some("198.51.100.2/32".parse().unwrap()), ..other },
+            Rule { bound_to: InterfaceName::new("eth1.100"), ..other },
             Rule { family: Family::V6, from: Some("2001:db8::/48".parse().unwrap()), ..other },
         ] {
             let mut batch = Batch::default();
@@ -208,18 +252,19 @@ mod tests {
 
     #[test]
     fn what_ours_never_say_is_seen() {
-        const FRA_OIFNAME: u16 = 17;
+        const FRA_IIFNAME: u16 = 3;
         let rule = Rule {
             family: Family::V4,
             priority: 7,
             mark: Some((0x100, 0xff00)),
             from: None,
+            bound_to: None,
             table: 7001,
             suppress_prefix_len: None,
         };
         let mut batch = Batch::default();
         create(&mut batch, &rule);
-        batch.attribute(FRA_OIFNAME, b"eth1\0");
+        batch.attribute(FRA_IIFNAME, b"eth1\0");
         let found = parse(messages(batch.bytes()).next().unwrap().payload).unwrap();
         assert_eq!((found.priority, found.table, found.rule), (7, 7001, None));
     }

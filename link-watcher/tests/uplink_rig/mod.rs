@@ -94,14 +94,6 @@ impl Rig {
     pub(crate) fn apply_tables(&mut self) {
         let report = self.in_router(|rig| rig.tables.apply(0, &rig.desired));
         assert!(report.complete, "{report:?}");
-        // What is bound to an interface leaves by it, whatever is picked.
-        let rules = self.router(&["ip", "rule", "show"], "");
-        for uplink in self.desired.uplinks.iter().filter(|uplink| uplink.gateway_mac.is_none()) {
-            let (interface, table) = (uplink.interface.clone(), self.desired.table(uplink).to_string());
-            if !rules.contains(&format!("oif {interface} ")) {
-                self.router(&["ip", "rule", "add", "oif", &interface, "lookup", &table, "priority", "19999"], "");
-            }
-        }
     }
 
     /// Releases the connections of the uplink with this index.

@@ -16,6 +16,10 @@
 //! that already carries a mark, as probes do, keeps it, and its connection gets none: so answers to probes count as no evidence,
 //! and releasing an uplink's connections leaves probes alone.
 //!
+//! **A limit.** Where sources are translated, a connection of the router's own that has bound an uplink's address cannot be
+//! told from one to which the kernel has given that address: both are spread. What must leave by one uplink binds its
+//! interface, carries its mark, or is forced.
+//!
 //! **Applying** is one transaction of `nft -f -`: the whole table first, later only the chains that differ, so that
 //! counters go on and a failover costs little. What somebody else does to the table is noticed by the kernel's
 //! ruleset generation and put right.

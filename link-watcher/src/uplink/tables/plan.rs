@@ -10,12 +10,15 @@ use ipnet::IpNet;
 use super::{Found, Problem, TableChange};
 use crate::{
     config::RULE_PRIORITIES,
-    route::{Family, Hop, IPV6_DEFAULT_METRIC, PROTOCOL, RouteKey, Rule, TableRoute, Way},
+    route::{Family, Hop, IPV6_DEFAULT_METRIC, InterfaceName, PROTOCOL, RouteKey, Rule, TableRoute, Way},
     uplink::{Desired, Path, Uplink},
 };
 
 /// What is more specific than a default route in the main table comes first: connected networks, static routes, peers.
 const MAIN_OFFSET: u32 = 0;
+/// Sockets that are bound to an interface leave by it, whatever uplink was picked: asked before marks, else the picked
+/// uplink's table, which does not lead there, would leave them without any way.
+const BOUND_OFFSET: u32 = 50;
 /// Marks: an uplink's own table. At most one of them matches a packet, so they share a priority.
 const MARK_OFFSET: u32 = 100;
 /// Source addresses, the longest prefix first: up to 128 priorities.
@@ -53,6 +56,7 @@ pub fn wanted(desired: &Desired) -> (Vec<TableRoute>, Vec<Rule>) {
             priority: desired.rule_priority + offset,
             mark: None,
             from: None,
+            bound_to: None,
             table,
             suppress_prefix_len: None,
         };
@@ -68,6 +72,11 @@ pub fn wanted(desired: &Desired) -> (Vec<TableRoute>, Vec<Rule>) {
             }
             routes.push(TableRoute { key: RouteKey { metric: LAST_METRIC, ..default }, way: Way::Unreachable });
             rules.push(Rule { mark: Some((desired.mark(uplink), desired.fwmark_mask)), ..rule(MARK_OFFSET, table) });
+            // Of several on one interface only marks tell which.
+            let shared = desired.uplinks.iter().filter(|other| other.interface == uplink.interface).count() > 1;
+            if let Some(interface) = InterfaceName::new(&uplink.interface).filter(|_| !shared) {
+                rules.push(Rule { bound_to: Some(interface), ..rule(BOUND_OFFSET, table) });
+            }
             let own = path.and_then(|path| path.source).map(IpNet::from);
             let prefixes = uplink.prefixes.iter().filter(|prefix| Family::of(prefix) == family).map(IpNet::trunc);
             for from in own.into_iter().chain(prefixes) {

@@ -78,6 +78,8 @@ fn rules_ask_in_this_order() {
         said,
         [
             "IPv4 rule 20000: lookup 254",
+            "IPv4 rule 20050: oif eth1 lookup 7001",
+            "IPv4 rule 20050: oif eth2 lookup 7002",
             "IPv4 rule 20100: fwmark 0x100/0xff00 lookup 7001",
             "IPv4 rule 20100: fwmark 0x200/0xff00 lookup 7002",
             "IPv4 rule 20300: from 198.51.1.2/32 lookup 7001",
@@ -88,6 +90,10 @@ fn rules_ask_in_this_order() {
     );
     assert_eq!(rules[0].suppress_prefix_len, Some(0));
     assert!(rules[1..].iter().all(|rule| rule.suppress_prefix_len.is_none()));
+    // Two on one interface are not told apart by it.
+    let mut shared = desired.clone();
+    shared.uplinks[1].interface = "eth1".to_owned();
+    assert!(wanted(&shared).1.iter().all(|rule| rule.bound_to.is_none()));
     // The widest prefix stays in the range.
     desired.routes = vec!["::/0".parse().unwrap()];
     desired.uplinks[0].prefixes = vec!["::/0".parse().unwrap()];
@@ -162,8 +168,8 @@ fn the_spreading_table_has_the_groups_routes_in_each_family() {
 fn additions_come_before_removals_and_a_failover_is_one_message() {
     let (kernel, mut tables) = pair();
     let report = tables.apply(0, &desired(&[2, 1, 1]));
-    // 3 × (default, unreachable) + spread; 1 + 3 + 3 + 1 rules.
-    assert_eq!((report.complete, report.written), (true, 15));
+    // 3 × (default, unreachable) + spread; 1 + 3 + 3 + 3 + 1 rules.
+    assert_eq!((report.complete, report.written), (true, 18));
     assert_eq!(spread_of(&kernel), [(11, 2), (12, 1), (13, 1)]);
     let reads = kernel.state().reads;
     let report = tables.apply(SECOND, &desired(&[0, 1, 1]));
@@ -188,9 +194,9 @@ fn additions_come_before_removals_and_a_failover_is_one_message() {
     assert_eq!((report.complete, kernel.ours().len()), (true, 0));
     let last = kernel.state().calls.concat();
     let rules = last.iter().position(|change| matches!(change, TableChange::DeleteRoute(_))).unwrap();
-    assert_eq!(rules, 8);
+    assert_eq!(rules, 11);
     assert!(matches!(last[0], TableChange::DeleteRule(rule) if rule.table == 7000));
-    assert!(matches!(last[7], TableChange::DeleteRule(rule) if rule.table == 254));
+    assert!(matches!(last[10], TableChange::DeleteRule(rule) if rule.table == 254));
 }
 
 #[test]
