@@ -87,10 +87,11 @@ fn a_restart_adopts_what_stands() {
         let stood = ours();
         let mut monitor = Bench::new();
         let mut bench = Bench::new();
-        let adopted = bench.routes.adopt(bench.now_ns, GROUP, 254, 5, &links).await;
+        let adopted =
+            bench.routes.adopt(bench.now_ns, GROUP, &GroupRoutes { links: links.to_vec(), ..wish.clone() }).await;
         assert_eq!((adopted.active, adopted.routes), (vec![v4(2)], 4));
         // The peer has announced only one so far.
-        let one = GroupRoutes { prefixes: nets(&["10.1.0.0/16"]), ..wish.clone() };
+        let one = GroupRoutes { prefixes: nets(&["10.1.0.0/16"]).into(), ..wish.clone() };
         let report = bench.apply(&one).await;
         assert_eq!((report.installed, report.written), (1, 0));
         bench.settle(SECOND).await;
@@ -119,7 +120,14 @@ fn routes_of_an_earlier_run_are_recognised_even_late() {
         Bench::new().apply(&desired(&["10.1.0.0/16"], &[v4(1)], &[])).await;
         // Not adopted: the group was first applied with other next hops, and meets the route in its place.
         let mut bench = Bench::new();
-        bench.routes.adopt(bench.now_ns, GROUP, 7000, 0, &[v4(1), v4(2)]).await;
+        bench
+            .routes
+            .adopt(
+                bench.now_ns,
+                GROUP,
+                &GroupRoutes { table: 7000, links: vec![v4(1), v4(2)], ..desired(&[], &[], &[]) },
+            )
+            .await;
         let report = bench.apply(&desired(&["10.1.0.0/16"], &[v4(2)], &[])).await;
         assert_eq!((report.installed, report.error), (1, None));
         assert_eq!(ours(), ["10.1.0.0/16 via 10.248.249.1 dev eth2"]);

@@ -4,6 +4,7 @@
 //! Values are read by hand from the TOML document with their places, and not derived, because a derived reader stops at
 //! the first mistake: whoever writes a configuration shall see all of them at once.
 
+mod actuation;
 mod cross;
 mod diagnostic;
 mod group;
@@ -26,6 +27,7 @@ use toml::de::DeTable;
 
 pub(crate) use self::diagnostic::Findings;
 pub use self::{
+    actuation::ActuationChoice,
     diagnostic::{Diagnostic, Place, Refused, Severity},
     host::{Address, Host},
     uplinks::{
@@ -38,6 +40,7 @@ use self::{peer::Peer, section::Section, uplinks::Uplinks};
 use crate::{
     event::{Failback, Role},
     keys::Key,
+    route::TableRange,
 };
 
 /// Where the configuration is unless somebody says otherwise.
@@ -128,6 +131,10 @@ pub struct PeerConfig {
     pub table: u32,
     /// Metric of the active route.
     pub metric: u32,
+    /// Which back-end serves its prefixes.
+    pub actuation: ActuationChoice,
+    /// Tables and rules of the back-end of tables.
+    pub range: TableRange,
     /// Its links, at least one, in the order of the file.
     pub links: Vec<PeerLinkConfig>,
 }
@@ -228,7 +235,7 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
     let root = Section::new("", 0..0, document, &sections, findings);
     let directory = directory_of(findings.file());
     let daemon = check_daemon(&root, directory);
-    let peers: Vec<Peer<'_>> = root
+    let mut peers: Vec<Peer<'_>> = root
         .sections("peer", "[[peer]]", peer::PEER_KEYS)
         .into_iter()
         .map(|section| Peer::read(section, directory))
@@ -244,6 +251,7 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
     }
     unbuilt::refuse(&root);
     cross::check(&peers, &uplinks, findings);
+    actuation::resolve(&mut peers, &uplinks, findings);
     host::check(&peers, host, absent, findings);
     uplinks::check_host(&uplinks, host, absent, findings);
     // Both are built before either is missed: building reports what only shows when values are put together.

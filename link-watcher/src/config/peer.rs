@@ -12,6 +12,7 @@ use toml::Spanned;
 
 use super::{
     PeerConfig, PeerLinkConfig,
+    actuation::Actuation,
     diagnostic::Severity,
     group::{self, DAY, values},
     section::Section,
@@ -49,6 +50,9 @@ pub(super) const PEER_KEYS: &[&str] = &[
     "hold-up",
     "table",
     "metric",
+    "actuation",
+    "table-base",
+    "rule-priority",
     "link",
 ];
 const LINK_KEYS: &[&str] = &["name", "interface", "local", "remote", "tier", "weight"];
@@ -70,6 +74,7 @@ pub(super) struct Peer<'a> {
     hold_up: Duration,
     pub(super) table: u32,
     metric: u32,
+    pub(super) actuation: Actuation,
     pub(super) links: Vec<Link<'a>>,
 }
 
@@ -141,9 +146,14 @@ impl<'a> Peer<'a> {
             hold_up: section.duration("hold-up", Duration::ZERO..=DAY, "3s").unwrap_or(DEFAULT_HOLD_UP),
             table: table.map_or(TABLE_MAIN, Spanned::into_inner),
             metric: section.integer("metric", 0..=MAX_METRIC).map_or(0, Spanned::into_inner),
+            actuation: Actuation::read(&section),
             links,
             section,
         }
+    }
+
+    pub(super) fn called(&self) -> &str {
+        self.name.as_ref().map_or("?", |name| name.get_ref())
     }
 
     /// What the daemon runs; nothing where something is missing, which was reported then.
@@ -163,6 +173,8 @@ impl<'a> Peer<'a> {
             hold_up: self.hold_up,
             table: self.table,
             metric: self.metric,
+            actuation: self.actuation.choice,
+            range: self.actuation.range,
             links: self.links.into_iter().map(Link::build).collect::<Option<_>>()?,
         })
     }

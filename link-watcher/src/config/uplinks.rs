@@ -16,7 +16,7 @@ use std::{
 use ipnet::IpNet;
 
 pub(super) use self::{
-    cross::check as check_cross,
+    cross::{check as check_cross, tables},
     host::check as check_host,
     read::{UPLINKS_KEYS, Uplinks},
 };

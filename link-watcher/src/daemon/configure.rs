@@ -68,7 +68,7 @@ impl Core {
         }
         for (spec, peer) in specs.iter().zip(&config.peers) {
             match self.groups.get_mut(&spec.id) {
-                Some(group) => group.config = peer.clone(),
+                Some(group) => group.configure(peer.clone()),
                 None => drop(self.groups.insert(spec.id, Group::new(spec.id, peer.clone()))),
             }
             for (link_spec, link_config) in spec.links.iter().zip(&peer.links) {
@@ -138,9 +138,8 @@ impl Core {
                 .filter(|link| link.group == *id)
                 .filter_map(|link| Some((link.id, self.nexthop(link.id, 1)?)))
                 .collect();
-            let nexthops: Vec<Nexthop> = links.iter().map(|(_, nexthop)| *nexthop).collect();
-            let (table, metric) = (group.config.table, group.config.metric);
-            let adopted = self.routes.adopt(now_ns, *id, table, metric, &nexthops).await;
+            let wish = self.wish(group);
+            let adopted = self.routes.adopt(now_ns, *id, &wish).await;
             let same = |a: &Nexthop, b: &Nexthop| (a.ifindex, a.gateway) == (b.ifindex, b.gateway);
             let carrying: Vec<LinkId> = links
                 .iter()

@@ -32,7 +32,7 @@ use crate::{
     control::{self, History},
     event::{Action, Event, GroupId, LinkId, Said, Transition, What},
     probe::{Order, Prober, Report, Stats, Tables},
-    route::{GroupRoutes, NetlinkRoutes, Nexthop, Report as RouteReport, RouteSink as _, Routes},
+    route::{Actuation, GroupRoutes, NetlinkRoutes, NetlinkTables, Nexthop, Report as RouteReport, RouteSink as _},
     system::{Interfaces, KernelEvents, LinkSysctls, ProcSysctl},
 };
 
@@ -86,7 +86,7 @@ pub(super) struct Core {
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) interfaces: Interfaces,
     pub(super) sysctls: LinkSysctls<ProcSysctl>,
-    pub(super) routes: Routes<NetlinkRoutes>,
+    pub(super) routes: Actuation<NetlinkRoutes, NetlinkTables>,
     pub(super) prober: Option<Prober>,
     pub(super) attacher: Attacher,
     pub(super) tables: Arc<dyn Tables>,
@@ -139,6 +139,7 @@ impl Core {
             if std::mem::take(&mut self.interfaces_changed) {
                 self.follow_interfaces();
             }
+            inputs.kernel.filter(self.routes.filtered()).context("choosing the kernel's events")?;
             self.settle().await;
         }
         self.stop().await
@@ -281,14 +282,26 @@ impl Core {
         let Some(group) = self.groups.get(&id) else { return };
         let Some(plan) = &group.plan else { return };
         let desired = GroupRoutes {
-            table: group.config.table,
-            metric: group.config.metric,
-            prefixes: group.prefixes(),
             active: plan.active.iter().filter_map(|(link, weight)| self.nexthop(*link, *weight)).collect(),
             backups: plan.backups.iter().filter_map(|link| self.nexthop(*link, 1)).collect(),
+            ..self.wish(group)
         };
         let report = self.routes.apply(clock::now_ns(), id, &desired).await;
         self.log_refusals(id, &report);
+    }
+
+    /// What the group wants, whatever link carries it.
+    pub(super) fn wish(&self, group: &Group) -> GroupRoutes {
+        let links = self.links.values().filter(|link| link.group == group.id);
+        GroupRoutes {
+            table: group.config.table,
+            metric: group.config.metric,
+            prefixes: group.prefixes(),
+            links: links.filter_map(|link| self.nexthop(link.id, 1)).collect(),
+            choice: group.config.actuation,
+            range: group.config.range,
+            ..GroupRoutes::default()
+        }
     }
 
     /// A link's next hop; nothing for one that a reload has removed, or that has no interface now.

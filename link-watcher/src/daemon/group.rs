@@ -1,5 +1,7 @@
 //! What runs of each group: its prefixes, its announcements, where its traffic goes.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 
 use crate::{
@@ -19,6 +21,8 @@ pub(super) struct Group {
     pub(super) receiver: announce::Receiver,
     /// What the peer announced and we accept.
     pub(super) accepted: Vec<IpNet>,
+    /// What is configured and what is accepted, in order.
+    prefixes: Arc<[IpNet]>,
     /// What we do not accept, with the reason.
     pub(super) refused: Vec<String>,
     pub(super) refused_count: usize,
@@ -30,9 +34,10 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn new(id: GroupId, config: PeerConfig) -> Self {
-        Self {
+        let mut group = Self {
             id,
             config,
+            prefixes: Arc::default(),
             sender: announce::Sender::default(),
             receiver: announce::Receiver::default(),
             accepted: Vec::new(),
@@ -40,7 +45,15 @@ impl Group {
             refused_count: 0,
             plan: None,
             route_refusals: Vec::new(),
-        }
+        };
+        group.gather();
+        group
+    }
+
+    /// Takes a new configuration.
+    pub(super) fn configure(&mut self, config: PeerConfig) {
+        self.config = config;
+        self.gather();
     }
 
     /// Takes over a complete list; says in words what was refused.
@@ -54,6 +67,7 @@ impl Group {
             "it is outside of `accept`".to_owned()
         };
         self.accepted = accepted;
+        self.gather();
         self.refused_count = refused.len();
         self.refused =
             refused.iter().take(MAX_REFUSALS_KEPT).map(|prefix| format!("{prefix}: announced, but {reason}")).collect();
@@ -72,11 +86,18 @@ impl Group {
         words
     }
 
-    /// Everything that goes through this group: configured and announced.
-    pub(super) fn prefixes(&self) -> Vec<IpNet> {
-        let mut prefixes: Vec<IpNet> = self.config.routes.iter().chain(&self.accepted).copied().collect();
+    /// Everything that goes through this group: configured and announced. The same pointer as long as that is the same.
+    pub(super) fn prefixes(&self) -> Arc<[IpNet]> {
+        Arc::clone(&self.prefixes)
+    }
+
+    fn gather(&mut self) {
+        let mut prefixes: Vec<IpNet> =
+            self.config.routes.iter().chain(&self.accepted).map(|prefix| prefix.trunc()).collect();
         prefixes.sort_unstable();
         prefixes.dedup();
-        prefixes
+        if self.prefixes[..] != prefixes[..] {
+            self.prefixes = prefixes.into();
+        }
     }
 }

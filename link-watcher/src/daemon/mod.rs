@@ -47,7 +47,7 @@ use crate::{
     engine::Engine,
     probe::{self, HeapTables, KernelNews, Stats, Tables},
     realtime,
-    route::{NetlinkRoutes, Routes},
+    route::{Actuation, NetlinkRoutes, NetlinkTables},
     system::{Interfaces, KernelEvents, LinkSysctls, ProcSysctl},
 };
 
@@ -171,7 +171,8 @@ async fn build(
     // Before the first dump, so that nothing is missed between the two.
     let kernel_events = KernelEvents::open().context("listening to the kernel's events")?;
     let interfaces = Interfaces::read().context("reading the interfaces")?;
-    let routes = Routes::new(NetlinkRoutes::open().context("opening a netlink socket")?);
+    let opening = "opening a netlink socket";
+    let routes = Actuation::new(NetlinkRoutes::open().context(opening)?, NetlinkTables::open().context(opening)?);
     let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_secs() as u32);
     let mut core = Core {
         config_path,

@@ -40,13 +40,16 @@ impl From<&Nexthop> for Hop {
 pub enum Way {
     /// Out.
     Through {
-        /// At least one, in the order that the kernel has; another order would move every flow.
+        /// At least one, in the order that the kernel has; another order would move every flow. None in a removal:
+        /// whatever they are.
         hops: Vec<Hop>,
         /// Address that the machine's own packets get, where they have none yet.
         source: Option<IpAddr>,
     },
     /// Nowhere: the sender gets ICMP destination unreachable.
     Unreachable,
+    /// Out of this table: the rules behind the one that led here are asked.
+    Throw,
 }
 
 /// A route in a table of ours.
@@ -128,6 +131,7 @@ pub(super) fn delete(batch: &mut Batch, route: &Route) {
 pub(crate) fn write_table_route(batch: &mut Batch, route: &TableRoute, mode: Mode) {
     let (scope, kind) = match &route.way {
         Way::Unreachable => (libc::RT_SCOPE_UNIVERSE, libc::RTN_UNREACHABLE),
+        Way::Throw => (libc::RT_SCOPE_UNIVERSE, libc::RTN_THROW),
         // As ip-route(8) does: what leads straight to the destination ends on the link.
         Way::Through { hops, .. } if hops.iter().all(|hop| hop.gateway.is_none()) => {
             (libc::RT_SCOPE_LINK, libc::RTN_UNICAST)
@@ -142,6 +146,7 @@ pub(crate) fn write_table_route(batch: &mut Batch, route: &TableRoute, mode: Mod
 pub(crate) fn delete_table_route(batch: &mut Batch, route: &TableRoute) {
     let kind = match route.way {
         Way::Unreachable => libc::RTN_UNREACHABLE,
+        Way::Throw => libc::RTN_THROW,
         Way::Through { .. } => libc::RTN_UNICAST,
     };
     place(batch, libc::RTM_DELROUTE, 0, &route.key, libc::RT_SCOPE_NOWHERE, kind);
@@ -168,6 +173,10 @@ fn hops(batch: &mut Batch, key: &RouteKey, mut hops: impl ExactSizeIterator<Item
             batch.attribute_with(gateway_kind(v4, gateway), |bytes| append_gateway(bytes, v4, gateway));
         }
         batch.route_flags(only.flags());
+        return;
+    }
+    // A removal that names none means whatever there are.
+    if hops.len() == 0 {
         return;
     }
     batch.attribute_with(libc::RTA_MULTIPATH, |bytes| {
@@ -280,6 +289,7 @@ pub(crate) fn parse_table_route(payload: &[u8]) -> Option<FoundTableRoute> {
     }
     let way = match fixed[7] {
         libc::RTN_UNREACHABLE => Some(Way::Unreachable),
+        libc::RTN_THROW => Some(Way::Throw),
         libc::RTN_UNICAST if plain => {
             let hops = several.unwrap_or_else(|| vec![only]);
             hops.iter().all(|hop| hop.ifindex != 0).then_some(Way::Through { hops, source })
@@ -372,6 +382,8 @@ mod tests {
             ("0.0.0.0/0", 0, through(&[hop(3, "", 1, false)], "")),
             ("0.0.0.0/0", u32::MAX, Way::Unreachable),
             ("::/0", u32::MAX, Way::Unreachable),
+            ("10.20.20.0/22", 1, Way::Throw),
+            ("2001:db8::/32", 1, Way::Throw),
             ("0.0.0.0/0", 0, through(&[hop(3, "", 5, false), hop(2, "198.51.100.1", 256, true)], "")),
             ("::/0", 1024, through(&[hop(3, "fe80::1", 1, true), hop(2, "2001:db8::1", 3, true)], "")),
             ("::/0", 1024, through(&[hop(3, "fe80::1", 1, true)], "2001:db8::2")),

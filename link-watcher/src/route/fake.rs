@@ -156,7 +156,7 @@ pub(crate) struct RecordingRoutes {
 }
 
 impl RouteSink for RecordingRoutes {
-    async fn adopt(&mut self, _: u64, group: GroupId, _: u32, _: u32, _: &[Nexthop]) -> Adopted {
+    async fn adopt(&mut self, _: u64, group: GroupId, _: &GroupRoutes) -> Adopted {
         let active = self.adoptable.get(&group).cloned().unwrap_or_default();
         Adopted { routes: active.len(), active }
     }

@@ -24,10 +24,15 @@ mod plan;
 mod reconcile;
 mod routes;
 pub(crate) mod rule;
+mod sink;
+#[cfg(test)]
+pub(crate) mod table_fake;
+mod table_kernel;
+mod tables;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, net::IpAddr};
+use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
 
 use ipnet::IpNet;
 
@@ -41,9 +46,13 @@ pub use self::{
     kernel::{Change, NetlinkRoutes, RouteKernel},
     routes::Routes,
     rule::{Family, FoundRule, InterfaceName, Rule},
+    sink::Actuation,
+    table_kernel::{BulkKernel, NetlinkTables, TableChange, TableKernel},
+    tables::{MAX_LINKS, PRIORITIES, PeerTables, TABLES},
 };
 
 use crate::{
+    config::ActuationChoice,
     event::GroupId,
     system::{KernelError, KernelEvent},
 };
@@ -73,12 +82,39 @@ pub struct GroupRoutes {
     pub table: u32,
     /// Metric of the active route; 0: none.
     pub metric: u32,
-    /// Where to.
-    pub prefixes: Vec<IpNet>,
+    /// Where to. The same pointer means the same list: a failover must not look at a million prefixes.
+    pub prefixes: Arc<[IpNet]>,
     /// Next hops that share the traffic, in any order.
     pub active: Vec<Nexthop>,
     /// Usable next hops that stand by, best first.
     pub backups: Vec<Nexthop>,
+    /// Those of all the group's links, usable or not.
+    pub links: Vec<Nexthop>,
+    /// Which back-end.
+    pub choice: ActuationChoice,
+    /// What the back-end of tables may use.
+    pub range: TableRange,
+}
+
+/// Tables and rules of a group.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TableRange {
+    /// The first of [`TABLES`] tables.
+    pub table_base: u32,
+    /// Priority of the first of at most [`PRIORITIES`] rules.
+    pub rule_priority: u32,
+}
+
+impl TableRange {
+    /// Every table.
+    pub const fn tables(&self) -> Range<u32> {
+        self.table_base..self.table_base.saturating_add(TABLES)
+    }
+
+    /// Whether the table is among them.
+    pub fn has(&self, table: u32) -> bool {
+        self.tables().contains(&table)
+    }
 }
 
 /// A place in the kernel's tables, which holds one route.
@@ -251,6 +287,29 @@ pub enum Notice {
         /// For how long, ms.
         wait_ms: u64,
     },
+    /// A rule of ours was gone, and stands again.
+    RuleGone {
+        /// Which.
+        what: String,
+        /// Who did it, where somebody did.
+        by: String,
+    },
+    /// A group's traffic is carried by another back-end from now on.
+    Handed {
+        /// Group.
+        group: GroupId,
+        /// By tables, else by routes in its table.
+        tables: bool,
+        /// How many.
+        prefixes: usize,
+    },
+    /// A group cannot be served by tables, though it would be better.
+    Unfit {
+        /// Group.
+        group: GroupId,
+        /// Why.
+        why: &'static str,
+    },
     /// Somebody put a route of theirs in our place. It stays.
     Taken {
         /// Which.
@@ -282,6 +341,18 @@ impl fmt::Display for Notice {
                  {wait_ms} ms. Keep that program from routes with protocol {PROTOCOL}",
                 group.0
             ),
+            Self::RuleGone { what, by } => write!(f, "{what} had gone and stands again; removed by {by}"),
+            Self::Handed { group, tables: true, prefixes } => write!(
+                f,
+                "group {}: {prefixes} prefixes stand in a table for each link now: failing over is one rule",
+                group.0
+            ),
+            Self::Handed { group, tables: false, prefixes } => {
+                write!(f, "group {}: {prefixes} prefixes stand in its routing table itself now", group.0)
+            }
+            Self::Unfit { group, why } => {
+                write!(f, "group {}: failing over takes longer than it could, route by route: {why}", group.0)
+            }
             Self::Taken { key, protocol, by } => write!(
                 f,
                 "{by} put a route of {} in the place of ours, {key}; it stays, and ours is refused until it is gone",
@@ -300,9 +371,9 @@ impl fmt::Display for Notice {
 pub trait RouteSink {
     /// To be called for each group at start (and when a reload gives it other links) before the first
     /// [`apply`](Self::apply): what an earlier run left behind is taken over as it stands, where it leads only through
-    /// `links`, all those of the group. What nothing wants 120 s later is removed, which leaves a peer the time to
-    /// announce its prefixes again.
-    async fn adopt(&mut self, now_ns: u64, group: GroupId, table: u32, metric: u32, links: &[Nexthop]) -> Adopted;
+    /// `desired.links`; of the rest of `desired` only the numbers count. What nothing wants 120 s later is removed, which
+    /// leaves a peer the time to announce its prefixes again.
+    async fn adopt(&mut self, now_ns: u64, group: GroupId, desired: &GroupRoutes) -> Adopted;
 
     /// Makes the kernel agree with what the group wants from now on. A prefix for which `desired` has no next hop keeps
     /// the routes that it has.

@@ -18,7 +18,7 @@ pub(super) struct Wanted {
 impl Wanted {
     pub(super) fn of(desired: &GroupRoutes) -> Self {
         let mut wanted = Self::default();
-        for prefix in &desired.prefixes {
+        for prefix in desired.prefixes.iter() {
             let prefix = prefix.trunc();
             let usable = |nexthop: &Nexthop| nexthop.ifindex != 0 && serves(nexthop.gateway, &prefix);
             let active = canonical(desired.active.iter().copied().filter(usable));

@@ -18,7 +18,7 @@ use crate::{
 /// the thread get their turn (some 0.7 ms).
 const CHUNK: usize = 200;
 /// How long a route of an earlier run may wait until something wants it, ns.
-const ORPHAN_GRACE_NS: u64 = 120_000_000_000;
+pub(super) const ORPHAN_GRACE_NS: u64 = 120_000_000_000;
 /// Time between two comparisons of all routes without any other reason, ns.
 pub(super) const PERIOD_NS: u64 = 30_000_000_000;
 /// The same while the kernel refuses a route, ns.
@@ -116,6 +116,11 @@ impl<K: RouteKernel> Routes<K> {
             due_ns: u64::MAX,
             compared_ns: 0,
         }
+    }
+
+    /// The port id that events caused by our own requests carry.
+    pub fn port_id(&self) -> u32 {
+        self.kernel.port_id()
     }
 
     /// Brings comparison forward to `at_ns`.
@@ -306,7 +311,8 @@ fn forget(group: &mut Group, key: &RouteKey) {
 }
 
 impl<K: RouteKernel> RouteSink for Routes<K> {
-    async fn adopt(&mut self, now_ns: u64, group: GroupId, table: u32, metric: u32, links: &[Nexthop]) -> Adopted {
+    async fn adopt(&mut self, now_ns: u64, group: GroupId, desired: &GroupRoutes) -> Adopted {
+        let GroupRoutes { table, metric, links, .. } = desired;
         self.due(now_ns + PERIOD_NS);
         let entry = self.groups.entry(group).or_default();
         entry.know(links);
@@ -320,12 +326,12 @@ impl<K: RouteKernel> RouteSink for Routes<K> {
         let mut carriers: BTreeMap<Vec<Nexthop>, usize> = BTreeMap::new();
         let mut routes = 0;
         for route in found {
-            if route.key.table != table || held.contains(&route.key) || !entry.recognises(&route) {
+            if route.key.table != *table || held.contains(&route.key) || !entry.recognises(&route) {
                 continue;
             }
             let nexthops = route.nexthops.unwrap_or_default();
             routes += 1;
-            if route.key.metric == effective_metric(&route.key.prefix, metric) {
+            if route.key.metric == effective_metric(&route.key.prefix, *metric) {
                 *carriers.entry(nexthops.clone()).or_default() += 1;
             }
             entry.held.insert(route.key, nexthops);

@@ -23,6 +23,7 @@ fn wish(prefixes: u32, active: &[u32], backups: &[u32]) -> GroupRoutes {
         prefixes: (0..prefixes).map(net).collect(),
         active: active.iter().map(|i| hop(*i)).collect(),
         backups: backups.iter().map(|i| hop(*i)).collect(),
+        ..GroupRoutes::default()
     }
 }
 
@@ -140,7 +141,7 @@ fn metrics_stay_in_their_range() {
     assert_eq!(wanted.routes.keys().last().unwrap().metric, MAX_BACKUPS);
     let wanted = plan::Wanted::of(&GroupRoutes { metric: u32::MAX, ..wish(1, &[1], &[2]) });
     assert_eq!(wanted.routes.len(), 1);
-    let v6 = GroupRoutes { prefixes: vec!["::/0".parse().unwrap()], ..wish(1, &[1], &[]) };
+    let v6 = GroupRoutes { prefixes: ["::/0".parse().unwrap()].into(), ..wish(1, &[1], &[]) };
     assert_eq!(plan::Wanted::of(&v6).leads.values().collect::<Vec<_>>(), [&None]);
 }
 

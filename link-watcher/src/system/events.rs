@@ -127,6 +127,16 @@ pub struct KernelEvents {
     socket: TokioSocket,
     buffer: Vec<u8>,
     queue: VecDeque<KernelEvent>,
+    filtered: Filtered,
+}
+
+/// Routes that are wanted beyond those that always are, and not.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filtered {
+    /// Everybody's routes in the main table.
+    pub main_table: bool,
+    /// No routes written by requests from these netlink port ids: one's own, which may be very many.
+    pub without: Vec<u32>,
 }
 
 impl KernelEvents {
@@ -135,7 +145,7 @@ impl KernelEvents {
         let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
         let raw = socket.socket_mut();
         netlink::prepare(raw)?;
-        SockRef::from(&*raw).attach_filter(&filter())?;
+        SockRef::from(&*raw).attach_filter(&filter(&Filtered::default()))?;
         for group in [
             libc::RTNLGRP_LINK,
             libc::RTNLGRP_IPV4_IFADDR,
@@ -147,7 +157,17 @@ impl KernelEvents {
         ] {
             raw.add_membership(group)?;
         }
-        Ok(Self { socket, buffer: Vec::with_capacity(READ_BUFFER), queue: VecDeque::new() })
+        let buffer = Vec::with_capacity(READ_BUFFER);
+        Ok(Self { socket, buffer, queue: VecDeque::new(), filtered: Filtered::default() })
+    }
+
+    /// Changes which routes' events come from now on. The same again costs nothing.
+    pub fn filter(&mut self, filtered: Filtered) -> io::Result<()> {
+        if filtered != self.filtered {
+            SockRef::from(self.socket.socket_ref()).attach_filter(&filter(&filtered))?;
+            self.filtered = filtered;
+        }
+        Ok(())
     }
 
     /// The next event. May be dropped and called again without losing one. Never fails for lack of space: that is
@@ -187,30 +207,52 @@ impl KernelEvents {
 }
 
 /// A classic BPF program (linux/filter.h) that drops foreign routes, except default routes, and where one took or joined
-/// an occupied place. It reads bytes in network order.
-fn filter() -> [SockFilter; 11] {
+/// an occupied place, and what `filtered` says. It reads bytes in network order.
+fn filter(filtered: &Filtered) -> Vec<SockFilter> {
+    const LOAD_WORD: u16 = 0x20;
     const LOAD_HALF: u16 = 0x28;
     const LOAD_BYTE: u16 = 0x30;
     const JUMP_EQUAL: u16 = 0x15;
     const JUMP_SET: u16 = 0x45;
     const RETURN: u16 = 0x06;
+    const DROP: SockFilter = SockFilter::new(RETURN, 0, 0, 0);
+    const PASS: SockFilter = SockFilter::new(RETURN, 0, 0, u32::MAX);
     let network = |value: u16| u32::from(value.to_be());
-    let (prefix_len_at, protocol_at) = ((netlink::HEADER_LEN + 1) as u32, (netlink::HEADER_LEN + 5) as u32);
-    [
-        /* 0 */ SockFilter::new(LOAD_HALF, 0, 0, 4),
-        /* 1 */ SockFilter::new(JUMP_EQUAL, 3, 0, network(libc::RTM_DELROUTE)),
-        /* 2 */ SockFilter::new(JUMP_EQUAL, 0, 7, network(libc::RTM_NEWROUTE)),
-        /* 3 */ SockFilter::new(LOAD_HALF, 0, 0, 6),
+    // `struct rtmsg`, see route/codec.rs.
+    let rtmsg = netlink::HEADER_LEN as u32;
+    let (prefix_len_at, table_at, protocol_at) = (rtmsg + 1, rtmsg + 4, rtmsg + 5);
+    let mut program = vec![
+        SockFilter::new(LOAD_HALF, 0, 0, 4),
+        SockFilter::new(JUMP_EQUAL, 2, 0, network(libc::RTM_NEWROUTE)),
+        SockFilter::new(JUMP_EQUAL, 1, 0, network(libc::RTM_DELROUTE)),
+        PASS,
+        // The port id that the message carries.
+        SockFilter::new(LOAD_WORD, 0, 0, 12),
+    ];
+    for port_id in &filtered.without {
+        program.extend([SockFilter::new(JUMP_EQUAL, 0, 1, port_id.to_be()), DROP]);
+    }
+    if filtered.main_table {
+        program.push(SockFilter::new(LOAD_BYTE, 0, 0, table_at));
+        program.extend([SockFilter::new(JUMP_EQUAL, 0, 1, u32::from(libc::RT_TABLE_MAIN)), PASS]);
+    }
+    program.extend([
+        SockFilter::new(LOAD_BYTE, 0, 0, prefix_len_at),
+        SockFilter::new(JUMP_EQUAL, 0, 1, 0),
+        PASS,
+        SockFilter::new(LOAD_BYTE, 0, 0, protocol_at),
+        SockFilter::new(JUMP_EQUAL, 0, 1, u32::from(PROTOCOL)),
+        PASS,
+        SockFilter::new(LOAD_HALF, 0, 0, 4),
+        SockFilter::new(JUMP_EQUAL, 0, 1, network(libc::RTM_DELROUTE)),
+        DROP,
+        SockFilter::new(LOAD_HALF, 0, 0, 6),
         // Without NLM_F_EXCL the place was occupied.
-        /* 4 */
-        SockFilter::new(JUMP_SET, 0, 5, network(libc::NLM_F_EXCL as u16)),
-        /* 5 */ SockFilter::new(LOAD_BYTE, 0, 0, prefix_len_at),
-        /* 6 */ SockFilter::new(JUMP_EQUAL, 3, 0, 0),
-        /* 7 */ SockFilter::new(LOAD_BYTE, 0, 0, protocol_at),
-        /* 8 */ SockFilter::new(JUMP_EQUAL, 1, 0, u32::from(PROTOCOL)),
-        /* 9 */ SockFilter::new(RETURN, 0, 0, 0),
-        /* 10 */ SockFilter::new(RETURN, 0, 0, u32::MAX),
-    ]
+        SockFilter::new(JUMP_SET, 0, 1, network(libc::NLM_F_EXCL as u16)),
+        DROP,
+        PASS,
+    ]);
+    program
 }
 
 /// Nothing for what does not concern us.

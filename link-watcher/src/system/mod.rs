@@ -7,7 +7,7 @@ pub(crate) mod netlink;
 mod sysctl;
 
 pub use self::{
-    events::{Address, KernelEvent, KernelEvents, Link, RouteChange, RouteEvent},
+    events::{Address, Filtered, KernelEvent, KernelEvents, Link, RouteChange, RouteEvent},
     interfaces::{Interface, Interfaces},
     netlink::KernelError,
     sysctl::{LinkSysctls, ProcSysctl, SysctlSink},

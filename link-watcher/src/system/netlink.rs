@@ -324,6 +324,32 @@ impl Requests {
         }
     }
 
+    /// Starts a dump that is taken in portions, with [`dump_portion`](Self::dump_portion); one that was going on before
+    /// is given up. The socket serves nothing else until the end.
+    pub(crate) fn dump_start(&mut self, batch: &mut Batch) -> io::Result<()> {
+        self.sequence = self.sequence.wrapping_add(1);
+        batch.number(self.sequence);
+        self.send(&batch.bytes)
+    }
+
+    /// One datagram of a dump, at most some [`DUMP_BUFFER`] bytes, which is what the kernel prepares at a time. Gives
+    /// whether more follows.
+    pub(crate) fn dump_portion(&mut self, mut each: impl FnMut(&Message<'_>)) -> io::Result<bool> {
+        self.receive()?;
+        for message in messages(&self.buffer).filter(|message| message.sequence == self.sequence) {
+            match i32::from(message.kind) {
+                libc::NLMSG_DONE => return Ok(false),
+                libc::NLMSG_ERROR => {
+                    if let Some(error) = parse_error(&message) {
+                        return Err(io::Error::from_raw_os_error(error.errno));
+                    }
+                }
+                _ => each(&message),
+            }
+        }
+        Ok(true)
+    }
+
     /// Whether the dump was consistent.
     fn dump_answer(&mut self, mut each: impl FnMut(&Message<'_>)) -> io::Result<bool> {
         let mut consistent = true;

@@ -105,7 +105,13 @@ pub(crate) fn nets(prefixes: &[&str]) -> Vec<IpNet> {
 }
 
 pub(crate) fn desired(prefixes: &[&str], active: &[Nexthop], backups: &[Nexthop]) -> GroupRoutes {
-    GroupRoutes { table: 254, metric: 0, prefixes: nets(prefixes), active: active.to_vec(), backups: backups.to_vec() }
+    GroupRoutes {
+        table: 254,
+        prefixes: nets(prefixes).into(),
+        active: active.to_vec(),
+        backups: backups.to_vec(),
+        ..GroupRoutes::default()
+    }
 }
 
 /// Our routes as `ip` shows them, without trailing blanks.

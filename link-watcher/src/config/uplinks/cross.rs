@@ -176,7 +176,7 @@ fn name_of_group<'g>(group: &'g Uplinks<'_>) -> &'g str {
 }
 
 /// The first and last table of a group.
-fn tables(group: &Uplinks<'_>) -> (u32, u32) {
+pub(in crate::config) fn tables(group: &Uplinks<'_>) -> (u32, u32) {
     let base = *group.table_base.get_ref();
     // A group without any link is reported elsewhere.
     (base, base.saturating_add(group.links.len() as u32))

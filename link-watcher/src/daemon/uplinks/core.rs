@@ -82,7 +82,7 @@ impl Core {
     /// Tells the worker what peers serve, where that has changed.
     pub(in crate::daemon) async fn spare(&mut self) {
         let Some(uplinks) = &self.uplinks else { return };
-        let served = self.groups.values().flat_map(|group| group.prefixes());
+        let served = self.groups.values().flat_map(|group| group.prefixes().to_vec());
         let served: Vec<IpNet> = served.filter(|prefix| prefix.prefix_len() > 0).collect();
         if served != self.spared {
             self.spared.clone_from(&served);

@@ -15,9 +15,6 @@
 //! What was read stays known until an event of the kernel, or a failure, makes it doubtful: failing over takes one system
 //! call. Reading is bounded by what our tables hold, not by what the machine's other tables do.
 
-#[cfg(test)]
-mod fake;
-mod kernel;
 mod plan;
 mod repair;
 #[cfg(test)]
@@ -28,11 +25,9 @@ use std::{
     fmt,
 };
 
-pub use self::{
-    kernel::{NetlinkTables, TableKernel},
-    plan::wanted,
-};
+pub use self::plan::wanted;
 use super::Desired;
+pub use crate::route::{NetlinkTables, TableChange, TableKernel};
 use crate::{
     config::RULE_PRIORITIES,
     event::{GroupId, LinkId},
@@ -48,32 +43,6 @@ const PERIOD_NS: u64 = 30_000_000_000;
 const RETRY_NS: u64 = 5_000_000_000;
 /// Problems that a report names; what is beyond is only counted.
 const PROBLEMS_MAX: usize = 32;
-
-/// One message to the kernel.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TableChange {
-    /// Take a place where nothing stands; fails with `EEXIST` where something does.
-    CreateRoute(TableRoute),
-    /// Change what stands in a place, atomically.
-    ReplaceRoute(TableRoute),
-    /// Remove it, if it is ours.
-    DeleteRoute(TableRoute),
-    /// Add a rule.
-    CreateRule(Rule),
-    /// Remove it, if it is ours.
-    DeleteRule(Rule),
-}
-
-impl fmt::Display for TableChange {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::CreateRoute(route) | Self::ReplaceRoute(route) => write!(f, "route {}", route.key),
-            Self::DeleteRoute(route) => write!(f, "removal of route {}", route.key),
-            Self::CreateRule(rule) => write!(f, "{rule}"),
-            Self::DeleteRule(rule) => write!(f, "removal of {rule}"),
-        }
-    }
-}
 
 /// What is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -424,4 +393,30 @@ fn read<K: TableKernel>(kernel: &mut K, group: &mut Group) -> std::io::Result<Fo
         .filter(|table| !matches!(table, 0 | 253..=255));
     group.tables.extend(led_to);
     Ok(Found { routes: kernel.routes(&group.tables)?, rules })
+}
+
+impl Found {
+    /// What stands after a change that succeeded.
+    pub(super) fn take_in(&mut self, change: &TableChange) {
+        match change {
+            TableChange::CreateRoute(route) | TableChange::ReplaceRoute(route) => {
+                self.routes.retain(|found| found.key != route.key);
+                let found = FoundTableRoute { key: route.key, protocol: PROTOCOL, way: Some(route.way.clone()) };
+                self.routes.push(found);
+            }
+            TableChange::DeleteRoute(route) => {
+                self.routes.retain(|found| found.protocol != PROTOCOL || found.key != route.key);
+            }
+            TableChange::CreateRule(rule) => self.rules.push(FoundRule {
+                family: rule.family,
+                priority: rule.priority,
+                protocol: PROTOCOL,
+                table: rule.table,
+                rule: Some(*rule),
+            }),
+            TableChange::DeleteRule(rule) => {
+                self.rules.retain(|found| found.protocol != PROTOCOL || found.rule.as_ref() != Some(rule));
+            }
+        }
+    }
 }

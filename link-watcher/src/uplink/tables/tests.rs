@@ -1,7 +1,8 @@
 //! Tables and rules on a pretended kernel: what is wanted, order, bounds, and what others do.
 #![allow(clippy::unwrap_used)]
 
-use super::{fake::FakeKernel, *};
+use super::*;
+use crate::route::table_fake::FakeKernel;
 use crate::{
     config::Nat,
     route::{Hop, IPV6_DEFAULT_METRIC},
@@ -143,7 +144,7 @@ fn the_spreading_table_has_the_groups_routes_in_each_family() {
                 let hops: Vec<_> = hops.iter().map(|hop| (hop.ifindex, hop.weight)).collect();
                 (route.key.prefix.to_string(), route.key.metric, hops, source.is_some())
             }
-            Way::Unreachable => panic!("{route:?}"),
+            Way::Unreachable | Way::Throw => panic!("{route:?}"),
         };
         routes.iter().filter(|route| route.key.table == 7000).map(shown).collect::<Vec<_>>()
     };

@@ -3,16 +3,17 @@
 
 use std::{
     cell::{RefCell, RefMut},
+    cmp::Reverse,
     collections::BTreeSet,
     io,
+    net::IpAddr,
     rc::Rc,
 };
 
-use super::{TableChange, TableKernel};
-use crate::{
-    route::{FoundRoute, FoundRule, FoundTableRoute, PROTOCOL, TableRoute, Way},
-    system::{KernelError, KernelEvent, RouteChange, RouteEvent},
+use super::{
+    BulkKernel, Family, FoundRoute, FoundRule, FoundTableRoute, PROTOCOL, TableChange, TableKernel, TableRoute, Way,
 };
+use crate::system::{KernelError, KernelEvent, RouteChange, RouteEvent};
 
 /// The port id of the back-end under test.
 const OWN_PORT: u32 = 4000;
@@ -21,42 +22,47 @@ const FOREIGN_PORT: u32 = 17;
 
 /// A kernel with one route a place, shared between a back-end and its test.
 #[derive(Clone, Debug, Default)]
-pub(super) struct FakeKernel(Rc<RefCell<State>>);
+pub(crate) struct FakeKernel(Rc<RefCell<State>>);
 
 #[derive(Debug, Default)]
-pub(super) struct State {
-    pub(super) routes: Vec<FoundTableRoute>,
-    pub(super) rules: Vec<FoundRule>,
+pub(crate) struct State {
+    pub(crate) routes: Vec<FoundTableRoute>,
+    pub(crate) rules: Vec<FoundRule>,
     /// Every system call's changes.
-    pub(super) calls: Vec<Vec<TableChange>>,
+    pub(crate) calls: Vec<Vec<TableChange>>,
+    /// What is left to read in portions.
+    pub(crate) unread: Vec<FoundTableRoute>,
     /// How often routes were read.
-    pub(super) reads: usize,
+    pub(crate) reads: usize,
     /// Interfaces that are not there.
-    pub(super) absent: BTreeSet<u32>,
+    pub(crate) absent: BTreeSet<u32>,
+    /// Destinations that must never lose their way, and those that did.
+    pub(crate) watched: Vec<IpAddr>,
+    pub(crate) stranded: Vec<String>,
     /// The answers to the next call get lost, though it is carried out.
-    pub(super) lose_answers: bool,
+    pub(crate) lose_answers: bool,
 }
 
 impl FakeKernel {
-    pub(super) fn state(&self) -> RefMut<'_, State> {
+    pub(crate) fn state(&self) -> RefMut<'_, State> {
         self.0.borrow_mut()
     }
 
     /// Somebody else removes a route; gives the event.
-    pub(super) fn foreign_delete(&self, at: usize) -> KernelEvent {
+    pub(crate) fn foreign_delete(&self, at: usize) -> KernelEvent {
         let route = self.state().routes.remove(at);
         let found = FoundRoute { key: route.key, protocol: route.protocol, nexthops: None };
         KernelEvent::Route(RouteEvent { change: RouteChange::Removed, port_id: FOREIGN_PORT, route: found })
     }
 
     /// Somebody else removes a rule; gives the event.
-    pub(super) fn foreign_delete_rule(&self, at: usize) -> KernelEvent {
+    pub(crate) fn foreign_delete_rule(&self, at: usize) -> KernelEvent {
         let rule = self.state().rules.remove(at);
         KernelEvent::Rule { removed: true, port_id: FOREIGN_PORT, rule }
     }
 
     /// The routes through an interface go, and the kernel says nothing of them.
-    pub(super) fn drop_interface(&self, ifindex: u32) -> KernelEvent {
+    pub(crate) fn drop_interface(&self, ifindex: u32) -> KernelEvent {
         let through = |route: &FoundTableRoute| match &route.way {
             Some(Way::Through { hops, .. }) => hops.iter().any(|hop| hop.ifindex == ifindex),
             _ => false,
@@ -68,7 +74,7 @@ impl FakeKernel {
     }
 
     /// Our routes and rules as text, in order.
-    pub(super) fn ours(&self) -> BTreeSet<String> {
+    pub(crate) fn ours(&self) -> BTreeSet<String> {
         let state = self.state();
         let routes = state.routes.iter().filter(|route| route.protocol == PROTOCOL);
         let rules = state.rules.iter().filter(|rule| rule.protocol == PROTOCOL);
@@ -78,6 +84,22 @@ impl FakeKernel {
 }
 
 impl State {
+    /// Where a packet goes: the table and the next hops; nothing where no rule leads it out.
+    pub(crate) fn lookup(&self, address: IpAddr) -> Option<(u32, Vec<u32>)> {
+        let mut rules: Vec<&FoundRule> = self.rules.iter().collect();
+        rules.sort_by_key(|rule| rule.priority);
+        let tables = rules.iter().filter(|rule| (rule.family == Family::V4) == address.is_ipv4());
+        for table in tables.map(|rule| rule.table).chain([254]) {
+            let inside = |route: &&FoundTableRoute| route.key.table == table && route.key.prefix.contains(&address);
+            let longest = self.routes.iter().filter(inside);
+            let best = longest.min_by_key(|route| (Reverse(route.key.prefix.prefix_len()), route.key.metric));
+            if let Some(Way::Through { hops, .. }) = best.and_then(|route| route.way.as_ref()) {
+                return Some((table, hops.iter().map(|hop| hop.ifindex).collect()));
+            }
+        }
+        None
+    }
+
     fn carry_out(&mut self, change: &TableChange) -> Result<(), i32> {
         let found =
             |route: &TableRoute| FoundTableRoute { key: route.key, protocol: PROTOCOL, way: Some(route.way.clone()) };
@@ -99,7 +121,12 @@ impl State {
                 self.routes.push(found(route));
             }
             TableChange::DeleteRoute(route) => {
-                let at = self.routes.iter().position(|other| *other == found(route)).ok_or(libc::ESRCH)?;
+                // A removal without next hops is of whatever there is.
+                let any = matches!(&route.way, Way::Through { hops, .. } if hops.is_empty());
+                let same = |other: &FoundTableRoute| {
+                    if any { (other.key, other.protocol) == (route.key, PROTOCOL) } else { *other == found(route) }
+                };
+                let at = self.routes.iter().position(same).ok_or(libc::ESRCH)?;
                 self.routes.remove(at);
             }
             TableChange::CreateRule(rule) => {
@@ -132,7 +159,17 @@ impl TableKernel for FakeKernel {
     fn execute(&mut self, changes: &[TableChange]) -> io::Result<Vec<Result<(), KernelError>>> {
         let mut state = self.state();
         state.calls.push(changes.to_vec());
-        let results = changes.iter().map(|change| state.carry_out(change).map_err(KernelError::new)).collect();
+        let mut results = Vec::new();
+        for change in changes {
+            let before: Vec<IpAddr> =
+                state.watched.iter().copied().filter(|address| state.lookup(*address).is_some()).collect();
+            results.push(state.carry_out(change).map_err(KernelError::new));
+            for address in before {
+                if state.lookup(address).is_none() {
+                    state.stranded.push(format!("{address} by {change}"));
+                }
+            }
+        }
         if std::mem::take(&mut state.lose_answers) {
             return Err(io::Error::other("lost"));
         }
@@ -151,5 +188,23 @@ impl TableKernel for FakeKernel {
 
     fn process(&self, port_id: u32) -> String {
         format!("port {port_id}")
+    }
+}
+
+impl BulkKernel for FakeKernel {
+    fn read(&mut self, table: u32, family: Family) -> io::Result<()> {
+        let mut state = self.state();
+        let of = |route: &&FoundTableRoute| route.key.table == table && Family::of(&route.key.prefix) == family;
+        state.unread = state.routes.iter().filter(of).cloned().collect();
+        Ok(())
+    }
+
+    fn portion(&mut self) -> io::Result<(Vec<FoundTableRoute>, bool)> {
+        let mut state = self.state();
+        let rest = state.unread.len().min(3);
+        let rest = state.unread.split_off(rest);
+        let portion = std::mem::replace(&mut state.unread, rest);
+        let more = !state.unread.is_empty();
+        Ok((portion, more))
     }
 }

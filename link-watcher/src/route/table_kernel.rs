@@ -1,19 +1,42 @@
 //! The kernel's side of tables and rules, and the trait behind which tests put a pretended one.
 
-use std::{collections::BTreeSet, io};
+use std::{collections::BTreeSet, fmt, io};
 
-use super::{Found, TableChange};
-use crate::{
-    route::{
-        Family, FoundRule, FoundTableRoute, PROTOCOL,
-        codec::{self, Filter, Mode},
-        nothing_there, process, rule,
-    },
-    system::{
-        KernelError,
-        netlink::{Batch, Message, Requests},
-    },
+use super::{
+    Family, FoundRule, FoundTableRoute, Rule, TableRoute,
+    codec::{self, Filter, Mode},
+    nothing_there, process, rule,
 };
+use crate::system::{
+    KernelError,
+    netlink::{Batch, Message, Requests},
+};
+
+/// One message to the kernel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TableChange {
+    /// Take a place where nothing stands; fails with `EEXIST` where something does.
+    CreateRoute(TableRoute),
+    /// Change what stands in a place, atomically.
+    ReplaceRoute(TableRoute),
+    /// Remove it, if it is ours.
+    DeleteRoute(TableRoute),
+    /// Add a rule.
+    CreateRule(Rule),
+    /// Remove it, if it is ours.
+    DeleteRule(Rule),
+}
+
+impl fmt::Display for TableChange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::CreateRoute(route) | Self::ReplaceRoute(route) => write!(f, "route {}", route.key),
+            Self::DeleteRoute(route) => write!(f, "removal of route {}", route.key),
+            Self::CreateRule(rule) => write!(f, "{rule}"),
+            Self::DeleteRule(rule) => write!(f, "removal of {rule}"),
+        }
+    }
+}
 
 /// What tables and rules need of a kernel.
 pub trait TableKernel {
@@ -34,16 +57,27 @@ pub trait TableKernel {
     fn process(&self, port_id: u32) -> String;
 }
 
+/// What tables of very many routes need of a kernel beyond that: to be read in portions.
+pub trait BulkKernel: TableKernel {
+    /// Starts reading a table's routes of a family; what was being read before is given up.
+    fn read(&mut self, table: u32, family: Family) -> io::Result<()>;
+
+    /// The next portion, some 300 routes, and whether more follows.
+    fn portion(&mut self) -> io::Result<(Vec<FoundTableRoute>, bool)>;
+}
+
 /// The kernel, over a netlink socket in the network namespace of the thread that opens it.
 pub struct NetlinkTables {
     requests: Requests,
     batch: Batch,
+    /// Table that is being read, with a socket for it alone.
+    reading: Option<(u32, Requests)>,
 }
 
 impl NetlinkTables {
     /// Opens the socket. Needs no privilege; changing routes and rules needs `CAP_NET_ADMIN`.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { requests: Requests::open()?, batch: Batch::default() })
+        Ok(Self { requests: Requests::open()?, batch: Batch::default(), reading: None })
     }
 
     fn dump<T>(&mut self, found: &mut Vec<T>, parse: impl Fn(&Message<'_>) -> Option<T>) -> io::Result<()> {
@@ -107,28 +141,29 @@ impl TableKernel for NetlinkTables {
     }
 }
 
-impl Found {
-    /// What stands after a change that succeeded.
-    pub(super) fn take_in(&mut self, change: &TableChange) {
-        match change {
-            TableChange::CreateRoute(route) | TableChange::ReplaceRoute(route) => {
-                self.routes.retain(|found| found.key != route.key);
-                let found = FoundTableRoute { key: route.key, protocol: PROTOCOL, way: Some(route.way.clone()) };
-                self.routes.push(found);
-            }
-            TableChange::DeleteRoute(route) => {
-                self.routes.retain(|found| found.protocol != PROTOCOL || found.key != route.key);
-            }
-            TableChange::CreateRule(rule) => self.rules.push(FoundRule {
-                family: rule.family,
-                priority: rule.priority,
-                protocol: PROTOCOL,
-                table: rule.table,
-                rule: Some(*rule),
-            }),
-            TableChange::DeleteRule(rule) => {
-                self.rules.retain(|found| found.protocol != PROTOCOL || found.rule.as_ref() != Some(rule));
-            }
+impl BulkKernel for NetlinkTables {
+    fn read(&mut self, table: u32, family: Family) -> io::Result<()> {
+        // A fresh socket has no rest of an earlier dump.
+        let mut requests = Requests::open()?;
+        self.batch.clear();
+        codec::dump(&mut self.batch, family.number(), Filter { table: Some(table), ..Filter::default() });
+        requests.dump_start(&mut self.batch)?;
+        self.reading = Some((table, requests));
+        Ok(())
+    }
+
+    fn portion(&mut self) -> io::Result<(Vec<FoundTableRoute>, bool)> {
+        let Some((table, requests)) = &mut self.reading else { return Ok((Vec::new(), false)) };
+        let mut found = Vec::new();
+        let more = match requests.dump_portion(|message| found.extend(codec::parse_table_route(message.payload))) {
+            Err(error) if nothing_there(&error) => false,
+            other => other?,
+        };
+        // A kernel without strict dumps sends everything.
+        found.retain(|route| route.key.table == *table);
+        if !more {
+            self.reading = None;
         }
+        Ok((found, more))
     }
 }

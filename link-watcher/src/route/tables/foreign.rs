@@ -1,0 +1,114 @@
+//! What others have in the main table.
+
+use std::collections::BTreeMap;
+
+use ipnet::IpNet;
+
+use super::{super::RouteKey, GAP_NS};
+
+/// `RT_TABLE_MAIN`.
+pub(super) const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
+/// Most routes of others that are followed; with more, routes of ours stand in the main table like theirs.
+pub(super) const FOREIGN_MAX: usize = 65_536;
+/// Least time between two readings of the main table, ns.
+const READ_GAP_NS: u64 = 1_000_000_000;
+
+/// A route of somebody else's: the one with the lowest metric of its prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Best {
+    pub(super) metric: u32,
+    pub(super) protocol: u8,
+}
+
+/// The main table, without our own routes. Additions count at once; what goes, goes with the next reading, so that a
+/// packet rather leaves our tables in vain for a moment than is caught wrongly.
+pub(super) struct Foreign {
+    pub(super) routes: BTreeMap<IpNet, Best>,
+    /// It was read since the first group is served.
+    pub(super) known: bool,
+    pub(super) overflow: bool,
+    /// When it is to be read again, ns.
+    pub(super) due_ns: u64,
+    /// Additions during a reading, which may have missed them.
+    added: Vec<(IpNet, Best)>,
+    /// The filter of events takes one round to change, and only what is read behind it is complete.
+    armed: bool,
+    read_ns: u64,
+}
+
+impl Default for Foreign {
+    fn default() -> Self {
+        Self {
+            routes: BTreeMap::new(),
+            known: false,
+            overflow: false,
+            due_ns: u64::MAX,
+            added: Vec::new(),
+            armed: false,
+            read_ns: 0,
+        }
+    }
+}
+
+impl Foreign {
+    /// It is to be read again, at this time or later.
+    pub(super) fn doubt(&mut self, at_ns: u64) {
+        let at_ns = if self.known { at_ns.max(self.read_ns + READ_GAP_NS) } else { at_ns };
+        self.due_ns = self.due_ns.min(at_ns);
+    }
+
+    /// Whether to read it now.
+    pub(super) fn begin(&mut self, now_ns: u64) -> bool {
+        if self.due_ns > now_ns {
+            return false;
+        }
+        if !std::mem::replace(&mut self.armed, true) {
+            return false;
+        }
+        (self.due_ns, self.read_ns) = (u64::MAX, now_ns);
+        self.added.clear();
+        true
+    }
+
+    /// Takes over what was read. Gives whether anything has changed.
+    pub(super) fn replace(&mut self, read: Option<BTreeMap<IpNet, Best>>) -> bool {
+        self.overflow = read.is_none();
+        let mut read = read.unwrap_or_default();
+        for (prefix, best) in self.added.drain(..) {
+            better(&mut read, prefix, best);
+        }
+        let changed = !self.known || read != self.routes;
+        self.routes = read;
+        self.known = true;
+        changed
+    }
+
+    /// The table could not be read.
+    pub(super) fn failed(&mut self, now_ns: u64) {
+        self.due_ns = now_ns + READ_GAP_NS;
+    }
+
+    /// Takes in a route that appeared. Gives whether it matters.
+    pub(super) fn insert(&mut self, key: RouteKey, protocol: u8) -> bool {
+        let best = Best { metric: key.metric, protocol };
+        if self.added.len() < FOREIGN_MAX {
+            self.added.push((key.prefix, best));
+        } else {
+            self.doubt(self.read_ns + GAP_NS);
+        }
+        if !self.overflow && self.routes.len() >= FOREIGN_MAX {
+            self.overflow = true;
+        }
+        !self.overflow && better(&mut self.routes, key.prefix, best)
+    }
+}
+
+/// Enters a route where it comes before what is there.
+pub(super) fn better(routes: &mut BTreeMap<IpNet, Best>, prefix: IpNet, best: Best) -> bool {
+    let known = routes.get(&prefix);
+    if known.is_some_and(|known| known.metric <= best.metric) {
+        return false;
+    }
+    routes.insert(prefix, best);
+    true
+}
