@@ -104,7 +104,7 @@ impl<K: BulkKernel> PeerTables<K> {
             group
                 .slots
                 .iter()
-                .filter(|_| ready)
+                .filter(|(table, _)| ready && !group.keeps(**table))
                 .filter(|(table, _)| !carrying || group.carries(**table))
                 .find(|(_, slot)| matches!(slot.progress, Progress::Filling(_)) && slot.retry_ns <= now_ns)
                 .map(|(table, _)| (*id, *table))

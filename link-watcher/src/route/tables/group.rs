@@ -168,6 +168,8 @@ pub(crate) struct Group {
     /// The kernel did not want a rule.
     pub(super) rule_error: Option<KernelError>,
     pub(super) rules_retry_ns: u64,
+    /// Somebody removed a rule that is not put back yet: netlink port id, 0: unknown.
+    pub(super) rule_gone_by: Option<u32>,
     /// Until then what stands stays, though nothing wants it: the peer is to announce it again.
     pub(super) orphans_until_ns: u64,
     /// The list and the throw routes are to be computed again.
@@ -199,6 +201,7 @@ impl Group {
             rules: BTreeSet::new(),
             rule_error: None,
             rules_retry_ns: 0,
+            rule_gone_by: None,
             orphans_until_ns: 0,
             retarget: true,
             leaving: false,
@@ -228,9 +231,11 @@ impl Group {
     /// Takes a new wish.
     pub(super) fn want(&mut self, desired: &GroupRoutes) {
         self.leaving = false;
-        if self.metric != desired.metric || !Arc::ptr_eq(&self.prefixes, &desired.prefixes) {
+        if self.metric != desired.metric || !same(&self.prefixes, &desired.prefixes) {
             (self.metric, self.prefixes) = (desired.metric, Arc::clone(&desired.prefixes));
             self.retarget = true;
+            // Of the new list nothing is known to stand.
+            self.slots.values_mut().for_each(|slot| slot.full = false);
         }
         (self.active, self.backups) = (way_of(&desired.active), desired.backups.clone());
         let mut ways: BTreeSet<Vec<Nexthop>> =
@@ -450,13 +455,19 @@ impl Group {
         if self.rules_due() {
             return self.rules_retry_ns;
         }
-        let open = self.slots.iter().filter(|(_, slot)| !slot.complete());
+        let open = self.slots.iter().filter(|(table, slot)| !slot.complete() && !self.keeps(**table));
         let open = open.map(|(table, slot)| {
             let pause_ns = if self.carries(*table) { 0 } else { pause_until_ns };
             slot.retry_ns.max(pause_ns)
         });
         let orphans_ns = if self.orphans_until_ns == 0 { u64::MAX } else { self.orphans_until_ns };
         open.min().unwrap_or(u64::MAX).min(orphans_ns)
+    }
+
+    /// Whether a table that nothing wants stays for now, because it is the last way.
+    pub(super) fn keeps(&self, table: u32) -> bool {
+        let unwanted = self.slots.get(&table).is_some_and(|slot| slot.unwanted);
+        unwanted && !self.leaving && self.rules.iter().any(|rule| rule.table == table)
     }
 
     /// Whether the table is that of the traffic, or is to be.
@@ -468,7 +479,7 @@ impl Group {
     pub(super) fn settled(&self) -> bool {
         let slots = self.slots.values().all(|slot| slot.complete() || slot.error.is_some());
         let lead = self.leads().and_then(|table| self.slots.get(&table));
-        !self.retarget && slots && !self.rules_due() && lead.is_some_and(Slot::complete)
+        !self.retarget && slots && !self.rules_due() && (self.families.is_empty() || lead.is_some_and(Slot::complete))
     }
 
     pub(super) fn report(&self) -> Report {
@@ -514,6 +525,11 @@ impl Group {
         let foreign = self.refused.iter().filter(|refusal| matches!(refusal.why, Why::Foreign(_))).count();
         Report { installed: standing.min(self.wanted).saturating_sub(foreign), refused, ..Report::default() }
     }
+}
+
+/// Whether two lists are the same; quick where they are one.
+pub(super) fn same(one: &Arc<[IpNet]>, other: &Arc<[IpNet]>) -> bool {
+    Arc::ptr_eq(one, other) || one == other
 }
 
 /// Whether one of the prefixes contains this one, and is shorter.

@@ -122,7 +122,7 @@ impl<K: BulkKernel> PeerTables<K> {
     /// Tells what a group routes, whichever back-end serves it.
     pub fn claim(&mut self, group: GroupId, desired: &GroupRoutes) {
         let known = self.claims.get(&group);
-        if known.is_some_and(|claim| claim.metric == desired.metric && Arc::ptr_eq(&claim.prefixes, &desired.prefixes))
+        if known.is_some_and(|claim| claim.metric == desired.metric && group::same(&claim.prefixes, &desired.prefixes))
         {
             return;
         }
@@ -240,11 +240,12 @@ impl<K: BulkKernel> PeerTables<K> {
             KernelEvent::Route(event) if event.port_id != self.kernel.port_id() => {
                 return self.route_event(now_ns, event);
             }
-            KernelEvent::Rule { port_id, rule, .. } if *port_id != self.kernel.port_id() => {
-                let at_ns = now_ns + GAP_NS;
-                for group in self.groups.values_mut().filter(|group| group.range.has(rule.table)) {
-                    self.rules_due_ns = self.rules_due_ns.min(at_ns.max(group.fight.next_ns));
-                    group.fight.by = Some(*port_id);
+            KernelEvent::Rule { port_id, rule, removed: true } if *port_id != self.kernel.port_id() => {
+                for group in self.groups.values_mut() {
+                    if rule.rule.is_some_and(|rule| group.rules.remove(&rule)) {
+                        group.rules_retry_ns = (now_ns + GAP_NS).max(group.fight.next_ns);
+                        group.rule_gone_by = Some(*port_id);
+                    }
                 }
             }
             KernelEvent::Resync => {

@@ -73,6 +73,10 @@ impl Group {
 impl<K: BulkKernel> PeerTables<K> {
     /// Makes the first rules lead where they shall, and no more than that needs. Gives the messages sent.
     pub(super) fn swap(&mut self, now_ns: u64, id: GroupId) -> usize {
+        if self.rules_due_ns <= now_ns + GAP_NS {
+            // An answer was lost, or an event: what is thought to lead somewhere may not.
+            self.read_rules(now_ns);
+        }
         let Some(group) = self.groups.get(&id) else { return 0 };
         let wanted = group.wanted_rules();
         let first = group.range.rule_priority;
@@ -121,6 +125,13 @@ impl<K: BulkKernel> PeerTables<K> {
             return;
         };
         group.rule_error = None;
+        if let Some((port_id, TableChange::CreateRule(rule))) = group.rule_gone_by.zip(changes.first()) {
+            group.rule_gone_by = None;
+            let by = self.kernel.process(port_id);
+            self.notices.push(Notice::RuleGone { what: rule.to_string(), by });
+            group.fight.repairs += 1;
+            group.fight.next_ns = now_ns + backoff_ns(group.fight.repairs);
+        }
         for (change, result) in changes.iter().zip(results) {
             match (change, result.map_err(|error| (error.errno, error))) {
                 (TableChange::CreateRule(rule), Ok(()) | Err((libc::EEXIST, _))) => drop(group.rules.insert(*rule)),
@@ -150,14 +161,8 @@ impl<K: BulkKernel> PeerTables<K> {
         for group in self.groups.values_mut() {
             let before = group.rules.len();
             group.take_rules(&found);
-            if group.rules.len() < before && group.fight.by.is_some() {
-                group.fight.repairs += 1;
-                group.fight.next_ns = now_ns + backoff_ns(group.fight.repairs);
-                if let Some(rule) = group.wanted_rules().difference(&group.rules).next() {
-                    let what = rule.to_string();
-                    let by = group.fight.by.take().map(|port_id| self.kernel.process(port_id));
-                    self.notices.push(Notice::RuleGone { what, by: by.unwrap_or_default() });
-                }
+            if group.rules.len() < before {
+                group.rule_gone_by.get_or_insert(0);
             }
         }
     }
