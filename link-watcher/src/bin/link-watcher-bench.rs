@@ -3,6 +3,9 @@
 //! `cargo xtask bench`; as root, because it loads the program and builds routers in network namespaces. What is measured
 //! runs in this one process, one after the other; medians stand between the least and the greatest value seen.
 
+#[path = "link-watcher-bench/bench_routes.rs"]
+mod bench_routes;
+
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -26,6 +29,9 @@ struct Arguments {
     /// Only the cost of a packet in the kernel program
     #[arg(long)]
     packets_only: bool,
+    /// Only the time that routes take to move
+    #[arg(long)]
+    routes_only: bool,
 }
 
 /// Intervals of the outage table, ms; the multiplier is 3.
@@ -39,6 +45,13 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     sweep();
     let mut record = json!({ "version": env!("CARGO_PKG_VERSION") });
+    if arguments.routes_only {
+        let rows = bench_routes::rows(!arguments.json)?;
+        if arguments.json {
+            println!("{}", serde_json::to_string_pretty(&rows)?);
+        }
+        return Ok(());
+    }
     let packets = packet_costs()?;
     if !arguments.json {
         println!("A packet in the kernel program, ns (BPF_PROG_TEST_RUN)");

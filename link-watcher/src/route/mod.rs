@@ -16,6 +16,7 @@
 //! **Order.** Active routes first, then backups, then removals; a prefix whose new routes could not be installed keeps
 //! its old ones.
 
+mod bench;
 pub(crate) mod codec;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -36,12 +37,8 @@ use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
 
 use ipnet::IpNet;
 
-pub(crate) use self::{
-    codec::parse_route,
-    kernel::{nothing_there, process},
-    reconcile::{BACKOFF_MAX_NS, GAP_NS, backoff_ns},
-};
 pub use self::{
+    bench::{Failovers, failovers},
     codec::{FoundTableRoute, Hop, TableRoute, Way},
     kernel::{Change, NetlinkRoutes, RouteKernel},
     routes::Routes,
@@ -49,6 +46,11 @@ pub use self::{
     sink::Actuation,
     table_kernel::{BulkKernel, NetlinkTables, TableChange, TableKernel},
     tables::{MAX_LINKS, PRIORITIES, PeerTables, TABLES},
+};
+pub(crate) use self::{
+    codec::parse_route,
+    kernel::{nothing_there, process},
+    reconcile::{BACKOFF_MAX_NS, GAP_NS, backoff_ns},
 };
 
 use crate::{

@@ -37,6 +37,8 @@ pub struct Routes<K> {
     /// What the kernel did not want.
     pub(super) failed: BTreeMap<RouteKey, KernelError>,
     pub(super) fights: BTreeMap<RouteKey, Fight>,
+    /// A place may have become free that a group waits for.
+    pub(super) freed: bool,
     /// When the routes are to be compared again, and when they last were, ns.
     pub(super) due_ns: u64,
     pub(super) compared_ns: u64,
@@ -113,6 +115,7 @@ impl<K: RouteKernel> Routes<K> {
             suspects: BTreeMap::new(),
             failed: BTreeMap::new(),
             fights: BTreeMap::new(),
+            freed: false,
             due_ns: u64::MAX,
             compared_ns: 0,
         }
@@ -299,6 +302,7 @@ impl<K: RouteKernel> Routes<K> {
         }
         self.prune();
         // Another group may have waited for a place that is free now.
+        self.freed = true;
         self.due(now_ns);
         report
     }
@@ -318,6 +322,7 @@ impl<K: RouteKernel> RouteSink for Routes<K> {
         entry.know(links);
         // Places that are refused or vanish meanwhile are found by the comparison that follows a failure.
         let Ok(found) = self.kernel.ours() else {
+            self.freed = true;
             self.due(now_ns);
             return Adopted::default();
         };
@@ -392,6 +397,10 @@ impl<K: RouteKernel> RouteSink for Routes<K> {
 
     async fn tick(&mut self, now_ns: u64) -> Vec<Notice> {
         if now_ns < self.due_ns {
+            return Vec::new();
+        }
+        if !self.cheap() && !self.doubts(now_ns) {
+            self.due_ns = now_ns + PERIOD_NS;
             return Vec::new();
         }
         self.compare(now_ns).await

@@ -112,7 +112,6 @@ impl Slot {
 
     /// Goes through everything again.
     pub(super) fn restart(&mut self) {
-        self.full = false;
         if self.progress != Progress::Unread {
             self.progress = Progress::Filling(0);
         }
@@ -248,7 +247,7 @@ impl Group {
         for slot in self.slots.values_mut() {
             let unwanted = !ways.remove(&slot.way);
             if unwanted != slot.unwanted {
-                slot.unwanted = unwanted;
+                (slot.unwanted, slot.full) = (unwanted, false);
                 slot.restart();
             }
         }
@@ -324,7 +323,15 @@ impl Group {
         if throws.len() > THROWS_MAX {
             self.unfit = Some("too many routes of others lie inside of its prefixes");
         }
-        self.throws = throws;
+        if self.throws != throws {
+            self.throws = throws;
+            self.slots.values_mut().for_each(Slot::restart);
+        }
+        let targets = self.list.iter().zip(&self.target).filter(|(_, target)| **target);
+        if targets.map(|(prefix, _)| prefix).eq(&wanted) {
+            self.slots.values_mut().for_each(|slot| slot.full |= slot.complete());
+            return;
+        }
         self.wanted = wanted.len();
         self.families = wanted.iter().map(Family::of).collect();
         self.relist(&wanted);
@@ -348,6 +355,7 @@ impl Group {
         }
         for slot in self.slots.values_mut() {
             slot.standing = from.iter().map(|at| at.map_or(Standing::Nothing, |at| slot.standing[at])).collect();
+            slot.full = false;
             slot.restart();
         }
         (self.list, self.target) = (list, target);
@@ -405,6 +413,7 @@ impl Group {
                     return false;
                 }
                 slot.set(at, Standing::Nothing);
+                slot.full = false;
             }
             _ => slot.progress = Progress::Unread,
         }

@@ -87,9 +87,10 @@ impl<K: BulkKernel> PeerTables<K> {
         }
         let mut changes: Vec<TableChange> = leads.iter().copied().map(TableChange::CreateRule).collect();
         let gone: Vec<Rule> = group.rules.difference(&wanted).filter(lead).copied().collect();
-        // A table that is asked further on still has its rule there before it loses the first place.
+        // Where the new table may lack something, the old one is asked behind it before it loses the first place.
+        let full = leads.iter().all(|rule| group.slots.get(&rule.table).is_some_and(|slot| slot.full));
         let kept = wanted.difference(&group.rules).filter(|rule| gone.iter().any(|gone| gone.table == rule.table));
-        changes.extend(kept.filter(|rule| !lead(rule)).copied().map(TableChange::CreateRule));
+        changes.extend(kept.filter(|rule| !full && !lead(rule)).copied().map(TableChange::CreateRule));
         // A rule that stands at a place of its own is put behind one that came before: the old one goes last.
         changes.extend(gone.into_iter().map(TableChange::DeleteRule));
         self.write_rules(now_ns, id, &changes);

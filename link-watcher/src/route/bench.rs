@@ -1,0 +1,126 @@
+//! How long a failover takes, by back-end and number of prefixes: on a real kernel, in a network namespace that goes with
+//! its thread.
+
+use std::{
+    io,
+    net::{Ipv4Addr, Ipv6Addr},
+    process::Command,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+use super::{Actuation, Family, GroupRoutes, NetlinkRoutes, NetlinkTables, Nexthop, RouteSink as _, TableRange};
+use crate::{
+    clock,
+    config::ActuationChoice,
+    event::GroupId,
+    system::{Interfaces, KernelEvents},
+};
+
+const GROUP: GroupId = GroupId(0);
+/// Longest time until everything stands.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// What was measured.
+#[derive(Clone, Debug)]
+pub struct Failovers {
+    /// From the decision until the traffic is led through the other link, ns, each.
+    pub moved_ns: Vec<u64>,
+    /// Until every prefix stands in every place, at the beginning, ns.
+    pub filled_ns: u64,
+    /// The longest time that the back-end kept its caller waiting meanwhile, ns: what a failover would have waited.
+    pub longest_wait_ns: u64,
+}
+
+/// Fails over `rounds` times between two links with so many prefixes.
+///
+/// # Errors
+///
+/// Without root, or where the kernel refuses what is asked.
+pub fn failovers(choice: ActuationChoice, family: Family, prefixes: u32, rounds: u32) -> io::Result<Failovers> {
+    let thread = std::thread::spawn(move || {
+        // Only the network namespace of this thread changes, which shares nothing else that matters here.
+        #[allow(deprecated)]
+        rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(measure(choice, family, prefixes, rounds))
+    });
+    thread.join().unwrap_or_else(|_| Err(io::Error::other("the measuring thread has panicked")))
+}
+
+async fn measure(choice: ActuationChoice, family: Family, prefixes: u32, rounds: u32) -> io::Result<Failovers> {
+    let links = [link(1, family)?, link(2, family)?];
+    let wish = GroupRoutes {
+        table: 254,
+        prefixes: (0..prefixes).map(|i| prefix(family, i)).collect::<Arc<[IpNet]>>(),
+        links: links.to_vec(),
+        choice,
+        range: TableRange { table_base: 10_000, rule_priority: 32_600 },
+        ..GroupRoutes::default()
+    };
+    let mut events = KernelEvents::open()?;
+    let mut sink = Actuation::new(NetlinkRoutes::open()?, NetlinkTables::open()?);
+    let mut measured = Failovers { moved_ns: Vec::new(), filled_ns: 0, longest_wait_ns: 0 };
+    let start = Instant::now();
+    for round in 0..=rounds as usize {
+        let (active, backup) = (links[round % 2], links[(round + 1) % 2]);
+        let desired = GroupRoutes { active: vec![active], backups: vec![backup], ..wish.clone() };
+        let before = Instant::now();
+        sink.apply(clock::now_ns(), GROUP, &desired).await;
+        if round > 0 {
+            measured.moved_ns.push(before.elapsed().as_nanos() as u64);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        while sink.report(GROUP).installed < prefixes as usize
+            || sink.next_deadline_ns() <= clock::now_ns() + 100_000_000
+        {
+            if Instant::now() > deadline {
+                return Err(io::Error::other(format!("{prefixes} prefixes do not stand within {PATIENCE:?}")));
+            }
+            events.filter(sink.filtered())?;
+            while let Some(event) = events.try_next() {
+                sink.observe(clock::now_ns(), &event);
+            }
+            let before = Instant::now();
+            sink.tick(clock::now_ns()).await;
+            measured.longest_wait_ns = measured.longest_wait_ns.max(before.elapsed().as_nanos() as u64);
+        }
+        if round == 0 {
+            measured.filled_ns = start.elapsed().as_nanos() as u64;
+        }
+    }
+    Ok(measured)
+}
+
+/// Makes a link to a router behind it.
+fn link(i: u32, family: Family) -> io::Result<Nexthop> {
+    let (address, gateway) = match family {
+        Family::V4 => (format!("10.248.{i}.2/24"), format!("10.248.{i}.1")),
+        Family::V6 => (format!("2001:db8:{i}::2/64"), format!("2001:db8:{i}::1")),
+    };
+    ip(&format!("link add eth{i} type veth peer name far{i}"))?;
+    ip(&format!("addr add {address} dev eth{i}{}", if family == Family::V6 { " nodad" } else { "" }))?;
+    ip(&format!("link set far{i} up"))?;
+    ip(&format!("link set eth{i} up"))?;
+    let ifindex = Interfaces::read()?.index(&format!("eth{i}")).unwrap_or(0);
+    let gateway = gateway.parse().map_err(io::Error::other)?;
+    Ok(Nexthop { ifindex, gateway, weight: 1 })
+}
+
+fn ip(arguments: &str) -> io::Result<()> {
+    let done = Command::new("ip").args(arguments.split_whitespace()).status()?;
+    if done.success() { Ok(()) } else { Err(io::Error::other(format!("ip {arguments}: {done}"))) }
+}
+
+/// The prefix of this number: /24 in 32.0.0.0/3, /48 in 2001:db8::/32 and behind it.
+fn prefix(family: Family, i: u32) -> IpNet {
+    match family {
+        Family::V4 => IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::from(0x2000_0000 + (i << 8)), 24)),
+        Family::V6 => {
+            let bits = (0x2001_0db8_0000_0000_u128 << 64) + (u128::from(i + 256) << 80);
+            IpNet::V6(Ipv6Net::new_assert(Ipv6Addr::from(bits), 48))
+        }
+    }
+}
