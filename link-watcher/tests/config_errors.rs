@@ -69,7 +69,7 @@ fn unknown_keys() {
     assert_eq!(
         line_5("colour = 1"),
         "error 5:1: unknown key `colour` in [[peer]] | known keys are name, role, port, key-files, interval, multiplier, \
-         routes, announce, announce-interfaces, accept, failback, hold-up, table, metric, link"
+         routes, announce, announce-interfaces, accept, failback, hold-up, table, metric, actuation, table-base, rule-priority, link"
     );
     assert_eq!(
         in_file(&(peer("") + "wieght = 2\n")),
@@ -541,4 +541,19 @@ fn mutate(text: &str) {
             assert!(refused.errors() > 0 && !refused.to_string().is_empty());
         }
     }
+}
+
+#[test]
+fn tables_and_rules_of_peers() {
+    assert!(line_5("actuation = \"table\"").contains("did you mean \"tables\"?"));
+    assert!(line_5("actuation = \"tables\"\ntable = 100").starts_with("error 5:13: `actuation` cannot be \"tables\""));
+    assert!(
+        line_5("table-base = 250").contains("tables 250 to 313 are this peer's, and 253 to 255 are the kernel's own")
+    );
+    assert!(line_5("rule-priority = 32700").contains("out of range"));
+    let uplinks = "[[uplinks]]\nname = \"wan\"\nlan = []\n[[uplinks.link]]\nname = \"p\"\ninterface = \"eth2\"\n\
+                   [uplinks.probe]\nkind = \"icmp\"\ntargets = [\"192.0.2.1\"]\n";
+    let both = |line: &str| in_file(&(peer(line) + uplinks));
+    assert!(both("table-base = 6950").contains("and 7000 to 7001 are those of the uplinks \"wan\""));
+    assert!(both("rule-priority = 19950").contains("those of the uplinks begin at 20000"));
 }

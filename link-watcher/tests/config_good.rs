@@ -6,7 +6,7 @@ mod support;
 use std::{path::Path, time::Duration};
 
 use link_watcher::{
-    config::{self, EngineChoice, OnExit, Severity},
+    config::{self, ActuationChoice, EngineChoice, OnExit, Severity},
     event::{Failback, Role},
 };
 use support::{Desk, host, peer, repository_file};
@@ -25,6 +25,9 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!((peer.interval, peer.multiplier), (Duration::from_millis(100), 3));
     assert_eq!((peer.failback, peer.hold_up), (Failback::After(30_000_000_000), Duration::from_secs(3)));
     assert_eq!((peer.table, peer.metric), (254, 0));
+    // The tables follow from the name alone, in every version.
+    assert_eq!((peer.actuation, peer.range.rule_priority), (ActuationChoice::Auto, 32_600));
+    assert_eq!(peer.range.table_base, 3_036_864);
     let link = &peer.links[0];
     assert_eq!((link.tier, link.weight), (1, 1));
     assert_eq!(link.local.unwrap().to_string(), "10.248.248.2");

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use super::{
     BulkKernel, CHUNK, Group, PeerTables, RETRY_NS, SCAN,
-    group::{Progress, Slot, Standing},
+    slot::{Progress, Slot, Standing},
 };
 use crate::{
     event::GroupId,

@@ -20,10 +20,14 @@ mod foreign;
 mod group;
 mod read;
 mod rules;
+mod slot;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    sync::Arc,
+};
 
 use ipnet::IpNet;
 
@@ -186,8 +190,8 @@ impl<K: BulkKernel> PeerTables<K> {
             // A reload has given it other numbers: what stands at the old ones goes at once, rules first.
             self.clear(now_ns, id);
         }
-        if !self.groups.contains_key(&id) {
-            self.groups.insert(id, Group::new(desired));
+        if let Entry::Vacant(entry) = self.groups.entry(id) {
+            entry.insert(Group::new(desired));
             self.begin(now_ns);
         }
         let Some(group) = self.groups.get_mut(&id) else { return Report::default() };
@@ -260,7 +264,7 @@ impl<K: BulkKernel> PeerTables<K> {
                 self.foreign.doubt(now_ns + GAP_NS);
                 for slot in self.groups.values_mut().flat_map(|group| group.slots.values_mut()) {
                     if slot.uses(*ifindex) {
-                        (slot.progress, slot.full) = (group::Progress::Unread, false);
+                        (slot.progress, slot.full) = (slot::Progress::Unread, false);
                     }
                 }
             }
@@ -360,7 +364,7 @@ impl<K: BulkKernel> PeerTables<K> {
         }
         let Some((id, table)) = next else { return 0 };
         let done = self.fill(now_ns, id, table);
-        if self.groups.get(&id).and_then(|group| group.slots.get(&table)).is_some_and(group::Slot::complete) {
+        if self.groups.get(&id).and_then(|group| group.slots.get(&table)).is_some_and(slot::Slot::complete) {
             self.settle_group(now_ns, id);
         }
         done

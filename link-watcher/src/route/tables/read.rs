@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::{
     BulkKernel, Group, Nexthop, PROTOCOL, PeerTables, RETRY_NS, fill,
     foreign::{Best, FOREIGN_MAX, MAIN, better},
-    group::{Progress, Standing},
+    slot::{Progress, Standing},
     way_of,
 };
 use crate::{

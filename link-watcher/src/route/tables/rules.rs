@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::{BulkKernel, GAP_NS, Group, PRIORITIES, PeerTables, RETRY_NS, group::Slot};
+use super::{BulkKernel, GAP_NS, Group, PRIORITIES, PeerTables, RETRY_NS, slot::Slot};
 use crate::{
     event::GroupId,
     route::{Family, Notice, Rule, TableChange, reconcile::backoff_ns},
