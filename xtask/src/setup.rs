@@ -95,7 +95,13 @@ pub(crate) fn lab_tools(project: &Project) -> Result<()> {
         // Whoever has to ask somebody else, or to become root elsewhere, shall have to do so once.
         bail!("packages are missing, and this user may not install them; {}", as_root(&everything));
     }
-    if missing.is_empty() { Ok(()) } else { apt::install(&missing, "the lab (network namespaces, BPF)") }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if apt::present() && !apt::has_lists() {
+        apt::update()?; // which of a program's packages there is, the lists tell
+    }
+    apt::install(&missing_lab_tools(), "the lab (network namespaces, BPF)")
 }
 
 /// What to type where sudo does not help.
