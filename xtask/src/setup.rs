@@ -10,7 +10,8 @@ use crate::toolchain::{Route, Toolchain};
 use crate::{apt, exec, linker, toolchain};
 
 /// Programs that the lab and the tests run, and the packages that have them, first choice first.
-const LAB_TOOLS: [(&str, &[&str]); 2] = [("ip", &["iproute2"]), ("bpftool", &["bpftool", "linux-tools-generic"])];
+const LAB_TOOLS: [(&str, &[&str]); 3] =
+    [("ip", &["iproute2"]), ("bpftool", &["bpftool", "linux-tools-generic"]), ("nft", &["nftables"])];
 
 /// What builds the eBPF program.
 pub(crate) struct EbpfTools {
