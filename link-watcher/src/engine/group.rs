@@ -205,6 +205,7 @@ impl Group {
         let last_good_ns = self.link(id).map_or(0, |link| link.last_good_ns);
         let (what, why, last_good_ns) = match turn {
             None => return,
+            Some(Turn::Up) if self.spec.role.is_none() => (What::LinkUp, "its targets answer".to_owned(), 0),
             Some(Turn::Up) => (What::LinkUp, "echoes arrive".to_owned(), 0),
             Some(Turn::Down(why)) => (What::LinkDown, why, last_good_ns),
             Some(Turn::Degraded(why)) => (What::LinkDegraded, why, last_good_ns),

@@ -48,7 +48,7 @@ use super::{Lab, monotonic_ns};
 /// How far a count may be off where connections begin or end within a block of turns.
 const MOST_OFF: usize = 4;
 /// How long a new connection or an answer may take unless the test says otherwise.
-pub const ANSWER_LIMIT: Duration = Duration::from_millis(400);
+pub const ANSWER_LIMIT: Duration = Duration::from_millis(900);
 /// The longest that anything here may take.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
