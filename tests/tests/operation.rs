@@ -64,7 +64,8 @@ fn a_bad_reload_changes_nothing_and_a_good_one_only_what_it_says() {
     let daemon = &trial.routers.client_daemon;
     let good = fs::read_to_string(daemon.config_path()).unwrap();
     let before = daemon.status().unwrap();
-    for bad in [good.replace("[[peer.link]]", "[[peer.lnik]]"), good.replace("remote", "remtoe"), "[[peer]".to_owned()] {
+    for bad in [good.replace("[[peer.link]]", "[[peer.lnik]]"), good.replace("remote", "remtoe"), "[[peer]".to_owned()]
+    {
         fs::write(daemon.config_path(), bad).unwrap();
         let refused = daemon.output(&["reload"]).unwrap();
         assert!(!refused.status.success());
@@ -86,6 +87,9 @@ fn a_bad_reload_changes_nothing_and_a_good_one_only_what_it_says() {
     fs::write(daemon.config_path(), more).unwrap();
     daemon.command(&["reload"]).unwrap();
     let status = daemon.status().unwrap();
-    assert_eq!(link(&status, CLIENT_GROUP, "optic").unwrap()["since"], link(&before, CLIENT_GROUP, "optic").unwrap()["since"]);
+    assert_eq!(
+        link(&status, CLIENT_GROUP, "optic").unwrap()["since"],
+        link(&before, CLIENT_GROUP, "optic").unwrap()["since"]
+    );
     assert_nothing_lost_since(&trial, since_ns);
 }
