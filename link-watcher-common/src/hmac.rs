@@ -1,9 +1,9 @@
 //! HMAC-SHA256 (RFC 2104, FIPS 180-4) over one header, from precomputed key states: two compressions a signature.
 //!
-//! The shape of the code is the kernel verifier's doing. The compression is
-//! sixteen rounds in a loop: unrolled further it costs more time and stack, not less. Rotations are shifts of a
-//! doubled word, because the kernel's x86 compiler emits no rotate instruction. The message words live in a
-//! [`Words`] handed in, because the stack is small there.
+//! The shape of the code is the kernel verifier's doing. The compression is sixteen rounds in a loop, each with its part of
+//! the message schedule: the two wait for different results, so a processor runs them side by side. The message
+//! words, and those variables that only wait for their turn, live in a [`Words`] handed in, because registers are few
+//! there and the stack is small.
 //!
 //! Nothing here panics: every index is a constant or masked.
 
@@ -15,13 +15,40 @@ use crate::{
 /// Bytes of SHA-256's block, and of the key that HMAC uses as it is.
 pub const BLOCK_LEN: usize = 64;
 
-/// The sixteen message words of one block, by index 0 to 15. On the host a [`Scratch`]; in BPF a per-CPU map value
+/// How many words the computation needs: a block's message words, by index 0 to 15, and behind them what two of its
+/// variables were.
+pub const WORDS: usize = 32;
+const FORMER_A: usize = 16;
+const FORMER_E: usize = 20;
+
+/// Those words, by index 0 to [`WORDS`] − 1. On the host a [`Scratch`]; in BPF a per-CPU map value
 /// with volatile access, so that the compiler does not keep copies on the stack.
 pub trait Words {
     /// Reads a word.
     fn get(&self, index: usize) -> u32;
     /// Writes a word.
     fn set(&mut self, index: usize, word: u32);
+    /// Σ0 (FIPS 180-4, section 4.1.2). In BPF, the four are written out: the compiler, left alone, takes longer ways, and
+    /// computes them where their results wait on the stack.
+    #[inline(always)]
+    fn big_sigma_0(x: u32) -> u32 {
+        x.rotate_right(2) ^ x.rotate_right(13) ^ x.rotate_right(22)
+    }
+    /// Σ1.
+    #[inline(always)]
+    fn big_sigma_1(x: u32) -> u32 {
+        x.rotate_right(6) ^ x.rotate_right(11) ^ x.rotate_right(25)
+    }
+    /// σ0.
+    #[inline(always)]
+    fn small_sigma_0(x: u32) -> u32 {
+        x.rotate_right(7) ^ x.rotate_right(18) ^ (x >> 3)
+    }
+    /// σ1.
+    #[inline(always)]
+    fn small_sigma_1(x: u32) -> u32 {
+        x.rotate_right(17) ^ x.rotate_right(19) ^ (x >> 10)
+    }
     /// Calls [`compute`]. BPF does so through a function of its own, which the kernel verifies once and not for each
     /// way to get there.
     #[inline(always)]
@@ -42,16 +69,16 @@ pub trait Words {
 }
 
 /// Message words as plain memory: `&mut Scratch::default()` wherever [`Words`] are asked for.
-pub type Scratch = [u32; 16];
+pub type Scratch = [u32; WORDS];
 
 impl Words for Scratch {
     #[inline(always)]
     fn get(&self, index: usize) -> u32 {
-        self[index & 15]
+        self[index % WORDS]
     }
     #[inline(always)]
     fn set(&mut self, index: usize, word: u32) {
-        self[index & 15] = word;
+        self[index % WORDS] = word;
     }
 }
 
@@ -111,7 +138,7 @@ pub fn key_state(key: &[u8]) -> KeyState {
         }
     }
     let padded = |pad: u8| {
-        let mut words = [0; 16];
+        let mut words = [0; WORDS];
         for (i, word) in words.iter_mut().enumerate() {
             *word = word_at(&block, i) ^ u32::from_ne_bytes([pad; 4]);
         }
@@ -146,7 +173,7 @@ pub fn digest(message: &[u8]) -> [u8; TAG_LEN] {
 }
 
 fn load(block: &[u8]) -> Scratch {
-    let mut words = [0; 16];
+    let mut words = [0; WORDS];
     for (word, bytes) in words.iter_mut().zip(block.as_chunks::<4>().0) {
         *word = u32::from_be_bytes(*bytes);
     }
@@ -200,51 +227,81 @@ fn put_word(bytes: &mut [u8], index: usize, word: u32) {
 const INITIAL: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
-/// Round constants (FIPS 180-4, section 4.2.2), eight an iteration.
-static ROUND_CONSTANTS: [[u32; 8]; 8] = [
-    [0x428a_2f98, 0x7137_4491, 0xb5c0_fbcf, 0xe9b5_dba5, 0x3956_c25b, 0x59f1_11f1, 0x923f_82a4, 0xab1c_5ed5],
-    [0xd807_aa98, 0x1283_5b01, 0x2431_85be, 0x550c_7dc3, 0x72be_5d74, 0x80de_b1fe, 0x9bdc_06a7, 0xc19b_f174],
-    [0xe49b_69c1, 0xefbe_4786, 0x0fc1_9dc6, 0x240c_a1cc, 0x2de9_2c6f, 0x4a74_84aa, 0x5cb0_a9dc, 0x76f9_88da],
-    [0x983e_5152, 0xa831_c66d, 0xb003_27c8, 0xbf59_7fc7, 0xc6e0_0bf3, 0xd5a7_9147, 0x06ca_6351, 0x1429_2967],
-    [0x27b7_0a85, 0x2e1b_2138, 0x4d2c_6dfc, 0x5338_0d13, 0x650a_7354, 0x766a_0abb, 0x81c2_c92e, 0x9272_2c85],
-    [0xa2bf_e8a1, 0xa81a_664b, 0xc24b_8b70, 0xc76c_51a3, 0xd192_e819, 0xd699_0624, 0xf40e_3585, 0x106a_a070],
-    [0x19a4_c116, 0x1e37_6c08, 0x2748_774c, 0x34b0_bcb5, 0x391c_0cb3, 0x4ed8_aa4a, 0x5b9c_ca4f, 0x682e_6ff3],
-    [0x748f_82ee, 0x78a5_636f, 0x84c8_7814, 0x8cc7_0208, 0x90be_fffa, 0xa450_6ceb, 0xbef9_a3f7, 0xc671_78f2],
+/// Round constants (FIPS 180-4, section 4.2.2), sixteen an iteration.
+static ROUND_CONSTANTS: [[u32; 16]; 4] = [
+    [
+        0x428a_2f98,
+        0x7137_4491,
+        0xb5c0_fbcf,
+        0xe9b5_dba5,
+        0x3956_c25b,
+        0x59f1_11f1,
+        0x923f_82a4,
+        0xab1c_5ed5,
+        0xd807_aa98,
+        0x1283_5b01,
+        0x2431_85be,
+        0x550c_7dc3,
+        0x72be_5d74,
+        0x80de_b1fe,
+        0x9bdc_06a7,
+        0xc19b_f174,
+    ],
+    [
+        0xe49b_69c1,
+        0xefbe_4786,
+        0x0fc1_9dc6,
+        0x240c_a1cc,
+        0x2de9_2c6f,
+        0x4a74_84aa,
+        0x5cb0_a9dc,
+        0x76f9_88da,
+        0x983e_5152,
+        0xa831_c66d,
+        0xb003_27c8,
+        0xbf59_7fc7,
+        0xc6e0_0bf3,
+        0xd5a7_9147,
+        0x06ca_6351,
+        0x1429_2967,
+    ],
+    [
+        0x27b7_0a85,
+        0x2e1b_2138,
+        0x4d2c_6dfc,
+        0x5338_0d13,
+        0x650a_7354,
+        0x766a_0abb,
+        0x81c2_c92e,
+        0x9272_2c85,
+        0xa2bf_e8a1,
+        0xa81a_664b,
+        0xc24b_8b70,
+        0xc76c_51a3,
+        0xd192_e819,
+        0xd699_0624,
+        0xf40e_3585,
+        0x106a_a070,
+    ],
+    [
+        0x19a4_c116,
+        0x1e37_6c08,
+        0x2748_774c,
+        0x34b0_bcb5,
+        0x391c_0cb3,
+        0x4ed8_aa4a,
+        0x5b9c_ca4f,
+        0x682e_6ff3,
+        0x748f_82ee,
+        0x78a5_636f,
+        0x84c8_7814,
+        0x8cc7_0208,
+        0x90be_fffa,
+        0xa450_6ceb,
+        0xbef9_a3f7,
+        0xc671_78f2,
+    ],
 ];
-
-/// The word twice, side by side: shifting it right and taking the lower half rotates the word.
-#[inline(always)]
-const fn doubled(x: u32) -> u64 {
-    (x as u64) << 32 | x as u64
-}
-
-/// Rotations by 2, 13 and 22, combined (Σ0).
-#[inline(always)]
-const fn big_sigma_0(x: u32) -> u32 {
-    let d = doubled(x);
-    (((((d >> 9) ^ d) >> 11) ^ d) >> 2) as u32
-}
-
-/// Rotations by 6, 11 and 25, combined (Σ1).
-#[inline(always)]
-const fn big_sigma_1(x: u32) -> u32 {
-    let d = doubled(x);
-    (((((d >> 14) ^ d) >> 5) ^ d) >> 6) as u32
-}
-
-/// Rotations by 7 and 18 and a shift by 3, combined (σ0).
-#[inline(always)]
-const fn small_sigma_0(x: u32) -> u32 {
-    let d = doubled(x);
-    ((((d >> 11) ^ d) >> 7) as u32) ^ (x >> 3)
-}
-
-/// Rotations by 17 and 19 and a shift by 10, combined (σ1).
-#[inline(always)]
-const fn small_sigma_1(x: u32) -> u32 {
-    let d = doubled(x);
-    ((((d >> 2) ^ d) >> 17) as u32) ^ (x >> 10)
-}
 
 /// One compression (FIPS 180-4, section 6.2.2) of the block in `words`, starting from state `from`. The new state
 /// is in the first eight words afterwards: for HMAC they are the next block's first words already.
@@ -261,70 +318,66 @@ fn compress<W: Words>(from: &[u32; 8], words: &mut W) {
 /// The 64 rounds; leaves the working variables in the first eight words.
 #[inline(always)]
 pub fn rounds<W: Words>(from: &[u32; 8], words: &mut W) {
-    let [mut a, mut b, mut c, mut d, mut e, mut f, mut g, mut h] = *from;
-    let mut before = b ^ c;
-    let mut eight = 0;
-    loop {
-        // Where these eight words are, and where the other eight.
-        let here = (eight & 1) * 8;
-        let there = 8 - here;
-        let constants = &ROUND_CONSTANTS[eight & 7];
-        // Names move from round to round instead of values.
-        macro_rules! round {
-            ($a:ident $b:ident $c:ident $d:ident $e:ident $f:ident $g:ident $h:ident $i:literal) => {
-                let choice = ($e & ($f ^ $g)) ^ $g;
-                // Majority: where a and b agree it is theirs, else it is c's. The next round's b and c are these.
-                let differ = $a ^ $b;
-                let majority = (differ & before) ^ $b;
-                before = differ;
-                $h = $h
-                    .wrapping_add(words.get(here + $i))
-                    .wrapping_add(constants[$i])
-                    .wrapping_add(choice)
-                    .wrapping_add(big_sigma_1($e));
-                $d = $d.wrapping_add($h);
-                $h = $h.wrapping_add(majority).wrapping_add(big_sigma_0($a));
-            };
-        }
-        round!(a b c d e f g h 0);
-        round!(h a b c d e f g 1);
-        round!(g h a b c d e f 2);
-        round!(f g h a b c d e 3);
-        round!(e f g h a b c d 4);
-        round!(d e f g h a b c 5);
-        round!(c d e f g h a b 6);
-        round!(b c d e f g h a 7);
-        eight += 1;
-        if eight == 8 {
-            break;
-        }
-        if eight >= 7 {
-            continue; // The last eight words are there.
-        }
-        // These words have served; the ones sixteen rounds on take their place.
-        macro_rules! schedule {
-            ($i:literal $after_1:expr, $after_9:expr, $after_14:expr) => {
-                let word = words
-                    .get(here + $i)
-                    .wrapping_add(small_sigma_0(words.get($after_1)))
-                    .wrapping_add(words.get($after_9))
-                    .wrapping_add(small_sigma_1(words.get($after_14)));
-                words.set(here + $i, word);
-            };
-        }
-        schedule!(0 here + 1, there + 1, there + 6);
-        schedule!(1 here + 2, there + 2, there + 7);
-        schedule!(2 here + 3, there + 3, here);
-        schedule!(3 here + 4, there + 4, here + 1);
-        schedule!(4 here + 5, there + 5, here + 2);
-        schedule!(5 here + 6, there + 6, here + 3);
-        schedule!(6 here + 7, there + 7, here + 4);
-        schedule!(7 there, here, here + 5);
-    }
-    let ends = [a, b, c, d, e, f, g, h];
+    let [mut a, mut b, c, _, mut e, mut f, mut g, _] = *from;
+    // What a and e were in the last four rounds: the others of the eight are these, later on.
     let mut i = 0;
-    while i < 8 {
-        words.set(i, ends[i]);
+    while i < 4 {
+        words.set(FORMER_A + i, from[3 - i]);
+        words.set(FORMER_E + i, from[7 - i]);
+        i += 1;
+    }
+    let mut before = b ^ c;
+    // `$next` puts the word that is needed sixteen rounds on in place of the one that has just served: done here, it runs
+    // beside the round, which waits for its own results.
+    macro_rules! round {
+        ($constants:ident $next:ident $i:literal) => {
+            let word = words.get($i);
+            $next!($i, word);
+            let choice = (e & (f ^ g)) ^ g;
+            // Majority: where a and b agree it is theirs, else it is c's. The next round's b and c are these.
+            let differ = a ^ b;
+            let majority = (differ & before) ^ b;
+            before = differ;
+            let sum = words
+                .get(FORMER_E + $i % 4)
+                .wrapping_add(word)
+                .wrapping_add($constants[$i])
+                .wrapping_add(choice)
+                .wrapping_add(W::big_sigma_1(e));
+            (e, f, g) = (words.get(FORMER_A + $i % 4).wrapping_add(sum), e, f);
+            (a, b) = (sum.wrapping_add(majority).wrapping_add(W::big_sigma_0(a)), a);
+            words.set(FORMER_E + $i % 4, e);
+            words.set(FORMER_A + $i % 4, a);
+        };
+    }
+    macro_rules! sixteen {
+        ($constants:ident $next:ident $($i:literal)*) => { $( round!($constants $next $i); )* };
+    }
+    macro_rules! schedule {
+        ($i:literal, $word:ident) => {
+            let word = $word
+                .wrapping_add(W::small_sigma_0(words.get(($i + 1) % 16)))
+                .wrapping_add(words.get(($i + 9) % 16))
+                .wrapping_add(W::small_sigma_1(words.get(($i + 14) % 16)));
+            words.set($i, word);
+        };
+    }
+    macro_rules! nothing {
+        ($i:literal, $word:ident) => {};
+    }
+    let mut sixteen = 0;
+    while sixteen < 3 {
+        let constants = &ROUND_CONSTANTS[sixteen & 3];
+        sixteen!(constants schedule 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+        sixteen += 1;
+    }
+    let constants = &ROUND_CONSTANTS[3];
+    sixteen!(constants nothing 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+    let _ = (before, f, g, b); // The last round leaves them for nobody.
+    i = 0;
+    while i < 4 {
+        words.set(i, words.get(FORMER_A + 3 - i));
+        words.set(4 + i, words.get(FORMER_E + 3 - i));
         i += 1;
     }
 }
@@ -356,7 +409,7 @@ mod tests {
         for block in padded.chunks_exact(BLOCK_LEN) {
             inner = after(&inner, &mut load(block));
         }
-        let mut words = [0; 16];
+        let mut words = [0; WORDS];
         words[..8].copy_from_slice(&inner);
         words[8] = 0x8000_0000;
         words[15] = ((BLOCK_LEN + TAG_LEN) * 8) as u32;
@@ -459,7 +512,7 @@ mod tests {
         let key = key_state(&random.bytes(32));
         let other_key = key_state(&random.bytes(32));
         // Words left over from another packet must not matter.
-        let mut words: Scratch = [0xdead_beef; 16];
+        let mut words: Scratch = [0xdead_beef; WORDS];
         for _ in 0..50 {
             let mut packet: Packet = random.bytes(PACKET_LEN).try_into().unwrap();
             sign(&mut packet, &key, &mut words);

@@ -8,7 +8,7 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use link_watcher_common::{
-    hmac::{self, Words},
+    hmac::{self, WORDS, Words},
     maps::{
         Changed, Counters, Intent, KeySet, KeyState, LinkEntry, LinkState, LinkWords, MAX_INTERFACES, MAX_LINKS,
         PORT_WORDS, PROBES, Settings, Traffic, Word, home,
@@ -83,18 +83,64 @@ pub(crate) struct Aligned(pub(crate) Packet);
 
 /// The message words of SHA-256.
 #[repr(transparent)]
-pub(crate) struct MessageWords([u32; 16]);
+pub(crate) struct MessageWords([u32; WORDS]);
+
+/// Three rotations combined, the innermost first: shifting a doubled word right and taking the lower half rotates it,
+/// because the kernel's x86 compiler emits no rotate instruction. `$last` is `x` where the third is to be a shift. Not
+/// declared `pure`: it stays where it is written, beside what a processor can do meanwhile.
+macro_rules! rotations {
+    ($x:expr, $last:literal, $first:literal $second:literal $third:literal) => {{
+        let rotated: u64;
+        // SAFETY: registers only.
+        unsafe {
+            core::arch::asm!(
+                "{d} = {x}",
+                "{d} <<= 32",
+                "{d} |= {x}",
+                "{t} = {d}",
+                concat!("{t} >>= ", $first),
+                "{t} ^= {d}",
+                concat!("{t} >>= ", $second),
+                concat!("{t} ^= {", $last, "}"),
+                concat!("{t} >>= ", $third),
+                x = in(reg) u64::from($x), d = out(reg) _, t = out(reg) rotated,
+                options(nostack, nomem),
+            );
+        }
+        rotated as u32
+    }};
+}
 
 impl Words for MessageWords {
+    #[cfg(target_arch = "bpf")]
+    #[inline(always)]
+    fn big_sigma_0(x: u32) -> u32 {
+        rotations!(x, "d", 9 11 2)
+    }
+    #[cfg(target_arch = "bpf")]
+    #[inline(always)]
+    fn big_sigma_1(x: u32) -> u32 {
+        rotations!(x, "d", 14 5 6)
+    }
+    #[cfg(target_arch = "bpf")]
+    #[inline(always)]
+    fn small_sigma_0(x: u32) -> u32 {
+        rotations!(x, "x", 11 4 3)
+    }
+    #[cfg(target_arch = "bpf")]
+    #[inline(always)]
+    fn small_sigma_1(x: u32) -> u32 {
+        rotations!(x, "x", 2 7 10)
+    }
     #[inline(always)]
     fn get(&self, index: usize) -> u32 {
         // SAFETY: a reference into the array; volatile, so that no copy is kept on the stack.
-        unsafe { ptr::read_volatile(&self.0[index & 15]) }
+        unsafe { ptr::read_volatile(&self.0[index % WORDS]) }
     }
     #[inline(always)]
     fn set(&mut self, index: usize, word: u32) {
         // SAFETY: as above.
-        unsafe { ptr::write_volatile(&mut self.0[index & 15], word) }
+        unsafe { ptr::write_volatile(&mut self.0[index % WORDS], word) }
     }
     #[inline(always)]
     fn compute(&mut self, header: &[u8; HEADER_LEN], key: &KeyState) {

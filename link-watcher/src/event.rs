@@ -421,6 +421,9 @@ pub struct LinkSnapshot {
     pub flaps: u64,
     /// Why it went down the last time.
     pub last_down_reason: Option<String>,
+    /// How late the probing thread was for this link at worst, ms; only of a peer's links.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worst_lateness_ms: Option<f64>,
 }
 
 /// Packets dropped, by cause.

@@ -181,9 +181,9 @@ link-watcher 0.1.0, engine xdp, running for 12s
 
 hq (peer, client): optic active since : lowest tier with a usable link
   routes: 2 installed, 0 refused; announced to us: 10.20.20.0/22
-    LINK   INTERFACE  TIER  STATE  USABLE  RTT       JITTER    LOSS    SENT/RECEIVED  DROPPED  SINCE
-  * optic  eth1       1     up     yes     0.042 ms  0.003 ms  0.0%    1200/1200      0
-    wifi   eth2       2     down   no      -         -         100.0%  1200/0         12
+    LINK   INTERFACE  TIER  SHARE  STATE  USABLE  RTT       JITTER    LOSS    SENT/RECEIVED  DROPPED  SINCE
+  * optic  eth1       1     100%   up     yes     0.042 ms  0.003 ms  0.0%    1200/1200      0
+    wifi   eth2       2     -      down   no      -         -         100.0%  1200/0         12
   ! wifi: carrier lost
   ! wifi: dropped 12 forged
   ! wifi: packets come, but not with our signature: do the key files of the two ends differ?

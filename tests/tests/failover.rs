@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use link_watcher_tests::lab::daemon::binary;
 use link_watcher_tests::lab::meter::Report;
-use link_watcher_tests::lab::routers::CLIENT_GROUP;
+use link_watcher_tests::lab::routers::{CLIENT_GROUP, SERVER_GROUP};
 use link_watcher_tests::lab::setup::{Family, Setup};
+use link_watcher_tests::lab::status::group;
 use link_watcher_tests::lab::trial::Trial;
 use link_watcher_tests::lab::{Direction, End, Lab, monotonic_ns};
 
@@ -65,6 +66,19 @@ fn a_silent_cut_at_10_ms() {
 #[ignore = "needs root: cargo xtask test"]
 fn a_silent_cut_without_bpf() {
     silent_cuts_and_repairs(Setup { engine: "socket".to_owned(), ..quick(20) }, 2);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_silent_cut_at_tc() {
+    let trial = trial(Setup { engine: "tc".to_owned(), ..quick(20) });
+    for (end, group_name) in [(End::Client, CLIENT_GROUP), (End::Server, SERVER_GROUP)] {
+        let status = trial.routers.daemon(end).status().unwrap();
+        let links = group(&status, group_name).unwrap()["links"].as_array().unwrap();
+        assert!(links.iter().all(|link| link["engine"] == "tc"), "{links:?}");
+    }
+    assert_in_time(&trial, trial.cut_first().unwrap());
+    assert_nothing_lost(trial.repair().unwrap());
 }
 
 #[test]

@@ -20,8 +20,8 @@ const MISSING_PRIVILEGE: u8 = 77;
 ///
 /// As the set-up and the build.
 pub(crate) fn demo(project: &Project, args: &[OsString]) -> Result<ExitCode> {
+    setup::lab_tools(project)?;
     let daemon = build::build(project)?;
-    setup::lab_tools()?;
     let mut line = vec![daemon.into_os_string(), "demo".into()];
     line.extend_from_slice(args);
     become_root(&line, "for network namespaces and BPF")
@@ -33,9 +33,9 @@ pub(crate) fn demo(project: &Project, args: &[OsString]) -> Result<ExitCode> {
 ///
 /// As the set-up and the build.
 pub(crate) fn bench(project: &Project, args: &[OsString]) -> Result<ExitCode> {
+    setup::lab_tools(project)?;
     let daemon = build::build(project)?;
     build::release(project, &["--package", "link-watcher", "--bin", "link-watcher-bench"])?;
-    setup::lab_tools()?;
     let mut variable = OsString::from("LINK_WATCHER_BIN=");
     variable.push(&daemon);
     let mut line = vec!["env".into(), variable, project.release("link-watcher-bench").into_os_string()];

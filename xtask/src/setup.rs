@@ -4,12 +4,14 @@ use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 
+use crate::privilege::Privilege;
 use crate::project::Project;
 use crate::toolchain::{Route, Toolchain};
 use crate::{apt, exec, linker, toolchain};
 
 /// Programs that the lab and the tests run, and the packages that have them, first choice first.
-const LAB_TOOLS: [(&str, &[&str]); 2] = [("ip", &["iproute2"]), ("bpftool", &["bpftool", "linux-tools-generic"])];
+const LAB_TOOLS: [(&str, &[&str]); 3] =
+    [("ip", &["iproute2"]), ("bpftool", &["bpftool", "linux-tools-generic"]), ("nft", &["nftables"])];
 
 /// What builds the eBPF program.
 pub(crate) struct EbpfTools {
@@ -29,10 +31,10 @@ pub(crate) fn setup(project: &Project, dry_run: bool) -> Result<()> {
         explain(project);
         return Ok(());
     }
+    lab_tools(project)?;
     let tools = ebpf_tools(project)?;
     println!("eBPF compiler: {}", tools.toolchain.name);
     println!("bpf-linker: {}", tools.linker.display());
-    lab_tools()?;
     println!("lab: {} are here", LAB_TOOLS.map(|(tool, _)| tool).join(", "));
     Ok(())
 }
@@ -68,22 +70,55 @@ pub(crate) fn ebpf_tools(project: &Project) -> Result<EbpfTools> {
             }
         }
     }
+    let debian = if apt::present() && !apt::has_lists() {
+        "apt-get update; then this again, which names the packages"
+    } else {
+        "apt-get update && apt-get install rustc-web cargo-web rust-web-src"
+    };
     bail!(
         "no compiler for the eBPF program:\n  {}\nAny one of these is enough, and then this again:\n  a network for \
          `rustup toolchain install nightly --component rust-src`, and a bpf-linker for its LLVM\n  Debian 12, as root: \
-         apt-get update && apt-get install rustc-web cargo-web rust-web-src",
+         {debian}",
         rejected.join("\n  ")
     )
 }
 
-/// Installs the programs that the lab runs; silent where nothing is missing.
+/// Installs the programs that the lab runs; silent where nothing is missing. To be called before anything is compiled:
+/// a password or a missing package is asked for at once, and not ten minutes later.
 ///
 /// # Errors
 ///
-/// As apt.
-pub(crate) fn lab_tools() -> Result<()> {
+/// As apt; and where nobody here may be root, with all packages that this and the build lack.
+pub(crate) fn lab_tools(project: &Project) -> Result<()> {
     let missing = missing_lab_tools();
-    if missing.is_empty() { Ok(()) } else { apt::install(&missing, "the lab (network namespaces, BPF)") }
+    let everything = [missing_build_packages(project), missing.clone()].concat();
+    if apt::present() && !everything.is_empty() && Privilege::acquire("to install packages with apt").is_none() {
+        // Whoever has to ask somebody else, or to become root elsewhere, shall have to do so once.
+        bail!("packages are missing, and this user may not install them; {}", as_root(&everything));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if apt::present() && !apt::has_lists() {
+        apt::update()?; // which of a program's packages there is, the lists tell
+    }
+    apt::install(&missing_lab_tools(), "the lab (network namespaces, BPF)")
+}
+
+/// What to type where sudo does not help.
+fn as_root(packages: &[String]) -> String {
+    format!("as root, run: apt-get update && apt-get install --no-install-recommends {}", packages.join(" "))
+}
+
+/// The packages that the best way to an eBPF compiler and a linker still lacks, as far as apt tells now.
+fn missing_build_packages(project: &Project) -> Vec<String> {
+    match toolchain::survey(project).0.first() {
+        Some(Route::Distribution { packages, .. }) => packages.clone(),
+        Some(route) if linker::find(project, route.llvm_major()).is_none() => {
+            linker::missing_packages(route.llvm_major())
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn missing_lab_tools() -> Vec<String> {
@@ -127,6 +162,17 @@ fn explain(project: &Project) {
         println!("lab: found {}", LAB_TOOLS.map(|(tool, _)| tool).join(", "));
     } else {
         println!("lab: would run `apt-get install {}`, because the lab runs their programs", missing.join(" "));
+    }
+    if Privilege::acquire_silently().is_none() {
+        let everything = [missing_build_packages(project), missing].concat();
+        println!(
+            "root: is needed for apt-get, and to run the demo and most tests; {}",
+            match exec::find_program("sudo") {
+                Some(_) => "sudo will ask for your password".to_owned(),
+                None if everything.is_empty() => "this user is not root, and there is no sudo here".to_owned(),
+                None => format!("there is no sudo here, so first, {}", as_root(&everything)),
+            }
+        );
     }
 }
 

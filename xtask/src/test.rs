@@ -27,8 +27,8 @@ const PROGRAM_PREFIX: &str = "bpf_";
 ///
 /// As the set-up and the build.
 pub(crate) fn test(project: &Project, filter: Option<&str>) -> Result<ExitCode> {
+    setup::lab_tools(project)?;
     let daemon = build::build(project)?;
-    setup::lab_tools()?;
     let privilege = Privilege::acquire("for network namespaces and BPF (lanes 2 and 3)");
 
     let mut lanes = Vec::new();

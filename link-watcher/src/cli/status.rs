@@ -6,8 +6,20 @@ use super::output::Style;
 use crate::event::{DroppedSnapshot, GroupSnapshot, LinkSnapshot, Snapshot};
 
 /// Columns of the table of links.
-const HEADINGS: [&str; 11] =
-    ["LINK", "INTERFACE", "TIER", "STATE", "USABLE", "RTT", "JITTER", "LOSS", "SENT/RECEIVED", "DROPPED", "SINCE"];
+const HEADINGS: [&str; 12] = [
+    "LINK",
+    "INTERFACE",
+    "TIER",
+    "SHARE",
+    "STATE",
+    "USABLE",
+    "RTT",
+    "JITTER",
+    "LOSS",
+    "SENT/RECEIVED",
+    "DROPPED",
+    "SINCE",
+];
 
 /// Groups and their links, and below them what deserves a look.
 pub fn render(snapshot: &Snapshot, now: SystemTime, style: Style) -> String {
@@ -56,7 +68,7 @@ fn render_group(group: &GroupSnapshot, now: SystemTime, style: Style) -> String 
 
 /// The table of links; `*` marks what carries traffic.
 fn render_links(group: &GroupSnapshot, now: SystemTime, style: Style) -> String {
-    let rows: Vec<[String; 11]> = group.links.iter().map(|link| row(link, now)).collect();
+    let rows: Vec<[String; 12]> = group.links.iter().map(|link| row(link, now)).collect();
     let width = |column: usize| {
         let cells = rows.iter().map(|row| row[column].chars().count());
         cells.chain([HEADINGS[column].len()]).max().unwrap_or_default()
@@ -80,13 +92,14 @@ fn render_links(group: &GroupSnapshot, now: SystemTime, style: Style) -> String 
     text
 }
 
-fn row(link: &LinkSnapshot, now: SystemTime) -> [String; 11] {
+fn row(link: &LinkSnapshot, now: SystemTime) -> [String; 12] {
     let milliseconds = |ms: Option<f64>| ms.map_or_else(|| "-".to_owned(), |ms| format!("{ms:.3} ms"));
     let state = if link.drained { format!("{}, drained", link.state) } else { link.state.clone() };
     [
         link.name.clone(),
         link.interface.clone(),
         link.tier.to_string(),
+        if link.share > 0.0 { format!("{:.0}%", link.share * 100.0) } else { "-".to_owned() },
         state,
         if link.usable { "yes" } else { "no" }.to_owned(),
         milliseconds(link.rtt_ms),

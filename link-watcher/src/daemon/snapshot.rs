@@ -82,6 +82,7 @@ impl Core {
             dropped: self.dropped(status.id),
             flaps: status.flaps,
             last_down_reason: status.last_down_reason.clone(),
+            worst_lateness_ms: Some(stats.worst_lateness_ns.load(Relaxed) as f64 / 1e6),
         })
     }
 

@@ -1,18 +1,17 @@
 //! One group: its links, its choice, its agreement with the peer.
 
+mod choice;
+mod orders;
+
 use std::collections::BTreeSet;
 
 use crate::{
     event::{
-        Action, Command, Device, Failback, GroupId, GroupSpec, Health, LinkId, LinkVerdict, PeerSaid, Plan, Role, Said,
+        Action, Device, Failback, GroupId, GroupSpec, Health, LinkId, LinkVerdict, PeerSaid, Plan, Role, Said,
         Transition, What,
     },
     link::{Link, Turn},
-    select::{Candidate, Choice, choose},
 };
-
-/// Greatest weight of a link.
-const MAX_WEIGHT: u32 = 256;
 
 /// How a group stands.
 #[derive(Clone, Debug, PartialEq)]
@@ -205,6 +204,7 @@ impl Group {
         let last_good_ns = self.link(id).map_or(0, |link| link.last_good_ns);
         let (what, why, last_good_ns) = match turn {
             None => return,
+            Some(Turn::Up) if self.spec.role.is_none() => (What::LinkUp, "its targets answer".to_owned(), 0),
             Some(Turn::Up) => (What::LinkUp, "echoes arrive".to_owned(), 0),
             Some(Turn::Down(why)) => (What::LinkDown, why, last_good_ns),
             Some(Turn::Degraded(why)) => (What::LinkDegraded, why, last_good_ns),
@@ -279,140 +279,10 @@ impl Group {
         // The next choice starts from there.
         self.active = vec![to];
     }
-
-    pub(super) fn command(
-        &mut self,
-        now_ns: u64,
-        command: Command,
-        actions: &mut Vec<Action>,
-    ) -> Result<String, String> {
-        let group = self.spec.name.clone();
-        let client_only = |what: &str| {
-            format!("{group}: the client of this peer chooses its link; run `link-watcher {what}` on the client")
-        };
-        let server = self.spec.role == Some(Role::Server);
-        let (about, done, why) = match command {
-            Command::Pin { .. } | Command::Unpin { .. } if server => return Err(client_only("switch")),
-            Command::Next { .. } if server => return Err(client_only("switch")),
-            Command::Pin { link, .. } => {
-                self.pin(now_ns, link)?;
-                (Some(link), format!("{group} is pinned to {}", self.name(link)), "switched by hand")
-            }
-            Command::Unpin { .. } => {
-                self.pinned = None;
-                // Who lets it choose again wants the best now.
-                for link in &mut self.links {
-                    link.trust();
-                }
-                (None, format!("{group} chooses again"), "released by hand")
-            }
-            Command::Next { .. } => {
-                let next = self.next_usable(now_ns)?;
-                self.pinned = Some(next);
-                (Some(next), format!("{group} is pinned to {}", self.name(next)), "moved on by hand")
-            }
-            Command::Failover { on, .. } => {
-                self.failover = on;
-                let word = if on { "on" } else { "off" };
-                (None, format!("{group}: automatic failover is {word}"), "automatic failover was switched")
-            }
-            Command::Drain { link, drained } => {
-                self.drain(now_ns, link, drained)?;
-                let state = if drained { "out of service" } else { "in service again" };
-                (Some(link), format!("{group}: {} is {state}", self.name(link)), "drained or undrained by hand")
-            }
-            Command::Weight { link, weight } => {
-                self.weigh(link, weight)?;
-                let done = format!("{group}: {} has weight {weight} until the next reload", self.name(link));
-                (Some(link), done, "its weight was changed by hand")
-            }
-        };
-        self.tell(now_ns, about, What::Ordered, done.clone(), 0, actions);
-        self.why = Some(why.to_owned());
-        self.settle(now_ns, actions);
-        let on = if self.active.is_empty() { "no link yet".to_owned() } else { self.names(&self.active) };
-        Ok(format!("{done}; traffic is on {on}"))
-    }
 }
 
-// Orders of an operator.
+// Settling.
 impl Group {
-    fn pin(&mut self, now_ns: u64, id: LinkId) -> Result<(), String> {
-        let link = self.link(id).ok_or("no such link")?;
-        if self.never_chosen(link) {
-            return Err(format!("{} has tier 0: it is never chosen; give it another tier first", link.spec.name));
-        }
-        if !link.usable(now_ns) && self.failover {
-            return Err(format!(
-                "{} is not usable ({}): switching there would cut the traffic. `link-watcher status` says more",
-                link.spec.name,
-                unusable_because(link, now_ns)
-            ));
-        }
-        self.pinned = Some(id);
-        Ok(())
-    }
-
-    fn next_usable(&self, now_ns: u64) -> Result<LinkId, String> {
-        let order = self.preference();
-        let at = order.iter().position(|id| self.active.contains(id)).map_or(0, |at| at + 1);
-        let rotated = order.iter().cycle().skip(at).take(order.len());
-        let mut usable =
-            rotated.filter(|id| !self.active.contains(id) && self.link(**id).is_some_and(|l| l.usable(now_ns)));
-        usable.next().copied().ok_or_else(|| format!("{}: no other link is usable, the traffic stays", self.spec.name))
-    }
-
-    fn weigh(&mut self, id: LinkId, weight: u32) -> Result<(), String> {
-        if !(1..=MAX_WEIGHT).contains(&weight) {
-            return Err(format!("a weight is 1 to {MAX_WEIGHT}; `link-watcher drain` takes a link out of service"));
-        }
-        self.link_mut(id).ok_or("no such link")?.spec.weight = weight;
-        Ok(())
-    }
-
-    fn drain(&mut self, now_ns: u64, id: LinkId, drained: bool) -> Result<(), String> {
-        let others =
-            self.links.iter().any(|link| link.spec.id != id && link.usable(now_ns) && !self.never_chosen(link));
-        if drained && self.active.contains(&id) && !others {
-            return Err(format!(
-                "{} carries the traffic of {} and no other link is usable: nothing would be left",
-                self.name(id),
-                self.spec.name
-            ));
-        }
-        self.link_mut(id).ok_or("no such link")?.drained = drained;
-        Ok(())
-    }
-}
-
-// Choosing.
-impl Group {
-    /// An uplink that is only answered, and used by rule.
-    const fn never_chosen(&self, link: &Link) -> bool {
-        self.spec.role.is_none() && link.spec.tier == 0
-    }
-
-    /// Links in order of preference: the client's tiers and its file's order; the server takes the client's ranks.
-    fn preference(&self) -> Vec<LinkId> {
-        let mut links: Vec<(u32, u16, usize, LinkId)> = Vec::new();
-        for (position, link) in self.links.iter().enumerate() {
-            if self.never_chosen(link) {
-                continue;
-            }
-            let theirs = link.peer.filter(|_| self.spec.role == Some(Role::Server)).map(|peer| peer.rank);
-            // A link whose rank is not known yet comes where our own file puts it.
-            let rank = theirs.unwrap_or_else(|| u16::try_from(position).unwrap_or(u16::MAX));
-            let tier = if theirs.is_some() { 0 } else { link.spec.tier };
-            links.push(if self.spec.role == Some(Role::Server) {
-                (0, rank, position, link.spec.id)
-            } else {
-                (tier, 0, position, link.spec.id)
-            });
-        }
-        links.sort_unstable();
-        links.into_iter().map(|(.., id)| id).collect()
-    }
-
     /// Brings the group up to now: who is usable, what is chosen, what is said.
     pub(super) fn settle(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
         self.settled_ns = now_ns;
@@ -442,92 +312,6 @@ impl Group {
         self.tell_if_none(now_ns, actions);
     }
 
-    fn choice(&mut self, now_ns: u64) -> Choice {
-        let order = self.preference();
-        let candidates: Vec<Candidate> =
-            order.iter().filter_map(|id| self.link(*id)).map(|link| self.candidate(link, now_ns)).collect();
-        if self.spec.role != Some(Role::Server) {
-            return choose(&candidates, &self.active, self.pinned, self.failover);
-        }
-        self.hear_choice();
-        if let Some((epoch, chosen)) = self.clients_choice.clone() {
-            self.epoch = epoch;
-            let fresh = self.fell_at_epoch.is_none_or(|fell| fell != epoch);
-            // The client's word goes before our hold time, unless we had to leave that very choice.
-            // Where it says meanwhile that it has left a link, we do not return there, whatever it has taken instead.
-            let works = |link: &&Link| {
-                let meant = self.active.contains(&link.spec.id)
-                    || link.peer.is_some_and(|peer| peer.active && peer.epoch == epoch);
-                link.verdict() == LinkVerdict::Up && meant && (fresh || !link.holds(now_ns))
-            };
-            let alive: Vec<LinkId> =
-                chosen.iter().filter_map(|id| self.link(*id)).filter(works).map(|link| link.spec.id).collect();
-            if !alive.is_empty() || !self.failover {
-                return Choice { active: if alive.is_empty() { chosen } else { alive }, reason: "the client chose it" };
-            }
-            if chosen.iter().filter_map(|id| self.link(*id)).any(|link| link.verdict() == LinkVerdict::Down) {
-                self.fell_at_epoch = Some(epoch);
-            }
-            let working: Vec<LinkId> = candidates
-                .iter()
-                .filter(|candidate| candidate.usable && self.active.contains(&candidate.id))
-                .map(|candidate| candidate.id)
-                .collect();
-            if !working.is_empty() {
-                return Choice { active: working, reason: "the client's choice is dead here: as before" };
-            }
-            let choice = choose(&candidates, &self.active, None, self.failover);
-            return Choice { reason: "the client's choice is dead here: the next usable link", ..choice };
-        }
-        // Until a client that has started anew has chosen, what is there stays; with nothing there, the best.
-        let works = |link: &Link| matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Starting);
-        if self.active.iter().filter_map(|id| self.link(*id)).any(works) {
-            return Choice { active: self.active.clone(), reason: "as before, until the client has chosen" };
-        }
-        choose(&candidates, &self.active, None, self.failover)
-    }
-
-    fn candidate(&self, link: &Link, now_ns: u64) -> Candidate {
-        let may_take_back = match self.spec.failback {
-            Failback::Manual => false,
-            Failback::After(ns) => link.usable_since_ns().is_some_and(|since_ns| now_ns >= since_ns + ns),
-        };
-        Candidate {
-            id: link.spec.id,
-            // The server falls back in the client's order, link by link.
-            tier: match (self.spec.role, link.peer) {
-                (Some(Role::Server), Some(peer)) => u32::from(peer.rank),
-                _ => link.spec.tier,
-            },
-            usable: link.usable(now_ns),
-            answers: link.better_than_nothing(),
-            promising: link.promising(),
-            // A server waits for its client, not for time.
-            may_take_back: may_take_back && self.spec.role != Some(Role::Server),
-        }
-    }
-
-    /// Takes in what the client has said of its choice on each link. Its word comes link by link: that a link is left counts
-    /// only once it is heard which one was taken instead.
-    fn hear_choice(&mut self) {
-        let stamped = || {
-            self.links.iter().filter_map(|link| {
-                let peer = link.peer.filter(|peer| peer.active && Some(peer.session) == self.peer_session)?;
-                Some((peer.epoch, link.spec.id))
-            })
-        };
-        let Some(newest) = stamped().map(|(epoch, _)| epoch).max() else { return };
-        let mut chosen: Vec<LinkId> = stamped().filter(|(epoch, _)| *epoch == newest).map(|(_, id)| id).collect();
-        match &mut self.clients_choice {
-            Some((known, _)) if *known > newest => {}
-            Some((known, links)) if *known == newest => {
-                chosen.retain(|id| !links.contains(id));
-                links.extend(chosen);
-            }
-            _ => self.clients_choice = Some((newest, chosen)),
-        }
-    }
-
     fn plan(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
         if self.active.is_empty() {
             return;
@@ -542,13 +326,6 @@ impl Group {
             self.plan = Some(plan.clone());
             actions.push(Action::Route { group: self.spec.id, plan });
         }
-    }
-
-    /// Links that may be used beside the chosen ones: uplinks that are never chosen are used by rule.
-    fn standing_by(&self) -> Vec<LinkId> {
-        let mut links = self.preference();
-        links.extend(self.links.iter().filter(|link| self.never_chosen(link)).map(|link| link.spec.id));
-        links
     }
 
     fn tell_if_none(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
@@ -643,18 +420,5 @@ impl Group {
             reason: self.reason.clone(),
             links: self.links.iter().map(status).collect(),
         }
-    }
-}
-
-fn unusable_because(link: &Link, now_ns: u64) -> &'static str {
-    match link.verdict() {
-        LinkVerdict::Starting => "no verdict yet",
-        LinkVerdict::Down => "it is down",
-        LinkVerdict::Absent => "its interface is absent",
-        LinkVerdict::Degraded => "it is degraded",
-        LinkVerdict::Up if link.drained => "it is drained",
-        LinkVerdict::Up if link.holds(now_ns) => "it is up again, but must hold first",
-        LinkVerdict::Up if link.peer.is_some_and(|peer| peer.drained) => "it is drained by the peer",
-        LinkVerdict::Up => "the peer does not hear us on it",
     }
 }

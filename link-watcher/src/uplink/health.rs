@@ -139,6 +139,8 @@ pub struct Health {
     round: Option<Round>,
     /// Rounds begun so far.
     rounds: u64,
+    /// When the first probe left that was answered after it was down, ns: earlier ones say nothing about afterwards.
+    alive_from_ns: Option<u64>,
     next_round_ns: u64,
     in_flight: BTreeMap<ProbeId, InFlight>,
     probes: u64,
@@ -234,6 +236,7 @@ impl Health {
             targets,
             round: None,
             rounds: 0,
+            alive_from_ns: Some(0),
             next_round_ns: now_ns,
             in_flight: BTreeMap::new(),
             probes: 0,
@@ -258,6 +261,7 @@ impl Health {
             Event::Answered { probe, rtt_ns } => {
                 let Some(in_flight) = self.in_flight.remove(&probe) else { return };
                 self.received += 1;
+                self.alive_from_ns.get_or_insert(in_flight.sent_ns);
                 let target = &mut self.targets[in_flight.target];
                 target.suspect_until = 0;
                 target.window.push(Some(rtt_ns));
@@ -348,7 +352,8 @@ impl Health {
     fn lost(&mut self, in_flight: &InFlight) {
         // An outage is told by its bad rounds. It must not be held against the uplink once more, as loss, after its end.
         let works = matches!(self.verdict, Some(Verdict::Up | Verdict::Degraded(_))) || self.good_in_a_row > 0;
-        if works {
+        // Nor must a probe from then that runs out only now.
+        if works && self.alive_from_ns.is_some_and(|from_ns| in_flight.sent_ns >= from_ns) {
             self.targets[in_flight.target].window.push(None);
         }
         self.unanswered(in_flight);

@@ -138,6 +138,7 @@ impl Core {
             dropped: DroppedSnapshot::default(),
             flaps: status.flaps,
             last_down_reason: status.last_down_reason.clone(),
+            worst_lateness_ms: None,
         })
     }
 }

@@ -20,7 +20,9 @@ use script::Script;
 use stage::Stage;
 
 /// Rounds of probes over which loss and delay are measured.
-const WINDOW: u32 = 20;
+const WINDOW: u32 = 60;
+/// Of the four targets so many must answer: chance does not make two of them look good at a time.
+const REQUIRED: usize = 2;
 /// Beyond this an uplink is degraded, percent of the probes.
 const MAX_LOSS_PERCENT: u32 = 15;
 
@@ -60,7 +62,7 @@ fn setup(options: &Options) -> SiteSetup {
         fall: options.multiplier,
         probe: format!(
             "{}max-loss = \"{MAX_LOSS_PERCENT}%\"\nmax-rtt = \"{}us\"\nwindow = {WINDOW}\n",
-            icmp(&TARGETS, 1),
+            icmp(&TARGETS, REQUIRED),
             max_rtt(options).as_micros()
         ),
         daemon_settings: format!("engine = \"{}\"\n", options.engine),

@@ -469,3 +469,26 @@ fn random_networks_never_break_the_bounds() {
         }
     }
 }
+
+#[test]
+fn after_a_repair_the_outage_is_not_held_against_it() {
+    // Short windows, so that each lost probe weighs much; the repair comes at every phase of a round.
+    let config = ProbeConfig {
+        required: 1,
+        interval: Duration::from_millis(100),
+        timeout: Duration::from_millis(100),
+        rise: 3,
+        max_loss: Some(Share(150_000)),
+        window: 20,
+        ..config()
+    };
+    for phase in 0..50 {
+        let repaired_ns = 10 * S + phase * 2 * MS;
+        let dead = move |at_ns: u64| (8 * S..repaired_ns).contains(&at_ns);
+        let mut sim = Sim::new(Spec::new(&config, 4), phase, move |_, at_ns| (!dead(at_ns)).then_some(MS));
+        sim.run(30 * S);
+        let after: Vec<&str> =
+            sim.told.iter().filter(|(at_ns, _)| *at_ns > repaired_ns).map(|(_, v)| kind(v)).collect();
+        assert_eq!(after, ["up"], "phase {phase}: {:?}", sim.told);
+    }
+}

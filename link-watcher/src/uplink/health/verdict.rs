@@ -125,6 +125,9 @@ impl Health {
         }
         self.figures = best(self.windows(), self.spec.required, 1);
         let verdict = self.judge(bad);
+        if bad.is_some() && matches!(verdict, Some(Verdict::Down(_))) {
+            self.alive_from_ns = None;
+        }
         if verdict != self.verdict {
             self.verdict = verdict;
             self.calm_in_a_row = 0;

@@ -1,0 +1,87 @@
+//! The benchmarks: what a packet costs in the kernel program, how long an outage keeps traffic out, and what many links take.
+//!
+//! `cargo xtask bench`; as root, because it loads the program and builds routers in network namespaces. Medians stand
+//! between the least and the greatest value seen. Nothing is left behind, also when it is interrupted.
+
+mod outage;
+mod packets;
+mod record;
+mod rig;
+mod routes;
+mod scale;
+mod table;
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use clap::{Parser, ValueEnum};
+use link_watcher_tests::lab::sweep;
+use rig::Rig;
+use table::Table;
+
+/// What the benchmarks can be told.
+#[derive(Parser)]
+struct Arguments {
+    /// Prints one JSON document instead of a table
+    #[arg(long)]
+    json: bool,
+    /// Cuts of each kind
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    cuts: u32,
+    /// Seconds in which nothing is cut, at 1 ms × 3: is a link taken for dead?
+    #[arg(long, default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    quiet: u64,
+    /// Only these parts
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<Part>,
+    /// Only the cost of a packet in the kernel program (`--only packets`)
+    #[arg(long)]
+    packets_only: bool,
+    /// Adds the results to the history in performance.md of this directory, and draws its chart
+    #[arg(long, value_name = "DIRECTORY")]
+    record: Option<PathBuf>,
+}
+
+/// A part of the benchmarks.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// Cost of a packet in the kernel program
+    Packets,
+    /// Outages
+    Outage,
+    /// Moving one to a million prefixes in the kernel
+    Routes,
+    /// One to a thousand links, start, memory
+    Scale,
+}
+
+fn main() -> Result<()> {
+    let arguments = Arguments::parse();
+    sweep();
+    let rig = Rig::new()?;
+    let mut table = Table::new(!arguments.json);
+    let wanted = |part: Part| match (arguments.packets_only, arguments.only.as_slice()) {
+        (true, _) => part == Part::Packets,
+        (false, []) => true,
+        (false, only) => only.contains(&part),
+    };
+    if wanted(Part::Packets) {
+        packets::run(&rig, &mut table)?;
+    }
+    if wanted(Part::Outage) {
+        outage::run(&rig, &mut table, arguments.cuts, arguments.quiet)?;
+    }
+    if wanted(Part::Routes) {
+        routes::run(&mut table)?;
+    }
+    if wanted(Part::Scale) {
+        scale::run(&rig, &mut table)?;
+    }
+    if arguments.json {
+        println!("{}", serde_json::to_string_pretty(&table.record())?);
+    }
+    match arguments.record {
+        Some(directory) => record::write(&directory, &table),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,129 @@
+//! Which links carry a group's traffic: by its own rule, or a server by its client's word.
+
+use super::Group;
+use crate::{
+    event::{Failback, LinkId, LinkVerdict, Role},
+    link::Link,
+    select::{Candidate, Choice, choose},
+};
+
+impl Group {
+    /// An uplink that is only answered, and used by rule.
+    pub(super) const fn never_chosen(&self, link: &Link) -> bool {
+        self.spec.role.is_none() && link.spec.tier == 0
+    }
+
+    /// Links in order of preference: the client's tiers and its file's order; the server takes the client's ranks.
+    pub(super) fn preference(&self) -> Vec<LinkId> {
+        let mut links: Vec<(u32, u16, usize, LinkId)> = Vec::new();
+        for (position, link) in self.links.iter().enumerate() {
+            if self.never_chosen(link) {
+                continue;
+            }
+            let theirs = link.peer.filter(|_| self.spec.role == Some(Role::Server)).map(|peer| peer.rank);
+            // A link whose rank is not known yet comes where our own file puts it.
+            let rank = theirs.unwrap_or_else(|| u16::try_from(position).unwrap_or(u16::MAX));
+            let tier = if theirs.is_some() { 0 } else { link.spec.tier };
+            links.push(if self.spec.role == Some(Role::Server) {
+                (0, rank, position, link.spec.id)
+            } else {
+                (tier, 0, position, link.spec.id)
+            });
+        }
+        links.sort_unstable();
+        links.into_iter().map(|(.., id)| id).collect()
+    }
+
+    /// Links that may be used beside the chosen ones: uplinks that are never chosen are used by rule.
+    pub(super) fn standing_by(&self) -> Vec<LinkId> {
+        let mut links = self.preference();
+        links.extend(self.links.iter().filter(|link| self.never_chosen(link)).map(|link| link.spec.id));
+        links
+    }
+
+    pub(super) fn choice(&mut self, now_ns: u64) -> Choice {
+        let order = self.preference();
+        let candidates: Vec<Candidate> =
+            order.iter().filter_map(|id| self.link(*id)).map(|link| self.candidate(link, now_ns)).collect();
+        if self.spec.role != Some(Role::Server) {
+            return choose(&candidates, &self.active, self.pinned, self.failover);
+        }
+        self.hear_choice();
+        if let Some((epoch, chosen)) = self.clients_choice.clone() {
+            self.epoch = epoch;
+            let fresh = self.fell_at_epoch.is_none_or(|fell| fell != epoch);
+            // The client's word goes before our hold time, unless we had to leave that very choice.
+            // Where it says meanwhile that it has left a link, we do not return there, whatever it has taken instead.
+            let works = |link: &&Link| {
+                let meant = self.active.contains(&link.spec.id)
+                    || link.peer.is_some_and(|peer| peer.active && peer.epoch == epoch);
+                link.verdict() == LinkVerdict::Up && meant && (fresh || !link.holds(now_ns))
+            };
+            let alive: Vec<LinkId> =
+                chosen.iter().filter_map(|id| self.link(*id)).filter(works).map(|link| link.spec.id).collect();
+            if !alive.is_empty() || !self.failover {
+                return Choice { active: if alive.is_empty() { chosen } else { alive }, reason: "the client chose it" };
+            }
+            if chosen.iter().filter_map(|id| self.link(*id)).any(|link| link.verdict() == LinkVerdict::Down) {
+                self.fell_at_epoch = Some(epoch);
+            }
+            let working: Vec<LinkId> = candidates
+                .iter()
+                .filter(|candidate| candidate.usable && self.active.contains(&candidate.id))
+                .map(|candidate| candidate.id)
+                .collect();
+            if !working.is_empty() {
+                return Choice { active: working, reason: "the client's choice is dead here: as before" };
+            }
+            let choice = choose(&candidates, &self.active, None, self.failover);
+            return Choice { reason: "the client's choice is dead here: the next usable link", ..choice };
+        }
+        // Until a client that has started anew has chosen, what is there stays; with nothing there, the best.
+        let works = |link: &Link| matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Starting);
+        if self.active.iter().filter_map(|id| self.link(*id)).any(works) {
+            return Choice { active: self.active.clone(), reason: "as before, until the client has chosen" };
+        }
+        choose(&candidates, &self.active, None, self.failover)
+    }
+
+    fn candidate(&self, link: &Link, now_ns: u64) -> Candidate {
+        let may_take_back = match self.spec.failback {
+            Failback::Manual => false,
+            Failback::After(ns) => link.usable_since_ns().is_some_and(|since_ns| now_ns >= since_ns + ns),
+        };
+        Candidate {
+            id: link.spec.id,
+            // The server falls back in the client's order, link by link.
+            tier: match (self.spec.role, link.peer) {
+                (Some(Role::Server), Some(peer)) => u32::from(peer.rank),
+                _ => link.spec.tier,
+            },
+            usable: link.usable(now_ns),
+            answers: link.better_than_nothing(),
+            promising: link.promising(),
+            // A server waits for its client, not for time.
+            may_take_back: may_take_back && self.spec.role != Some(Role::Server),
+        }
+    }
+
+    /// Takes in what the client has said of its choice on each link. Its word comes link by link: that a link is left counts
+    /// only once it is heard which one was taken instead.
+    fn hear_choice(&mut self) {
+        let stamped = || {
+            self.links.iter().filter_map(|link| {
+                let peer = link.peer.filter(|peer| peer.active && Some(peer.session) == self.peer_session)?;
+                Some((peer.epoch, link.spec.id))
+            })
+        };
+        let Some(newest) = stamped().map(|(epoch, _)| epoch).max() else { return };
+        let mut chosen: Vec<LinkId> = stamped().filter(|(epoch, _)| *epoch == newest).map(|(_, id)| id).collect();
+        match &mut self.clients_choice {
+            Some((known, _)) if *known > newest => {}
+            Some((known, links)) if *known == newest => {
+                chosen.retain(|id| !links.contains(id));
+                links.extend(chosen);
+            }
+            _ => self.clients_choice = Some((newest, chosen)),
+        }
+    }
+}
