@@ -24,6 +24,7 @@ const FASTEST_MS: f64 = 4.0;
 const METER_RATE: u32 = 4000;
 
 pub(crate) fn run(rig: &Rig, table: &mut Table, cuts: u32, quiet_s: u64) -> Result<()> {
+    let mut all_steps = Vec::new();
     for interval_ms in INTERVALS_MS {
         let trial = start(rig, interval_ms)?;
         let detection_ms = (interval_ms * 3) as f64;
@@ -32,7 +33,7 @@ pub(crate) fn run(rig: &Rig, table: &mut Table, cuts: u32, quiet_s: u64) -> Resu
         let mut steps = Steps::default();
         let mut outages = series(&trial, cuts, |routers, _| routers.wires[0].cut().map(|_| ()), &mut steps)?;
         table.add(PART, &name, Some(target), &mut outages);
-        steps.add_to(table, &name);
+        all_steps.push((name, steps));
         if interval_ms == ONE_WAY_MS {
             let mut steps = Steps::default();
             let one_way = |routers: &TwoRouters, cut: u32| {
@@ -46,11 +47,14 @@ pub(crate) fn run(rig: &Rig, table: &mut Table, cuts: u32, quiet_s: u64) -> Resu
             let mut steps = Steps::default();
             let mut outages = series(&trial, cuts, carrier, &mut steps)?;
             table.add(PART, "carrier lost", Some(CARRIER_MS), &mut outages);
-            steps.add_to(table, "carrier lost");
+            all_steps.push(("carrier lost".to_owned(), steps));
         }
         if interval_ms == 1 {
             quiet(&trial, table, quiet_s)?;
         }
+    }
+    for (name, steps) in all_steps {
+        steps.add_to(table, &name);
     }
     Ok(())
 }
