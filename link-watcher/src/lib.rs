@@ -18,6 +18,7 @@ pub mod realtime;
 pub mod route;
 pub mod select;
 pub mod system;
+pub mod trace;
 pub mod uplink;
 
 pub use bpf_object::bpf_object;

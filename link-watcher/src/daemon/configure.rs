@@ -90,12 +90,13 @@ impl Core {
             self.rerouted.insert(spec.id);
         }
         self.configure_uplinks(&config.uplinks, &uplinks).await?;
+        self.uplinks_touched = true;
         specs.extend(uplinks);
         self.config = config;
         self.engine.handle(clock::now_ns(), Event::Configure(specs));
         // What is to be said of each link stands in the tables before its first packet leaves.
         self.carry_out().await;
-        self.follow_interfaces();
+        self.follow_interfaces(clock::now_ns());
         self.attacher.drop_inherited();
         self.adopt().await;
         self.settle().await;

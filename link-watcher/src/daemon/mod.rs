@@ -13,6 +13,7 @@ mod registry;
 mod requests;
 mod snapshot;
 mod systemd;
+mod tell;
 mod uplinks;
 
 use std::{
@@ -38,6 +39,7 @@ use self::{
     attach::Attacher,
     core::{Core, Inputs, Request},
     registry::Registry,
+    tell::News,
 };
 use crate::{
     bpf::Kernel,
@@ -196,7 +198,9 @@ async fn build(
         uplink_groups: BTreeMap::new(),
         spared: Vec::new(),
         rerouted: BTreeSet::new(),
-        interfaces_changed: false,
+        interfaces_changed_ns: None,
+        news: News::default(),
+        uplinks_touched: true,
         config,
     };
     core.start().await?;

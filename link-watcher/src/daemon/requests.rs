@@ -14,6 +14,7 @@ use crate::{
 
 impl Core {
     pub(super) async fn request(&mut self, request: Request) {
+        self.uplinks_touched = true;
         match request {
             Request::Control(control::Order::Status(answer)) => {
                 // Whoever asked may have gone: that is their affair. Here and below.

@@ -9,6 +9,7 @@ mod record;
 mod rig;
 mod routes;
 mod scale;
+mod stack;
 mod table;
 
 use std::path::PathBuf;

@@ -22,6 +22,7 @@ use tracing::warn;
 use crate::{
     config::UplinksConfig,
     event::{Device, GroupId, LinkId, Plan, Transition},
+    trace::Trace,
     uplink::{
         health::Verdict,
         probe::{UplinkFigures, UplinkProber},
@@ -49,7 +50,7 @@ pub(super) struct UplinkGroup {
     /// Who ordered something, and is to be told when it stands.
     waiting: Vec<(oneshot::Sender<Answer>, Answer)>,
     /// What people are told once the kernel has the new routes.
-    pub(super) untold: Vec<Transition>,
+    pub(super) untold: Vec<(Transition, Trace)>,
 }
 
 impl UplinkGroup {
