@@ -13,6 +13,7 @@ pub mod engine;
 pub mod event;
 pub mod keys;
 pub mod link;
+pub mod metrics;
 pub mod probe;
 pub mod realtime;
 pub mod route;

@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -13,7 +14,7 @@ use std::{
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
 use link_watcher_common::wire::Kind;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
 use super::{
@@ -29,6 +30,7 @@ use crate::{
     config::{Config, OnExit},
     control::{self, History},
     event::{Action, Event, GroupId, LinkId, Said, What},
+    metrics::{self, Counters},
     probe::{Order, Prober, Report, Stats, Tables},
     route::{Actuation, GroupRoutes, NetlinkRoutes, NetlinkTables, Nexthop, Report as RouteReport, RouteSink as _},
     system::{Interfaces, KernelEvents, LinkSysctls, ProcSysctl},
@@ -52,6 +54,8 @@ pub(super) enum Request {
     Reload,
     /// Move every peer group to its next usable link.
     NextLink,
+    /// What metrics are made of.
+    Metrics(metrics::Request),
     /// Write the status to the log.
     LogStatus,
     /// Stop.
@@ -61,6 +65,12 @@ pub(super) enum Request {
 impl From<control::Order> for Request {
     fn from(order: control::Order) -> Self {
         Self::Control(order)
+    }
+}
+
+impl From<metrics::Request> for Request {
+    fn from(request: metrics::Request) -> Self {
+        Self::Metrics(request)
     }
 }
 
@@ -92,6 +102,9 @@ pub(super) struct Core {
     pub(super) stats: Arc<Stats>,
     pub(super) slots: u32,
     pub(super) history: Arc<History>,
+    pub(super) counters: Counters,
+    /// Where metrics are to be served.
+    pub(super) metrics_at: watch::Sender<Option<SocketAddr>>,
     /// Threads that serve uplinks, once there are any.
     pub(super) uplinks: Option<Uplinks>,
     pub(super) uplink_reports: mpsc::Sender<uplinks::Report>,

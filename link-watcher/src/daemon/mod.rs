@@ -19,6 +19,7 @@ mod uplinks;
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::IsTerminal as _,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -31,7 +32,7 @@ use link_watcher_common::maps::MAX_LINKS;
 use rustix::thread::CapabilitySet;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 use tracing::{error, warn};
 
@@ -47,6 +48,7 @@ use crate::{
     config::{self, Config, EngineChoice},
     control::{History, Server},
     engine::Engine,
+    metrics::{self, Counters},
     probe::{self, HeapTables, KernelNews, Stats, Tables},
     realtime,
     route::{Actuation, NetlinkRoutes, NetlinkTables},
@@ -88,12 +90,17 @@ pub fn run(config_path: &Path) -> Result<ExitCode> {
 async fn serve(config_path: &Path, config: Config) -> Result<()> {
     // Before anything is changed: a second daemon on the same socket would fight the first one.
     let server = Server::bind(&config.daemon.control_socket).context("the control socket")?;
+    let listen = config.metrics.map(|metrics| metrics.listen);
+    let metrics = listen.map(metrics::Listener::bind).transpose()?;
+    let (metrics_at, metrics_watched) = watch::channel(listen);
     let history = Arc::new(History::default());
     let (requests_in, requests) = mpsc::channel(QUEUE);
     let (stopped_in, mut stopped) = oneshot::channel();
-    let core = start_core(config_path.to_owned(), config, Arc::clone(&history), requests, stopped_in)?;
+    let outward = Outward { history: Arc::clone(&history), metrics_at };
+    let core = start_core(config_path.to_owned(), config, outward, requests, stopped_in)?;
     let mut signals = Signals::listen()?;
     let server = tokio::spawn(server.run(requests_in.clone(), history));
+    let metrics = tokio::spawn(metrics::Listener::run(metrics, metrics_watched, requests_in.clone()));
     let mut stopping = false;
     let result = loop {
         tokio::select! {
@@ -115,17 +122,24 @@ async fn serve(config_path: &Path, config: Config) -> Result<()> {
         }
     };
     server.abort();
+    metrics.abort();
     if core.join().is_err() {
         error!("the core has panicked");
     }
     result
 }
 
+/// What the core tells those who serve people.
+struct Outward {
+    history: Arc<History>,
+    metrics_at: watch::Sender<Option<SocketAddr>>,
+}
+
 /// Starts the core's thread; what it ends with comes through the channel.
 fn start_core(
     config_path: PathBuf,
     config: Config,
-    history: Arc<History>,
+    outward: Outward,
     requests: mpsc::Receiver<Request>,
     stopped: oneshot::Sender<Result<()>>,
 ) -> Result<JoinHandle<()>> {
@@ -137,7 +151,7 @@ fn start_core(
             .context("starting the core's runtime")
             .and_then(|runtime| {
                 runtime.block_on(async {
-                    let (core, inputs) = build(config_path, config, history, requests).await?;
+                    let (core, inputs) = build(config_path, config, outward, requests).await?;
                     // Only now: loading and the first dumps may take their time.
                     if realtime {
                         realtime::raise(CORE_PRIORITY);
@@ -154,7 +168,7 @@ fn start_core(
 async fn build(
     config_path: PathBuf,
     config: Config,
-    history: Arc<History>,
+    outward: Outward,
     requests: mpsc::Receiver<Request>,
 ) -> Result<(Core, Inputs)> {
     let started_ns = clock::now_ns();
@@ -192,7 +206,9 @@ async fn build(
         tables,
         stats,
         slots,
-        history,
+        history: outward.history,
+        counters: Counters::default(),
+        metrics_at: outward.metrics_at,
         uplinks: None,
         uplink_reports: uplink_reports_in,
         uplink_groups: BTreeMap::new(),

@@ -7,6 +7,7 @@ use tracing::{error, info, warn};
 use super::{core::Core, uplinks::UplinkGroup};
 use crate::{
     event::{GroupId, LinkId, Transition, What},
+    metrics::To,
     trace::Trace,
 };
 
@@ -84,9 +85,26 @@ impl Core {
     }
 
     /// Tells people of a transition that was carried out; of a move of traffic with its trace.
-    pub(super) fn publish(&self, transition: &Transition, trace: Option<Trace>) {
+    pub(super) fn publish(&mut self, transition: &Transition, trace: Option<Trace>) {
         self.log(transition, trace);
+        self.count(transition, trace);
         self.history.record(transition, trace, |group, link| self.names(group, link));
+    }
+
+    fn count(&mut self, transition: &Transition, trace: Option<Trace>) {
+        let (group, link) = self.names(transition.group, transition.link);
+        let to = match transition.what {
+            What::LinkUp => Some(To::Up),
+            What::LinkDown => Some(To::Down),
+            What::LinkDegraded => Some(To::Degraded),
+            _ => None,
+        };
+        if let (Some(link), Some(to)) = (link, to) {
+            self.counters.transition(group.clone(), link, to);
+        }
+        if let Some(outage_ns) = trace.and_then(|trace| trace.outage_ns()) {
+            self.counters.failover(group, outage_ns);
+        }
     }
 
     /// Writes a transition to the log, in words.

@@ -21,6 +21,7 @@ pub mod daemon;
 pub mod forge;
 pub mod frame;
 pub mod meter;
+pub mod metrics;
 pub mod netlink;
 pub mod netns;
 pub mod routers;

@@ -4,7 +4,7 @@ use std::{cell::Cell, time::Duration};
 
 use anyhow::Result;
 use link_watcher_tests::lab::{
-    Direction, End, Moment, meter::Report, monotonic_ns, routers::TwoRouters, setup::Setup, trial::Trial,
+    Direction, End, Moment, meter::Report, metrics, monotonic_ns, routers::TwoRouters, setup::Setup, trial::Trial,
 };
 
 use crate::{rig::Rig, stack::Stack, table::Table};
@@ -28,7 +28,7 @@ pub(crate) fn run(rig: &Rig, table: &mut Table, cuts: u32, quiet_s: u64) -> Resu
         let detection_ms = (interval_ms * 3) as f64;
         let target = if interval_ms == 1 { FASTEST_MS } else { detection_ms };
         let name = format!("silent cut, {interval_ms} ms x 3");
-        let mut stack = Stack::default();
+        let mut stack = Stack::begin(&trial)?;
         let mut outages = series(&trial, cuts, |routers, _| routers.wires[0].cut(), &mut stack)?;
         table.add(PART, &name, Some(target), &mut outages);
         stacks.push((name, stack));
@@ -36,14 +36,14 @@ pub(crate) fn run(rig: &Rig, table: &mut Table, cuts: u32, quiet_s: u64) -> Resu
             let one_way =
                 |routers: &TwoRouters, cut: u32| routers.wires[0].cut_one_way(Direction::BOTH[cut as usize % 2]);
             let name = format!("cut of one direction, {interval_ms} ms x 3");
-            let mut stack = Stack::default();
+            let mut stack = Stack::begin(&trial)?;
             let mut outages = series(&trial, cuts, one_way, &mut stack)?;
             table.add(PART, &name, Some(detection_ms), &mut outages);
             stacks.push((name, stack));
             let carrier = |routers: &TwoRouters, cut: u32| {
                 routers.wires[0].cut_carrier([End::Client, End::Server][cut as usize % 2])
             };
-            let mut stack = Stack::default();
+            let mut stack = Stack::begin(&trial)?;
             let mut outages = series(&trial, cuts, carrier, &mut stack)?;
             table.add(PART, "carrier lost", Some(CARRIER_MS), &mut outages);
             stacks.push(("carrier lost".to_owned(), stack));
@@ -62,6 +62,7 @@ fn start(rig: &Rig, interval_ms: u64) -> Result<Trial> {
     let mut setup = Setup::cables(3, Duration::from_millis(interval_ms), 3);
     setup.hold_up = Duration::from_millis(200);
     setup.failback = Duration::from_millis(300);
+    metrics::SETTINGS.clone_into(&mut setup.daemon_settings);
     Trial::start(rig.lab()?, setup, &rig.daemon, METER_RATE)
 }
 
@@ -90,6 +91,7 @@ fn series(
         }
         trial.repair()?;
     }
+    stack.end(trial)?;
     Ok(outages_ms)
 }
 

@@ -2,7 +2,14 @@
 
 use anyhow::{Context as _, Result};
 use link_watcher::trace::Trace;
-use link_watcher_tests::lab::{Moment, daemon::Daemon, meter::Report, trial::Trial};
+use link_watcher_tests::lab::{
+    Moment,
+    daemon::Daemon,
+    meter::Report,
+    metrics,
+    routers::{CLIENT_GROUP, SERVER_GROUP},
+    trial::Trial,
+};
 use serde_json::Value;
 
 use crate::table::Table;
@@ -22,9 +29,31 @@ const NAMES: [&str; 5] = [
 pub(crate) struct Stack {
     /// Of each cut the parts, ms.
     cuts: Vec<[f64; NAMES.len()]>,
+    /// Sum, s, and number of both daemons' failovers before the first cut.
+    before: (f64, f64),
+    /// And after the last.
+    after: (f64, f64),
 }
 
 impl Stack {
+    /// Begins a series of cuts.
+    ///
+    /// # Errors
+    /// Where a daemon cannot be scraped.
+    pub(crate) fn begin(trial: &Trial) -> Result<Self> {
+        let now = failovers(trial)?;
+        Ok(Self { before: now, after: now, ..Self::default() })
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    /// Where a daemon cannot be scraped.
+    pub(crate) fn end(&mut self, trial: &Trial) -> Result<()> {
+        self.after = failovers(trial)?;
+        Ok(())
+    }
+
     /// Adds the cut that has just been measured. Of its two directions the one that was out longer counts, with the
     /// daemon that sends in it: the two heal independently, and the longer one is the outage of a conversation.
     ///
@@ -54,7 +83,24 @@ impl Stack {
         }
         let mut sums: Vec<f64> = self.cuts.iter().map(|cut| cut.iter().sum()).collect();
         table.add(PART, format!("{name}: all of it"), None, &mut sums);
+        let (sum, count) = (self.after.0 - self.before.0, self.after.1 - self.before.1);
+        if count > 0.0 {
+            // From the last echo on, which left up to an interval before the cut; in both directions.
+            table.add(PART, format!("{name}: by the daemons' histograms, mean"), None, &mut [sum / count * 1e3]);
+        }
     }
+}
+
+/// Sum, s, and number of the failovers that both daemons have counted.
+fn failovers(trial: &Trial) -> Result<(f64, f64)> {
+    let (mut sum, mut count) = (0.0, 0.0);
+    let ends = [(&trial.routers.client_daemon, CLIENT_GROUP), (&trial.routers.server_daemon, SERVER_GROUP)];
+    for (daemon, group) in ends {
+        let text = metrics::scrape(daemon)?;
+        sum += metrics::value(&text, &format!("link_watcher_failover_seconds_sum{{group=\"{group}\"}}"))?;
+        count += metrics::value(&text, &format!("link_watcher_failover_seconds_count{{group=\"{group}\"}}"))?;
+    }
+    Ok((sum, count))
 }
 
 /// The trace of the first move of traffic that stood in the kernel after the cut.
