@@ -170,7 +170,8 @@ impl Core {
     pub(super) async fn settle(&mut self) {
         let now_ns = clock::now_ns();
         // Time alone may make an uplink usable.
-        self.uplinks_touched |= self.engine.next_deadline().is_some_and(|due_ns| due_ns <= now_ns);
+        self.uplinks_touched |=
+            self.uplinks.is_some() && self.engine.next_deadline().is_some_and(|due_ns| due_ns <= now_ns);
         self.engine.tick(now_ns);
         self.carry_out().await;
         let rerouted = std::mem::take(&mut self.rerouted);
