@@ -83,7 +83,9 @@ fn a_cut_is_one_failover_with_its_trace_and_a_switch_is_none() {
     assert_eq!((taken("link_up", ""), taken("link_active", "")), (1.0, 1.0));
     assert_eq!((lost("link_transitions_total", ",to=\"down\""), lost("link_usable", "")), (1.0, 0.0));
     assert!(taken("keepalives_total", ",direction=\"received\"") > 0.0 && taken("link_rtt_seconds", "") > 0.0);
-    assert!(value(&text, &format!("link_watcher_routes{{group=\"{CLIENT_GROUP}\",state=\"installed\"}}")).unwrap() > 0.0);
+    assert!(
+        value(&text, &format!("link_watcher_routes{{group=\"{CLIENT_GROUP}\",state=\"installed\"}}")).unwrap() > 0.0
+    );
     let human = routers.client_daemon.command(&["events"]).unwrap();
     assert!(human.contains(" ms: silence "), "{human}");
 }

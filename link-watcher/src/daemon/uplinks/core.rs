@@ -35,9 +35,10 @@ impl Core {
                     Verdict::Degraded(degraded) => (Health::Degraded, degraded.to_string()),
                     Verdict::Down(down) => (Health::Down, down.to_string()),
                 };
-                let why = last_failure
-                    .filter(|_| health != Health::Up)
-                    .map_or(why.clone(), |last| format!("{why}; the last one: {last}"));
+                let why = match last_failure {
+                    Some(last) if health != Health::Up => format!("{why}; the last one: {last}"),
+                    _ => why,
+                };
                 self.news.failed(link, noticed);
                 self.engine.handle(now_ns, Event::Probed { link, health, why, last_good_ns });
             }

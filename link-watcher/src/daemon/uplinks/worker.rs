@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use super::{Decision, Order, Report, Standing, evidence::Counted};
 use crate::{
     clock,
-    config::{FailbackConnections, UplinksConfig},
+    config::{FailbackConnections, UplinkConfig, UplinksConfig},
     event::{GroupId, LinkId},
     system::{Interfaces, KernelEvent, KernelEvents, LinkSysctls, ProcSysctl},
     uplink::{
@@ -366,7 +366,8 @@ impl Worker {
         let desired: Vec<Desired> = self.groups.values().map(|group| group.desired(&self.spared)).collect();
         let failed = self.ruleset.apply(now_ns, &desired).err().map(|error| error.to_string());
         self.complain("nft", failed.clone());
-        for desired in desired.iter().filter(|desired| changed.contains(&desired.group)) {
+        let changed = |desired: &&Desired| changed.contains(&desired.group);
+        for desired in desired.iter().filter(changed) {
             let report = self.tables.apply(now_ns, desired);
             let mut problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
             problems.extend(report.error);
@@ -377,20 +378,19 @@ impl Worker {
             standing.groups.insert(desired.group, problems);
             standing.ways.extend(desired.uplinks.iter().map(|uplink| (uplink.link, way(uplink))));
         }
-        let probed: Vec<ProbedUplink> = self.groups.values().flat_map(Group::probed).collect();
-        self.prober.set(probed);
-        for id in changed {
-            self.release(*id);
+        let groups = self.groups.values().zip(&desired);
+        self.prober.set(groups.flat_map(|(group, desired)| group.probed(desired)).collect());
+        for desired in desired.iter().filter(changed) {
+            self.release(desired);
         }
     }
 
-    fn release(&mut self, id: GroupId) {
-        let Some(group) = self.groups.get_mut(&id) else { return };
+    fn release(&mut self, desired: &Desired) {
+        let Some(group) = self.groups.get_mut(&desired.group) else { return };
         let dead = |link: &LinkId| group.decision.dead.contains(link);
         if !group.decision.active.iter().any(|(link, _)| !dead(link)) {
             return;
         }
-        let desired = group.desired(&self.spared);
         let mut complaints = Vec::new();
         for uplink in std::mem::take(&mut group.to_release).iter().filter_map(|link| desired.uplink(*link)) {
             match self.conntrack.release(desired.mark(uplink), desired.fwmark_mask) {
@@ -450,45 +450,27 @@ fn way(uplink: &Uplink) -> String {
 
 impl Group {
     fn desired(&self, spared: &[IpNet]) -> Desired {
-        let config = &self.config;
-        let uplinks = self.links.iter().zip(&config.links).zip(&self.resolved).zip(1..);
-        let uplink = |(((link, uplink), resolved), number): (((&LinkId, &crate::config::UplinkConfig), _), u32)| {
-            let resolved: Option<&Resolved> = Option::as_ref(resolved);
-            let weight =
-                self.decision.active.iter().find(|(active, _)| active == link).map_or(0, |(_, weight)| *weight);
+        let uplinks = self.links.iter().zip(&self.config.links).zip(&self.resolved).zip(1..);
+        let uplink = |(((link, config), resolved), number): (((&LinkId, &UplinkConfig), &Option<Resolved>), u32)| {
+            let resolved = resolved.as_ref();
+            let active = self.decision.active.iter().find(|(active, _)| active == link);
             Uplink {
-                link: *link,
-                number,
-                name: uplink.name.clone(),
-                interface: uplink.interface.clone(),
                 ifindex: resolved.map_or(0, |resolved| resolved.ifindex),
                 ipv4: resolved.and_then(|resolved| resolved.ipv4),
                 ipv6: resolved.and_then(|resolved| resolved.ipv6),
                 gateway_mac: resolved.and_then(|resolved| resolved.gateway_mac),
-                prefixes: uplink.prefixes.clone(),
-                nat: uplink.nat,
-                weight,
+                weight: active.map_or(0, |(_, weight)| *weight),
                 usable: self.decision.usable.contains(link),
+                ..Uplink::new(*link, number, config)
             }
         };
-        Desired {
-            group: self.id,
-            name: config.name.clone(),
-            routes: config.routes.clone(),
-            spared: spared.to_vec(),
-            lan: config.lan.clone(),
-            sticky: config.sticky,
-            fwmark_mask: config.fwmark_mask,
-            rule_priority: config.rule_priority,
-            table_base: config.table_base,
-            force: config.force.clone(),
-            uplinks: uplinks.map(uplink).collect(),
-        }
+        let uplinks = uplinks.map(uplink).collect();
+        Desired { spared: spared.to_vec(), uplinks, ..Desired::new(self.id, &self.config) }
     }
 
-    fn probed(&self) -> Vec<ProbedUplink> {
-        let desired = self.desired(&[]);
-        let probed = |(uplink, config): (&Uplink, &crate::config::UplinkConfig)| ProbedUplink {
+    /// What is to be probed of the group as it is wanted.
+    fn probed(&self, desired: &Desired) -> Vec<ProbedUplink> {
+        let probed = |(uplink, config): (&Uplink, &UplinkConfig)| ProbedUplink {
             link: uplink.link,
             interface: uplink.interface.clone(),
             ifindex: uplink.ifindex,
