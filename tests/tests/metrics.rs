@@ -117,7 +117,7 @@ fn a_reload_moves_starts_and_ends_the_metrics() {
     assert!(String::from_utf8_lossy(&refused.stderr).contains("cannot serve metrics on 127.0.0.1:9747"), "{refused:?}");
     assert!(get(daemon, after, "/metrics").is_ok());
     // A daemon that starts there says so and ends.
-    drop(daemon.stop().unwrap());
+    assert!(daemon.stop().unwrap().success());
     assert!(daemon.start().is_err());
     assert!(daemon.log().contains("cannot serve metrics on 127.0.0.1:9747"), "{}", daemon.log());
     drop(taken);
