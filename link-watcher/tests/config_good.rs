@@ -128,9 +128,10 @@ fn what_the_example_shows_behind_a_hash_are_the_defaults() {
     let spoken: String = text
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            // Those two would change something: they have no default.
+            // Those would change something: they have no default.
             Some(setting)
-                if setting.contains(" = ") && !setting.starts_with("instance") && !setting.starts_with("announce") =>
+                if setting.contains(" = ")
+                    && !["instance", "announce", "listen"].iter().any(|key| setting.starts_with(key)) =>
             {
                 format!("{setting}\n")
             }
