@@ -136,7 +136,7 @@ fn the_longest_prefix_wins_whosever_it_is() {
     assert_eq!(report.refused[0].to_string().split(':').next(), Some("10.0.3.0/24"));
     // One more appears.
     kernel.state().routes.push(route(254, net(9), 0, 2, 91));
-    let found = crate::route::FoundRoute { key: route(254, net(9), 0, 2, 91).key, protocol: 2, nexthops: None };
+    let found = crate::route::FoundRoute { key: route(254, net(9), 0, 2, 91).key, protocol: 2, egress: None };
     let event = RouteEvent { change: RouteChange::Added, port_id: 0, route: found };
     tables.observe(now_ns, &KernelEvent::Route(event));
     settle(&mut tables, &mut now_ns);

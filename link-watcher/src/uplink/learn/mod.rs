@@ -111,7 +111,7 @@ impl Learned {
             Way::Through { hops, source } => {
                 hops.iter().find(|hop| hop.ifindex == ifindex).map(|hop| (hop.gateway, *source))
             }
-            Way::Unreachable | Way::Throw => None,
+            Way::Unreachable | Way::Throw | Way::Object(_) => None,
         })
     }
 }
