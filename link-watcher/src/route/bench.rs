@@ -11,7 +11,9 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Actuation, Family, GroupRoutes, NetlinkRoutes, NetlinkTables, Nexthop, RouteSink as _, TableRange};
+use super::{
+    Actuation, Family, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop, RouteSink as _, TableRange,
+};
 use crate::{
     clock,
     config::ActuationChoice,
@@ -61,7 +63,7 @@ async fn measure(choice: ActuationChoice, family: Family, prefixes: u32, rounds:
         ..GroupRoutes::default()
     };
     let mut events = KernelEvents::open()?;
-    let mut sink = Actuation::new(NetlinkRoutes::open()?, NetlinkTables::open()?);
+    let mut sink = Actuation::new(NetlinkRoutes::open()?, NetlinkTables::open()?, NetlinkObjects::open()?);
     let mut measured = Failovers { moved_ns: Vec::new(), filled_ns: 0, longest_wait_ns: 0 };
     let start = Instant::now();
     for round in 0..=rounds as usize {

@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    Adopted, Change, Egress, FoundRoute, GroupRoutes, Nexthop, Notice, PROTOCOL, Report, RouteKernel, RouteKey, RouteSink,
+    Adopted, Change, Egress, FoundRoute, GroupRoutes, Nexthop, Notice, PROTOCOL, Report, RouteKernel, RouteKey,
+    RouteSink,
 };
 use crate::{
     event::GroupId,
@@ -62,6 +63,11 @@ impl FakeKernel {
         if let Some(route) = state.routes.remove(key).filter(|route| route.protocol == PROTOCOL) {
             state.events.push(event(RouteChange::Removed, FOREIGN_PORT, &route));
         }
+    }
+
+    /// The kernel drops every route that refers to a nexthop object, and says nothing.
+    pub(crate) fn drop_referring(&self, id: u32) {
+        self.state().routes.retain(|_, route| route.egress != Some(Egress::Object(id)));
     }
 
     /// The kernel drops a route because its interface loses its address; of the route it says nothing.

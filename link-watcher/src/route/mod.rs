@@ -21,6 +21,7 @@ pub(crate) mod codec;
 #[cfg(test)]
 pub(crate) mod fake;
 mod kernel;
+pub(crate) mod nexthop;
 mod plan;
 mod reconcile;
 mod routes;
@@ -41,6 +42,7 @@ pub use self::{
     bench::{Failovers, failovers},
     codec::{FoundTableRoute, Hop, TableRoute, Way},
     kernel::{Change, NetlinkRoutes, RouteKernel},
+    nexthop::{FoundObject, Member, NetlinkObjects, NexthopGroups, Object, ObjectChange, ObjectKernel},
     routes::Routes,
     rule::{Family, FoundRule, InterfaceName, Rule},
     sink::Actuation,
@@ -334,6 +336,15 @@ pub enum Notice {
         /// Who did it, where somebody did.
         by: String,
     },
+    /// A nexthop object of ours was gone or changed, and stands again.
+    ObjectGone {
+        /// Which.
+        what: String,
+        /// Who did it.
+        by: String,
+    },
+    /// Something in this machine is at odds with what a group uses.
+    Precaution(String),
     /// A group's traffic is carried by another back-end from now on.
     Handed {
         /// Group.
@@ -343,7 +354,7 @@ pub enum Notice {
         /// How many.
         prefixes: usize,
     },
-    /// A group cannot be served by tables, though it would be better.
+    /// A group cannot be served by tables or nexthop objects, though it would be better.
     Unfit {
         /// Group.
         group: GroupId,
@@ -381,7 +392,10 @@ impl fmt::Display for Notice {
                  {wait_ms} ms. Keep that program from routes with protocol {PROTOCOL}",
                 group.0
             ),
-            Self::RuleGone { what, by } => write!(f, "{what} had gone and stands again; removed by {by}"),
+            Self::Precaution(what) => f.write_str(what),
+            Self::RuleGone { what, by } | Self::ObjectGone { what, by } => {
+                write!(f, "{what} had gone and stands again; removed by {by}")
+            }
             Self::Handed { group, tables: true, prefixes } => write!(
                 f,
                 "group {}: {prefixes} prefixes stand in a table for each link now: failing over is one rule",

@@ -83,6 +83,20 @@ impl<K: RouteKernel> Routes<K> {
         }
     }
 
+    /// The routes of a group may have gone with the nexthop object that they refer to: the kernel says nothing (IPv4).
+    pub(super) fn lost(&mut self, now_ns: u64, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let referring = group.held.iter().filter(|(_, egress)| matches!(egress, Egress::Object(_)));
+        group.doubtful.extend(referring.map(|(key, _)| *key));
+        self.due(now_ns);
+    }
+
+    /// Whether any route of the group refers to a nexthop object.
+    pub(super) fn refers_to_objects(&self, id: GroupId) -> bool {
+        let held = self.groups.get(&id).into_iter().flat_map(|group| group.held.values());
+        held.into_iter().any(|egress| matches!(egress, Egress::Object(_)))
+    }
+
     fn due_soon(&mut self, now_ns: u64) {
         self.due(now_ns.max(self.compared_ns + GAP_NS));
     }

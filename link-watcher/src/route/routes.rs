@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Adopted, Change, Egress, FoundRoute, GroupRoutes, Nexthop, Notice, PROTOCOL, Refusal, Report, RouteKernel, RouteKey,
-    RouteSink, TableRange, Why, effective_metric, plan::Wanted,
+    Adopted, Change, Egress, FoundRoute, GroupRoutes, Nexthop, Notice, PROTOCOL, Refusal, Report, RouteKernel,
+    RouteKey, RouteSink, TableRange, Why, effective_metric, plan::Wanted,
 };
 use crate::{
     event::GroupId,

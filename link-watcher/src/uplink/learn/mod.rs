@@ -269,6 +269,7 @@ impl<K: LearnKernel> Learner<K> {
             KernelEvent::AddressAdded { ifindex, .. } | KernelEvent::AddressRemoved { ifindex, .. } => {
                 self.indices.contains(ifindex)
             }
+            KernelEvent::Nexthop { .. } => false,
             KernelEvent::Resync => true,
         };
         if concerned && !self.uplinks.is_empty() {
