@@ -115,6 +115,15 @@ pub(super) fn resolve(peers: &mut [Peer<'_>], groups: &[Uplinks<'_>], findings: 
         peer.actuation.range.table_base = FIRST_BLOCK + block * TABLES;
     }
     priorities(peers, groups, findings);
+    for peer in peers.iter().filter(|peer| peer.actuation.choice == ActuationChoice::Nexthop) {
+        if let Some(priority) = &peer.actuation.rule_priority {
+            findings.error(
+                &priority.span(),
+                "`rule-priority` means nothing with `actuation` = \"nexthop\", which makes no rules".to_owned(),
+                "leave one of the two out",
+            );
+        }
+    }
     for peer in peers.iter().filter(|peer| peer.actuation.choice == ActuationChoice::Tables && peer.table != MAIN) {
         findings.error(
             &peer.actuation.choice_at,

@@ -39,7 +39,7 @@ use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
 use ipnet::IpNet;
 
 pub use self::{
-    bench::{Failovers, failovers},
+    bench::{Failovers, failovers, flows_moved},
     codec::{FoundTableRoute, Hop, TableRoute, Way},
     kernel::{Change, NetlinkRoutes, RouteKernel},
     nexthop::{FoundObject, Member, NetlinkObjects, NexthopGroups, Object, ObjectChange, ObjectKernel},

@@ -1,7 +1,7 @@
 //! What a group wants of its nexthop objects, and what stands.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     net::IpAddr,
     sync::Arc,
 };
@@ -16,6 +16,13 @@ use crate::route::{Nexthop, TableRange, canonical};
 
 /// A link's next hop: interface and router.
 type Key = (u32, IpAddr);
+
+/// Who is to be in a group.
+struct Wanted {
+    /// Ids and weights.
+    active: Vec<(u32, u32)>,
+    stands_by: Option<u32>,
+}
 
 /// A group.
 pub(super) struct Group {
@@ -121,9 +128,9 @@ impl Group {
         let mut free = self.range.tables().skip(2).filter(|id| !used.contains(id));
         let mut short = false;
         for link in &self.links {
-            if !self.ids.contains_key(&key(link)) {
+            if let Entry::Vacant(entry) = self.ids.entry(key(link)) {
                 match free.next() {
-                    Some(id) => drop(self.ids.insert(key(link), id)),
+                    Some(id) => drop(entry.insert(id)),
                     None => short = true,
                 }
             }
@@ -194,9 +201,8 @@ impl Group {
         able.filter_map(|nexthop| Some((nexthop, *self.ids.get(&key(nexthop))?)))
     }
 
-    /// Ids and weights of the active members, and the one that stands by. Nothing where no active link can serve the
-    /// family: what stands is left.
-    fn wanted(&self, family: Family) -> Option<(Vec<(u32, u32)>, Option<u32>)> {
+    /// Who is to be in a family's group. Nothing where no active link can serve it: what stands is left.
+    fn wanted(&self, family: Family) -> Option<Wanted> {
         if !self.families.contains(&family) {
             return None;
         }
@@ -212,7 +218,7 @@ impl Group {
         let mut others = candidates.filter(|id| active.iter().all(|(active, _)| active != id));
         // What does not stand yet is nothing to wait for.
         let stands_by = others.find(|id| self.standing.contains_key(id));
-        Some((active, stands_by))
+        Some(Wanted { active, stands_by })
     }
 
     /// The messages that bring about what is wanted, next hops before groups, and removals last.
@@ -224,7 +230,7 @@ impl Group {
         let mut needed: BTreeSet<u32> = BTreeSet::new();
         for family in [Family::V4, Family::V6] {
             let id = self.group_id(family);
-            let Some((active, stands_by)) = self.wanted(family) else {
+            let Some(Wanted { active, stands_by }) = self.wanted(family) else {
                 needed.extend(self.members_of(family).iter().map(|member| member.id));
                 continue;
             };

@@ -91,7 +91,7 @@ impl ObjectKernel for NetlinkObjects {
     fn precautions(&self) -> Vec<String> {
         let mut said = Vec::new();
         if fs::read_to_string(super::COMPAT_MODE).is_ok_and(|value| value.trim_end() != "0") {
-            said.push(super::COMPAT_WARNING.to_owned());
+            said.push(format!("{}. Remedy: {}", super::COMPAT_WARNING, super::COMPAT_REMEDY));
         }
         let running = |name: &str| {
             let processes = fs::read_dir("/proc").into_iter().flatten().flatten();

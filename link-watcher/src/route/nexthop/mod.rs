@@ -45,10 +45,12 @@ use crate::{
 
 /// Whether the kernel tells of every route when a group changes.
 pub(crate) const COMPAT_MODE: &str = "/proc/sys/net/ipv4/nexthop_compat_mode";
-/// What that means, and the remedy.
+/// What that means.
 pub(crate) const COMPAT_WARNING: &str = "net.ipv4.nexthop_compat_mode is 1: with each failover the kernel tells of every IPv4 route that refers to a nexthop \
-     object, which takes 0.8 ms for 1,000. `sysctl -w net.ipv4.nexthop_compat_mode=0` ends that for the whole network \
-     namespace; programs that read routes without knowing such objects, as BIRD 2, then no longer see where these lead";
+     object, which takes 0.8 ms for 1,000";
+/// What ends it. It concerns everybody's routes, so that nobody but the administrator may decide that.
+pub(crate) const COMPAT_REMEDY: &str = "sysctl -w net.ipv4.nexthop_compat_mode=0, unless a program reads routes without knowing such objects, as BIRD 2 does: \
+     it then no longer sees where these lead";
 /// Processes, and what they do to objects.
 const NEIGHBOURS: [(&str, &str); 2] = [
     (
