@@ -571,6 +571,7 @@ fn mutate(text: &str) {
 #[test]
 fn tables_and_rules_of_peers() {
     assert!(line_5("actuation = \"table\"").contains("did you mean \"tables\"?"));
+    assert!(line_5("actuation = \"nexthop\"\nrule-priority = 100").contains("`rule-priority` means nothing"));
     assert!(line_5("actuation = \"tables\"\ntable = 100").starts_with("error 5:13: `actuation` cannot be \"tables\""));
     assert!(
         line_5("table-base = 250").contains("tables 250 to 313 are this peer's, and 253 to 255 are the kernel's own")

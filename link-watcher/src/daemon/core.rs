@@ -32,7 +32,10 @@ use crate::{
     event::{Action, Event, GroupId, LinkId, Said, What},
     metrics::{self, Counters},
     probe::{Order, Prober, Report, Stats, Tables},
-    route::{Actuation, GroupRoutes, NetlinkRoutes, NetlinkTables, Nexthop, Report as RouteReport, RouteSink as _},
+    route::{
+        Actuation, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop, Report as RouteReport,
+        RouteSink as _,
+    },
     system::{Interfaces, KernelEvents, LinkSysctls, ProcSysctl},
     trace::Trace,
 };
@@ -95,7 +98,7 @@ pub(super) struct Core {
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) interfaces: Interfaces,
     pub(super) sysctls: LinkSysctls<ProcSysctl>,
-    pub(super) routes: Actuation<NetlinkRoutes, NetlinkTables>,
+    pub(super) routes: Actuation<NetlinkRoutes, NetlinkTables, NetlinkObjects>,
     pub(super) prober: Option<Prober>,
     pub(super) attacher: Attacher,
     pub(super) tables: Arc<dyn Tables>,

@@ -51,7 +51,7 @@ use crate::{
     metrics::{self, Counters},
     probe::{self, HeapTables, KernelNews, Stats, Tables},
     realtime,
-    route::{Actuation, NetlinkRoutes, NetlinkTables},
+    route::{Actuation, NetlinkObjects, NetlinkRoutes, NetlinkTables},
     system::{Interfaces, KernelEvents, LinkSysctls, ProcSysctl},
 };
 
@@ -188,7 +188,11 @@ async fn build(
     let kernel_events = KernelEvents::open().context("listening to the kernel's events")?;
     let interfaces = Interfaces::read().context("reading the interfaces")?;
     let opening = "opening a netlink socket";
-    let routes = Actuation::new(NetlinkRoutes::open().context(opening)?, NetlinkTables::open().context(opening)?);
+    let routes = Actuation::new(
+        NetlinkRoutes::open().context(opening)?,
+        NetlinkTables::open().context(opening)?,
+        NetlinkObjects::open().context(opening)?,
+    );
     let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_secs() as u32);
     let mut core = Core {
         config_path,

@@ -73,7 +73,9 @@ impl Interfaces {
                 interface.addresses.retain(|other| !same(other, address));
                 interface.addresses.len() != before
             }
-            KernelEvent::Route(_) | KernelEvent::Rule { .. } | KernelEvent::Resync => false,
+            KernelEvent::Route(_) | KernelEvent::Rule { .. } | KernelEvent::Nexthop { .. } | KernelEvent::Resync => {
+                false
+            }
         }
     }
 

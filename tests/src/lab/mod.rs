@@ -11,11 +11,13 @@
 //! | [`daemon`] | `link-watcher run` inside a namespace, and the commands that talk to it |
 //! | [`setup`], [`routers`] | two routers, three links, hosts behind both |
 //! | [`trial`] | the two of them at work, with traffic: break something, see what it costs |
+//! | [`announcement`] | very many prefixes announced by one router to the other |
 //! | [`status`] | reading `status --json` |
 //! | [`uplinks`] | a site with several providers, the internet behind them, and connections by the thousand |
 //!
 //! The lab needs root (CAP_SYS_ADMIN for namespaces, CAP_NET_ADMIN and CAP_NET_RAW inside them).
 
+pub mod announcement;
 pub mod cable;
 pub mod daemon;
 pub mod forge;

@@ -73,7 +73,7 @@ fn main() -> Result<()> {
         outage::run(&rig, &mut table, arguments.cuts, arguments.quiet)?;
     }
     if wanted(Part::Routes) {
-        routes::run(&mut table)?;
+        routes::run(&rig, &mut table)?;
     }
     if wanted(Part::Scale) {
         scale::run(&rig, &mut table)?;
