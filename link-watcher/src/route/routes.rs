@@ -37,11 +37,20 @@ pub struct Routes<K> {
     /// What the kernel did not want.
     pub(super) failed: BTreeMap<RouteKey, KernelError>,
     pub(super) fights: BTreeMap<RouteKey, Fight>,
+    /// What the kernel had at an instant: all groups of a start look at once. Gone with the first thing written.
+    looked: Option<Looked>,
     /// A place may have become free that a group waits for.
     pub(super) freed: bool,
     /// When the routes are to be compared again, and when they last were, ns.
     pub(super) due_ns: u64,
     pub(super) compared_ns: u64,
+}
+
+/// Routes of all instances at one instant.
+struct Looked {
+    at_ns: u64,
+    routes: Vec<FoundRoute>,
+    tables: BTreeSet<u32>,
 }
 
 /// A group, what it wants and what it has.
@@ -115,6 +124,7 @@ impl<K: RouteKernel> Routes<K> {
             suspects: BTreeMap::new(),
             failed: BTreeMap::new(),
             fights: BTreeMap::new(),
+            looked: None,
             freed: false,
             due_ns: u64::MAX,
             compared_ns: 0,
@@ -124,6 +134,21 @@ impl<K: RouteKernel> Routes<K> {
     /// The port id that events caused by our own requests carry.
     pub fn port_id(&self) -> u32 {
         self.kernel.port_id()
+    }
+
+    /// Tables that hold a route of this or another instance, as they were at `now_ns`; nothing if that is unknown.
+    pub(super) fn tables_in_use(&self, now_ns: u64) -> Option<&BTreeSet<u32>> {
+        self.looked.as_ref().filter(|looked| looked.at_ns == now_ns).map(|looked| &looked.tables)
+    }
+
+    /// Reads all routes with our protocol, once for an instant.
+    fn look(&mut self, now_ns: u64) -> std::io::Result<()> {
+        if self.tables_in_use(now_ns).is_none() {
+            let routes = self.kernel.ours()?;
+            let tables = routes.iter().map(|route| route.key.table).collect();
+            self.looked = Some(Looked { at_ns: now_ns, routes, tables });
+        }
+        Ok(())
     }
 
     /// Brings comparison forward to `at_ns`.
@@ -321,26 +346,27 @@ impl<K: RouteKernel> RouteSink for Routes<K> {
         let entry = self.groups.entry(group).or_default();
         entry.know(links);
         // Places that are refused or vanish meanwhile are found by the comparison that follows a failure.
-        let Ok(found) = self.kernel.ours() else {
+        if self.look(now_ns).is_err() {
             self.freed = true;
             self.due(now_ns);
             return Adopted::default();
-        };
-        let held: BTreeSet<RouteKey> = self.groups.values().flat_map(|group| group.held.keys().copied()).collect();
+        }
+        let (Some(entry), Some(looked)) = (self.groups.get(&group), &self.looked) else { return Adopted::default() };
+        let held = |key: &RouteKey| self.groups.values().any(|group| group.held.contains_key(key));
+        let found = looked.routes.iter().filter(|route| route.key.table == *table);
+        let found: Vec<(RouteKey, Vec<Nexthop>)> = found
+            .filter(|route| entry.recognises(route) && !held(&route.key))
+            .map(|route| (route.key, route.nexthops.clone().unwrap_or_default()))
+            .collect();
         let Some(entry) = self.groups.get_mut(&group) else { return Adopted::default() };
         let mut carriers: BTreeMap<Vec<Nexthop>, usize> = BTreeMap::new();
-        let mut routes = 0;
-        for route in found {
-            if route.key.table != *table || held.contains(&route.key) || !entry.recognises(&route) {
-                continue;
-            }
-            let nexthops = route.nexthops.unwrap_or_default();
-            routes += 1;
-            if route.key.metric == effective_metric(&route.key.prefix, *metric) {
+        let routes = found.len();
+        for (key, nexthops) in found {
+            if key.metric == effective_metric(&key.prefix, *metric) {
                 *carriers.entry(nexthops.clone()).or_default() += 1;
             }
-            entry.held.insert(route.key, nexthops);
-            entry.orphans.insert(route.key);
+            entry.held.insert(key, nexthops);
+            entry.orphans.insert(key);
         }
         entry.orphans_until_ns = now_ns + ORPHAN_GRACE_NS;
         if routes > 0 {
@@ -351,6 +377,7 @@ impl<K: RouteKernel> RouteSink for Routes<K> {
     }
 
     async fn apply(&mut self, now_ns: u64, group: GroupId, desired: &GroupRoutes) -> Report {
+        self.looked = None;
         self.due(now_ns + PERIOD_NS);
         let entry = self.groups.entry(group).or_default();
         entry.know(&desired.active);

@@ -103,7 +103,7 @@ impl<R: RouteKernel, T: BulkKernel> Actuation<R, T> {
 impl<R: RouteKernel, T: BulkKernel> RouteSink for Actuation<R, T> {
     async fn adopt(&mut self, now_ns: u64, group: GroupId, desired: &GroupRoutes) -> Adopted {
         let by_routes = self.routes.adopt(now_ns, group, desired).await;
-        let by_tables = self.tables.adopt(now_ns, group, desired);
+        let by_tables = self.tables.adopt(now_ns, group, desired, self.routes.tables_in_use(now_ns));
         let served = Served {
             desired: desired.clone(),
             by_tables: self.tables.serves(group),
