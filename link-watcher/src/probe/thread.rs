@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use link_watcher_common::{
-    maps::View,
+    maps::{KeyState, View},
     window,
     wire::{Header, Kind, MAX_PACKET_LEN, PACKET_LEN, Packet, flags},
 };
@@ -140,6 +140,9 @@ pub fn spawn(
 /// One probed link.
 struct Probed {
     link: ProbedLink,
+    /// Its signing key and that one's id, here because each probe needs them at once.
+    key: KeyState,
+    key_id: u8,
     /// Index of its endpoint.
     endpoint: usize,
     /// Headers of its probes as frames.
@@ -267,6 +270,7 @@ impl Thread {
                 Order::Remove(id) => self.remove(id),
                 Order::Keys { link, keys } => {
                     if let Some(probed) = probed(&mut self.links, link) {
+                        (probed.key, probed.key_id) = (keys.states[0], keys.ids[0]);
                         probed.link.keys = keys;
                     }
                 }
@@ -303,6 +307,8 @@ impl Thread {
         let sequence = first_sequence(now_ns - self.started_ns);
         begin(intent, &self.tables.states()[id.0 as usize], sequence);
         let probed = Probed {
+            key: link.keys.states[0],
+            key_id: link.keys.ids[0],
             endpoint,
             head: Head::new(link.local, link.remote, link.port),
             by_socket_ns: 0,
@@ -466,7 +472,7 @@ impl Thread {
         probed.detector.on_sent(now_ns, probed.sequence);
         let mut packet: Packet = [0; PACKET_LEN];
         header.emit(&mut packet);
-        sign(&mut packet, &probed.link.keys.states[0]);
+        sign(&mut packet, &probed.key);
         let stats = self.stats.of(id.0);
         stats.sent.fetch_add(1, Relaxed);
         let neighbour = state.neighbour.load(Relaxed);
@@ -503,7 +509,7 @@ impl Thread {
         header.set_body_digest(receive::body_digest(body));
         let mut packet: Packet = [0; PACKET_LEN];
         header.emit(&mut packet);
-        sign(&mut packet, &probed.link.keys.states[0]);
+        sign(&mut packet, &probed.key);
         let mut whole = packet.to_vec();
         whole.extend_from_slice(body);
         if let Some(endpoint) = self.endpoints.get(probed.endpoint) {
@@ -628,7 +634,7 @@ fn header(probed: &Probed, session: u32, tables: &dyn Tables, kind: Kind) -> Hea
     Header {
         kind,
         flags: mine.flags,
-        key_id: probed.link.keys.ids[0],
+        key_id: probed.key_id,
         sender_session: session,
         receiver_session: tables.states()[slot].peer_session.load(Relaxed) as u32,
         rank: mine.rank,
