@@ -151,7 +151,7 @@ fn a_filter_against_probes_is_noticed_and_its_end_too() {
     };
     nft(&format!(
         "table inet filter {{ chain output {{ type filter hook output priority 0; \
-         oifname \"{interface}\" udp dport 46721 drop; }} }}"
+         oifname \"{interface}\" udp dport 46721 drop; }}; }}"
     ));
     trial.routers.wait_active(&trial.routers.setup.links[1].name, PATIENCE).unwrap();
     nft("delete table inet filter");

@@ -1,4 +1,4 @@
-//! Which link wants attention when.
+//! Which link wants attention when, and how late it got it.
 
 use std::collections::BTreeMap;
 
@@ -6,6 +6,9 @@ use crate::event::LinkId;
 
 /// Emptied lists that are kept for the next instants.
 const MAX_SPARE: usize = 64;
+/// What is said of lateness is about as much time as this, up to twice of it, ns: it shall be about service, and not about
+/// the start, where a thousand links are a second's work.
+const LATENESS_WINDOW_NS: u64 = 5_000_000_000;
 
 /// Links by the instant at which they are due. Links of one interval and phase share their instants, so there are few of
 /// them, and what a link costs does not grow with the number of links.
@@ -41,6 +44,27 @@ impl Due {
     }
 }
 
+/// The greatest lateness of the last one to two [`LATENESS_WINDOW_NS`].
+#[derive(Default)]
+pub(super) struct Lateness {
+    window: u64,
+    worst_ns: u64,
+    former_ns: u64,
+}
+
+impl Lateness {
+    /// Takes one in, and gives the worst.
+    pub(super) fn worst(&mut self, now_ns: u64, late_ns: u64) -> u64 {
+        let window = now_ns / LATENESS_WINDOW_NS;
+        if window != self.window {
+            self.former_ns = if window == self.window + 1 { self.worst_ns } else { 0 };
+            (self.window, self.worst_ns) = (window, 0);
+        }
+        self.worst_ns = self.worst_ns.max(late_ns);
+        self.worst_ns.max(self.former_ns)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -61,5 +85,16 @@ mod tests {
         second.into_iter().for_each(|(_, list)| due.recycle(list));
         due.push(40, LinkId(4));
         assert_eq!((due.pop(40), due.pop(40)), (Some((30, vec![LinkId(3)])), Some((40, vec![LinkId(4)]))));
+    }
+
+    #[test]
+    fn lateness_is_forgotten_after_two_windows_at_most() {
+        const W: u64 = LATENESS_WINDOW_NS;
+        let mut lateness = Lateness::default();
+        for (now_ns, late_ns, worst_ns) in
+            [(1, 900, 900), (W - 1, 5, 900), (W, 7, 900), (2 * W - 1, 3, 900), (2 * W, 1, 7), (4 * W, 2, 2)]
+        {
+            assert_eq!(lateness.worst(now_ns, late_ns), worst_ns, "at {now_ns}");
+        }
     }
 }

@@ -24,7 +24,7 @@ use tracing::{debug, warn};
 
 use super::{
     Order, ProbedLink, Prober, Report, Stats, Tables, Verifier,
-    due::Due,
+    due::{Due, Lateness},
     endpoint::{EndpointKey, Endpoints},
     frame::{Frames, Head, SOCKET_EVERY_NS},
     receive::{self, Judge, Verdict},
@@ -46,9 +46,6 @@ const LINKS_A_PHASE: u32 = 32;
 const PHASES: u32 = 16;
 /// Least lease: a daemon stalled for a moment does not look dead, ns.
 const MIN_LEASE_NS: u64 = 1_000_000_000;
-/// What is said of lateness is about as much time as this, up to twice of it, ns: it shall be about service, and not about
-/// the start, where a thousand links are a second's work.
-const LATENESS_WINDOW_NS: u64 = 5_000_000_000;
 /// Priority under `SCHED_FIFO`, 1 to 99: above the daemon's other threads, below the kernel's own at 50.
 const REALTIME_PRIORITY: u8 = 20;
 
@@ -163,27 +160,6 @@ struct Probed {
     told: Option<PeerSaid>,
     last_error: Option<std::io::ErrorKind>,
     lateness: Lateness,
-}
-
-/// The greatest lateness of the last one to two [`LATENESS_WINDOW_NS`].
-#[derive(Default)]
-struct Lateness {
-    window: u64,
-    worst_ns: u64,
-    former_ns: u64,
-}
-
-impl Lateness {
-    /// Takes one in, and gives the worst.
-    fn worst(&mut self, now_ns: u64, late_ns: u64) -> u64 {
-        let window = now_ns / LATENESS_WINDOW_NS;
-        if window != self.window {
-            self.former_ns = if window == self.window + 1 { self.worst_ns } else { 0 };
-            (self.window, self.worst_ns) = (window, 0);
-        }
-        self.worst_ns = self.worst_ns.max(late_ns);
-        self.worst_ns.max(self.former_ns)
-    }
 }
 
 struct Thread {
