@@ -92,6 +92,11 @@ impl Interfaces {
         self.get(name).map(|interface| interface.link.ifindex)
     }
 
+    /// Whether the address is ours, on whatever interface.
+    pub fn have(&self, address: IpAddr) -> bool {
+        self.iter().any(|interface| interface.addresses.iter().any(|own| own.address == address))
+    }
+
     /// What the interface is now for a link that needs the address `local` on it; without `local`, one that reaches
     /// `remote` ([`local_for`](Self::local_for)).
     pub fn device(&self, name: &str, local: Option<IpAddr>, remote: IpAddr) -> Device {

@@ -6,6 +6,7 @@
 
 mod core;
 mod evidence;
+mod group;
 mod worker;
 
 use std::{

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -11,18 +12,18 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::{Decision, Order, Report, Standing, evidence::Counted};
+use super::{Decision, Order, Report, Standing, evidence::Counted, group::Group};
 use crate::{
     clock,
-    config::{FailbackConnections, UplinkConfig, UplinksConfig},
+    config::{FailbackConnections, UplinksConfig},
     event::{GroupId, LinkId},
     system::{Interfaces, KernelEvent, KernelEvents, LinkSysctls, ProcSysctl},
     uplink::{
         Desired, Uplink,
         conntrack::{Conntrack, ConntrackSink as _},
-        learn::{Learner, NetlinkLearn, Resolved},
+        learn::{Learner, NetlinkLearn},
         nft::{Nft, Ruleset},
-        probe::{ProbedUplink, UplinkProber, UplinkReport},
+        probe::{UplinkProber, UplinkReport},
         sysctls,
         tables::{NetlinkTables, Tables},
     },
@@ -40,17 +41,6 @@ pub(super) struct Parts {
     pub(super) standing: Arc<Mutex<Standing>>,
     pub(super) evidence: Arc<Counted>,
     pub(super) prober: Arc<UplinkProber>,
-}
-
-/// A group, and what is known and decided about it.
-struct Group {
-    id: GroupId,
-    config: UplinksConfig,
-    links: Vec<LinkId>,
-    resolved: Vec<Option<Resolved>>,
-    decision: Decision,
-    /// Uplinks whose connections are to be released as soon as another one takes them.
-    to_release: BTreeSet<LinkId>,
 }
 
 struct Worker {
@@ -271,6 +261,8 @@ impl Worker {
                     continue;
                 }
                 let before = known.replace(resolved.clone());
+                let has = [resolved.ipv4, resolved.ipv6].into_iter().flatten().filter_map(|path| path.source);
+                group.sources.extend(has.map(|source| (*link, source)));
                 self.dirty.insert(group.id);
                 if resolved.ifindex != 0 && before.as_ref().is_none_or(|before| before.ifindex != resolved.ifindex) {
                     for said in self.sysctls.prepare_uplink(&config.interface) {
@@ -281,6 +273,9 @@ impl Worker {
                 if before.is_none_or(|before| before.device != resolved.device || before.lacks != resolved.lacks) {
                     reports.push(Report::Device { link: *link, device: resolved.device, lack });
                 }
+            }
+            if group.sources.iter().any(|(_, source)| !self.interfaces.have(*source)) {
+                self.dirty.insert(group.id);
             }
         }
         for report in reports {
@@ -312,10 +307,19 @@ impl Worker {
                 fresh.push(id);
             }
             let nothing = Decision { group: id, active: Vec::new(), usable: Vec::new(), dead: Vec::new() };
-            let (decision, to_release) =
-                known.map_or_else(|| (nothing, BTreeSet::new()), |known| (known.decision, known.to_release));
-            let resolved = vec![None; links.len()];
-            self.groups.insert(id, Group { id, config, links, resolved, decision, to_release });
+            let mut group = Group {
+                id,
+                config,
+                resolved: vec![None; links.len()],
+                links,
+                decision: nothing,
+                to_release: BTreeSet::new(),
+                sources: BTreeSet::new(),
+            };
+            if let Some(known) = known {
+                (group.decision, group.to_release, group.sources) = (known.decision, known.to_release, known.sources);
+            }
+            self.groups.insert(id, group);
         }
         self.resolve().await;
         for id in fresh {
@@ -387,17 +391,30 @@ impl Worker {
 
     fn release(&mut self, desired: &Desired) {
         let Some(group) = self.groups.get_mut(&desired.group) else { return };
+        let (has, lost): (BTreeSet<_>, _) =
+            std::mem::take(&mut group.sources).into_iter().partition(|(_, source)| self.interfaces.have(*source));
+        group.sources = has;
+        let mut due: Vec<(LinkId, Option<IpAddr>)> =
+            lost.into_iter().map(|(link, source)| (link, Some(source))).collect();
         let dead = |link: &LinkId| group.decision.dead.contains(link);
-        if !group.decision.active.iter().any(|(link, _)| !dead(link)) {
-            return;
+        if group.decision.active.iter().any(|(link, _)| !dead(link)) {
+            due.extend(std::mem::take(&mut group.to_release).into_iter().map(|link| (link, None)));
         }
         let mut complaints = Vec::new();
-        for uplink in std::mem::take(&mut group.to_release).iter().filter_map(|link| desired.uplink(*link)) {
-            match self.conntrack.release(desired.mark(uplink), desired.fwmark_mask) {
+        for (link, source) in due {
+            let Some(uplink) = desired.uplink(link) else { continue };
+            let (mark, mask) = (desired.mark(uplink), desired.fwmark_mask);
+            let (released, from) = match source {
+                Some(source) => (self.conntrack.release_source(mark, mask, source), format!(" from {source}")),
+                None => (self.conntrack.release(mark, mask), String::new()),
+            };
+            match released {
                 Ok(0) => {}
-                Ok(count) => info!("{}: about {count} connections of {} are released", desired.name, uplink.name),
+                Ok(count) => {
+                    info!("{}: about {count} connections of {}{from} are released", desired.name, uplink.name);
+                }
                 Err(error) => complaints.push(format!(
-                    "{}: connections of {} hang until they time out: {error}",
+                    "{}: connections of {}{from} hang until they time out: {error}",
                     desired.name, uplink.name
                 )),
             }
@@ -445,40 +462,5 @@ fn way(uplink: &Uplink) -> String {
         "point-to-point".to_owned()
     } else {
         gateways.join(" ")
-    }
-}
-
-impl Group {
-    fn desired(&self, spared: &[IpNet]) -> Desired {
-        let uplinks = self.links.iter().zip(&self.config.links).zip(&self.resolved).zip(1..);
-        let uplink = |(((link, config), resolved), number): (((&LinkId, &UplinkConfig), &Option<Resolved>), u32)| {
-            let resolved = resolved.as_ref();
-            let active = self.decision.active.iter().find(|(active, _)| active == link);
-            Uplink {
-                ifindex: resolved.map_or(0, |resolved| resolved.ifindex),
-                ipv4: resolved.and_then(|resolved| resolved.ipv4),
-                ipv6: resolved.and_then(|resolved| resolved.ipv6),
-                gateway_mac: resolved.and_then(|resolved| resolved.gateway_mac),
-                weight: active.map_or(0, |(_, weight)| *weight),
-                usable: self.decision.usable.contains(link),
-                ..Uplink::new(*link, number, config)
-            }
-        };
-        let uplinks = uplinks.map(uplink).collect();
-        Desired { spared: spared.to_vec(), uplinks, ..Desired::new(self.id, &self.config) }
-    }
-
-    /// What is to be probed of the group as it is wanted.
-    fn probed(&self, desired: &Desired) -> Vec<ProbedUplink> {
-        let probed = |(uplink, config): (&Uplink, &UplinkConfig)| ProbedUplink {
-            link: uplink.link,
-            interface: uplink.interface.clone(),
-            ifindex: uplink.ifindex,
-            ipv4: uplink.ipv4,
-            ipv6: uplink.ipv6,
-            mark: desired.mark(uplink),
-            config: config.probe.clone(),
-        };
-        desired.uplinks.iter().zip(&self.config.links).map(probed).collect()
     }
 }
