@@ -71,14 +71,18 @@ pub struct LinkState<W> {
     pub peer_received: W,
     /// [`crate::window`] of the peer's control packets.
     pub control_window: W,
+    /// Ethernet address that the last valid echo came from, as it stands in the frame, and two zeros; 0: none yet, or the
+    /// interface has no such addresses.
+    pub neighbour: W,
     /// Zero.
-    pub reserved: [W; 2],
+    pub reserved: W,
 }
 
 const _: () = {
     assert!(size_of::<LinkState<u64>>() == 128);
     assert!(offset_of!(LinkState<u64>, last_probe_ns) == 48);
     assert!(offset_of!(LinkState<u64>, peer_session) == 72);
+    assert!(offset_of!(LinkState<u64>, neighbour) == 112);
 };
 
 /// What we say on a link: value of the map `INTENTS`, by link slot.

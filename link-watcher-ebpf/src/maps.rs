@@ -16,7 +16,10 @@ use link_watcher_common::{
     wire::{HEADER_LEN, Packet},
 };
 
-use crate::{Verdict, parse::Frame};
+use crate::{
+    Verdict,
+    parse::{self, Ethernet, Frame},
+};
 
 const LINKS_LEN: usize = MAX_LINKS as usize;
 /// `BPF_F_MMAPABLE` (linux/bpf.h): user space reads and writes it without a system call.
@@ -323,5 +326,18 @@ pub(crate) fn count_traffic(frame: &impl Frame) {
             return;
         }
         probe += 1;
+    }
+}
+
+/// Notes where a good echo came from: the next probe may go there without asking for the way.
+#[inline(always)]
+pub(crate) fn note_neighbour<F: Frame>(frame: &F, slot: u32) {
+    if F::ETHERNET
+        && let Some(ethernet) = parse::at::<Ethernet>(frame, 0)
+        && let Some(state) = state(slot)
+    {
+        // SAFETY: bounds-checked by `at`, packed.
+        let [a, b, c, d, e, f] = unsafe { (*ethernet).source };
+        state.neighbour.store(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]));
     }
 }

@@ -41,7 +41,10 @@ pub(crate) fn handle(frame: &impl Frame) -> Result<Good, Stop> {
         return Err(refuse(if malformed { Refusal::Malformed } else { Refusal::Unknown }));
     }
     match decide(slot, len > PACKET_LEN, scratch).map_err(refuse)? {
-        Outcome::Alive { .. } => Ok(Good::Echo(slot)),
+        Outcome::Alive { .. } => {
+            maps::note_neighbour(frame, slot);
+            Ok(Good::Echo(slot))
+        }
         Outcome::Deliver => Ok(Good::Control(slot)),
         Outcome::Answer { .. } => {
             echo::answer(frame, &datagram, packet, scratch);

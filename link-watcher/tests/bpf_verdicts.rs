@@ -375,6 +375,8 @@ fn an_echo_writes_the_state_and_wakes_user_space_for_news_only() {
         assert_eq!(state.peer_generation.load(Relaxed), 6);
         let view = View { epoch: 3, rank: 1, flags: flags::CLIENT | flags::HEARS };
         assert_eq!(View::unpack(state.peer_view.load(Relaxed)), view);
+        let [source @ .., 0, 0] = state.neighbour.load(Relaxed).to_ne_bytes() else { panic!("six bytes") };
+        assert_eq!(source, ETHERNET_SOURCE);
     }
     events.drain(&mut slots);
     assert_eq!(slots, [SLOT], "a new session, then nothing new");

@@ -139,6 +139,25 @@ fn a_flood_of_junk_takes_no_link_down() {
     assert_untouched(&trial, since_ns);
 }
 
+/// Probes of links that answer go past the network stack, and yet nothing that the stack would not let out counts for long.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_filter_against_probes_is_noticed_and_its_end_too() {
+    let trial = trial(quick(50));
+    let interface = &trial.routers.setup.links[0].client_interface;
+    let nft = |script: &str| {
+        let status = trial.routers.client.command(&["nft", "-f", "-"], script);
+        assert!(status.is_ok(), "{script}: {status:?}");
+    };
+    nft(&format!(
+        "table inet filter {{ chain output {{ type filter hook output priority 0; \
+         oifname \"{interface}\" udp dport 46721 drop; }}; }}"
+    ));
+    trial.routers.wait_active(&trial.routers.setup.links[1].name, PATIENCE).unwrap();
+    nft("delete table inet filter");
+    trial.wait_normal().unwrap();
+}
+
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn a_route_that_somebody_deletes_is_put_back_and_others_are_left_alone() {

@@ -9,6 +9,7 @@ mod attach;
 mod bench;
 mod load;
 mod maps;
+pub mod packet;
 mod pin;
 mod sys;
 

@@ -85,6 +85,9 @@ impl Core {
                 Some(group) => group.configure(peer.clone()),
                 None => drop(self.groups.insert(spec.id, Group::new(spec.id, peer.clone()))),
             }
+            if let Some(group) = self.groups.get_mut(&spec.id) {
+                group.links = spec.links.iter().map(|link| link.id).collect();
+            }
             for (link_spec, link_config) in spec.links.iter().zip(&peer.links) {
                 let fresh = Link::new(link_spec.id, spec.id, peer, link_config);
                 match self.links.get_mut(&link_spec.id) {
@@ -150,12 +153,8 @@ impl Core {
     async fn adopt(&mut self) {
         let now_ns = clock::now_ns();
         for (id, group) in &self.groups {
-            let links: Vec<(LinkId, Nexthop)> = self
-                .links
-                .values()
-                .filter(|link| link.group == *id)
-                .filter_map(|link| Some((link.id, self.nexthop(link.id, 1)?)))
-                .collect();
+            let links = group.links.iter().filter_map(|link| Some((*link, self.nexthop(*link, 1)?)));
+            let links: Vec<(LinkId, Nexthop)> = links.collect();
             let wish = self.wish(group);
             let adopted = self.routes.adopt(now_ns, *id, &wish).await;
             let same = |a: &Nexthop, b: &Nexthop| (a.ifindex, a.gateway) == (b.ifindex, b.gateway);

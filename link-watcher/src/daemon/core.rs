@@ -295,12 +295,11 @@ impl Core {
 
     /// What the group wants, whatever link carries it.
     pub(super) fn wish(&self, group: &Group) -> GroupRoutes {
-        let links = self.links.values().filter(|link| link.group == group.id);
         GroupRoutes {
             table: group.config.table,
             metric: group.config.metric,
             prefixes: group.prefixes(),
-            links: links.filter_map(|link| self.nexthop(link.id, 1)).collect(),
+            links: group.links.iter().filter_map(|link| self.nexthop(*link, 1)).collect(),
             choice: group.config.actuation,
             range: group.config.range,
             ..GroupRoutes::default()
@@ -360,8 +359,7 @@ impl Core {
             }
             // With no link up it goes out on the first one all the same, and is repeated slower and slower.
             let active = group.plan.as_ref().and_then(|plan| plan.active.first()).map(|(link, _)| *link);
-            let first = self.links.values().find(|link| link.group == group.id).map(|link| link.id);
-            let Some(link) = active.or(first) else { continue };
+            let Some(link) = active.or(group.links.first().copied()) else { continue };
             for body in group.sender.poll(now_ns) {
                 orders.push(Order::Control { link, kind: Kind::Announce, body });
             }
@@ -383,8 +381,8 @@ impl Core {
                 warn!("{}: {left_out} prefixes too many to announce were left out", group.config.name);
             }
             let generation = u64::from(group.sender.generation());
-            for link in self.links.values().filter(|link| link.group == group.id) {
-                self.tables.intents()[link.id.0 as usize].generation.store(generation, Relaxed);
+            for link in &group.links {
+                self.tables.intents()[link.0 as usize].generation.store(generation, Relaxed);
             }
         }
     }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::{
     announce,
     config::PeerConfig,
-    event::{GroupId, Plan},
+    event::{GroupId, LinkId, Plan},
 };
 
 /// Refusals that are kept for the status.
@@ -17,6 +17,8 @@ const MAX_REFUSALS_KEPT: usize = 32;
 pub(super) struct Group {
     pub(super) id: GroupId,
     pub(super) config: PeerConfig,
+    /// Its links, in the order of the file.
+    pub(super) links: Vec<LinkId>,
     pub(super) sender: announce::Sender,
     pub(super) receiver: announce::Receiver,
     /// What the peer announced and we accept.
@@ -37,6 +39,7 @@ impl Group {
         let mut group = Self {
             id,
             config,
+            links: Vec::new(),
             prefixes: Arc::default(),
             sender: announce::Sender::default(),
             receiver: announce::Receiver::default(),

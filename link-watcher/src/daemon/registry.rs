@@ -85,15 +85,15 @@ impl Registry {
             }
         }
         // A number that is given up now is not given out in the same step: its old link must be gone first.
-        let mut taken: BTreeSet<u32> = self.links.values().map(|(id, _)| id.0).collect();
+        let taken: BTreeSet<u32> = self.links.values().map(|(id, _)| id.0).collect();
+        let mut free = (0..slots).filter(|id| !taken.contains(id));
         for (name, identity) in fresh {
-            let id = (0..slots).find(|id| !taken.contains(id)).ok_or_else(|| {
+            let id = free.next().ok_or_else(|| {
                 format!(
                     "no room for link {} of {}: restart the daemon, it makes room for {slots} links only",
                     name.1, name.0
                 )
             })?;
-            taken.insert(id);
             links.insert(name, (LinkId(id), identity));
         }
         let mut next_group =

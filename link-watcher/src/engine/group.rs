@@ -116,10 +116,6 @@ impl Group {
         self.spec.id
     }
 
-    pub(super) fn has(&self, link: LinkId) -> bool {
-        self.links.iter().any(|known| known.spec.id == link)
-    }
-
     fn link(&self, id: LinkId) -> Option<&Link> {
         self.links.iter().find(|link| link.spec.id == id)
     }

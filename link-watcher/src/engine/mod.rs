@@ -6,7 +6,7 @@
 
 mod group;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use self::group::Group;
 pub use self::group::{GroupStatus, LinkStatus};
@@ -16,6 +16,13 @@ use crate::event::{Action, Command, Event, GroupId, GroupSpec, LinkId};
 #[derive(Debug)]
 pub struct Engine {
     groups: BTreeMap<GroupId, Group>,
+    /// Which group each link is of.
+    links: BTreeMap<LinkId, GroupId>,
+    /// Groups to which something has happened since they were settled.
+    unsettled: BTreeSet<GroupId>,
+    /// When each of the others has something to do by itself, soonest first, and the same by group.
+    deadlines: BTreeSet<(u64, GroupId)>,
+    deadline_of: BTreeMap<GroupId, u64>,
     /// Order of the file.
     order: Vec<GroupId>,
     /// Where epochs start.
@@ -27,7 +34,16 @@ impl Engine {
     /// An engine without groups. `epoch`: where agreement epochs start; seconds since 1970, so that they grow from run to
     /// run.
     pub const fn new(epoch: u32) -> Self {
-        Self { groups: BTreeMap::new(), order: Vec::new(), epoch, actions: Vec::new() }
+        Self {
+            groups: BTreeMap::new(),
+            links: BTreeMap::new(),
+            unsettled: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            deadline_of: BTreeMap::new(),
+            order: Vec::new(),
+            epoch,
+            actions: Vec::new(),
+        }
     }
 
     /// Takes in what happened; what follows from it is decided by [`Engine::tick`], so that links that die at one
@@ -36,6 +52,7 @@ impl Engine {
         match event {
             Event::Configure(specs) => self.configure(now_ns, specs),
             Event::Adopted { group, links } => {
+                self.touch(group);
                 if let Some(group) = self.groups.get_mut(&group) {
                     group.adopt(links);
                 }
@@ -67,16 +84,37 @@ impl Engine {
         let group = match &command {
             Command::Pin { group, .. } | Command::Unpin { group } | Command::Next { group } => Some(*group),
             Command::Failover { group, .. } => Some(*group),
-            Command::Drain { link, .. } | Command::Weight { link, .. } => self.group_of(*link),
+            Command::Drain { link, .. } | Command::Weight { link, .. } => self.links.get(link).copied(),
         };
-        let group = group.and_then(|id| self.groups.get_mut(&id)).ok_or("no such group or link")?;
+        let id = group.filter(|id| self.groups.contains_key(id)).ok_or("no such group or link")?;
+        self.touch(id);
+        let group = self.groups.get_mut(&id).ok_or("no such group or link")?;
         group.command(now_ns, command, &mut self.actions)
     }
 
-    /// Decides, on everything that has happened and become due. Call it after every batch of events.
+    /// Decides, on everything that has happened and become due. Call it after every batch of events. Costs nothing for
+    /// groups that neither concerns.
     pub fn tick(&mut self, now_ns: u64) {
-        for group in self.groups.values_mut() {
+        while let Some(&(at_ns, id)) = self.deadlines.first()
+            && at_ns <= now_ns
+        {
+            self.touch(id);
+        }
+        for id in std::mem::take(&mut self.unsettled) {
+            let Some(group) = self.groups.get_mut(&id) else { continue };
             group.settle(now_ns, &mut self.actions);
+            if let Some(at_ns) = group.next_deadline_ns() {
+                self.deadlines.insert((at_ns, id));
+                self.deadline_of.insert(id, at_ns);
+            }
+        }
+    }
+
+    /// What happens to a group is decided by the next [`Engine::tick`], and its deadline anew.
+    fn touch(&mut self, id: GroupId) {
+        self.unsettled.insert(id);
+        if let Some(at_ns) = self.deadline_of.remove(&id) {
+            self.deadlines.remove(&(at_ns, id));
         }
     }
 
@@ -87,7 +125,8 @@ impl Engine {
 
     /// When [`Engine::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.groups.values().filter_map(Group::next_deadline_ns).min()
+        let unsettled = self.unsettled.iter().filter_map(|id| self.groups.get(id)?.next_deadline_ns());
+        unsettled.chain(self.deadlines.first().map(|(at_ns, _)| *at_ns)).min()
     }
 
     /// How everything stands, in the order of the file.
@@ -97,8 +136,15 @@ impl Engine {
 
     fn configure(&mut self, now_ns: u64, specs: Vec<GroupSpec>) {
         self.order = specs.iter().map(|spec| spec.id).collect();
-        self.groups.retain(|id, _| self.order.contains(id));
+        let kept: BTreeSet<GroupId> = self.order.iter().copied().collect();
+        for gone in self.groups.keys().copied().filter(|id| !kept.contains(id)).collect::<Vec<_>>() {
+            self.groups.remove(&gone);
+            self.touch(gone);
+        }
+        let links = specs.iter().flat_map(|spec| spec.links.iter().map(|link| (link.id, spec.id)));
+        self.links = links.collect();
         for spec in specs {
+            self.touch(spec.id);
             match self.groups.get_mut(&spec.id) {
                 Some(group) => group.reconfigure(now_ns, spec, &mut self.actions),
                 None => {
@@ -110,12 +156,10 @@ impl Engine {
         }
     }
 
-    fn group_of(&self, link: LinkId) -> Option<GroupId> {
-        self.groups.values().find(|group| group.has(link)).map(Group::id)
-    }
-
     fn with(&mut self, link: LinkId, act: impl FnOnce(&mut Group, &mut Vec<Action>)) {
-        if let Some(group) = self.groups.values_mut().find(|group| group.has(link)) {
+        let Some(&id) = self.links.get(&link) else { return };
+        self.touch(id);
+        if let Some(group) = self.groups.get_mut(&id) {
             act(group, &mut self.actions);
         }
     }

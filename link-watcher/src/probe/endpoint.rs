@@ -14,9 +14,9 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use crate::event::LinkId;
 
 /// Class selector 6, "network control" (RFC 2474, section 4.2.2): keepalives do not queue behind bulk traffic.
-const TOS_NETWORK_CONTROL: u32 = 0xc0;
+pub(super) const TOS_NETWORK_CONTROL: u32 = 0xc0;
 /// Linux's `TC_PRIO_CONTROL` (include/uapi/linux/pkt_sched.h).
-const PRIORITY_CONTROL: u32 = 7;
+pub(super) const PRIORITY_CONTROL: u32 = 7;
 /// Enough for a few hundred packets while the thread is late, and a bound for what a flood can take, bytes.
 const RECEIVE_BUFFER_BYTES: usize = 256 * 1024;
 
@@ -28,8 +28,47 @@ pub(super) struct EndpointKey {
     pub(super) port: u16,
 }
 
+/// The open endpoints, by a small number for each.
+#[derive(Default)]
+pub(super) struct Endpoints {
+    numbers: BTreeMap<EndpointKey, usize>,
+    open: Vec<Option<Endpoint>>,
+}
+
+impl Endpoints {
+    /// The endpoint's number, and whether it is new.
+    pub(super) fn open(&mut self, key: EndpointKey, interface: &str) -> Result<(usize, bool)> {
+        if let Some(&number) = self.numbers.get(&key) {
+            return Ok((number, false));
+        }
+        let endpoint = Endpoint::open(key, interface)?;
+        let number = self.open.iter().position(Option::is_none).unwrap_or(self.open.len());
+        if number == self.open.len() {
+            self.open.push(None);
+        }
+        self.open[number] = Some(endpoint);
+        self.numbers.insert(key, number);
+        Ok((number, true))
+    }
+
+    pub(super) fn close(&mut self, number: usize) {
+        if let Some(endpoint) = self.open.get_mut(number).and_then(Option::take) {
+            self.numbers.remove(&endpoint.key);
+        }
+    }
+
+    pub(super) fn get(&self, number: usize) -> Option<&Endpoint> {
+        self.open.get(number)?.as_ref()
+    }
+
+    pub(super) fn get_mut(&mut self, number: usize) -> Option<&mut Endpoint> {
+        self.open.get_mut(number)?.as_mut()
+    }
+}
+
 /// One socket, and whose packets arrive there.
 pub(super) struct Endpoint {
+    pub(super) key: EndpointKey,
     socket: Socket,
     /// Links by the peer's address.
     pub(super) links: BTreeMap<IpAddr, LinkId>,
@@ -58,7 +97,7 @@ impl Endpoint {
         socket
             .bind(&SockAddr::from(SocketAddr::new(key.local, key.port)))
             .with_context(|| format!("{}: is the address on the interface, and the port free (`ss -lunp`)?", what()))?;
-        Ok(Self { socket, links: BTreeMap::new() })
+        Ok(Self { key, socket, links: BTreeMap::new() })
     }
 
     /// Sends one packet to a peer, without waiting.

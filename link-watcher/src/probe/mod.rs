@@ -3,8 +3,12 @@
 //! It knows nothing of groups or routes: it gets [`Order`]s and gives [`Report`]s. What it measures stands in
 //! [`Tables`], which anybody reads without asking it.
 
+mod due;
 mod endpoint;
+mod frame;
+mod prober;
 mod receive;
+mod sign;
 mod tables;
 mod thread;
 
@@ -13,8 +17,9 @@ use std::{net::IpAddr, sync::Arc};
 use link_watcher_common::{maps::KeySet, wire::Kind};
 
 pub use self::{
+    prober::Prober,
     tables::{HeapTables, LinkStats, Stats, Tables, begin, first_sequence, forget},
-    thread::{KernelNews, Prober, spawn},
+    thread::{KernelNews, spawn},
 };
 use crate::event::{LinkId, PeerSaid};
 

@@ -93,6 +93,7 @@ pub fn forget(state: &LinkState<AtomicU64>) {
         probe_window: _,
         peer_session: _,
         control_window: _,
+        neighbour,
         reserved: _,
     } = state;
     for word in [
@@ -106,6 +107,7 @@ pub fn forget(state: &LinkState<AtomicU64>) {
         peer_view,
         peer_generation,
         peer_received,
+        neighbour,
     ] {
         word.store(0, Relaxed);
     }
@@ -126,7 +128,7 @@ pub struct LinkStats {
     pub send_errors: AtomicU64,
     /// Probes without an echo among the last ones, millionths.
     pub loss_ppm: AtomicU64,
-    /// Worst lateness of the probing thread at this link, ns.
+    /// Worst lateness of the probing thread at this link in the last 5 to 10 s, ns.
     pub worst_lateness_ns: AtomicU64,
     probes: AtomicU64,
     echoes: AtomicU64,

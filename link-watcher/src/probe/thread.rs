@@ -4,18 +4,14 @@
 //! never taken for silence.
 
 use std::{
-    cmp::Reverse,
-    collections::{BTreeMap, BinaryHeap},
     net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
-    thread::JoinHandle,
 };
 
 use anyhow::{Context as _, Result};
 use link_watcher_common::{
-    hmac::{self, Scratch},
-    maps::View,
+    maps::{KeyState, View},
     window,
     wire::{Header, Kind, MAX_PACKET_LEN, PACKET_LEN, Packet, flags},
 };
@@ -27,9 +23,12 @@ use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
 use super::{
-    Order, ProbedLink, Report, Stats, Tables, Verifier,
-    endpoint::{Endpoint, EndpointKey},
+    Order, ProbedLink, Prober, Report, Stats, Tables, Verifier,
+    due::{Due, Lateness},
+    endpoint::{EndpointKey, Endpoints},
+    frame::{Frames, Head, SOCKET_EVERY_NS},
     receive::{self, Judge, Verdict},
+    sign::sign,
     tables::{begin, first_sequence, forget},
 };
 use crate::{
@@ -71,32 +70,6 @@ impl KernelNews for crate::bpf::Events {
     }
 }
 
-/// The way to the thread.
-pub struct Prober {
-    orders: Arc<Mutex<Vec<Order>>>,
-    wake: Arc<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Prober {
-    /// Gives an order. It is carried out in the order given, at once.
-    pub fn order(&self, order: Order) {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner).push(order);
-        // Fails only where the counter would overflow: then the thread is awake already.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
-    }
-
-    /// Stops the thread and waits for it.
-    pub fn stop(mut self, lease_until_ns: u64) {
-        self.order(Order::Stop { lease_until_ns });
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            warn!("the probing thread has panicked");
-        }
-    }
-}
-
 /// Starts the thread.
 ///
 /// # Errors
@@ -123,6 +96,8 @@ pub fn spawn(
     if let Some(news) = &news {
         watch(news.as_fd(), TOKEN_KERNEL)?;
     }
+    let mut links = Vec::new();
+    links.resize_with(tables.states().len(), || None);
     let mut thread = Thread {
         tables,
         stats,
@@ -134,11 +109,10 @@ pub fn spawn(
         timer,
         wake: Arc::clone(&wake),
         orders: Arc::clone(&orders),
-        endpoints: BTreeMap::new(),
-        tokens: BTreeMap::new(),
-        next_token: 0,
-        links: BTreeMap::new(),
-        due: BinaryHeap::new(),
+        endpoints: Endpoints::default(),
+        frames: Frames::open().inspect_err(|error| debug!("every probe goes by a UDP socket: {error}")).ok(),
+        links,
+        due: Due::default(),
         buffer: Box::new([0; MAX_PACKET_LEN + 1]),
         changed: Vec::new(),
         outbox: Vec::new(),
@@ -164,7 +138,15 @@ pub fn spawn(
 /// One probed link.
 struct Probed {
     link: ProbedLink,
-    endpoint: EndpointKey,
+    /// Its signing key and that one's id, here because each probe needs them at once.
+    key: KeyState,
+    key_id: u8,
+    /// Index of its endpoint.
+    endpoint: usize,
+    /// Headers of its probes as frames.
+    head: Option<Head>,
+    /// When a probe last went by the socket.
+    by_socket_ns: u64,
     detector: Detector,
     sequence: u64,
     control_sequence: u64,
@@ -178,6 +160,7 @@ struct Probed {
     /// What the daemon knows the peer to say.
     told: Option<PeerSaid>,
     last_error: Option<std::io::ErrorKind>,
+    lateness: Lateness,
 }
 
 struct Thread {
@@ -191,12 +174,12 @@ struct Thread {
     timer: OwnedFd,
     wake: Arc<OwnedFd>,
     orders: Arc<Mutex<Vec<Order>>>,
-    endpoints: BTreeMap<EndpointKey, Endpoint>,
-    tokens: BTreeMap<u64, EndpointKey>,
-    next_token: u64,
-    links: BTreeMap<LinkId, Probed>,
-    /// When which link wants attention, soonest first.
-    due: BinaryHeap<Reverse<(u64, LinkId)>>,
+    endpoints: Endpoints,
+    /// Nothing: there are no packet sockets.
+    frames: Option<Frames>,
+    /// By slot.
+    links: Vec<Option<Probed>>,
+    due: Due,
     buffer: Box<[u8; MAX_PACKET_LEN + 1]>,
     changed: Vec<u32>,
     /// Reports of this round: they go together, so that links that die at one instant are one decision.
@@ -225,14 +208,15 @@ impl Thread {
             self.woke_ns = clock::now_ns();
             for event in &events {
                 match event.data.u64() {
-                    TOKEN_TIMER => drop(rustix::io::read(&self.timer, &mut [0; 8])),
+                    // It is set anew at the end of each round, which also makes it unreadable.
+                    TOKEN_TIMER => {}
                     TOKEN_ORDERS => drop(rustix::io::read(&self.wake, &mut [0; 8])),
                     TOKEN_KERNEL => {
                         if let Some(news) = &mut self.news {
                             news.drain(&mut self.changed);
                         }
                     }
-                    token => self.receive(token),
+                    token => self.receive(token as usize),
                 }
             }
             if self.obey() {
@@ -240,7 +224,7 @@ impl Thread {
             }
             let mut changed = std::mem::take(&mut self.changed);
             for slot in changed.drain(..) {
-                self.look(LinkId(slot));
+                self.look(LinkId(slot), clock::now_ns());
             }
             self.changed = changed;
             self.serve_due();
@@ -265,7 +249,8 @@ impl Thread {
                 }
                 Order::Remove(id) => self.remove(id),
                 Order::Keys { link, keys } => {
-                    if let Some(probed) = self.links.get_mut(&link) {
+                    if let Some(probed) = probed(&mut self.links, link) {
+                        (probed.key, probed.key_id) = (keys.states[0], keys.ids[0]);
                         probed.link.keys = keys;
                     }
                 }
@@ -285,15 +270,12 @@ impl Thread {
         let id = link.id;
         self.remove(id);
         let key = EndpointKey { ifindex: link.ifindex, local: link.local, port: link.port };
-        if !self.endpoints.contains_key(&key) {
-            let endpoint = Endpoint::open(key, &link.interface)?;
-            epoll::add(&self.epoll, &endpoint, epoll::EventData::new_u64(self.next_token), epoll::EventFlags::IN)
-                .context("epoll")?;
-            self.tokens.insert(self.next_token, key);
-            self.next_token += 1;
-            self.endpoints.insert(key, endpoint);
+        let (endpoint, fresh) = self.endpoints.open(key, &link.interface)?;
+        if fresh && let Some(socket) = self.endpoints.get(endpoint) {
+            let token = epoll::EventData::new_u64(endpoint as u64);
+            epoll::add(&self.epoll, socket, token, epoll::EventFlags::IN).context("epoll")?;
         }
-        if let Some(endpoint) = self.endpoints.get_mut(&key) {
+        if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
             endpoint.links.insert(link.remote, id);
         }
         let intent = &self.tables.intents()[id.0 as usize];
@@ -305,7 +287,11 @@ impl Thread {
         let sequence = first_sequence(now_ns - self.started_ns);
         begin(intent, &self.tables.states()[id.0 as usize], sequence);
         let probed = Probed {
-            endpoint: key,
+            key: link.keys.states[0],
+            key_id: link.keys.ids[0],
+            endpoint,
+            head: Head::new(link.local, link.remote, link.port),
+            by_socket_ns: 0,
             detector: Detector::new(link.interval_ns, link.multiplier, now_ns, sequence),
             sequence,
             control_sequence: sequence,
@@ -315,37 +301,36 @@ impl Thread {
             pending: None,
             told: None,
             last_error: None,
+            lateness: Lateness::default(),
             link,
         };
-        self.links.insert(id, probed);
-        self.due.push(Reverse((first_ns, id)));
+        self.links[id.0 as usize] = Some(probed);
+        self.due.push(first_ns, id);
         self.lease_ns = self.lease_ns.max(intent.detection_ns.load(Relaxed));
         self.renew_lease(now_ns);
         Ok(())
     }
 
     fn remove(&mut self, id: LinkId) {
-        let Some(probed) = self.links.remove(&id) else { return };
+        let Some(probed) = self.links.get_mut(id.0 as usize).and_then(Option::take) else { return };
         forget(&self.tables.states()[id.0 as usize]);
-        let Some(endpoint) = self.endpoints.get_mut(&probed.endpoint) else { return };
+        let Some(endpoint) = self.endpoints.get_mut(probed.endpoint) else { return };
         endpoint.links.remove(&probed.link.remote);
         if endpoint.links.is_empty() {
             // Closing the socket takes it out of epoll.
-            self.endpoints.remove(&probed.endpoint);
-            self.tokens.retain(|_, key| *key != probed.endpoint);
+            self.endpoints.close(probed.endpoint);
         }
     }
 
     /// Takes what waits at one socket.
-    fn receive(&mut self, token: u64) {
-        let Some(&key) = self.tokens.get(&token) else { return };
+    fn receive(&mut self, endpoint: usize) {
         for _ in 0..PACKETS_A_ROUND {
-            let Some(endpoint) = self.endpoints.get(&key) else { return };
-            match endpoint.receive(&mut self.buffer) {
-                Ok(Some((length, from))) => self.take(key, from, length),
+            let Some(socket) = self.endpoints.get(endpoint) else { return };
+            match socket.receive(&mut self.buffer) {
+                Ok(Some((length, from))) => self.take(endpoint, from, length),
                 Ok(None) => return,
                 Err(error) => {
-                    debug!("receiving on {}: {error}", key.local);
+                    debug!("receiving on {}: {error}", socket.key.local);
                     return;
                 }
             }
@@ -353,8 +338,8 @@ impl Thread {
     }
 
     /// Judges the packet in the buffer.
-    fn take(&mut self, key: EndpointKey, from: std::net::IpAddr, length: usize) {
-        let Some(endpoint) = self.endpoints.get(&key) else { return };
+    fn take(&mut self, endpoint: usize, from: std::net::IpAddr, length: usize) {
+        let Some(endpoint) = self.endpoints.get(endpoint) else { return };
         let Some(&id) = endpoint.links.get(&from) else {
             // Of all links here the first stands for the endpoint, as in the kernel program.
             if let Some(first) = endpoint.links.values().min() {
@@ -362,7 +347,7 @@ impl Thread {
             }
             return;
         };
-        let Some(probed) = self.links.get(&id) else { return };
+        let Some(probed) = probed(&mut self.links, id) else { return };
         let stats = self.stats.of(id.0);
         let payload = &self.buffer[..length.min(self.buffer.len())];
         let judge = Judge {
@@ -391,7 +376,7 @@ impl Thread {
                         }
                         Verdict::Answer { echo, changed } => {
                             // An echo that cannot be sent is a lost one: the peer counts it.
-                            let _ = endpoint.send(&echo, SocketAddr::new(from, key.port));
+                            let _ = endpoint.send(&echo, SocketAddr::new(from, endpoint.key.port));
                             if changed {
                                 self.changed.push(id.0);
                             }
@@ -415,40 +400,48 @@ impl Thread {
     fn serve_due(&mut self) {
         let now_ns = clock::now_ns();
         let mut renewed = false;
-        while let Some(&Reverse((due_ns, id))) = self.due.peek() {
-            if due_ns > now_ns {
-                break;
-            }
-            self.due.pop();
-            let Some(probed) = self.links.get_mut(&id) else { continue };
-            if probed.due_ns != due_ns {
-                continue;
-            }
-            self.stats.of(id.0).worst_lateness_ns.fetch_max(now_ns - due_ns, Relaxed);
-            if probed.next_probe_ns <= now_ns {
-                // Missed instants are not made up for: a burst of probes proves nothing.
-                let interval_ns = probed.link.interval_ns;
-                probed.next_probe_ns =
-                    (now_ns - probed.phase_ns) / interval_ns * interval_ns + interval_ns + probed.phase_ns;
-                self.probe(id, now_ns);
-                if !renewed {
-                    self.renew_lease(now_ns);
-                    renewed = true;
+        while let Some((due_ns, ids)) = self.due.pop(now_ns) {
+            for &id in &ids {
+                let Some(probed) = probed(&mut self.links, id) else { continue };
+                if probed.due_ns != due_ns {
+                    continue;
                 }
+                let worst_ns = probed.lateness.worst(now_ns, now_ns - due_ns);
+                self.stats.of(id.0).worst_lateness_ns.store(worst_ns, Relaxed);
+                // Each packet bears its own time: those before it have taken theirs.
+                let now_ns = clock::now_ns();
+                if probed.next_probe_ns <= now_ns {
+                    // Missed instants are not made up for: a burst of probes proves nothing.
+                    let interval_ns = probed.link.interval_ns;
+                    probed.next_probe_ns =
+                        (now_ns - probed.phase_ns) / interval_ns * interval_ns + interval_ns + probed.phase_ns;
+                    self.probe(id, now_ns);
+                    if !renewed {
+                        self.renew_lease(now_ns);
+                        renewed = true;
+                    }
+                }
+                self.look(id, now_ns);
+                self.schedule(id, now_ns);
             }
-            self.look(id);
-            let Some(probed) = self.links.get_mut(&id) else { continue };
-            // Strictly later than now, or the loop would not end.
-            let deadline_ns = on_grid(probed.detector.deadline_ns());
-            probed.due_ns = probed.next_probe_ns.min(deadline_ns).max(now_ns + 1);
-            self.due.push(Reverse((probed.due_ns, id)));
+            self.due.recycle(ids);
         }
+    }
+
+    /// Enters when a link wants attention next: strictly later than now, or serving would not end.
+    fn schedule(&mut self, id: LinkId, now_ns: u64) {
+        let Some(probed) = probed(&mut self.links, id) else { return };
+        let deadline_ns = on_grid(probed.detector.deadline_ns());
+        probed.due_ns = probed.next_probe_ns.min(deadline_ns).max(now_ns + 1);
+        self.due.push(probed.due_ns, id);
     }
 
     /// Sends one probe.
     fn probe(&mut self, id: LinkId, now_ns: u64) {
-        let Some(probed) = self.links.get_mut(&id) else { return };
+        let Some(probed) = probed(&mut self.links, id) else { return };
         let intent = &self.tables.intents()[id.0 as usize];
+        let state = &self.tables.states()[id.0 as usize];
+        let answered = window::highest(state.echo_window.load(Relaxed)) == probed.sequence;
         probed.sequence = (probed.sequence + 1).min(window::MAX_SEQUENCE);
         // Before the packet leaves: its echo may be there before the call returns.
         intent.sent_sequence.store(probed.sequence, Relaxed);
@@ -458,11 +451,22 @@ impl Thread {
         probed.detector.on_sent(now_ns, probed.sequence);
         let mut packet: Packet = [0; PACKET_LEN];
         header.emit(&mut packet);
-        hmac::sign(&mut packet, &probed.link.keys.states[0], &mut Scratch::default());
+        sign(&mut packet, &probed.key);
         let stats = self.stats.of(id.0);
         stats.sent.fetch_add(1, Relaxed);
-        let Some(endpoint) = self.endpoints.get(&probed.endpoint) else { return };
-        let result = endpoint.send(&packet, SocketAddr::new(probed.link.remote, probed.link.port));
+        let neighbour = state.neighbour.load(Relaxed);
+        let direct = answered && neighbour != 0 && now_ns < probed.by_socket_ns + SOCKET_EVERY_NS;
+        let result = match (&self.frames, &probed.head) {
+            (Some(frames), Some(head)) if direct => {
+                let [a, b, c, d, e, f, ..] = neighbour.to_ne_bytes();
+                frames.send(probed.link.ifindex, head, &packet, [a, b, c, d, e, f])
+            }
+            _ => {
+                probed.by_socket_ns = now_ns;
+                let Some(endpoint) = self.endpoints.get(probed.endpoint) else { return };
+                endpoint.send(&packet, SocketAddr::new(probed.link.remote, probed.link.port))
+            }
+        };
         let kind = result.as_ref().err().map(std::io::Error::kind);
         if let Err(error) = result {
             stats.send_errors.fetch_add(1, Relaxed);
@@ -474,7 +478,7 @@ impl Thread {
     }
 
     fn send_control(&mut self, id: LinkId, kind: Kind, body: &[u8]) {
-        let Some(probed) = self.links.get_mut(&id) else { return };
+        let Some(probed) = probed(&mut self.links, id) else { return };
         if body.len() > MAX_PACKET_LEN - PACKET_LEN {
             return;
         }
@@ -484,25 +488,25 @@ impl Thread {
         header.set_body_digest(receive::body_digest(body));
         let mut packet: Packet = [0; PACKET_LEN];
         header.emit(&mut packet);
-        hmac::sign(&mut packet, &probed.link.keys.states[0], &mut Scratch::default());
+        sign(&mut packet, &probed.key);
         let mut whole = packet.to_vec();
         whole.extend_from_slice(body);
-        if let Some(endpoint) = self.endpoints.get(&probed.endpoint) {
+        if let Some(endpoint) = self.endpoints.get(probed.endpoint) {
             // Lost is lost: whoever ordered it repeats it until it is acknowledged.
             let _ = endpoint.send(&whole, SocketAddr::new(probed.link.remote, probed.link.port));
         }
     }
 
     /// Looks at a link: does it answer, and does the peer say something new?
-    fn look(&mut self, id: LinkId) {
-        let Some(probed) = self.links.get_mut(&id) else { return };
+    fn look(&mut self, id: LinkId, now_ns: u64) {
+        let Some(probed) = probed(&mut self.links, id) else { return };
         let state = &self.tables.states()[id.0 as usize];
         let echoes = Echoes {
             last_ns: state.last_echo_ns.load(Relaxed),
             highest: window::highest(state.echo_window.load(Relaxed)),
             count: state.echoes.load(Relaxed),
         };
-        if let Some(edge) = probed.detector.poll(clock::now_ns(), echoes) {
+        if let Some(edge) = probed.detector.poll(now_ns, echoes) {
             self.lost_one |= matches!(edge, Edge::Silent { .. });
             probed.pending = Some(edge);
         }
@@ -516,9 +520,10 @@ impl Thread {
         let joined: Vec<LinkId> = self
             .links
             .iter_mut()
-            .filter_map(|(id, probed)| {
+            .flatten()
+            .filter_map(|probed| {
                 probed.pending = Some(probed.detector.join(now_ns)?);
-                Some(*id)
+                Some(probed.link.id)
             })
             .collect();
         for id in joined {
@@ -528,7 +533,7 @@ impl Thread {
 
     /// Puts what the daemon does not know yet about a link into the outbox.
     fn report(&mut self, id: LinkId) {
-        let Some(probed) = self.links.get_mut(&id) else { return };
+        let Some(probed) = probed(&mut self.links, id) else { return };
         let state = &self.tables.states()[id.0 as usize];
         // Before an echo its session and view are those of an earlier time.
         if state.last_echo_ns.load(Relaxed) != 0 {
@@ -566,7 +571,7 @@ impl Thread {
 
     /// Tells every peer that this is a planned stop.
     fn say_restarting(&mut self) {
-        let ids: Vec<LinkId> = self.links.keys().copied().collect();
+        let ids: Vec<LinkId> = self.links.iter().flatten().map(|probed| probed.link.id).collect();
         for id in ids {
             let view = &self.tables.intents()[id.0 as usize].view;
             let mut said = View::unpack(view.load(Relaxed));
@@ -576,9 +581,9 @@ impl Thread {
         }
     }
 
-    /// Sets the timer to the next instant at which something is due.
+    /// Sets the timer to the next instant at which something is due; with nothing due it stands still.
     fn arm(&self) {
-        let Some(&Reverse((due_ns, _))) = self.due.peek() else { return };
+        let due_ns = self.due.next_ns().unwrap_or(0);
         let at = Timespec {
             tv_sec: i64::try_from(due_ns / 1_000_000_000).unwrap_or(i64::MAX),
             // Below a billion.
@@ -596,6 +601,11 @@ fn on_grid(deadline_ns: u64) -> u64 {
     deadline_ns.checked_next_multiple_of(DEADLINE_GRID_NS).unwrap_or(deadline_ns)
 }
 
+/// A link, if it is probed.
+fn probed(links: &mut [Option<Probed>], id: LinkId) -> Option<&mut Probed> {
+    links.get_mut(id.0 as usize)?.as_mut()
+}
+
 /// A header with everything that does not depend on the packet.
 fn header(probed: &Probed, session: u32, tables: &dyn Tables, kind: Kind) -> Header {
     let slot = probed.link.id.0 as usize;
@@ -604,7 +614,7 @@ fn header(probed: &Probed, session: u32, tables: &dyn Tables, kind: Kind) -> Hea
     Header {
         kind,
         flags: mine.flags,
-        key_id: probed.link.keys.ids[0],
+        key_id: probed.key_id,
         sender_session: session,
         receiver_session: tables.states()[slot].peer_session.load(Relaxed) as u32,
         rank: mine.rank,

@@ -37,11 +37,20 @@ pub struct Routes<K> {
     /// What the kernel did not want.
     pub(super) failed: BTreeMap<RouteKey, KernelError>,
     pub(super) fights: BTreeMap<RouteKey, Fight>,
+    /// What the kernel had at an instant: all groups of a start look at once. Gone with the first thing written.
+    looked: Option<Looked>,
     /// A place may have become free that a group waits for.
     pub(super) freed: bool,
     /// When the routes are to be compared again, and when they last were, ns.
     pub(super) due_ns: u64,
     pub(super) compared_ns: u64,
+}
+
+/// Routes of all instances at one instant.
+struct Looked {
+    at_ns: u64,
+    routes: Vec<FoundRoute>,
+    tables: BTreeSet<u32>,
 }
 
 /// A group, what it wants and what it has.
@@ -128,6 +137,7 @@ impl<K: RouteKernel> Routes<K> {
             suspects: BTreeMap::new(),
             failed: BTreeMap::new(),
             fights: BTreeMap::new(),
+            looked: None,
             freed: false,
             due_ns: u64::MAX,
             compared_ns: 0,
@@ -137,6 +147,21 @@ impl<K: RouteKernel> Routes<K> {
     /// The port id that events caused by our own requests carry.
     pub fn port_id(&self) -> u32 {
         self.kernel.port_id()
+    }
+
+    /// Tables that hold a route of this or another instance, as they were at `now_ns`; nothing if that is unknown.
+    pub(super) fn tables_in_use(&self, now_ns: u64) -> Option<&BTreeSet<u32>> {
+        self.looked.as_ref().filter(|looked| looked.at_ns == now_ns).map(|looked| &looked.tables)
+    }
+
+    /// Reads all routes with our protocol, once for an instant.
+    fn look(&mut self, now_ns: u64) -> std::io::Result<()> {
+        if self.tables_in_use(now_ns).is_none() {
+            let routes = self.kernel.ours()?;
+            let tables = routes.iter().map(|route| route.key.table).collect();
+            self.looked = Some(Looked { at_ns: now_ns, routes, tables });
+        }
+        Ok(())
     }
 
     /// Brings comparison forward to `at_ns`.
@@ -336,20 +361,20 @@ impl<K: RouteKernel> RouteSink for Routes<K> {
         entry.know(links);
         entry.range = desired.range;
         // Places that are refused or vanish meanwhile are found by the comparison that follows a failure.
-        let Ok(found) = self.kernel.ours() else {
+        if self.look(now_ns).is_err() {
             self.freed = true;
             self.due(now_ns);
             return Adopted::default();
-        };
-        let held: BTreeSet<RouteKey> = self.groups.values().flat_map(|group| group.held.keys().copied()).collect();
+        }
+        let (Some(entry), Some(looked)) = (self.groups.get(&group), &self.looked) else { return Adopted::default() };
+        let held = |key: &RouteKey| self.groups.values().any(|group| group.held.contains_key(key));
+        let found = looked.routes.iter().filter(|route| route.key.table == *table);
+        let found: Vec<FoundRoute> =
+            found.filter(|route| entry.recognises(route) && !held(&route.key)).cloned().collect();
         let Some(entry) = self.groups.get_mut(&group) else { return Adopted::default() };
         let mut carriers: BTreeMap<Vec<Nexthop>, usize> = BTreeMap::new();
-        let mut routes = 0;
+        let routes = found.len();
         for route in found {
-            if route.key.table != *table || held.contains(&route.key) || !entry.recognises(&route) {
-                continue;
-            }
-            routes += 1;
             if let Some(Egress::Nexthops(nexthops)) = &route.egress
                 && route.key.metric == effective_metric(&route.key.prefix, *metric)
             {
@@ -367,6 +392,7 @@ impl<K: RouteKernel> RouteSink for Routes<K> {
     }
 
     async fn apply(&mut self, now_ns: u64, group: GroupId, desired: &GroupRoutes) -> Report {
+        self.looked = None;
         self.due(now_ns + PERIOD_NS);
         let entry = self.groups.entry(group).or_default();
         entry.know(&desired.active);

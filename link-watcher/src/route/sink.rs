@@ -207,7 +207,7 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
 impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> RouteSink for Actuation<R, T, N> {
     async fn adopt(&mut self, now_ns: u64, group: GroupId, desired: &GroupRoutes) -> Adopted {
         let by_routes = self.routes.adopt(now_ns, group, desired).await;
-        let by_tables = self.tables.adopt(now_ns, group, desired);
+        let by_tables = self.tables.adopt(now_ns, group, desired, self.routes.tables_in_use(now_ns));
         let by_objects = self.nexthops.adopt(now_ns, group, desired);
         let served = Served {
             desired: desired.clone(),

@@ -18,6 +18,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use link_watcher_tests::lab::sweep;
 use rig::Rig;
+use scale::Load;
 use table::Table;
 
 /// What the benchmarks can be told.
@@ -35,6 +36,9 @@ struct Arguments {
     /// Only these parts
     #[arg(long, value_delimiter = ',')]
     only: Vec<Part>,
+    /// Only these numbers of links at these intervals in ms, such as 1000x100 (`--only scale`)
+    #[arg(long, value_name = "LINKSxMS", value_delimiter = ',')]
+    load: Vec<Load>,
     /// Only the cost of a packet in the kernel program (`--only packets`)
     #[arg(long)]
     packets_only: bool,
@@ -63,7 +67,7 @@ fn main() -> Result<()> {
     let mut table = Table::new(!arguments.json);
     let wanted = |part: Part| match (arguments.packets_only, arguments.only.as_slice()) {
         (true, _) => part == Part::Packets,
-        (false, []) => true,
+        (false, []) => arguments.load.is_empty() || part == Part::Scale,
         (false, only) => only.contains(&part),
     };
     if wanted(Part::Packets) {
@@ -76,7 +80,7 @@ fn main() -> Result<()> {
         routes::run(&rig, &mut table)?;
     }
     if wanted(Part::Scale) {
-        scale::run(&rig, &mut table)?;
+        scale::run(&rig, &mut table, &arguments.load)?;
     }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&table.record())?);

@@ -4,6 +4,7 @@ use std::{
     fmt::Write as _,
     fs,
     net::Ipv4Addr,
+    str::FromStr,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -17,18 +18,42 @@ use serde_json::Value;
 use crate::{rig::Rig, table::Table};
 
 const PART: &str = "Links on one hub, one daemon an end";
-/// Links, interval in ms, and what an end may take of one core, %, where that was promised.
-const LOADS: [(u32, u64, Option<f64>); 9] = [
-    (1, 100, None),
-    (3, 100, Some(0.3)),
-    (10, 100, None),
-    (100, 100, None),
-    (1000, 100, Some(10.0)),
-    (3, 10, Some(1.5)),
-    (10, 10, None),
-    (100, 10, None),
-    (1000, 10, Some(60.0)),
+/// So many links, and their interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Load {
+    links: u32,
+    interval_ms: u64,
+}
+
+impl FromStr for Load {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (links, interval_ms) = text.split_once('x').ok_or("links and interval in ms, such as 1000x100")?;
+        let links = links.parse().ok().filter(|links| (1..=MOST_LINKS).contains(links));
+        let interval_ms = interval_ms.parse().ok().filter(|interval_ms| (1..=60_000).contains(interval_ms));
+        Ok(Self {
+            links: links.ok_or_else(|| format!("1 to {MOST_LINKS} links"))?,
+            interval_ms: interval_ms.ok_or("an interval of 1 to 60000 ms")?,
+        })
+    }
+}
+
+/// What is measured unless somebody says otherwise, and what an end may take of one core, %, where that was promised.
+const LOADS: [(Load, Option<f64>); 10] = [
+    (load(1, 100), None),
+    (load(3, 100), Some(0.3)),
+    (load(10, 100), None),
+    (load(100, 100), None),
+    (load(1000, 100), Some(10.0)),
+    (load(3, 10), Some(1.5)),
+    (load(10, 10), None),
+    (load(100, 10), None),
+    (load(500, 10), None),
+    (load(1000, 10), Some(60.0)),
 ];
+/// As many as the addresses of [`address`] are good for.
+const MOST_LINKS: u32 = 2000;
 /// Links that die at once, and their interval, ms.
 const DYING: (u32, u64) = (1000, 100);
 /// Spans over which the processor time is taken, each so long.
@@ -45,19 +70,40 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// others.
 const ENDS: [u8; 2] = [64, 65];
 
-pub(crate) fn run(rig: &Rig, table: &mut Table) -> Result<()> {
+const fn load(links: u32, interval_ms: u64) -> Load {
+    Load { links, interval_ms }
+}
+
+/// Measures these loads alone; with none of them all, the daemon's file, and links that die.
+pub(crate) fn run(rig: &Rig, table: &mut Table, only: &[Load]) -> Result<()> {
+    if !only.is_empty() {
+        for wanted in only {
+            let promised = LOADS.iter().find(|(known, _)| known == wanted);
+            measure(rig, table, *wanted, promised.and_then(|(_, core_percent)| *core_percent))?;
+        }
+        return Ok(());
+    }
     let size_mb = fs::metadata(&rig.daemon)?.len() as f64 / 1e6;
     table.add(PART, "the daemon's file, MB", Some(BINARY_MB), &mut [size_mb]);
-    for (links, interval_ms, core_percent) in LOADS {
-        match Pair::start(rig, links, interval_ms, false) {
-            Ok(pair) => load(&pair, table, core_percent)?,
-            // What a machine is too small for is a result as well.
-            Err(error) => table.miss(PART, format!("{links} links at {interval_ms} ms: {error}"), core_percent),
-        }
+    for (load, core_percent) in LOADS {
+        measure(rig, table, load, core_percent)?;
     }
     let (links, interval_ms) = DYING;
     let pair = Pair::start(rig, links, interval_ms, true)?;
     die(&pair, table)
+}
+
+fn measure(rig: &Rig, table: &mut Table, load: Load, core_percent: Option<f64>) -> Result<()> {
+    let Load { links, interval_ms } = load;
+    match Pair::start(rig, links, interval_ms, false) {
+        Ok(pair) => pair.measure(table, core_percent)?,
+        // What a machine is too small for is a result as well.
+        Err(error) => {
+            let why = error.root_cause();
+            table.miss(PART, format!("{links} links at {interval_ms} ms: {why}"), core_percent);
+        }
+    }
+    Ok(())
 }
 
 /// Two daemons with so many links between them.
@@ -69,6 +115,8 @@ struct Pair {
     ends: [Daemon; 2],
     /// From the start of the second daemon until its first link was usable.
     started_ms: f64,
+    /// Likewise until all links were usable at both.
+    complete_ms: f64,
     lab: Lab,
 }
 
@@ -120,7 +168,8 @@ impl Pair {
                 Ok((usable(&daemon.status()?) == links).then_some(()))
             })?;
         }
-        Ok(Self { links, interval_ms, cable, ends, started_ms, lab })
+        let complete_ms = (monotonic_ns() - from_ns) as f64 / 1e6;
+        Ok(Self { links, interval_ms, cable, ends, started_ms, complete_ms, lab })
     }
 }
 
@@ -180,45 +229,53 @@ fn field(status: &str, name: &str) -> Option<f64> {
     status.lines().find_map(|line| line.strip_prefix(name)?.split_whitespace().next()?.parse().ok())
 }
 
-fn load(pair: &Pair, table: &mut Table, core_percent: Option<f64>) -> Result<()> {
-    let Pair { links, interval_ms, .. } = *pair;
-    let what = format!("{links} links at {interval_ms} ms");
-    let pids = pair.ends.each_ref().map(Daemon::pid);
-    let mut percent = Vec::new();
-    let mut wakeups = Vec::new();
-    for _ in 0..SPANS {
-        let look = || -> Result<Vec<(f64, f64)>> { pids.iter().flatten().map(|pid| spent(*pid)).collect() };
-        let (from_ns, before) = (monotonic_ns(), look()?);
-        pair.lab.pause(SPAN)?;
-        let (after, ns) = (look()?, (monotonic_ns() - from_ns) as f64);
-        for (before, after) in before.iter().zip(&after) {
-            percent.push((after.0 - before.0) / ns * 100.0);
-            wakeups.push((after.1 - before.1) / ns * 1e9);
+impl Pair {
+    /// What the ends take over some spans in service.
+    fn measure(&self, table: &mut Table, core_percent: Option<f64>) -> Result<()> {
+        let Self { links, interval_ms, .. } = *self;
+        let what = format!("{links} links at {interval_ms} ms");
+        let pids = self.ends.each_ref().map(Daemon::pid);
+        let mut percent = Vec::new();
+        let mut wakeups = Vec::new();
+        for _ in 0..SPANS {
+            let look = || -> Result<Vec<(f64, f64)>> { pids.iter().flatten().map(|pid| spent(*pid)).collect() };
+            let (from_ns, before) = (monotonic_ns(), look()?);
+            self.lab.pause(SPAN)?;
+            let (after, ns) = (look()?, (monotonic_ns() - from_ns) as f64);
+            for (before, after) in before.iter().zip(&after) {
+                percent.push((after.0 - before.0) / ns * 100.0);
+                wakeups.push((after.1 - before.1) / ns * 1e9);
+            }
         }
-    }
-    // Each probe, the answer to the other side's, and the echo.
-    let keepalives_per_s = f64::from(links) * 1000.0 / interval_ms as f64;
-    let mut each_us: Vec<f64> = percent.iter().map(|percent| percent / 100.0 / keepalives_per_s * 1e6).collect();
-    table.add(PART, format!("{what}: an end, % of a core"), core_percent, &mut percent);
-    table.add(PART, format!("{what}: an end, us a keepalive"), None, &mut each_us);
-    let mut lateness_ms = Vec::new();
-    let mut memory_mb = Vec::new();
-    for (daemon, pid) in pair.ends.iter().zip(pids) {
-        lateness_ms.extend(links_of(&daemon.status()?).filter_map(|link| link["worst_lateness_ms"].as_f64()));
-        let status = fs::read_to_string(format!("/proc/{}/status", pid.context("the daemon has ended")?))?;
-        memory_mb.extend(field(&status, "VmRSS:").map(|kb| kb / 1000.0));
-    }
-    table.add(PART, format!("{what}: worst lateness of the probing thread, ms"), None, &mut lateness_ms);
-    if interval_ms == 100 {
-        table.add(PART, format!("{what}: wake-ups a second"), None, &mut wakeups);
-        let target = MEMORY_MB.iter().find(|(of, _)| *of == links).map(|(_, mb)| *mb);
-        table.add(PART, format!("{what}: resident memory, MB"), target, &mut memory_mb);
-        if links == 3 {
-            let target = START_MS + 3.0 * interval_ms as f64;
-            table.add(PART, format!("{what}: start until a link is usable, ms"), Some(target), &mut [pair.started_ms]);
+        // Each probe, the answer to the other side's, and the echo.
+        let keepalives_per_s = f64::from(links) * 1000.0 / interval_ms as f64;
+        let mut each_us: Vec<f64> = percent.iter().map(|percent| percent / 100.0 / keepalives_per_s * 1e6).collect();
+        table.add(PART, format!("{what}: an end, % of a core"), core_percent, &mut percent);
+        table.add(PART, format!("{what}: an end, us a keepalive"), None, &mut each_us);
+        let (mut lateness_ms, mut memory_mb, mut false_downs) = (Vec::new(), Vec::new(), 0.0);
+        for (daemon, pid) in self.ends.iter().zip(pids) {
+            let status = daemon.status()?;
+            // Of the last seconds, so of the spans alone.
+            lateness_ms.extend(links_of(&status).filter_map(|link| link["worst_lateness_ms"].as_f64()));
+            false_downs += links_of(&status).filter_map(|link| link["flaps"].as_f64()).sum::<f64>();
+            let status = fs::read_to_string(format!("/proc/{}/status", pid.context("the daemon has ended")?))?;
+            memory_mb.extend(field(&status, "VmRSS:").map(|kb| kb / 1000.0));
         }
+        table.add(PART, format!("{what}: worst lateness of the probing thread, ms"), None, &mut lateness_ms);
+        table.add(PART, format!("{what}: false downs of both ends"), Some(0.0), &mut [false_downs]);
+        table.add(PART, format!("{what}: start until all are usable, ms"), None, &mut [self.complete_ms]);
+        if interval_ms == 100 {
+            table.add(PART, format!("{what}: wake-ups a second"), None, &mut wakeups);
+            let target = MEMORY_MB.iter().find(|(of, _)| *of == links).map(|(_, mb)| *mb);
+            table.add(PART, format!("{what}: resident memory, MB"), target, &mut memory_mb);
+            if links == 3 {
+                let target = START_MS + 3.0 * interval_ms as f64;
+                let name = format!("{what}: start until a link is usable, ms");
+                table.add(PART, name, Some(target), &mut [self.started_ms]);
+            }
+        }
+        Ok(())
     }
-    Ok(())
 }
 
 /// Cuts all links at one instant.

@@ -25,7 +25,7 @@ mod slot;
 mod tests;
 
 use std::{
-    collections::{BTreeMap, btree_map::Entry},
+    collections::{BTreeMap, BTreeSet, btree_map::Entry},
     sync::Arc,
 };
 
@@ -34,7 +34,7 @@ use ipnet::IpNet;
 pub(super) use self::group::Group;
 use self::{foreign::Foreign, read::Reading};
 use super::{
-    Adopted, BulkKernel, GroupRoutes, Nexthop, Notice, PROTOCOL, Report, canonical,
+    Adopted, BulkKernel, FoundRule, GroupRoutes, Nexthop, Notice, PROTOCOL, Report, canonical,
     reconcile::{BACKOFF_MAX_NS, GAP_NS, backoff_ns},
     routes::{ORPHAN_GRACE_NS, PERIOD_NS, RETRY_NS},
 };
@@ -69,6 +69,8 @@ pub struct PeerTables<K> {
     /// What all groups route, those of other back-ends too.
     claims: BTreeMap<GroupId, Claim>,
     foreign: Foreign,
+    /// Every rule, as they were at an instant of a start. Gone with the first thing written.
+    rules_looked: Option<(u64, Vec<FoundRule>)>,
     reading: Option<Reading>,
     /// When the rules are to be read again, ns.
     rules_due_ns: u64,
@@ -87,6 +89,7 @@ impl<K: BulkKernel> PeerTables<K> {
             groups: BTreeMap::new(),
             claims: BTreeMap::new(),
             foreign: Foreign::default(),
+            rules_looked: None,
             reading: None,
             rules_due_ns: u64::MAX,
             audit_due_ns: u64::MAX,
@@ -125,6 +128,7 @@ impl<K: BulkKernel> PeerTables<K> {
 
     /// Tells what a group routes, whichever back-end serves it.
     pub fn claim(&mut self, group: GroupId, desired: &GroupRoutes) {
+        self.rules_looked = None;
         let known = self.claims.get(&group);
         if known.is_some_and(|claim| claim.metric == desired.metric && group::same(&claim.prefixes, &desired.prefixes))
         {
@@ -144,12 +148,29 @@ impl<K: BulkKernel> PeerTables<K> {
     }
 
     /// To be called at start, before the first [`apply`](Self::apply): takes over what an earlier run left in the group's
-    /// tables.
-    pub fn adopt(&mut self, now_ns: u64, id: GroupId, desired: &GroupRoutes) -> Adopted {
+    /// tables. `in_use`: all tables of the machine that hold routes with our protocol; nothing if that is unknown.
+    pub fn adopt(
+        &mut self,
+        now_ns: u64,
+        id: GroupId,
+        desired: &GroupRoutes,
+        in_use: Option<&BTreeSet<u32>>,
+    ) -> Adopted {
         let mut group = Group::new(desired);
         let (mut active, mut routes) = (Vec::new(), 0);
-        let Ok(rules) = self.kernel.rules() else { return Adopted::default() };
-        group.take_rules(&rules);
+        // All groups of a start look at once.
+        if self.rules_looked.as_ref().is_none_or(|(at_ns, _)| *at_ns != now_ns) {
+            let Ok(rules) = self.kernel.rules() else { return Adopted::default() };
+            self.rules_looked = Some((now_ns, rules));
+        }
+        if let Some((_, rules)) = &self.rules_looked {
+            group.take_rules(rules);
+        }
+        // Usually there is nothing, and a thousand groups have 64,000 tables.
+        let nothing = in_use.is_some_and(|in_use| in_use.range(desired.range.tables()).next().is_none());
+        if nothing && group.rules.is_empty() {
+            return Adopted::default();
+        }
         for table in desired.range.tables() {
             let Ok((found, way)) = read::first_look(&mut self.kernel, table) else { continue };
             let known = |hop: &Nexthop| {

@@ -170,7 +170,7 @@ fn a_restart_takes_over_and_lets_the_peer_announce_again() {
     settle(&mut tables, &mut now_ns);
     let stood = kernel.ours();
     let mut tables = PeerTables::new(kernel.clone());
-    let adopted = tables.adopt(now_ns, GROUP, &wish([], &[], &[]));
+    let adopted = tables.adopt(now_ns, GROUP, &wish([], &[], &[]), None);
     assert_eq!(adopted.active, [hop(2)]);
     tables.apply(now_ns, GROUP, &wish(0..5, &[2], &[1, 3]));
     settle(&mut tables, &mut now_ns);
