@@ -10,6 +10,7 @@ mod bench;
 mod load;
 mod maps;
 mod pin;
+mod stats;
 mod sys;
 
 use std::{
@@ -25,6 +26,7 @@ use self::{attach::Attachments, maps::Maps, pin::Pins};
 pub use self::{
     bench::{BATCHES, Measured, REPEAT, Run, measure, measure_sha2, measure_sha2_portable},
     maps::{Events, SharedTables},
+    stats::RunTimes,
 };
 
 /// What a device's packets start with.
