@@ -13,8 +13,8 @@ pub(crate) struct Bird;
 const EXECUTABLE: &str = "bird";
 
 impl Program for Bird {
-    fn name(&self) -> (&'static str, &'static str) {
-        ("BIRD", "static routes with bfd")
+    fn part(&self) -> &'static str {
+        "Beside others: BIRD, static routes that follow its BFD"
     }
 
     fn package(&self) -> Option<Package> {

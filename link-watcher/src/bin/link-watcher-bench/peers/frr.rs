@@ -1,7 +1,7 @@
 //! FRR: a BGP session over each link, with BFD to end it; routes of the heavier session win. Debian's FRR 8.4 has no static
 //! routes that follow BFD.
 
-use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command};
+use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result};
 use link_watcher_tests::lab::{End, routers::TwoRouters, service::Service};
@@ -14,10 +14,14 @@ pub(crate) struct Frr;
 const DAEMONS: &str = "/usr/lib/frr";
 /// The user that they become.
 const USER: &str = "frr";
+/// Through which the daemons talk to zebra, in a directory of their end.
+const ZEBRA_SOCKET: &str = "zserv";
+/// How long zebra may take to make it.
+const START_LIMIT: Duration = Duration::from_secs(10);
 
 impl Program for Frr {
-    fn name(&self) -> (&'static str, &'static str) {
-        ("FRR", "BGP with bfd")
+    fn part(&self) -> &'static str {
+        "Beside others: FRR, BGP sessions that follow its BFD"
     }
 
     fn package(&self) -> Option<Package> {
@@ -50,12 +54,18 @@ impl Program for Frr {
             let path = directory.to_str().context("a temporary directory whose name is no text")?;
             let namespace = routers.daemon(end).namespace();
             namespace.command(&["chown", "--recursive", &format!("{USER}:{USER}"), path], "")?;
-            // The others ask zebra for its socket again and again until it is there.
-            let services = ["zebra", "bfdd", "bgpd"].map(|daemon| {
+            let start = |daemon: &str| {
                 let mut command = command(daemon, &directory);
                 Service::start(&routers.lab, namespace, &format!("frr-{role}-{daemon}"), &mut command)
-            });
-            services.into_iter().collect()
+            };
+            let zebra = start("zebra")?;
+            // Those that do not find it there ask again only ten seconds later.
+            let socket = directory.join(ZEBRA_SOCKET);
+            routers.lab.wait_until("zebra's socket", START_LIMIT, || {
+                zebra.check()?;
+                Ok(socket.exists().then_some(()))
+            })?;
+            Ok(vec![zebra, start("bfdd")?, start("bgpd")?])
         });
         Ok([client?, server?])
     }
@@ -74,14 +84,15 @@ impl Program for Frr {
 }
 
 fn command(daemon: &str, directory: &Path) -> Command {
-    // /var/tmp is where the daemons keep notes in case they crash, whatever they are told: here a directory of the lab.
-    let script = "mount --bind \"$1\" /var/tmp && shift && exec \"$@\"";
+    // Whatever they are told, the daemons make directories in /run, and in /var/tmp for notes in case they crash: what they see
+    // there is the lab's.
+    let script = "mount -t tmpfs tmpfs /run && mount --bind \"$1\" /var/tmp && shift && exec \"$@\"";
     let mut command = Command::new("unshare");
     command.args(["--mount", "sh", "-c", script, "sh"]).arg(directory);
     command.arg(Path::new(DAEMONS).join(daemon)).args(["-u", USER, "-g", USER, "-A", "127.0.0.1", "-P", "0"]);
     command.arg("-f").arg(directory.join(format!("{daemon}.conf")));
     command.arg("-i").arg(directory.join(format!("{daemon}.pid")));
-    command.arg("-z").arg(directory.join("zserv")).arg("--vty_socket").arg(directory);
+    command.arg("-z").arg(directory.join(ZEBRA_SOCKET)).arg("--vty_socket").arg(directory);
     if daemon == "bfdd" {
         command.arg("--bfdctl").arg(directory.join("bfdd.sock"));
     }

@@ -13,8 +13,8 @@ pub(crate) struct Keepalived;
 const EXECUTABLE: &str = "keepalived";
 
 impl Program for Keepalived {
-    fn name(&self) -> (&'static str, &'static str) {
-        ("keepalived", "VRRP tracking bfd")
+    fn part(&self) -> &'static str {
+        "Beside others: keepalived, VRRP routes that follow its BFD"
     }
 
     fn package(&self) -> Option<Package> {
@@ -49,9 +49,9 @@ impl Program for Keepalived {
     }
 
     fn heard<'a>(&self, line: &'a str) -> Option<Heard<'a>> {
-        let (_, rest) = line.split_once("Received BFD event: instance ")?;
-        let (session, state) = rest.split_once(" is in state ")?;
-        Some(Heard { session, up: state.starts_with("Up") })
+        let (_, rest) = line.split_once(" Tracked BFD instance ")?;
+        let (session, state) = rest.split_once(" is ")?;
+        Some(Heard { session, up: state == "UP" })
     }
 
     fn flood(&self) -> Option<FloodKind> {

@@ -10,8 +10,8 @@ use super::{ENDS, FloodKind, Heard, Package, Program, Timers};
 pub(crate) struct LinkWatcher;
 
 impl Program for LinkWatcher {
-    fn name(&self) -> (&'static str, &'static str) {
-        ("link-watcher", "one peer")
+    fn part(&self) -> &'static str {
+        "Beside others: link-watcher"
     }
 
     fn package(&self) -> Option<Package> {

@@ -11,8 +11,8 @@ use super::{ENDS, FloodKind, Heard, Package, Program, Timers, directory, links, 
 pub(crate) struct Ping;
 
 impl Program for Ping {
-    fn name(&self) -> (&'static str, &'static str) {
-        ("ping and ip in a shell loop", "route replace")
+    fn part(&self) -> &'static str {
+        "Beside others: ping and ip in a shell loop"
     }
 
     fn package(&self) -> Option<Package> {
@@ -64,7 +64,7 @@ fn script(routers: &TwoRouters, end: End, timers: Timers) -> Result<String> {
              [ \"${{missed_{name}:-{multiplier}}}\" -lt {multiplier} ] || echo {name} is up\n    missed_{name}=0\n  else\n    \
              missed_{name}=$((${{missed_{name}:-{multiplier}}} + 1))\n    \
              [ \"$missed_{name}\" -ne {multiplier} ] || echo {name} is down\n  fi\n  \
-             [ $best != none ] || [ \"$missed_{name}\" -ge {multiplier} ] || best='via {remote} dev {interface}'\n",
+             [ \"$best\" != none ] || [ \"$missed_{name}\" -ge {multiplier} ] || best='via {remote} dev {interface}'\n",
             name = link.name,
             interface = link.interface,
             remote = link.remote,
