@@ -130,7 +130,6 @@ fn env(privilege: Privilege) -> Command {
 }
 
 fn apt_get(mut command: Command) -> Command {
-    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]);
     // Another apt, such as the daily upgrade, holds the lock for a while on many machines.
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]);
     command.args(["-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0"]);

@@ -39,7 +39,7 @@ struct Arguments {
     /// Only the cost of a packet in the kernel program (`--only packets`)
     #[arg(long)]
     packets_only: bool,
-    /// Only the comparison with other programs, or with these of them
+    /// The comparison with other programs, or with these of them; other parts only where `--only` names them
     #[arg(long, value_enum, value_name = "PROGRAM", num_args = 0.., require_equals = true, value_delimiter = ',')]
     peers: Option<Vec<peers::Name>>,
     /// Adds the results to the history in performance.md of this directory, and draws its chart
