@@ -295,7 +295,9 @@ fn a_service_ends_with_all_that_it_started() {
         } else {
             drop(service);
         }
-        assert!(!lives(&child) && !lives(&pid));
+        assert!(!lives(&pid));
+        // Killed already, but on another processor it may take its time to die.
+        lab.wait_until("the child to die", LIMIT, || Ok((!lives(&child)).then_some(()))).unwrap();
     }
 }
 
