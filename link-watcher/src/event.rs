@@ -4,6 +4,7 @@
 //! Times are nanoseconds of the monotonic clock (`CLOCK_MONOTONIC`, which is also what the kernel program stamps with),
 //! except in [`Snapshot`], which speaks to people and scripts.
 
+use link_watcher_common::{maps::View, wire::flags};
 use serde::{Deserialize, Serialize};
 
 /// A link's number: its slot in the BPF maps. Stable from configuration to reload, as long as the link does not change.
@@ -149,6 +150,21 @@ pub struct PeerSaid {
     pub restarting: bool,
 }
 
+impl PeerSaid {
+    /// What a packet of this session said.
+    pub const fn heard(session: u32, view: View) -> Self {
+        Self {
+            session,
+            epoch: view.epoch,
+            rank: view.rank,
+            active: view.flags & flags::ACTIVE != 0,
+            drained: view.flags & flags::DRAINED != 0,
+            hears: view.flags & flags::HEARS != 0,
+            restarting: view.flags & flags::RESTARTING != 0,
+        }
+    }
+}
+
 /// What an interface is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Device {
@@ -242,6 +258,20 @@ pub struct Said {
     pub drained: bool,
     /// Our verdict is "up".
     pub hears: bool,
+}
+
+impl Said {
+    /// As packets carry it.
+    pub fn view(self, role: Role) -> View {
+        let bits = [
+            (flags::ACTIVE, self.active),
+            (flags::DRAINED, self.drained),
+            (flags::HEARS, self.hears),
+            (flags::CLIENT, role == Role::Client),
+        ];
+        let flags = bits.iter().filter(|(_, set)| *set).fold(0, |flags, (bit, _)| flags | bit);
+        View { epoch: self.epoch, rank: self.rank, flags }
+    }
 }
 
 /// Where a group's traffic goes.

@@ -13,11 +13,13 @@ pub mod engine;
 pub mod event;
 pub mod keys;
 pub mod link;
+pub mod metrics;
 pub mod probe;
 pub mod realtime;
 pub mod route;
 pub mod select;
 pub mod system;
+pub mod trace;
 pub mod uplink;
 
 pub use bpf_object::bpf_object;

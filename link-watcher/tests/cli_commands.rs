@@ -10,7 +10,7 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use link_watcher::{cli, control::Change, keys::Key};
+use link_watcher::{cli, control::Change, keys::Key, trace::Trace};
 use serde_json::Value;
 use support::{
     Desk,
@@ -286,14 +286,22 @@ fn events_for_people_and_for_scripts() {
         from: vec!["optic".to_owned()],
         to: vec!["wifi".to_owned()],
         took_ms: Some(0.25),
+        trace: Some(Trace {
+            last_good_ns: Some(1_000_000_000),
+            due_ns: Some(1_030_750_000),
+            woke_ns: Some(1_030_800_000),
+            received_ns: Some(1_030_820_000),
+            decided_ns: 1_030_840_000,
+            routed_ns: 1_031_090_000,
+        }),
         ..event(31)
     });
     let output = run(&["events", "--socket", socket]);
     assert_eq!(
         stdout(&output),
         "2026-11-20T12:00:00.123Z  hq optic: link-down: no echo for 30 ms (detected in 30.0 ms)\n\
-         2026-11-20T12:00:00.123Z  hq: active-changed optic -> wifi: no echo for 31 ms (detected in 31.0 ms, routes \
-         changed in 0.2 ms)\n"
+         2026-11-20T12:00:00.123Z  hq: active-changed optic -> wifi: no echo for 31 ms (took 31.1 ms: silence 30.8, wake \
+         0.05, decide 0.04, routes 0.2)\n"
     );
     let output = run(&["events", "--json", "--socket", socket]);
     let lines: Vec<Value> = stdout(&output).lines().map(|line| serde_json::from_str(line).unwrap()).collect();

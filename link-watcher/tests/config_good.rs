@@ -20,6 +20,7 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!(daemon.control_socket, Path::new("/run/link-watcher/control.sock"));
     assert_eq!((daemon.engine, daemon.on_exit, daemon.realtime), (EngineChoice::Auto, OnExit::Keep, true));
     assert_eq!(daemon.instance, None);
+    assert_eq!(loaded.config.metrics, None);
     let peer = &loaded.config.peers[0];
     assert_eq!((peer.name.as_str(), peer.role, peer.port, peer.keys.len()), ("hq", Role::Client, 46721, 1));
     assert_eq!((peer.interval, peer.multiplier), (Duration::from_millis(100), 3));
@@ -53,9 +54,10 @@ fn everything_can_be_said() {
              announce = [\"10.20.20.0/22\"]\nannounce-interfaces = [\"eth0\"]\naccept = [\"172.31.13.0/24\"]\n\
              failback = \"manual\"\nhold-up = \"0s\"\ntable = 4294967295\nmetric = 7",
         )
-        + "tier = 9\nweight = 256\n";
+        + "tier = 9\nweight = 256\n[metrics]\nlisten = \"[2001:db8::1]:9746\"\n";
     let config = desk.parse(&text).unwrap().config;
     assert_eq!(config.daemon.control_socket, desk.path("run/c.sock"));
+    assert_eq!(config.metrics.unwrap().listen.to_string(), "[2001:db8::1]:9746");
     assert_eq!((config.daemon.engine, config.daemon.on_exit), (EngineChoice::Socket, OnExit::Remove));
     assert_eq!((config.daemon.instance.as_deref(), config.daemon.realtime), (Some("left"), false));
     let peer = &config.peers[0];
@@ -126,9 +128,10 @@ fn what_the_example_shows_behind_a_hash_are_the_defaults() {
     let spoken: String = text
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            // Those two would change something: they have no default.
+            // Those would change something: they have no default.
             Some(setting)
-                if setting.contains(" = ") && !setting.starts_with("instance") && !setting.starts_with("announce") =>
+                if setting.contains(" = ")
+                    && !["instance", "announce", "listen"].iter().any(|key| setting.starts_with(key)) =>
             {
                 format!("{setting}\n")
             }

@@ -236,8 +236,19 @@ fn the_example_that_is_shipped_can_be_run_and_shows_the_defaults() {
     let text = repository_file("examples/uplinks.toml").replace("192.0.2.1\"", "10.248.248.1\"");
     assert_eq!(desk.findings(&text), [""; 0]);
     // What would change something: it has no default.
-    let without =
-        ["instance", "max-", "prefixes", "local", "link =", "protocol", "port", "source", "destination", "or-"];
+    let without = [
+        "instance",
+        "listen",
+        "max-",
+        "prefixes",
+        "local",
+        "link =",
+        "protocol",
+        "port",
+        "source",
+        "destination",
+        "or-",
+    ];
     let spoken: String = text
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -252,6 +263,7 @@ fn the_example_that_is_shipped_can_be_run_and_shows_the_defaults() {
     // And those are right as well, where somebody takes the hash away.
     let force = text.find("# [[uplinks.force]]").unwrap();
     let all: String = text[..force]
+        .replace("# [metrics]", "[metrics]")
         .lines()
         .map(|line| match line.strip_prefix("# ") {
             Some(setting) if setting.contains(" = ") && !setting.starts_with("local") => format!("{setting}\n"),

@@ -8,14 +8,16 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use link_watcher::{
     config::ActuationChoice,
-    route::{Actuation, GroupRoutes, NetlinkRoutes, NetlinkTables, Nexthop, Notice, RouteSink, TableRange},
+    route::{
+        Actuation, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop, Notice, RouteSink, TableRange,
+    },
     system::KernelEvents,
 };
 use route_support::{GROUP, SECOND, foreign, ip, link, namespace, nets, ours, three_links, v4, v6};
 
 /// Both back-ends with their events, and a clock in the test's hand.
 struct Both {
-    sink: Actuation<NetlinkRoutes, NetlinkTables>,
+    sink: Actuation<NetlinkRoutes, NetlinkTables, NetlinkObjects>,
     events: KernelEvents,
     now_ns: u64,
 }
@@ -23,7 +25,11 @@ struct Both {
 impl Both {
     fn new() -> Self {
         let events = KernelEvents::open().unwrap();
-        let sink = Actuation::new(NetlinkRoutes::open().unwrap(), NetlinkTables::open().unwrap());
+        let sink = Actuation::new(
+            NetlinkRoutes::open().unwrap(),
+            NetlinkTables::open().unwrap(),
+            NetlinkObjects::open().unwrap(),
+        );
         Self { sink, events, now_ns: SECOND }
     }
 

@@ -15,7 +15,7 @@ use link_watcher::{
 };
 use link_watcher_tests::lab::setup::Medium;
 use link_watcher_tests::lab::uplinks::{
-    address::{SERVER, SMTP_PORT, SUBMISSION_PORT, WHO_PORT, gateway4, lan_host6, router4, socket},
+    address::{SERVER, SMTP_PORT, SUBMISSION_PORT, WHO_PORT, gateway4, lan_host6, router4, router6, socket},
     flow::{Call, Crowd, Failure, Fate, Transport},
     host::Host,
     open_all,
@@ -267,6 +267,17 @@ fn only_the_dead_uplinks_connections_are_released() {
 #[ignore = "needs root: cargo xtask test"]
 fn connections_with_a_static_source_are_released_as_well() {
     released(|number| Nat::Source(router4(number).into()));
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn connections_from_a_lost_address_alone_are_released() {
+    let mut rig = Rig::new(SiteSetup::default(), |_| {});
+    let mut crowd = rig.site.open(Transport::Tcp, 100).unwrap();
+    assert_eq!(rig.release_source(0, router4(1).into()), 0, "nothing of the first uplink comes from there");
+    assert_eq!(rig.release_source(0, router6(0).into()), 0, "another family");
+    assert_all_same(&mut crowd);
+    assert_eq!(rig.release_source(0, router4(0).into()), 50);
 }
 
 #[test]

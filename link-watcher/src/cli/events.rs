@@ -1,7 +1,7 @@
 //! Events for people.
 
 use super::output::Style;
-use crate::control::EventRecord;
+use crate::{control::EventRecord, trace::Trace};
 
 /// One line: when, where, what, why, and how long it took.
 pub fn render(record: &EventRecord, style: Style) -> String {
@@ -22,10 +22,24 @@ pub fn render(record: &EventRecord, style: Style) -> String {
     if !record.why.is_empty() {
         line += &format!(": {}", record.why);
     }
-    let took = [("detected in", record.detect_ms), ("routes changed in", record.took_ms)];
-    let took: Vec<_> = took.iter().filter_map(|(what, ms)| ms.map(|ms| format!("{what} {ms:.1} ms"))).collect();
-    if !took.is_empty() {
-        line += &format!(" ({})", took.join(", "));
+    if let Some(trace) = &record.trace {
+        line += &format!(" ({})", took(trace));
+    } else if let Some(ms) = record.detect_ms {
+        line += &format!(" (detected in {ms:.1} ms)");
     }
     line
+}
+
+/// How long a move of traffic took, and in what.
+fn took(trace: &Trace) -> String {
+    let parts = trace.parts();
+    let whole_ns = parts.iter().map(|(_, ns)| ns).sum();
+    let parts: Vec<String> = parts.iter().map(|(name, ns)| format!("{name} {}", milliseconds(*ns))).collect();
+    format!("took {} ms: {}", milliseconds(whole_ns), parts.join(", "))
+}
+
+/// A length in ms, with the digits that matter.
+fn milliseconds(ns: u64) -> String {
+    let ms = ns as f64 / 1e6;
+    if ms < 0.1 { format!("{ms:.2}") } else { format!("{ms:.1}") }
 }

@@ -23,6 +23,8 @@ pub enum ActuationChoice {
     Routes,
     /// A table for each link, and rules.
     Tables,
+    /// Each prefix a route in the peer's table, which refers to a resilient nexthop group.
+    Nexthop,
 }
 
 /// Where the peers' tables begin that are given by name, and how many blocks of [`TABLES`] there are.
@@ -49,8 +51,12 @@ pub(super) struct Actuation {
 
 impl Actuation {
     pub(super) fn read(section: &Section<'_>) -> Self {
-        let choices =
-            [("auto", ActuationChoice::Auto), ("routes", ActuationChoice::Routes), ("tables", ActuationChoice::Tables)];
+        let choices = [
+            ("auto", ActuationChoice::Auto),
+            ("routes", ActuationChoice::Routes),
+            ("tables", ActuationChoice::Tables),
+            ("nexthop", ActuationChoice::Nexthop),
+        ];
         Self {
             choice: section.choice("actuation", &choices).unwrap_or_default(),
             choice_at: section.get("actuation").map_or_else(|| section.span(), Spanned::span),
@@ -109,6 +115,15 @@ pub(super) fn resolve(peers: &mut [Peer<'_>], groups: &[Uplinks<'_>], findings: 
         peer.actuation.range.table_base = FIRST_BLOCK + block * TABLES;
     }
     priorities(peers, groups, findings);
+    for peer in peers.iter().filter(|peer| peer.actuation.choice == ActuationChoice::Nexthop) {
+        if let Some(priority) = &peer.actuation.rule_priority {
+            findings.error(
+                &priority.span(),
+                "`rule-priority` means nothing with `actuation` = \"nexthop\", which makes no rules".to_owned(),
+                "leave one of the two out",
+            );
+        }
+    }
     for peer in peers.iter().filter(|peer| peer.actuation.choice == ActuationChoice::Tables && peer.table != MAIN) {
         findings.error(
             &peer.actuation.choice_at,
@@ -126,7 +141,7 @@ fn priorities(peers: &mut [Peer<'_>], uplinks: &[Uplinks<'_>], findings: &Findin
         let priority = peer.actuation.rule_priority.as_ref();
         let first = priority.map_or(default, |priority| *priority.get_ref());
         peer.actuation.range.rule_priority = first;
-        let serves = peer.actuation.choice != ActuationChoice::Routes;
+        let serves = matches!(peer.actuation.choice, ActuationChoice::Auto | ActuationChoice::Tables);
         if let Some(theirs) = first_uplinks.filter(|theirs| serves && first + PRIORITIES > *theirs) {
             let at = priority.map_or_else(|| peer.section.span(), Spanned::span);
             findings.error(

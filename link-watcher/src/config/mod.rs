@@ -9,6 +9,7 @@ mod cross;
 mod diagnostic;
 mod group;
 mod host;
+mod metrics;
 mod peer;
 mod section;
 mod unbuilt;
@@ -30,6 +31,7 @@ pub use self::{
     actuation::ActuationChoice,
     diagnostic::{Diagnostic, Place, Refused, Severity},
     host::{Address, Host},
+    metrics::MetricsConfig,
     uplinks::{
         FailbackConnections, ForceConfig, HttpTarget, Nat, ProbeConfig, ProbeKind, Protocol, RULE_PRIORITIES, Share,
         UplinkConfig, UplinksConfig,
@@ -61,6 +63,8 @@ pub struct Config {
     pub peers: Vec<PeerConfig>,
     /// `[[uplinks]]`.
     pub uplinks: Vec<UplinksConfig>,
+    /// `[metrics]`.
+    pub metrics: Option<MetricsConfig>,
 }
 
 /// `[daemon]`.
@@ -249,6 +253,7 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
             "add a section [[peer]] or [[uplinks]]; link-watcher generate config shows one",
         );
     }
+    let metrics = metrics::read(&root);
     unbuilt::refuse(&root);
     cross::check(&peers, &uplinks, findings);
     actuation::resolve(&mut peers, &uplinks, findings);
@@ -261,6 +266,7 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
         daemon,
         peers: peers.into_iter().collect::<Option<_>>()?,
         uplinks: uplinks.into_iter().collect::<Option<_>>()?,
+        metrics,
     })
 }
 

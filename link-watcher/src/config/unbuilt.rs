@@ -7,10 +7,6 @@ const NOTIFY_KEYS: &[&str] =
 
 pub(super) fn refuse(root: &Section<'_>) {
     let findings = root.findings;
-    if let Some(metrics) = root.section("metrics", "[metrics]", &["listen"]) {
-        metrics.string("listen", "\"127.0.0.1:9746\"");
-        refuse_one(&metrics, findings);
-    }
     for notify in root.sections("notify", "[[notify]]", NOTIFY_KEYS) {
         let kinds = ["email", "webhook", "exec"];
         notify.choice("kind", &kinds.map(|kind| (kind, ())));

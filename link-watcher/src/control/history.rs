@@ -11,6 +11,7 @@ use tokio::sync::broadcast;
 use crate::{
     clock,
     event::{GroupId, LinkId, Transition, What},
+    trace::Trace,
 };
 
 /// Events that are kept, and how far a follower may fall behind.
@@ -39,13 +40,16 @@ pub struct EventRecord {
     pub detect_ms: Option<f64>,
     /// From the decision until the kernel had the new routes, ms.
     pub took_ms: Option<f64>,
+    /// Of traffic that moved: where the time went.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<Trace>,
 }
 
 impl EventRecord {
-    /// In words. The transition was carried out at `done_ns`.
+    /// In words. What was done took as long as the trace says.
     fn new(
         transition: &Transition,
-        done_ns: u64,
+        trace: Option<Trace>,
         names: impl Fn(GroupId, Option<LinkId>) -> (String, Option<String>),
     ) -> Self {
         let milliseconds = |from_ns: u64, to_ns: u64| to_ns.saturating_sub(from_ns) as f64 / 1e6;
@@ -55,9 +59,10 @@ impl EventRecord {
             What::ActiveChanged { from, to } => (named(from), named(to)),
             _ => (Vec::new(), Vec::new()),
         };
-        // Only traffic that moves takes time after the decision.
-        let moved = matches!(transition.what, What::ActiveChanged { .. });
-        let detected = transition.last_good_ns != 0;
+        let last_good_ns = match trace {
+            Some(trace) => trace.last_good_ns,
+            None => (transition.last_good_ns != 0).then_some(transition.last_good_ns),
+        };
         Self {
             time: clock::rfc3339(transition.at_ns),
             group,
@@ -66,8 +71,10 @@ impl EventRecord {
             from,
             to,
             why: transition.why.clone(),
-            detect_ms: detected.then(|| milliseconds(transition.last_good_ns, transition.at_ns)),
-            took_ms: moved.then(|| milliseconds(transition.at_ns, done_ns)),
+            detect_ms: last_good_ns.map(|last_good_ns| milliseconds(last_good_ns, transition.at_ns)),
+            // Only traffic that moves takes time after the decision.
+            took_ms: trace.map(|trace| milliseconds(transition.at_ns, trace.routed_ns)),
+            trace,
         }
     }
 }
@@ -98,14 +105,15 @@ impl Default for History {
 }
 
 impl History {
-    /// Adds a transition that was carried out at `done_ns`, in words; `names` knows the groups' and the links'.
+    /// Adds a transition that was carried out, in words, a move of traffic with its trace; `names` knows the groups' and the
+    /// links'.
     pub fn record(
         &self,
         transition: &Transition,
-        done_ns: u64,
+        trace: Option<Trace>,
         names: impl Fn(GroupId, Option<LinkId>) -> (String, Option<String>),
     ) {
-        self.push(EventRecord::new(transition, done_ns, names));
+        self.push(EventRecord::new(transition, trace, names));
     }
 
     /// Adds an event. Never waits for a follower: who does not read in time loses events, and learns how many.
@@ -176,11 +184,19 @@ mod tests {
             last_good_ns: 5_000_000_000,
         };
         let names = |_, link: Option<LinkId>| ("hq".to_owned(), link.map(|link| format!("link{}", link.0)));
-        let record = EventRecord::new(&transition, 5_031_040_000, names);
+        let trace = Trace {
+            last_good_ns: Some(5_000_000_000),
+            due_ns: Some(5_030_900_000),
+            woke_ns: Some(5_030_950_000),
+            received_ns: Some(5_030_960_000),
+            decided_ns: 5_031_010_000,
+            routed_ns: 5_031_040_000,
+        };
+        let record = EventRecord::new(&transition, Some(trace), names);
         let json = serde_json::to_string(&EventRecord { time: "T".to_owned(), ..record }).unwrap();
         assert_eq!(
             json,
-            r#"{"time":"T","group":"hq","link":null,"what":"active-changed","from":["link0"],"to":["link1"],"why":"no echo for 30 ms","detect_ms":31.0,"took_ms":0.04}"#
+            r#"{"time":"T","group":"hq","link":null,"what":"active-changed","from":["link0"],"to":["link1"],"why":"no echo for 30 ms","detect_ms":31.0,"took_ms":0.04,"trace":{"last_good_ns":5000000000,"due_ns":5030900000,"woke_ns":5030950000,"received_ns":5030960000,"decided_ns":5031010000,"routed_ns":5031040000}}"#
         );
     }
 }

@@ -13,8 +13,9 @@ use super::{
 };
 use crate::{
     clock,
-    config::{Config, UplinksConfig},
+    config::{Config, MetricsConfig, UplinksConfig},
     event::{Event, GroupId, GroupSpec, LinkId},
+    metrics,
     probe::Order,
     route::{Nexthop, RouteSink as _},
 };
@@ -40,10 +41,23 @@ impl Core {
                     .to_owned(),
             );
         }
+        self.check_metrics(loaded.config.metrics)?;
         self.configure(loaded.config).await?;
         let uplinks: usize = self.uplink_groups.values().map(|group| group.links.len()).sum();
         let (peers, links) = (self.groups.len(), self.links.len());
         Ok(format!("{} read: peers: {peers}, links: {links}, uplinks: {uplinks}", self.config_path.display()))
+    }
+
+    /// Whether metrics can be served where they shall be from now on. On the port where they are served now it is not known
+    /// before that one is given up.
+    fn check_metrics(&self, wanted: Option<MetricsConfig>) -> Result<(), String> {
+        let now = self.config.metrics.map(|metrics| metrics.listen);
+        match wanted.map(|metrics| metrics.listen) {
+            Some(wanted) if now.is_none_or(|now| now.port() != wanted.port()) => {
+                metrics::Listener::bind(wanted).map(drop).map_err(|error| error.to_string())
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes a configuration the running one. Links that it does not change go on as they are.
@@ -90,12 +104,16 @@ impl Core {
             self.rerouted.insert(spec.id);
         }
         self.configure_uplinks(&config.uplinks, &uplinks).await?;
+        self.uplinks_touched = true;
         specs.extend(uplinks);
         self.config = config;
+        let listen = self.config.metrics.map(|metrics| metrics.listen);
+        self.metrics_at.send_if_modified(|known| std::mem::replace(known, listen) != listen);
+        self.counters.retain(&specs.iter().flat_map(names).collect());
         self.engine.handle(clock::now_ns(), Event::Configure(specs));
         // What is to be said of each link stands in the tables before its first packet leaves.
         self.carry_out().await;
-        self.follow_interfaces();
+        self.follow_interfaces(clock::now_ns());
         self.attacher.drop_inherited();
         self.adopt().await;
         self.settle().await;
@@ -152,4 +170,9 @@ impl Core {
             }
         }
     }
+}
+
+/// A group's links, by name.
+fn names(group: &GroupSpec) -> impl Iterator<Item = (String, String)> {
+    group.links.iter().map(|link| (group.name.clone(), link.name.clone()))
 }

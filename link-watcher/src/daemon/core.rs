@@ -5,6 +5,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, atomic::Ordering::Relaxed},
     time::Duration,
@@ -12,11 +13,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
-use link_watcher_common::{
-    maps::View,
-    wire::{Kind, flags},
-};
-use tokio::sync::mpsc;
+use link_watcher_common::wire::Kind;
+use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
 use super::{
@@ -24,16 +22,22 @@ use super::{
     group::Group,
     links::Link,
     registry::Registry,
+    tell::{News, Noticed},
     uplinks::{self, UplinkGroup, Uplinks},
 };
 use crate::{
     clock,
     config::{Config, OnExit},
     control::{self, History},
-    event::{Action, Event, GroupId, LinkId, Said, Transition, What},
+    event::{Action, Event, GroupId, LinkId, Said, What},
+    metrics::{self, Counters},
     probe::{Order, Prober, Report, Stats, Tables},
-    route::{Actuation, GroupRoutes, NetlinkRoutes, NetlinkTables, Nexthop, Report as RouteReport, RouteSink as _},
+    route::{
+        Actuation, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop, Report as RouteReport,
+        RouteSink as _,
+    },
     system::{Interfaces, KernelEvents, LinkSysctls, ProcSysctl},
+    trace::Trace,
 };
 
 /// Kernel events taken in before the engine decides.
@@ -53,6 +57,8 @@ pub(super) enum Request {
     Reload,
     /// Move every peer group to its next usable link.
     NextLink,
+    /// What metrics are made of.
+    Metrics(metrics::Request),
     /// Write the status to the log.
     LogStatus,
     /// Stop.
@@ -62,6 +68,12 @@ pub(super) enum Request {
 impl From<control::Order> for Request {
     fn from(order: control::Order) -> Self {
         Self::Control(order)
+    }
+}
+
+impl From<metrics::Request> for Request {
+    fn from(request: metrics::Request) -> Self {
+        Self::Metrics(request)
     }
 }
 
@@ -86,13 +98,16 @@ pub(super) struct Core {
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) interfaces: Interfaces,
     pub(super) sysctls: LinkSysctls<ProcSysctl>,
-    pub(super) routes: Actuation<NetlinkRoutes, NetlinkTables>,
+    pub(super) routes: Actuation<NetlinkRoutes, NetlinkTables, NetlinkObjects>,
     pub(super) prober: Option<Prober>,
     pub(super) attacher: Attacher,
     pub(super) tables: Arc<dyn Tables>,
     pub(super) stats: Arc<Stats>,
     pub(super) slots: u32,
     pub(super) history: Arc<History>,
+    pub(super) counters: Counters,
+    /// Where metrics are to be served.
+    pub(super) metrics_at: watch::Sender<Option<SocketAddr>>,
     /// Threads that serve uplinks, once there are any.
     pub(super) uplinks: Option<Uplinks>,
     pub(super) uplink_reports: mpsc::Sender<uplinks::Report>,
@@ -101,8 +116,12 @@ pub(super) struct Core {
     pub(super) spared: Vec<IpNet>,
     /// Groups whose routes are to be computed again, though their plan has not changed.
     pub(super) rerouted: BTreeSet<GroupId>,
-    /// Links are to be looked at again, because of what happened to interfaces.
-    pub(super) interfaces_changed: bool,
+    /// Links are to be looked at again, because of what happened to interfaces at this instant, ns.
+    pub(super) interfaces_changed_ns: Option<u64>,
+    /// What the next decision comes from.
+    pub(super) news: News,
+    /// Something has happened that may change what the uplinks' thread is to do.
+    pub(super) uplinks_touched: bool,
 }
 
 impl Core {
@@ -136,8 +155,8 @@ impl Core {
                 let Some(event) = inputs.kernel.try_next() else { break };
                 self.kernel_event(&event);
             }
-            if std::mem::take(&mut self.interfaces_changed) {
-                self.follow_interfaces();
+            if let Some(changed_ns) = self.interfaces_changed_ns.take() {
+                self.follow_interfaces(changed_ns);
             }
             inputs.kernel.filter(self.routes.filtered()).context("choosing the kernel's events")?;
             self.settle().await;
@@ -152,7 +171,11 @@ impl Core {
 
     /// Brings everything up to now: the engine's deadlines and actions, announcements, repairs.
     pub(super) async fn settle(&mut self) {
-        self.engine.tick(clock::now_ns());
+        let now_ns = clock::now_ns();
+        // Time alone may make an uplink usable.
+        self.uplinks_touched |=
+            self.uplinks.is_some() && self.engine.next_deadline().is_some_and(|due_ns| due_ns <= now_ns);
+        self.engine.tick(now_ns);
         self.carry_out().await;
         let rerouted = std::mem::take(&mut self.rerouted);
         for group in &rerouted {
@@ -161,7 +184,9 @@ impl Core {
         if !rerouted.is_empty() {
             self.spare().await;
         }
-        self.hand_over();
+        if std::mem::take(&mut self.uplinks_touched) {
+            self.hand_over();
+        }
         self.announce();
         let now_ns = clock::now_ns();
         if self.routes.next_deadline_ns() <= now_ns {
@@ -175,8 +200,13 @@ impl Core {
         let now_ns = clock::now_ns();
         match report {
             Report::Alive(link) => self.engine.handle(now_ns, Event::Alive { link }),
-            Report::Silent { link, last_good_ns } => self.engine.handle(now_ns, Event::Silent { link, last_good_ns }),
-            Report::Said { link, said } => {
+            Report::Silent { link, last_good_ns, due_ns, woke_ns } => {
+                let (due_ns, woke_ns) = (Some(due_ns), Some(woke_ns));
+                self.news.failed(link, Noticed { due_ns, woke_ns, received_ns: now_ns });
+                self.engine.handle(now_ns, Event::Silent { link, last_good_ns });
+            }
+            Report::Said { link, said, woke_ns } => {
+                self.news.said(link, Noticed { due_ns: None, woke_ns: Some(woke_ns), received_ns: now_ns });
                 if let Some(group) = self.group_of(link) {
                     group.sender.peer_session(said.session);
                 }
@@ -195,6 +225,9 @@ impl Core {
 // What the engine wants done.
 impl Core {
     pub(super) async fn carry_out(&mut self) {
+        let decided_ns = clock::now_ns();
+        // When the kernel had the routes of the group whose actions these are: a group's come before what is told of it.
+        let mut routed_ns = decided_ns;
         let mut told = Vec::new();
         for action in self.engine.actions() {
             match action {
@@ -208,66 +241,36 @@ impl Core {
                         group.plan = Some(plan);
                     }
                     self.route(group).await;
+                    routed_ns = clock::now_ns();
                 }
                 // People hear of it when it is done, so that they learn how long all of it took.
-                Action::Tell(transition) => told.push(transition),
+                Action::Tell(transition) => {
+                    let trace = match &transition.what {
+                        What::ActiveChanged { from, to } => {
+                            Some(Trace { routed_ns, ..self.trace(&transition, from, to, decided_ns) })
+                        }
+                        _ => None,
+                    };
+                    told.push((transition, trace));
+                }
             }
         }
-        let done_ns = clock::now_ns();
-        for transition in told {
-            let moved = matches!(transition.what, What::ActiveChanged { .. });
-            match self.uplink_groups.get_mut(&transition.group) {
-                Some(group) if moved && group.untold.len() < MAX_UNTOLD => group.untold.push(transition),
-                _ => self.publish(&transition, done_ns),
+        self.news.clear();
+        for (transition, trace) in told {
+            match (self.uplink_groups.get_mut(&transition.group), trace) {
+                (Some(group), Some(trace)) if group.untold.len() < MAX_UNTOLD => group.untold.push((transition, trace)),
+                _ => self.publish(&transition, trace),
             }
         }
-    }
-
-    /// Tells people of a transition that was carried out at `done_ns`.
-    pub(super) fn publish(&self, transition: &Transition, done_ns: u64) {
-        self.log(transition, done_ns);
-        self.history.record(transition, done_ns, |group, link| self.names(group, link));
     }
 
     /// Puts what we say of a link where prober and kernel program read it, and says it at once.
     fn say(&self, link: LinkId, said: Said) {
-        let client = self.links.get(&link).and_then(|link| self.groups.get(&link.group)).is_some_and(Group::is_client);
-        let mut bits = 0;
-        for (flag, set) in [
-            (flags::ACTIVE, said.active),
-            (flags::DRAINED, said.drained),
-            (flags::HEARS, said.hears),
-            (flags::CLIENT, client),
-        ] {
-            bits |= if set { flag } else { 0 };
-        }
-        let view = View { epoch: said.epoch, rank: said.rank, flags: bits };
+        let Some(group) = self.links.get(&link).and_then(|link| self.groups.get(&link.group)) else { return };
+        let view = said.view(group.config.role).pack();
         let intent = &self.tables.intents()[link.0 as usize];
-        if intent.view.swap(view.pack(), Relaxed) != view.pack() {
+        if intent.view.swap(view, Relaxed) != view {
             self.order(Order::Kick(link));
-        }
-    }
-
-    /// Writes a transition to the log, in words.
-    fn log(&self, transition: &Transition, done_ns: u64) {
-        let (group, link) = self.names(transition.group, transition.link);
-        let link = link.map(|link| format!(" {link}")).unwrap_or_default();
-        let why = &transition.why;
-        match &transition.what {
-            What::LinkUp => info!("{group}{link} is up: {why}"),
-            What::LinkDown => warn!("{group}{link} is down: {why}"),
-            What::LinkDegraded => warn!("{group}{link} is degraded: {why}"),
-            What::NoUsableLink => error!("{group}: {why}"),
-            What::Ordered => info!("{why}"),
-            What::PeerRestarted => info!("{group}: the peer has started anew: {why}"),
-            What::ActiveChanged { from, to } => {
-                let names = |links: &[LinkId]| {
-                    let names: Vec<String> = links.iter().map(|link| self.link_name(*link)).collect();
-                    if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
-                };
-                let took_ms = done_ns.saturating_sub(transition.at_ns) as f64 / 1e6;
-                warn!("{group}: traffic moved from {} to {} in {took_ms:.2} ms: {why}", names(from), names(to));
-            }
         }
     }
 
@@ -321,21 +324,6 @@ impl Core {
             warn!("{}: no route for {refusal}", group.config.name);
         }
         group.route_refusals = refusals;
-    }
-
-    /// Names, for people.
-    pub(super) fn names(&self, group: GroupId, link: Option<LinkId>) -> (String, Option<String>) {
-        let peer = self.groups.get(&group).map(|group| &group.config.name);
-        let name = peer.or_else(|| self.uplink_groups.get(&group).map(|group| &group.config.name));
-        let group = name.map_or_else(|| format!("group {}", group.0), String::clone);
-        (group, link.map(|link| self.link_name(link)))
-    }
-
-    pub(super) fn link_name(&self, link: LinkId) -> String {
-        let of_peer = self.links.get(&link).map(|link| &link.config.name);
-        let mut uplinks = self.uplink_groups.values().flat_map(UplinkGroup::uplinks);
-        let name = of_peer.or_else(|| uplinks.find(|(id, _)| *id == link).map(|(_, config)| &config.name));
-        name.map_or_else(|| format!("link {}", link.0), String::clone)
     }
 }
 

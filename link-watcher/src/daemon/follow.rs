@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::{
     core::Core,
     links::{Link, Running},
+    tell::Noticed,
 };
 use crate::{
     clock,
@@ -22,7 +23,8 @@ use crate::{
 
 impl Core {
     pub(super) fn kernel_event(&mut self, event: &KernelEvent) {
-        if let Some(notice) = self.routes.observe(clock::now_ns(), event) {
+        let now_ns = clock::now_ns();
+        if let Some(notice) = self.routes.observe(now_ns, event) {
             warn!("routes: {notice}");
         }
         let changed = if *event == KernelEvent::Resync {
@@ -40,19 +42,21 @@ impl Core {
         } else {
             self.interfaces.update(event)
         };
-        self.interfaces_changed |= changed;
+        if changed {
+            self.interfaces_changed_ns.get_or_insert(now_ns);
+        }
     }
 
-    /// Starts, stops and judges links by their interfaces as they are now.
-    pub(super) fn follow_interfaces(&mut self) {
+    /// Starts, stops and judges links by their interfaces as they are now; they became so at `changed_ns`.
+    pub(super) fn follow_interfaces(&mut self, changed_ns: u64) {
         let ids: Vec<LinkId> = self.links.keys().copied().collect();
         for id in ids {
-            self.follow_interface(id);
+            self.follow_interface(id, changed_ns);
         }
         self.gather_announcements();
     }
 
-    fn follow_interface(&mut self, id: LinkId) {
+    fn follow_interface(&mut self, id: LinkId, changed_ns: u64) {
         let Some(link) = self.links.get_mut(&id) else { return };
         let LinkConfig { interface, local, remote, .. } = &link.config;
         let device = self.interfaces.device(interface, *local, *remote);
@@ -92,6 +96,7 @@ impl Core {
         let Some(link) = self.links.get_mut(&id) else { return };
         if link.device != Some(device) {
             link.device = Some(device);
+            self.news.failed(id, Noticed { due_ns: None, woke_ns: None, received_ns: changed_ns });
             self.engine.handle(clock::now_ns(), Event::Device { link: id, device });
         }
     }

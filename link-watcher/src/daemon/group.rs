@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::{
     announce,
     config::PeerConfig,
-    event::{GroupId, Plan, Role},
+    event::{GroupId, Plan},
 };
 
 /// Refusals that are kept for the status.
@@ -71,10 +71,6 @@ impl Group {
         self.refused_count = refused.len();
         self.refused =
             refused.iter().take(MAX_REFUSALS_KEPT).map(|prefix| format!("{prefix}: announced, but {reason}")).collect();
-    }
-
-    pub(super) fn is_client(&self) -> bool {
-        self.config.role == Role::Client
     }
 
     /// What was announced, for the log.

@@ -13,11 +13,13 @@ mod registry;
 mod requests;
 mod snapshot;
 mod systemd;
+mod tell;
 mod uplinks;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     io::IsTerminal as _,
+    net::SocketAddr,
     path::{Path, PathBuf},
     process::ExitCode,
     sync::Arc,
@@ -30,7 +32,7 @@ use link_watcher_common::maps::MAX_LINKS;
 use rustix::thread::CapabilitySet;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
 };
 use tracing::{error, warn};
 
@@ -38,6 +40,7 @@ use self::{
     attach::Attacher,
     core::{Core, Inputs, Request},
     registry::Registry,
+    tell::News,
 };
 use crate::{
     bpf::Kernel,
@@ -45,9 +48,10 @@ use crate::{
     config::{self, Config, EngineChoice},
     control::{History, Server},
     engine::Engine,
+    metrics::{self, Counters},
     probe::{self, HeapTables, KernelNews, Stats, Tables},
     realtime,
-    route::{Actuation, NetlinkRoutes, NetlinkTables},
+    route::{Actuation, NetlinkObjects, NetlinkRoutes, NetlinkTables},
     system::{Interfaces, KernelEvents, LinkSysctls, ProcSysctl},
 };
 
@@ -86,12 +90,17 @@ pub fn run(config_path: &Path) -> Result<ExitCode> {
 async fn serve(config_path: &Path, config: Config) -> Result<()> {
     // Before anything is changed: a second daemon on the same socket would fight the first one.
     let server = Server::bind(&config.daemon.control_socket).context("the control socket")?;
+    let listen = config.metrics.map(|metrics| metrics.listen);
+    let metrics = listen.map(metrics::Listener::bind).transpose()?;
+    let (metrics_at, metrics_watched) = watch::channel(listen);
     let history = Arc::new(History::default());
     let (requests_in, requests) = mpsc::channel(QUEUE);
     let (stopped_in, mut stopped) = oneshot::channel();
-    let core = start_core(config_path.to_owned(), config, Arc::clone(&history), requests, stopped_in)?;
+    let outward = Outward { history: Arc::clone(&history), metrics_at };
+    let core = start_core(config_path.to_owned(), config, outward, requests, stopped_in)?;
     let mut signals = Signals::listen()?;
     let server = tokio::spawn(server.run(requests_in.clone(), history));
+    let metrics = tokio::spawn(metrics::Listener::run(metrics, metrics_watched, requests_in.clone()));
     let mut stopping = false;
     let result = loop {
         tokio::select! {
@@ -113,17 +122,24 @@ async fn serve(config_path: &Path, config: Config) -> Result<()> {
         }
     };
     server.abort();
+    metrics.abort();
     if core.join().is_err() {
         error!("the core has panicked");
     }
     result
 }
 
+/// What the core tells those who serve people.
+struct Outward {
+    history: Arc<History>,
+    metrics_at: watch::Sender<Option<SocketAddr>>,
+}
+
 /// Starts the core's thread; what it ends with comes through the channel.
 fn start_core(
     config_path: PathBuf,
     config: Config,
-    history: Arc<History>,
+    outward: Outward,
     requests: mpsc::Receiver<Request>,
     stopped: oneshot::Sender<Result<()>>,
 ) -> Result<JoinHandle<()>> {
@@ -135,7 +151,7 @@ fn start_core(
             .context("starting the core's runtime")
             .and_then(|runtime| {
                 runtime.block_on(async {
-                    let (core, inputs) = build(config_path, config, history, requests).await?;
+                    let (core, inputs) = build(config_path, config, outward, requests).await?;
                     // Only now: loading and the first dumps may take their time.
                     if realtime {
                         realtime::raise(CORE_PRIORITY);
@@ -152,7 +168,7 @@ fn start_core(
 async fn build(
     config_path: PathBuf,
     config: Config,
-    history: Arc<History>,
+    outward: Outward,
     requests: mpsc::Receiver<Request>,
 ) -> Result<(Core, Inputs)> {
     let started_ns = clock::now_ns();
@@ -172,7 +188,11 @@ async fn build(
     let kernel_events = KernelEvents::open().context("listening to the kernel's events")?;
     let interfaces = Interfaces::read().context("reading the interfaces")?;
     let opening = "opening a netlink socket";
-    let routes = Actuation::new(NetlinkRoutes::open().context(opening)?, NetlinkTables::open().context(opening)?);
+    let routes = Actuation::new(
+        NetlinkRoutes::open().context(opening)?,
+        NetlinkTables::open().context(opening)?,
+        NetlinkObjects::open().context(opening)?,
+    );
     let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_secs() as u32);
     let mut core = Core {
         config_path,
@@ -190,13 +210,17 @@ async fn build(
         tables,
         stats,
         slots,
-        history,
+        history: outward.history,
+        counters: Counters::default(),
+        metrics_at: outward.metrics_at,
         uplinks: None,
         uplink_reports: uplink_reports_in,
         uplink_groups: BTreeMap::new(),
         spared: Vec::new(),
         rerouted: BTreeSet::new(),
-        interfaces_changed: false,
+        interfaces_changed_ns: None,
+        news: News::default(),
+        uplinks_touched: true,
         config,
     };
     core.start().await?;

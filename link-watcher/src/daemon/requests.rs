@@ -10,10 +10,12 @@ use crate::{
     clock,
     control::{self, Change},
     event::{Command, GroupId, LinkId},
+    metrics::{self, Scrape},
 };
 
 impl Core {
     pub(super) async fn request(&mut self, request: Request) {
+        self.uplinks_touched |= !matches!(request, Request::Metrics(_) | Request::Control(control::Order::Status(_)));
         match request {
             Request::Control(control::Order::Status(answer)) => {
                 // Whoever asked may have gone: that is their affair. Here and below.
@@ -28,6 +30,10 @@ impl Core {
                 // The answer says what was done, so it comes when it is done.
                 self.settle().await;
                 self.answer_when_done(answer, result);
+            }
+            Request::Metrics(metrics::Request(answer)) => {
+                let scrape = Scrape { snapshot: self.snapshot(), counters: self.counters.clone() };
+                let _ = answer.send(scrape);
             }
             Request::Reload => drop(self.reload().await),
             Request::NextLink => self.next_link(),

@@ -303,7 +303,8 @@ impl Group {
         if self.active != self.carried {
             let from = std::mem::replace(&mut self.carried, self.active.clone());
             self.since_ns = now_ns;
-            let lost = from.iter().filter_map(|id| self.link(*id)).filter(|link| !link.usable(now_ns));
+            // One that is up, but that the peer complains of, was lost some other time, if ever.
+            let lost = from.iter().filter_map(|id| self.link(*id)).filter(|link| link.verdict() != LinkVerdict::Up);
             let last_good_ns = lost.map(|link| link.last_good_ns).max().unwrap_or(0);
             let why = why.unwrap_or_else(|| self.reason.clone());
             let what = What::ActiveChanged { from, to: self.active.clone() };

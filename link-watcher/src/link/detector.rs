@@ -17,6 +17,8 @@ pub enum Edge {
     Silent {
         /// Last echo, ns; 0: never.
         last_good_ns: u64,
+        /// From when on it was to be noticed, ns: what is later is the prober's own lateness.
+        due_ns: u64,
     },
 }
 
@@ -59,6 +61,8 @@ pub struct Detector {
     last_sent_counted: bool,
     /// Probes since the last echo that have had their time.
     unanswered: u32,
+    /// When the last of these had had it, ns.
+    unanswered_ns: u64,
     /// First probe after the prober was late, until it is answered: one more must go unanswered. Echoes of earlier probes,
     /// which waited meanwhile, prove nothing about now.
     stalled_at: Option<u64>,
@@ -88,6 +92,7 @@ impl Detector {
             last_sequence: sequence,
             last_sent_counted: true,
             unanswered: 0,
+            unanswered_ns: 0,
             stalled_at: None,
             timed: None,
             rtt_low_ns: 0,
@@ -140,7 +145,8 @@ impl Detector {
         }
         if self.alive != Some(false) && quiet && self.unanswered >= self.needed() {
             self.alive = Some(false);
-            return Some(Edge::Silent { last_good_ns: self.seen.last_ns });
+            let due_ns = self.silent_from_ns().max(self.unanswered_ns);
+            return Some(Edge::Silent { last_good_ns: self.seen.last_ns, due_ns });
         }
         None
     }
@@ -153,7 +159,7 @@ impl Detector {
         let almost_quiet = now_ns + self.interval_ns / 2 >= self.silent_from_ns();
         if self.alive == Some(true) && almost_quiet && self.unanswered >= self.needed() {
             self.alive = Some(false);
-            return Some(Edge::Silent { last_good_ns: self.seen.last_ns });
+            return Some(Edge::Silent { last_good_ns: self.seen.last_ns, due_ns: now_ns });
         }
         None
     }
@@ -229,6 +235,7 @@ impl Detector {
         if !self.last_sent_counted && now_ns.saturating_sub(self.last_sent_ns) >= self.patience_ns() {
             self.last_sent_counted = true;
             self.unanswered = self.unanswered.saturating_add(1);
+            self.unanswered_ns = self.last_sent_ns + self.patience_ns();
             self.due_total += 1;
         }
     }
@@ -300,7 +307,7 @@ mod tests {
     fn a_link_dead_from_the_start_is_silent_an_interval_after_the_detection_time() {
         let edges = run(3, 100 * I, |_| false, |_| false);
         assert_eq!(edges.len(), 1);
-        assert_eq!(edges[0].1, Edge::Silent { last_good_ns: 0 });
+        assert!(matches!(edges[0].1, Edge::Silent { last_good_ns: 0, .. }), "{edges:?}");
         assert!((4 * I..=4 * I + I / 10).contains(&edges[0].0), "{edges:?}");
     }
 
@@ -310,8 +317,10 @@ mod tests {
             for phase in 0..40 {
                 let cut = 50 * I + phase * I / 40;
                 let edges = run(multiplier, 100 * I, |now| now < cut, |_| false);
-                let (at, Edge::Silent { .. }) = edges[1] else { panic!("{edges:?}") };
+                let (at, Edge::Silent { last_good_ns, due_ns }) = edges[1] else { panic!("{edges:?}") };
                 let m = u64::from(multiplier);
+                assert!(due_ns <= at && at - due_ns <= I / 40, "noticed at the next look: {edges:?}");
+                assert!(due_ns >= last_good_ns + m * I, "{edges:?}");
                 assert!(
                     at - cut >= (m - 1) * I && at - cut <= m * I + I / 10,
                     "x{multiplier} phase {phase}: {}",
@@ -358,6 +367,8 @@ mod tests {
             let edges = run(3, 100 * I, |now| now < from, |now| (from..until).contains(&now));
             assert_eq!(edges.len(), 2, "{edges:?}");
             assert!(edges[1].0 - until <= 4 * I, "{phase}: {}", edges[1].0 - until);
+            let Edge::Silent { due_ns, .. } = edges[1].1 else { panic!("{edges:?}") };
+            assert!(due_ns >= until, "probes that were not sent prove nothing: {due_ns}");
         }
     }
 
@@ -377,7 +388,10 @@ mod tests {
         }
         assert_eq!(detector.join(at(last + 2) + I / 2), None, "the second has not had its time");
         detector.on_sent(at(last + 3), last + 3);
-        assert_eq!(detector.join(at(last + 3)), Some(Edge::Silent { last_good_ns: at(last) + RTT }));
+        assert_eq!(
+            detector.join(at(last + 3)),
+            Some(Edge::Silent { last_good_ns: at(last) + RTT, due_ns: at(last + 3) })
+        );
         assert_eq!(detector.join(at(last + 3)), None, "once");
     }
 

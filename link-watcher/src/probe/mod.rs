@@ -94,6 +94,10 @@ pub enum Report {
         link: LinkId,
         /// Last echo; 0: never.
         last_good_ns: u64,
+        /// For when the timer was set that noticed it.
+        due_ns: u64,
+        /// When the thread woke.
+        woke_ns: u64,
     },
     /// The peer says something new.
     Said {
@@ -101,6 +105,8 @@ pub enum Report {
         link: LinkId,
         /// What.
         said: PeerSaid,
+        /// When the thread woke that saw it.
+        woke_ns: u64,
     },
     /// A control packet, verified with its body.
     Control {

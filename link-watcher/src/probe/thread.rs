@@ -144,6 +144,7 @@ pub fn spawn(
         outbox: Vec::new(),
         lost_one: false,
         lease_ns: MIN_LEASE_NS,
+        woke_ns: 0,
     };
 
     // From the start: the kernel program may be attached before the first probe leaves.
@@ -204,6 +205,8 @@ struct Thread {
     lost_one: bool,
     /// The longest detection time of all links, at least [`MIN_LEASE_NS`].
     lease_ns: u64,
+    /// When this round began.
+    woke_ns: u64,
 }
 
 impl Thread {
@@ -219,6 +222,7 @@ impl Thread {
                     return;
                 }
             }
+            self.woke_ns = clock::now_ns();
             for event in &events {
                 match event.data.u64() {
                     TOKEN_TIMER => drop(rustix::io::read(&self.timer, &mut [0; 8])),
@@ -435,8 +439,7 @@ impl Thread {
             self.look(id);
             let Some(probed) = self.links.get_mut(&id) else { continue };
             // Strictly later than now, or the loop would not end.
-            let deadline_ns = probed.detector.deadline_ns();
-            let deadline_ns = deadline_ns.checked_next_multiple_of(DEADLINE_GRID_NS).unwrap_or(deadline_ns);
+            let deadline_ns = on_grid(probed.detector.deadline_ns());
             probed.due_ns = probed.next_probe_ns.min(deadline_ns).max(now_ns + 1);
             self.due.push(Reverse((probed.due_ns, id)));
         }
@@ -530,23 +533,19 @@ impl Thread {
         // Before an echo its session and view are those of an earlier time.
         if state.last_echo_ns.load(Relaxed) != 0 {
             let session = state.peer_session.load(Relaxed) as u32;
-            let view = View::unpack(state.peer_view.load(Relaxed));
-            let said = PeerSaid {
-                session,
-                epoch: view.epoch,
-                rank: view.rank,
-                active: view.flags & flags::ACTIVE != 0,
-                drained: view.flags & flags::DRAINED != 0,
-                hears: view.flags & flags::HEARS != 0,
-                restarting: view.flags & flags::RESTARTING != 0,
-            };
+            let said = PeerSaid::heard(session, View::unpack(state.peer_view.load(Relaxed)));
             if probed.told.replace(said) != Some(said) {
-                self.outbox.push(Report::Said { link: id, said });
+                self.outbox.push(Report::Said { link: id, said, woke_ns: self.woke_ns });
             }
         }
         self.outbox.extend(probed.pending.take().map(|edge| match edge {
             Edge::Alive => Report::Alive(id),
-            Edge::Silent { last_good_ns } => Report::Silent { link: id, last_good_ns },
+            Edge::Silent { last_good_ns, due_ns } => Report::Silent {
+                link: id,
+                last_good_ns,
+                due_ns: on_grid(due_ns).min(self.woke_ns),
+                woke_ns: self.woke_ns,
+            },
         }));
     }
 
@@ -590,6 +589,11 @@ impl Thread {
             warn!("setting the timer: {error}");
         }
     }
+}
+
+/// A deadline as the timer is set for it.
+fn on_grid(deadline_ns: u64) -> u64 {
+    deadline_ns.checked_next_multiple_of(DEADLINE_GRID_NS).unwrap_or(deadline_ns)
 }
 
 /// A header with everything that does not depend on the packet.

@@ -2,7 +2,7 @@
 //! its thread.
 
 use std::{
-    io,
+    fs, io,
     net::{Ipv4Addr, Ipv6Addr},
     process::Command,
     sync::Arc,
@@ -11,15 +11,27 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use super::{Actuation, Family, GroupRoutes, NetlinkRoutes, NetlinkTables, Nexthop, RouteSink as _, TableRange};
+use super::{
+    Actuation, Family, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop, RouteSink as _, TableRange,
+    nexthop::COMPAT_MODE,
+};
 use crate::{
     clock,
     config::ActuationChoice,
     event::GroupId,
-    system::{Interfaces, KernelEvents},
+    system::{
+        Interfaces, KernelEvents,
+        netlink::{Batch, Requests, attributes, read_u32},
+    },
 };
 
 const GROUP: GroupId = GroupId(0);
+/// Flows of which it is seen whether they move.
+const FLOWS: u32 = 20_000;
+/// linux/rtnetlink.h
+const RTA_IP_PROTO: u16 = 27;
+const RTA_SPORT: u16 = 28;
+const RTA_DPORT: u16 = 29;
 /// Longest time until everything stands.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -40,28 +52,32 @@ pub struct Failovers {
 ///
 /// Without root, or where the kernel refuses what is asked.
 pub fn failovers(choice: ActuationChoice, family: Family, prefixes: u32, rounds: u32) -> io::Result<Failovers> {
+    alone(move || measure(choice, family, prefixes, rounds))
+}
+
+/// Runs this in a thread with a network namespace of its own.
+fn alone<T: Send + 'static, F: Future<Output = io::Result<T>>>(
+    work: impl FnOnce() -> F + Send + 'static,
+) -> io::Result<T> {
     let thread = std::thread::spawn(move || {
         // Only the network namespace of this thread changes, which shares nothing else that matters here.
         #[allow(deprecated)]
         rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        runtime.block_on(measure(choice, family, prefixes, rounds))
+        runtime.block_on(work())
     });
     thread.join().unwrap_or_else(|_| Err(io::Error::other("the measuring thread has panicked")))
 }
 
 async fn measure(choice: ActuationChoice, family: Family, prefixes: u32, rounds: u32) -> io::Result<Failovers> {
+    if choice == ActuationChoice::Nexthop {
+        // Nobody else reads routes here.
+        fs::write(COMPAT_MODE, "0")?;
+    }
     let links = [link(1, family)?, link(2, family)?];
-    let wish = GroupRoutes {
-        table: 254,
-        prefixes: (0..prefixes).map(|i| prefix(family, i)).collect::<Arc<[IpNet]>>(),
-        links: links.to_vec(),
-        choice,
-        range: TableRange { table_base: 10_000, rule_priority: 32_600 },
-        ..GroupRoutes::default()
-    };
+    let wish = wish(choice, family, prefixes, &links);
     let mut events = KernelEvents::open()?;
-    let mut sink = Actuation::new(NetlinkRoutes::open()?, NetlinkTables::open()?);
+    let mut sink = sink()?;
     let mut measured = Failovers { moved_ns: Vec::new(), filled_ns: 0, longest_wait_ns: 0 };
     let start = Instant::now();
     for round in 0..=rounds as usize {
@@ -92,6 +108,69 @@ async fn measure(choice: ActuationChoice, family: Family, prefixes: u32, rounds:
         }
     }
     Ok(measured)
+}
+
+fn wish(choice: ActuationChoice, family: Family, prefixes: u32, links: &[Nexthop]) -> GroupRoutes {
+    GroupRoutes {
+        table: 254,
+        prefixes: (0..prefixes).map(|i| prefix(family, i)).collect::<Arc<[IpNet]>>(),
+        links: links.to_vec(),
+        choice,
+        range: TableRange { table_base: 10_000, rule_priority: 32_600 },
+        ..GroupRoutes::default()
+    }
+}
+
+fn sink() -> io::Result<Actuation<NetlinkRoutes, NetlinkTables, NetlinkObjects>> {
+    Ok(Actuation::new(NetlinkRoutes::open()?, NetlinkTables::open()?, NetlinkObjects::open()?))
+}
+
+/// Of flows over three links with equal weights: the share that moves though its own link stays, when another one goes,
+/// 0 to 1.
+///
+/// # Errors
+///
+/// As [`failovers`].
+pub fn flows_moved(choice: ActuationChoice) -> io::Result<f64> {
+    alone(move || async move {
+        // By addresses and ports (Documentation/networking/ip-sysctl.rst).
+        fs::write("/proc/sys/net/ipv4/fib_multipath_hash_policy", "1")?;
+        let links = [link(1, Family::V4)?, link(2, Family::V4)?, link(3, Family::V4)?];
+        let wish = wish(choice, Family::V4, 1, &links);
+        let mut sink = sink()?;
+        let mut outs = Vec::new();
+        for active in [&links[..], &links[..2]] {
+            sink.apply(clock::now_ns(), GROUP, &GroupRoutes { active: active.to_vec(), ..wish.clone() }).await;
+            while sink.next_deadline_ns() <= clock::now_ns() {
+                sink.tick(clock::now_ns()).await;
+            }
+            outs.push(interfaces_of_flows()?);
+        }
+        let gone = links[2].ifindex;
+        let moved = outs[0].iter().zip(&outs[1]).filter(|(before, after)| before != after && **before != gone);
+        Ok(moved.count() as f64 / f64::from(FLOWS))
+    })
+}
+
+/// Where the kernel sends UDP from each source port.
+fn interfaces_of_flows() -> io::Result<Vec<u32>> {
+    let (mut requests, mut batch) = (Requests::open()?, Batch::default());
+    (0..FLOWS)
+        .map(|flow| {
+            let mut fixed = [0; 12];
+            (fixed[0], fixed[1]) = (libc::AF_INET as u8, 32);
+            batch.clear();
+            batch.request(libc::RTM_GETROUTE, 0, &fixed);
+            batch.attribute(libc::RTA_DST, &[32, 0, 0, 9]);
+            batch.attribute(RTA_IP_PROTO, &[libc::IPPROTO_UDP as u8]);
+            batch.attribute(RTA_SPORT, &(10_000 + flow as u16).to_be_bytes());
+            batch.attribute(RTA_DPORT, &9u16.to_be_bytes());
+            requests.ask_one(&mut batch, |message| {
+                let attributes = attributes(message.payload.get(fixed.len()..)?);
+                attributes.filter(|(kind, _)| *kind == libc::RTA_OIF).find_map(|(_, value)| read_u32(value, 0))
+            })
+        })
+        .collect()
 }
 
 /// Makes a link to a router behind it.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{FoundRoute, Nexthop, PROTOCOL, Route, RouteKey, canonical};
+use super::{Egress, FoundRoute, Nexthop, PROTOCOL, Route, RouteKey, canonical};
 use crate::system::netlink::{Batch, address, append_attribute, attributes, read_u16, read_u32};
 
 /// `struct rtmsg`: family, destination length, source length, tos, table, protocol, scope, type: a byte each; flags u32.
@@ -50,6 +50,8 @@ pub enum Way {
     Unreachable,
     /// Out of this table: the rules behind the one that led here are asked.
     Throw,
+    /// Wherever the nexthop object of this id leads.
+    Object(u32),
 }
 
 /// A route in a table of ours.
@@ -68,7 +70,7 @@ pub struct FoundTableRoute {
     pub key: RouteKey,
     /// Who made it (`rtm_protocol`).
     pub protocol: u8,
-    /// Where it leads; nothing for what we would never make, such as a local route or one through a nexthop object.
+    /// Where it leads; nothing for what we would never make, such as a local route or one with an encapsulation.
     pub way: Option<Way>,
 }
 
@@ -115,15 +117,23 @@ impl Mode {
 /// Adds a request that writes the route.
 pub(super) fn write(batch: &mut Batch, route: &Route, mode: Mode) {
     place(batch, libc::RTM_NEWROUTE, mode.flags(), &route.key, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
-    hops(batch, &route.key, route.nexthops.iter().map(Hop::from));
+    match &route.egress {
+        Egress::Nexthops(nexthops) => hops(batch, &route.key, nexthops.iter().map(Hop::from)),
+        Egress::Object(id) => batch.attribute(RTA_NH_ID, &id.to_ne_bytes()),
+    }
 }
 
 /// Adds a request that removes the route. The kernel compares the protocol, and for IPv4, where a metric of 0 means
 /// any, the next hops too. For IPv6 next hops would remove only themselves from a multipath route, and the metric is exact.
+/// Of a nexthop object it compares the id for both.
 pub(super) fn delete(batch: &mut Batch, route: &Route) {
     place(batch, libc::RTM_DELROUTE, 0, &route.key, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
-    if route.key.prefix.addr().is_ipv4() {
-        hops(batch, &route.key, route.nexthops.iter().map(Hop::from));
+    match &route.egress {
+        Egress::Nexthops(nexthops) if route.key.prefix.addr().is_ipv4() => {
+            hops(batch, &route.key, nexthops.iter().map(Hop::from));
+        }
+        Egress::Nexthops(_) => {}
+        Egress::Object(id) => batch.attribute(RTA_NH_ID, &id.to_ne_bytes()),
     }
 }
 
@@ -136,7 +146,7 @@ pub(crate) fn write_table_route(batch: &mut Batch, route: &TableRoute, mode: Mod
         Way::Through { hops, .. } if hops.iter().all(|hop| hop.gateway.is_none()) => {
             (libc::RT_SCOPE_LINK, libc::RTN_UNICAST)
         }
-        Way::Through { .. } => (libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST),
+        Way::Through { .. } | Way::Object(_) => (libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST),
     };
     place(batch, libc::RTM_NEWROUTE, mode.flags(), &route.key, scope, kind);
     way(batch, route);
@@ -147,15 +157,18 @@ pub(crate) fn delete_table_route(batch: &mut Batch, route: &TableRoute) {
     let kind = match route.way {
         Way::Unreachable => libc::RTN_UNREACHABLE,
         Way::Throw => libc::RTN_THROW,
-        Way::Through { .. } => libc::RTN_UNICAST,
+        Way::Through { .. } | Way::Object(_) => libc::RTN_UNICAST,
     };
     place(batch, libc::RTM_DELROUTE, 0, &route.key, libc::RT_SCOPE_NOWHERE, kind);
-    if route.key.prefix.addr().is_ipv4() {
+    if route.key.prefix.addr().is_ipv4() || matches!(route.way, Way::Object(_)) {
         way(batch, route);
     }
 }
 
 fn way(batch: &mut Batch, route: &TableRoute) {
+    if let Way::Object(id) = route.way {
+        batch.attribute(RTA_NH_ID, &id.to_ne_bytes());
+    }
     let Way::Through { hops: through, source } = &route.way else { return };
     hops(batch, &route.key, through.iter().copied());
     if let Some(source) = *source {
@@ -246,14 +259,16 @@ pub(crate) fn dump(batch: &mut Batch, family: u8, filter: Filter) {
 /// A route message, as the peers' back-end sees it: next hops are routers.
 pub(crate) fn parse_route(payload: &[u8]) -> Option<FoundRoute> {
     let found = parse_table_route(payload)?;
-    let nexthops = match found.way {
+    let egress = match found.way {
         Some(Way::Through { hops, .. }) => hops
             .into_iter()
             .map(|Hop { ifindex, gateway, weight, .. }| Some(Nexthop { ifindex, gateway: gateway?, weight }))
-            .collect::<Option<Vec<_>>>(),
+            .collect::<Option<Vec<_>>>()
+            .map(|nexthops| Egress::Nexthops(canonical(nexthops))),
+        Some(Way::Object(id)) => Some(Egress::Object(id)),
         _ => None,
     };
-    Some(FoundRoute { key: found.key, protocol: found.protocol, nexthops: nexthops.map(canonical) })
+    Some(FoundRoute { key: found.key, protocol: found.protocol, egress })
 }
 
 /// A route message. Nothing for what can never be in a place of ours: routes by source or type of service, cached
@@ -272,7 +287,7 @@ pub(crate) fn parse_table_route(payload: &[u8]) -> Option<FoundTableRoute> {
     let mut destination = if v4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
     let (mut table, mut metric, mut source) = (u32::from(fixed[4]), 0, None);
     let mut only = Hop { ifindex: 0, gateway: None, weight: 1, onlink: flags as u8 & RTNH_F_ONLINK != 0 };
-    let (mut several, mut plain) = (None, true);
+    let (mut several, mut plain, mut object) = (None, true, None);
     for (kind, value) in attributes(&payload[RTMSG_LEN..]) {
         match kind {
             libc::RTA_DST => destination = address(value)?,
@@ -283,13 +298,16 @@ pub(crate) fn parse_table_route(payload: &[u8]) -> Option<FoundTableRoute> {
             libc::RTA_VIA => only.gateway = via(value),
             libc::RTA_PREFSRC => source = address(value),
             libc::RTA_MULTIPATH => several = multipath(value),
-            RTA_NH_ID | libc::RTA_ENCAP => plain = false,
+            // In compatibility mode the kernel adds the next hops that it leads to.
+            RTA_NH_ID => object = read_u32(value, 0),
+            libc::RTA_ENCAP => plain = false,
             _ => {}
         }
     }
     let way = match fixed[7] {
         libc::RTN_UNREACHABLE => Some(Way::Unreachable),
         libc::RTN_THROW => Some(Way::Throw),
+        libc::RTN_UNICAST if object.is_some() => object.map(Way::Object),
         libc::RTN_UNICAST if plain => {
             let hops = several.unwrap_or_else(|| vec![only]);
             hops.iter().all(|hop| hop.ifindex != 0).then_some(Way::Through { hops, source })
@@ -355,12 +373,13 @@ mod tests {
             ("2001:db8:1::/48", 1024, 254, vec![hop(3, "fe80::1", 1)]),
             ("::/0", 1025, 254, vec![hop(3, "fe80::1", 5), hop(4, "fe80::1", 1)]),
         ] {
-            let route = Route { key: RouteKey { table, prefix: prefix.parse().unwrap(), metric }, nexthops };
+            let key = RouteKey { table, prefix: prefix.parse().unwrap(), metric };
+            let route = Route { key, egress: Egress::Nexthops(nexthops) };
             let mut batch = Batch::default();
             write(&mut batch, &route, Mode::Create);
             let message = messages(batch.bytes()).next().unwrap();
             let found = parse_route(message.payload).unwrap();
-            let expected = FoundRoute { key: route.key, protocol: PROTOCOL, nexthops: Some(route.nexthops) };
+            let expected = FoundRoute { key: route.key, protocol: PROTOCOL, egress: Some(route.egress) };
             assert_eq!(found, expected, "{prefix}");
         }
     }
@@ -384,6 +403,8 @@ mod tests {
             ("::/0", u32::MAX, Way::Unreachable),
             ("10.20.20.0/22", 1, Way::Throw),
             ("2001:db8::/32", 1, Way::Throw),
+            ("10.20.20.0/22", 0, Way::Object(1_000_000)),
+            ("2001:db8::/32", 1024, Way::Object(1_000_001)),
             ("0.0.0.0/0", 0, through(&[hop(3, "", 5, false), hop(2, "198.51.100.1", 256, true)], "")),
             ("::/0", 1024, through(&[hop(3, "fe80::1", 1, true), hop(2, "2001:db8::1", 3, true)], "")),
             ("::/0", 1024, through(&[hop(3, "fe80::1", 1, true)], "2001:db8::2")),
@@ -404,7 +425,7 @@ mod tests {
         place(&mut batch, libc::RTM_NEWROUTE, 0, &key, libc::RT_SCOPE_LINK, libc::RTN_UNICAST);
         batch.attribute(libc::RTA_OIF, &3u32.to_ne_bytes());
         let found = parse_route(messages(batch.bytes()).next().unwrap().payload).unwrap();
-        assert_eq!((found.key, found.nexthops), (key, None));
+        assert_eq!((found.key, found.egress), (key, None));
     }
 
     #[test]

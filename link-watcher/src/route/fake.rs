@@ -9,7 +9,8 @@ use std::{
 };
 
 use super::{
-    Adopted, Change, FoundRoute, GroupRoutes, Nexthop, Notice, PROTOCOL, Report, RouteKernel, RouteKey, RouteSink,
+    Adopted, Change, Egress, FoundRoute, GroupRoutes, Nexthop, Notice, PROTOCOL, Report, RouteKernel, RouteKey,
+    RouteSink,
 };
 use crate::{
     event::GroupId,
@@ -64,11 +65,17 @@ impl FakeKernel {
         }
     }
 
+    /// The kernel drops every route that refers to a nexthop object, and says nothing.
+    pub(crate) fn drop_referring(&self, id: u32) {
+        self.state().routes.retain(|_, route| route.egress != Some(Egress::Object(id)));
+    }
+
     /// The kernel drops a route because its interface loses its address; of the route it says nothing.
     pub(crate) fn drop_silently(&self, key: &RouteKey) {
         let mut state = self.state();
         let Some(route) = state.routes.remove(key) else { return };
-        for Nexthop { ifindex, gateway, .. } in route.nexthops.unwrap_or_default() {
+        let Some(Egress::Nexthops(nexthops)) = route.egress else { return };
+        for Nexthop { ifindex, gateway, .. } in nexthops {
             let address =
                 Address { address: gateway, prefix_len: 24, peer: None, scope: 0, tentative: false, secondary: false };
             state.events.push(KernelEvent::AddressRemoved { ifindex, address });
@@ -87,7 +94,7 @@ impl State {
         match change {
             Change::Delete(_) => {
                 // The owner and the next hops must match.
-                let found = FoundRoute { key: wanted.key, protocol: PROTOCOL, nexthops: Some(wanted.nexthops.clone()) };
+                let found = FoundRoute { key: wanted.key, protocol: PROTOCOL, egress: Some(wanted.egress.clone()) };
                 if there != Some(&found) {
                     return Err(libc::ESRCH);
                 }
@@ -98,11 +105,11 @@ impl State {
             Change::Create(_) if there.is_some() => return Err(libc::EEXIST),
             Change::Create(_) | Change::Replace(_) => {}
         }
-        if wanted.nexthops.iter().any(|nexthop| self.absent.contains(&nexthop.ifindex)) {
+        if self.absent.iter().any(|ifindex| wanted.egress.uses(*ifindex)) {
             return Err(libc::ENODEV);
         }
         let change = if there.is_some() { RouteChange::Replaced } else { RouteChange::Added };
-        let route = FoundRoute { key: wanted.key, protocol: PROTOCOL, nexthops: Some(wanted.nexthops.clone()) };
+        let route = FoundRoute { key: wanted.key, protocol: PROTOCOL, egress: Some(wanted.egress.clone()) };
         self.events.push(event(change, OWN_PORT, &route));
         self.routes.insert(wanted.key, route);
         Ok(())

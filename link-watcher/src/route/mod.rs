@@ -21,6 +21,7 @@ pub(crate) mod codec;
 #[cfg(test)]
 pub(crate) mod fake;
 mod kernel;
+pub(crate) mod nexthop;
 mod plan;
 mod reconcile;
 mod routes;
@@ -38,9 +39,10 @@ use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
 use ipnet::IpNet;
 
 pub use self::{
-    bench::{Failovers, failovers},
+    bench::{Failovers, failovers, flows_moved},
     codec::{FoundTableRoute, Hop, TableRoute, Way},
     kernel::{Change, NetlinkRoutes, RouteKernel},
+    nexthop::{FoundObject, Member, NetlinkObjects, NexthopGroups, Object, ObjectChange, ObjectKernel},
     routes::Routes,
     rule::{Family, FoundRule, InterfaceName, Rule},
     sink::Actuation,
@@ -94,14 +96,35 @@ pub struct GroupRoutes {
     pub links: Vec<Nexthop>,
     /// Which back-end.
     pub choice: ActuationChoice,
-    /// What the back-end of tables may use.
+    /// What the back-ends of tables and of nexthop objects may use.
     pub range: TableRange,
+    /// Nexthop groups that carry everything, instead of next hops; set by [`Actuation`].
+    pub objects: Option<Objects>,
 }
 
-/// Tables and rules of a group.
+/// The kernel's nexthop groups that routes refer to; nothing for a family that has none now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// Id of the one for IPv4 prefixes.
+    pub v4: Option<u32>,
+    /// Id of the one for IPv6 prefixes.
+    pub v6: Option<u32>,
+}
+
+impl Objects {
+    /// The one for a prefix.
+    const fn serving(&self, prefix: &IpNet) -> Option<u32> {
+        match prefix {
+            IpNet::V4(_) => self.v4,
+            IpNet::V6(_) => self.v6,
+        }
+    }
+}
+
+/// Tables, rules and nexthop objects of a group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TableRange {
-    /// The first of [`TABLES`] tables.
+    /// The first of [`TABLES`] tables, and of as many ids of nexthop objects.
     pub table_base: u32,
     /// Priority of the first of at most [`PRIORITIES`] rules.
     pub rule_priority: u32,
@@ -113,7 +136,7 @@ impl TableRange {
         self.table_base..self.table_base.saturating_add(TABLES)
     }
 
-    /// Whether the table is among them.
+    /// Whether the table, or the id of a nexthop object, is among them.
     pub fn has(&self, table: u32) -> bool {
         self.tables().contains(&table)
     }
@@ -141,8 +164,24 @@ impl fmt::Display for RouteKey {
 pub struct Route {
     /// Where it stands.
     pub key: RouteKey,
-    /// At least one, in canonical order: in another order the kernel would move every flow.
-    pub nexthops: Vec<Nexthop>,
+    /// Where it leads.
+    pub egress: Egress,
+}
+
+/// Where a route of ours leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Egress {
+    /// Through these next hops: at least one, in canonical order, because in another the kernel would move every flow.
+    Nexthops(Vec<Nexthop>),
+    /// Wherever the nexthop object of this id leads.
+    Object(u32),
+}
+
+impl Egress {
+    /// Whether a next hop is through this interface, as far as the route itself tells.
+    fn uses(&self, ifindex: u32) -> bool {
+        matches!(self, Self::Nexthops(nexthops) if nexthops.iter().any(|nexthop| nexthop.ifindex == ifindex))
+    }
 }
 
 /// A route that the kernel has, anybody's.
@@ -152,8 +191,9 @@ pub struct FoundRoute {
     pub key: RouteKey,
     /// Who made it (`rtm_protocol`).
     pub protocol: u8,
-    /// In canonical order; nothing where it is no unicast route with gateways, so none that we would make.
-    pub nexthops: Option<Vec<Nexthop>>,
+    /// Where it leads; nothing where it is neither a unicast route with gateways nor one through a nexthop object, so
+    /// none that we would make.
+    pub egress: Option<Egress>,
 }
 
 /// Why a prefix has no route from us.
@@ -296,6 +336,15 @@ pub enum Notice {
         /// Who did it, where somebody did.
         by: String,
     },
+    /// A nexthop object of ours was gone or changed, and stands again.
+    ObjectGone {
+        /// Which.
+        what: String,
+        /// Who did it.
+        by: String,
+    },
+    /// Something in this machine is at odds with what a group uses.
+    Precaution(String),
     /// A group's traffic is carried by another back-end from now on.
     Handed {
         /// Group.
@@ -305,7 +354,7 @@ pub enum Notice {
         /// How many.
         prefixes: usize,
     },
-    /// A group cannot be served by tables, though it would be better.
+    /// A group cannot be served by tables or nexthop objects, though it would be better.
     Unfit {
         /// Group.
         group: GroupId,
@@ -343,7 +392,10 @@ impl fmt::Display for Notice {
                  {wait_ms} ms. Keep that program from routes with protocol {PROTOCOL}",
                 group.0
             ),
-            Self::RuleGone { what, by } => write!(f, "{what} had gone and stands again; removed by {by}"),
+            Self::Precaution(what) => f.write_str(what),
+            Self::RuleGone { what, by } | Self::ObjectGone { what, by } => {
+                write!(f, "{what} had gone and stands again; removed by {by}")
+            }
             Self::Handed { group, tables: true, prefixes } => write!(
                 f,
                 "group {}: {prefixes} prefixes stand in a table for each link now: failing over is one rule",

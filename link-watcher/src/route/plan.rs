@@ -4,13 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
-use super::{GroupRoutes, MAX_BACKUPS, Nexthop, Route, RouteKey, canonical, effective_metric, serves};
+use super::{Egress, GroupRoutes, MAX_BACKUPS, Nexthop, Route, RouteKey, canonical, effective_metric, serves};
 
 /// The routes of a group as they shall stand.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Wanted {
-    /// Place to next hops, these in canonical order and never empty.
-    pub(super) routes: BTreeMap<RouteKey, Vec<Nexthop>>,
+    /// Place to where it leads.
+    pub(super) routes: BTreeMap<RouteKey, Egress>,
     /// For each prefix the place that carries its traffic, where it has one: the lowest metric.
     pub(super) leads: BTreeMap<IpNet, Option<RouteKey>>,
 }
@@ -20,10 +20,17 @@ impl Wanted {
         let mut wanted = Self::default();
         for prefix in desired.prefixes.iter() {
             let prefix = prefix.trunc();
+            let base = effective_metric(&prefix, desired.metric);
+            if let Some(objects) = &desired.objects {
+                let key = RouteKey { table: desired.table, prefix, metric: base };
+                let object = objects.serving(&prefix);
+                wanted.leads.insert(prefix, object.map(|_| key));
+                wanted.routes.extend(object.map(|id| (key, Egress::Object(id))));
+                continue;
+            }
             let usable = |nexthop: &Nexthop| nexthop.ifindex != 0 && serves(nexthop.gateway, &prefix);
             let active = canonical(desired.active.iter().copied().filter(usable));
             let backups = desired.backups.iter().copied().filter(usable).map(|nexthop| canonical([nexthop]));
-            let base = effective_metric(&prefix, desired.metric);
             // Backups keep their distance from the configured metric also where no active link can serve the prefix.
             let ranks = (0u32..).zip(std::iter::once(active).chain(backups.take(MAX_BACKUPS as usize)));
             let mut lead = None;
@@ -31,7 +38,7 @@ impl Wanted {
                 let Some(metric) = base.checked_add(rank).filter(|_| !nexthops.is_empty()) else { continue };
                 let key = RouteKey { table: desired.table, prefix, metric };
                 lead.get_or_insert(key);
-                wanted.routes.insert(key, nexthops);
+                wanted.routes.insert(key, Egress::Nexthops(nexthops));
             }
             wanted.leads.insert(prefix, lead);
         }
@@ -46,13 +53,13 @@ impl Wanted {
     /// Routes to write, those that carry traffic first. `skip`: places to leave alone.
     pub(super) fn writes<'a>(
         &'a self,
-        standing: impl Fn(&RouteKey) -> Option<&'a [Nexthop]>,
+        standing: impl Fn(&RouteKey) -> Option<&'a Egress>,
         skip: impl Fn(&RouteKey) -> bool,
     ) -> Vec<(Route, bool)> {
-        let differing = self.routes.iter().filter_map(|(key, nexthops)| {
+        let differing = self.routes.iter().filter_map(|(key, egress)| {
             let now = standing(key);
-            let differs = now != Some(nexthops.as_slice()) && !skip(key);
-            differs.then(|| (Route { key: *key, nexthops: nexthops.clone() }, now.is_some()))
+            let differs = now != Some(egress) && !skip(key);
+            differs.then(|| (Route { key: *key, egress: egress.clone() }, now.is_some()))
         });
         let (mut leads, backups): (Vec<_>, Vec<_>) = differing.partition(|(route, _)| self.is_lead(&route.key));
         leads.extend(backups);
@@ -61,17 +68,17 @@ impl Wanted {
 
     /// Of the places that the group holds, those that it holds in vain. A prefix that is still wanted keeps everything
     /// until one of its wanted routes stands.
-    pub(super) fn stale(&self, held: &BTreeMap<RouteKey, Vec<Nexthop>>) -> Vec<Route> {
+    pub(super) fn stale(&self, held: &BTreeMap<RouteKey, Egress>) -> Vec<Route> {
         let served: BTreeSet<IpNet> = self
             .routes
             .iter()
-            .filter(|(key, nexthops)| held.get(key) == Some(nexthops))
+            .filter(|(key, egress)| held.get(key) == Some(egress))
             .map(|(key, _)| key.prefix)
             .collect();
         held.iter()
             .filter(|(key, _)| !self.routes.contains_key(key))
             .filter(|(key, _)| !self.leads.contains_key(&key.prefix) || served.contains(&key.prefix))
-            .map(|(key, nexthops)| Route { key: *key, nexthops: nexthops.clone() })
+            .map(|(key, egress)| Route { key: *key, egress: egress.clone() })
             .collect()
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    FoundRoute, Nexthop, Notice, PROTOCOL, RouteKernel, RouteKey,
+    Egress, FoundRoute, Notice, PROTOCOL, RouteKernel, RouteKey,
     routes::{Cause, Fight, PERIOD_NS, RETRY_NS, Routes},
 };
 use crate::{
@@ -39,7 +39,7 @@ impl<K: RouteKernel> Routes<K> {
             | KernelEvent::AddressRemoved { ifindex, .. }
                 if self.concerned(*ifindex) =>
             {
-                self.doubt(|_, nexthops| nexthops.iter().any(|nexthop| nexthop.ifindex == *ifindex));
+                self.doubt(|_, egress| egress.uses(*ifindex));
                 self.due_soon(now_ns);
             }
             // What could not be written before may be possible now.
@@ -76,11 +76,25 @@ impl<K: RouteKernel> Routes<K> {
     }
 
     /// From now until the next comparison these places may be empty, or somebody else's.
-    fn doubt(&mut self, which: impl Fn(&RouteKey, &[Nexthop]) -> bool) {
+    fn doubt(&mut self, which: impl Fn(&RouteKey, &Egress) -> bool) {
         for group in self.groups.values_mut() {
-            let doubtful = group.held.iter().filter(|(key, nexthops)| which(key, nexthops)).map(|(key, _)| *key);
+            let doubtful = group.held.iter().filter(|(key, egress)| which(key, egress)).map(|(key, _)| *key);
             group.doubtful.extend(doubtful);
         }
+    }
+
+    /// The routes of a group may have gone with the nexthop object that they refer to: the kernel says nothing (IPv4).
+    pub(super) fn lost(&mut self, now_ns: u64, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let referring = group.held.iter().filter(|(_, egress)| matches!(egress, Egress::Object(_)));
+        group.doubtful.extend(referring.map(|(key, _)| *key));
+        self.due(now_ns);
+    }
+
+    /// Whether any route of the group refers to a nexthop object.
+    pub(super) fn refers_to_objects(&self, id: GroupId) -> bool {
+        let held = self.groups.get(&id).into_iter().flat_map(|group| group.held.values());
+        held.into_iter().any(|egress| matches!(egress, Egress::Object(_)))
     }
 
     fn due_soon(&mut self, now_ns: u64) {
@@ -186,14 +200,14 @@ impl<K: RouteKernel> Routes<K> {
         group.doubtful.clear();
         let mut lost = Vec::new();
         let held = std::mem::take(&mut group.held);
-        for (key, nexthops) in held {
+        for (key, egress) in held {
             match actual.get(&key) {
-                Some(found) if found.nexthops.as_ref() == Some(&nexthops) => {
-                    group.held.insert(key, nexthops);
+                Some(found) if found.egress.as_ref() == Some(&egress) => {
+                    group.held.insert(key, egress);
                     continue;
                 }
-                Some(found) if group.recognises(found) => {
-                    group.held.insert(key, found.nexthops.clone().unwrap_or_default());
+                Some(FoundRoute { egress: Some(egress), .. }) if group.recognises(&actual[&key]) => {
+                    group.held.insert(key, egress.clone());
                 }
                 Some(found) => {
                     self.refused.insert(key, Some(found.protocol));
@@ -207,11 +221,12 @@ impl<K: RouteKernel> Routes<K> {
         }
         // What stands although it is not known to: the answers to its request were lost.
         let unsure = std::mem::take(&mut group.unsure);
-        for key in unsure.iter().chain(group.wanted.routes.keys()) {
-            if let Some(found) = actual.get(key).filter(|found| group.recognises(found)) {
-                group.held.entry(*key).or_insert_with(|| found.nexthops.clone().unwrap_or_default());
-            }
-        }
+        let standing: Vec<&FoundRoute> = unsure
+            .iter()
+            .chain(group.wanted.routes.keys())
+            .filter_map(|key| actual.get(key).filter(|found| group.recognises(found)))
+            .collect();
+        standing.into_iter().for_each(|found| group.hold(found));
         lost
     }
 

@@ -6,8 +6,8 @@ use std::{
 };
 
 use super::{
-    Adopted, Change, FoundRoute, GroupRoutes, Nexthop, Notice, PROTOCOL, Refusal, Report, RouteKernel, RouteKey,
-    RouteSink, Why, effective_metric, plan::Wanted,
+    Adopted, Change, Egress, FoundRoute, GroupRoutes, Nexthop, Notice, PROTOCOL, Refusal, Report, RouteKernel,
+    RouteKey, RouteSink, TableRange, Why, effective_metric, plan::Wanted,
 };
 use crate::{
     event::GroupId,
@@ -49,9 +49,11 @@ pub struct Routes<K> {
 pub(super) struct Group {
     pub(super) wanted: Wanted,
     /// Places that are ours, and what stands there.
-    pub(super) held: BTreeMap<RouteKey, Vec<Nexthop>>,
+    pub(super) held: BTreeMap<RouteKey, Egress>,
     /// Next hops of its links: what leads through these only, and has our protocol, is ours.
     pub(super) known: BTreeSet<(u32, IpAddr)>,
+    /// Ids of its nexthop objects, whether it has any or not: the same holds of these.
+    pub(super) range: TableRange,
     /// Of the held places those from an earlier run that nothing has wanted yet.
     pub(super) orphans: BTreeSet<RouteKey>,
     /// When these go, ns.
@@ -66,13 +68,24 @@ impl Group {
     /// Whether a route was made for this group, by us or by an earlier run.
     pub(super) fn recognises(&self, found: &FoundRoute) -> bool {
         found.protocol == PROTOCOL
-            && found.nexthops.as_ref().is_some_and(|nexthops| {
-                nexthops.iter().all(|nexthop| self.known.contains(&(nexthop.ifindex, nexthop.gateway)))
-            })
+            && match &found.egress {
+                Some(Egress::Nexthops(nexthops)) => {
+                    nexthops.iter().all(|nexthop| self.known.contains(&(nexthop.ifindex, nexthop.gateway)))
+                }
+                Some(Egress::Object(id)) => self.range.has(*id),
+                None => false,
+            }
+    }
+
+    /// Enters a route that was found and is recognised, unless something stands there already.
+    pub(super) fn hold(&mut self, found: &FoundRoute) {
+        if let Some(egress) = &found.egress {
+            self.held.entry(found.key).or_insert_with(|| egress.clone());
+        }
     }
 
     pub(super) fn stands(&self, key: &RouteKey) -> bool {
-        self.held.get(key).is_some_and(|nexthops| self.wanted.routes.get(key) == Some(nexthops))
+        self.held.get(key).is_some_and(|egress| self.wanted.routes.get(key) == Some(egress))
     }
 
     fn know(&mut self, nexthops: &[Nexthop]) {
@@ -166,7 +179,7 @@ impl<K: RouteKernel> Routes<K> {
                 || (cause == Cause::Repair && self.fights.get(key).is_some_and(|fight| fight.next_ns > now_ns))
                 || (!group.held.contains_key(key) && self.other_holder(id, key).is_some())
         };
-        let writes = group.wanted.writes(|key| group.held.get(key).map(Vec::as_slice), skip);
+        let writes = group.wanted.writes(|key| group.held.get(key), skip);
         writes
             .into_iter()
             .map(|(route, held)| match held && !group.doubtful.contains(&route.key) {
@@ -200,7 +213,7 @@ impl<K: RouteKernel> Routes<K> {
                 let route = change.route();
                 match (change, result) {
                     (Change::Create(_) | Change::Replace(_), Ok(())) => {
-                        group.held.insert(route.key, route.nexthops.clone());
+                        group.held.insert(route.key, route.egress.clone());
                         group.orphans.remove(&route.key);
                         group.doubtful.remove(&route.key);
                     }
@@ -251,7 +264,8 @@ impl<K: RouteKernel> Routes<K> {
         for route in found {
             group.doubtful.remove(&route.key);
             if group.recognises(&route) {
-                group.held.insert(route.key, route.nexthops.unwrap_or_default());
+                group.held.remove(&route.key);
+                group.hold(&route);
                 again = true;
             } else {
                 forget(group, &route.key);
@@ -320,6 +334,7 @@ impl<K: RouteKernel> RouteSink for Routes<K> {
         self.due(now_ns + PERIOD_NS);
         let entry = self.groups.entry(group).or_default();
         entry.know(links);
+        entry.range = desired.range;
         // Places that are refused or vanish meanwhile are found by the comparison that follows a failure.
         let Ok(found) = self.kernel.ours() else {
             self.freed = true;
@@ -334,12 +349,13 @@ impl<K: RouteKernel> RouteSink for Routes<K> {
             if route.key.table != *table || held.contains(&route.key) || !entry.recognises(&route) {
                 continue;
             }
-            let nexthops = route.nexthops.unwrap_or_default();
             routes += 1;
-            if route.key.metric == effective_metric(&route.key.prefix, *metric) {
+            if let Some(Egress::Nexthops(nexthops)) = &route.egress
+                && route.key.metric == effective_metric(&route.key.prefix, *metric)
+            {
                 *carriers.entry(nexthops.clone()).or_default() += 1;
             }
-            entry.held.insert(route.key, nexthops);
+            entry.hold(&route);
             entry.orphans.insert(route.key);
         }
         entry.orphans_until_ns = now_ns + ORPHAN_GRACE_NS;
@@ -355,6 +371,7 @@ impl<K: RouteKernel> RouteSink for Routes<K> {
         let entry = self.groups.entry(group).or_default();
         entry.know(&desired.active);
         entry.know(&desired.backups);
+        entry.range = desired.range;
         let wanted = Wanted::of(desired);
         entry.orphans.retain(|key| !wanted.routes.contains_key(key));
         let fewer = entry.wanted.routes.keys().any(|key| !wanted.routes.contains_key(key));

@@ -51,7 +51,7 @@ impl FakeKernel {
     /// Somebody else removes a route; gives the event.
     pub(crate) fn foreign_delete(&self, at: usize) -> KernelEvent {
         let route = self.state().routes.remove(at);
-        let found = FoundRoute { key: route.key, protocol: route.protocol, nexthops: None };
+        let found = FoundRoute { key: route.key, protocol: route.protocol, egress: None };
         KernelEvent::Route(RouteEvent { change: RouteChange::Removed, port_id: FOREIGN_PORT, route: found })
     }
 

@@ -32,7 +32,7 @@ fn key(prefix: u32, metric: u32) -> RouteKey {
 }
 
 fn foreign(key: RouteKey, protocol: u8) -> FoundRoute {
-    FoundRoute { key, protocol, nexthops: Some(vec![hop(99)]) }
+    FoundRoute { key, protocol, egress: Some(Egress::Nexthops(vec![hop(99)])) }
 }
 
 /// Runs what never waits for anything outside.
@@ -198,8 +198,8 @@ fn random_histories_end_as_wanted() {
         }
         let wanted = plan::Wanted::of(&last);
         let state = kernel.state();
-        for (key, nexthops) in wanted.routes.iter().filter(|(key, _)| !foreigners.contains_key(key)) {
-            let route = FoundRoute { key: *key, protocol: PROTOCOL, nexthops: Some(nexthops.clone()) };
+        for (key, egress) in wanted.routes.iter().filter(|(key, _)| !foreigners.contains_key(key)) {
+            let route = FoundRoute { key: *key, protocol: PROTOCOL, egress: Some(egress.clone()) };
             assert_eq!(state.routes.get(key), Some(&route), "seed {seed}");
         }
         let served = |prefix| wanted.routes.keys().any(|key| key.prefix == prefix && !foreigners.contains_key(key));

@@ -10,10 +10,12 @@ use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket, protocols::NETLINK_R
 use socket2::{SockFilter, SockRef};
 
 use super::netlink::{self, Message, attributes, messages, read_u16, read_u32, string};
-use crate::route::{FoundRoute, FoundRule, PROTOCOL, parse_route, rule};
+use crate::route::{FoundRoute, FoundRule, PROTOCOL, nexthop, parse_route, rule};
 
 /// Bytes read at a time: a netlink event is far smaller, and the largest (a link with all its attributes) is some 2 KiB.
 const READ_BUFFER: usize = 32 << 10;
+/// `RTNLGRP_NEXTHOP` (linux/rtnetlink.h).
+const RTNLGRP_NEXTHOP: u32 = 32;
 /// `IFLA_INFO_KIND` (linux/if_link.h).
 const IFLA_INFO_KIND: u16 = 1;
 
@@ -53,6 +55,13 @@ pub enum KernelEvent {
         port_id: u32,
         /// The rule.
         rule: FoundRule,
+    },
+    /// A nexthop object appeared, changed or went, anybody's. The kernel says nothing of those that it deletes itself.
+    Nexthop {
+        /// Its id.
+        id: u32,
+        /// The netlink port id of who did it.
+        port_id: u32,
     },
     /// Events were lost: everything known is to be read again.
     Resync,
@@ -130,11 +139,13 @@ pub struct KernelEvents {
     filtered: Filtered,
 }
 
-/// Routes that are wanted beyond those that always are, and not.
+/// What is wanted beyond what always is, and not.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filtered {
     /// Everybody's routes in the main table.
     pub main_table: bool,
+    /// Everybody's nexthop objects.
+    pub nexthops: bool,
     /// No routes written by requests from these netlink port ids: one's own, which may be very many.
     pub without: Vec<u32>,
 }
@@ -165,6 +176,13 @@ impl KernelEvents {
     pub fn filter(&mut self, filtered: Filtered) -> io::Result<()> {
         if filtered != self.filtered {
             SockRef::from(self.socket.socket_ref()).attach_filter(&filter(&filtered))?;
+            let socket = self.socket.socket_mut();
+            if filtered.nexthops && !self.filtered.nexthops {
+                // A kernel without such objects has no such events: whoever wants them learns that from the objects.
+                let _ = socket.add_membership(RTNLGRP_NEXTHOP);
+            } else if self.filtered.nexthops && !filtered.nexthops {
+                let _ = socket.drop_membership(RTNLGRP_NEXTHOP);
+            }
             self.filtered = filtered;
         }
         Ok(())
@@ -280,6 +298,9 @@ pub(super) fn parse(message: &Message<'_>) -> Option<KernelEvent> {
         libc::RTM_DELROUTE => {
             let route = parse_route(message.payload)?;
             Some(KernelEvent::Route(RouteEvent { change: RouteChange::Removed, port_id: message.port_id, route }))
+        }
+        nexthop::RTM_NEWNEXTHOP | nexthop::RTM_DELNEXTHOP => {
+            Some(KernelEvent::Nexthop { id: nexthop::parse(message.payload)?.id, port_id: message.port_id })
         }
         libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(KernelEvent::Rule {
             removed: message.kind == libc::RTM_DELRULE,

@@ -73,7 +73,9 @@ impl Interfaces {
                 interface.addresses.retain(|other| !same(other, address));
                 interface.addresses.len() != before
             }
-            KernelEvent::Route(_) | KernelEvent::Rule { .. } | KernelEvent::Resync => false,
+            KernelEvent::Route(_) | KernelEvent::Rule { .. } | KernelEvent::Nexthop { .. } | KernelEvent::Resync => {
+                false
+            }
         }
     }
 
@@ -90,6 +92,11 @@ impl Interfaces {
     /// The index of an interface.
     pub fn index(&self, name: &str) -> Option<u32> {
         self.get(name).map(|interface| interface.link.ifindex)
+    }
+
+    /// Whether the address is ours, on whatever interface.
+    pub fn have(&self, address: IpAddr) -> bool {
+        self.iter().any(|interface| interface.addresses.iter().any(|own| own.address == address))
     }
 
     /// What the interface is now for a link that needs the address `local` on it; without `local`, one that reaches

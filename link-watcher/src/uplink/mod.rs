@@ -85,7 +85,44 @@ pub struct Path {
     pub source: Option<IpAddr>,
 }
 
+impl Uplink {
+    /// An uplink of the configuration of which nothing else is known: without interface and way, and not used.
+    pub fn new(link: LinkId, number: u32, config: &UplinkConfig) -> Self {
+        Self {
+            link,
+            number,
+            name: config.name.clone(),
+            interface: config.interface.clone(),
+            ifindex: 0,
+            ipv4: None,
+            ipv6: None,
+            gateway_mac: None,
+            prefixes: config.prefixes.clone(),
+            nat: config.nat,
+            weight: 0,
+            usable: false,
+        }
+    }
+}
+
 impl Desired {
+    /// A group of the configuration without any uplink.
+    pub fn new(group: GroupId, config: &UplinksConfig) -> Self {
+        Self {
+            group,
+            name: config.name.clone(),
+            routes: config.routes.clone(),
+            spared: Vec::new(),
+            lan: config.lan.clone(),
+            sticky: config.sticky,
+            fwmark_mask: config.fwmark_mask,
+            rule_priority: config.rule_priority,
+            table_base: config.table_base,
+            force: config.force.clone(),
+            uplinks: Vec::new(),
+        }
+    }
+
     /// What the configuration alone says of the group: as if all of its uplinks were up. Addresses that the daemon would
     /// learn are not known, nor is who is behind an interface that several uplinks share.
     pub fn with_all_up(group: GroupId, config: &UplinksConfig) -> Self {
@@ -100,33 +137,14 @@ impl Desired {
                 has.then(|| Path { gateway: of(&link.gateways), source: of(&link.locals) })
             };
             Uplink {
-                link: LinkId(number - 1),
-                number,
-                name: link.name.clone(),
-                interface: link.interface.clone(),
-                ifindex: 0,
                 ipv4: path(true),
                 ipv6: path(false),
-                gateway_mac: None,
-                prefixes: link.prefixes.clone(),
-                nat: link.nat,
                 weight: if Some(link.tier) == lowest { link.weight } else { 0 },
                 usable: true,
+                ..Uplink::new(LinkId(number - 1), number, link)
             }
         };
-        Self {
-            group,
-            name: config.name.clone(),
-            routes: config.routes.clone(),
-            spared: Vec::new(),
-            lan: config.lan.clone(),
-            sticky: config.sticky,
-            fwmark_mask: config.fwmark_mask,
-            rule_priority: config.rule_priority,
-            table_base: config.table_base,
-            force: config.force.clone(),
-            uplinks: config.links.iter().zip(1..).map(uplink).collect(),
-        }
+        Self { uplinks: config.links.iter().zip(1..).map(uplink).collect(), ..Self::new(group, config) }
     }
 
     /// One of its uplinks.

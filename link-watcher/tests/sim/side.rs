@@ -75,6 +75,10 @@ impl Side {
         }
     }
 
+    fn role(&self) -> Role {
+        if self.at == CLIENT { Role::Client } else { Role::Server }
+    }
+
     pub fn name(&self) -> &'static str {
         if self.at == CLIENT { "client" } else { "server" }
     }
@@ -86,9 +90,8 @@ impl Side {
     pub fn start(&mut self, now_ns: u64, setup: &Setup) {
         self.session += 1;
         self.started_ns = now_ns;
-        let role = if self.at == CLIENT { Role::Client } else { Role::Server };
         let mut engine = Engine::new(1_000_000 + (now_ns / 1_000_000_000) as u32);
-        engine.handle(now_ns, Event::Configure(vec![setup.spec(role)]));
+        engine.handle(now_ns, Event::Configure(vec![setup.spec(self.role())]));
         self.drained.fill(false);
         self.inbox.clear();
         for link in 0..self.kernel.len() {
@@ -235,13 +238,7 @@ impl Side {
             lines.push(format!("{} does {action:?}", self.name()));
             match action {
                 Action::Say { link, said } => {
-                    let mut bits = if self.at == CLIENT { flags::CLIENT } else { 0 };
-                    for (flag, set) in
-                        [(flags::ACTIVE, said.active), (flags::DRAINED, said.drained), (flags::HEARS, said.hears)]
-                    {
-                        bits |= if set { flag } else { 0 };
-                    }
-                    let view = View { epoch: said.epoch, rank: said.rank, flags: bits }.pack();
+                    let view = said.view(self.role()).pack();
                     let link = link.0 as usize;
                     if self.kernel[link].0.view.swap(view, Relaxed) != view {
                         self.probe(now_ns, link, sent);
@@ -317,16 +314,7 @@ impl Side {
         let edge = prober.detector.poll(now_ns, echoes);
         if state.last_echo_ns.load(Relaxed) != 0 {
             let session = state.peer_session.load(Relaxed) as u32;
-            let view = View::unpack(state.peer_view.load(Relaxed));
-            let said = PeerSaid {
-                session,
-                epoch: view.epoch,
-                rank: view.rank,
-                active: view.flags & flags::ACTIVE != 0,
-                drained: view.flags & flags::DRAINED != 0,
-                hears: view.flags & flags::HEARS != 0,
-                restarting: view.flags & flags::RESTARTING != 0,
-            };
+            let said = PeerSaid::heard(session, View::unpack(state.peer_view.load(Relaxed)));
             if prober.told.replace(said) != Some(said) {
                 self.inbox.push((now_ns, Event::Peer { link: LinkId(link as u32), said }));
             }
@@ -341,6 +329,6 @@ fn report(link: usize, edge: Edge) -> Event {
     let link = LinkId(link as u32);
     match edge {
         Edge::Alive => Event::Alive { link },
-        Edge::Silent { last_good_ns } => Event::Silent { link, last_good_ns },
+        Edge::Silent { last_good_ns, .. } => Event::Silent { link, last_good_ns },
     }
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeMap,
     io::{Read, Write},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     path::Path as FilePath,
     time::Duration,
 };
@@ -100,6 +100,12 @@ impl Rig {
     pub(crate) fn release(&mut self, index: usize) -> u32 {
         let (mark, mask) = (self.desired.mark(&self.desired.uplinks[index]), self.desired.fwmark_mask);
         self.conntrack.release(mark, mask).unwrap()
+    }
+
+    /// Releases those that are answered to `source`.
+    pub(crate) fn release_source(&mut self, index: usize, source: IpAddr) -> u32 {
+        let (mark, mask) = (self.desired.mark(&self.desired.uplinks[index]), self.desired.fwmark_mask);
+        self.conntrack.release_source(mark, mask, source).unwrap()
     }
 
     /// The counters of answers, in the order of the uplinks.

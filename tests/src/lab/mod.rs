@@ -12,16 +12,19 @@
 //! | [`service`] | any other program inside a namespace |
 //! | [`setup`], [`routers`] | two routers, three links, hosts behind both |
 //! | [`trial`] | the two of them at work, with traffic: break something, see what it costs |
+//! | [`announcement`] | very many prefixes announced by one router to the other |
 //! | [`status`] | reading `status --json` |
 //! | [`uplinks`] | a site with several providers, the internet behind them, and connections by the thousand |
 //!
 //! The lab needs root (CAP_SYS_ADMIN for namespaces, CAP_NET_ADMIN and CAP_NET_RAW inside them).
 
+pub mod announcement;
 pub mod cable;
 pub mod daemon;
 pub mod forge;
 pub mod frame;
 pub mod meter;
+pub mod metrics;
 pub mod netlink;
 pub mod netns;
 pub mod routers;

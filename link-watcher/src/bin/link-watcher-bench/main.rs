@@ -11,6 +11,7 @@ mod record;
 mod rig;
 mod routes;
 mod scale;
+mod stack;
 mod table;
 
 use std::path::PathBuf;
@@ -82,7 +83,7 @@ fn main() -> Result<()> {
         outage::run(&rig, &mut table, arguments.cuts, arguments.quiet)?;
     }
     if wanted(Part::Routes) {
-        routes::run(&mut table)?;
+        routes::run(&rig, &mut table)?;
     }
     if wanted(Part::Scale) {
         scale::run(&rig, &mut table)?;

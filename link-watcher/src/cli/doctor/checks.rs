@@ -6,6 +6,7 @@ use std::{
 };
 
 use super::{Finding, Machine, Needs, missing, ok, warning};
+use crate::route::nexthop::{COMPAT_MODE, COMPAT_REMEDY, COMPAT_WARNING};
 
 /// The oldest kernel that loads our programs, and the first that attaches them at tc.
 const MIN_KERNEL: (u32, u32) = (5, 15);
@@ -25,7 +26,7 @@ pub(super) fn of_machine(machine: &dyn Machine, needs: &Needs) -> Vec<Finding> {
     if needs.bpf {
         findings.extend(bpf(machine));
     }
-    findings.push(nexthops(machine));
+    findings.push(nexthops(machine, needs));
     if needs.uplinks {
         findings.push(nft(machine));
         findings.push(conntrack(machine));
@@ -127,13 +128,16 @@ fn bpf(machine: &dyn Machine) -> Vec<Finding> {
     findings
 }
 
-fn nexthops(machine: &dyn Machine) -> Finding {
+fn nexthops(machine: &dyn Machine, needs: &Needs) -> Finding {
     match machine.nexthops() {
+        Ok(()) if needs.nexthop && machine.read(COMPAT_MODE).is_ok_and(|value| value != "0") => {
+            warning("nexthops", COMPAT_WARNING, COMPAT_REMEDY)
+        }
         Ok(()) => ok("nexthops", "the kernel has nexthop objects"),
         Err(error) => warning(
             "nexthops",
             format!("no nexthop objects ({error}): the routes and tables back-ends do without"),
-            "install Linux 5.3 or later for resilient multipath",
+            "install Linux 5.13 or later for resilient multipath",
         ),
     }
 }

@@ -15,7 +15,7 @@ use super::{
     EXIT_FAILED, Failure,
     output::{Style, print},
 };
-use crate::config::{self, Config, EngineChoice};
+use crate::config::{self, ActuationChoice, Config, EngineChoice};
 
 /// How good something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -58,6 +58,8 @@ struct Needs {
     bpf: bool,
     realtime: bool,
     uplinks: bool,
+    /// Whether a peer is to be served by nexthop groups.
+    nexthop: bool,
     ipv4: bool,
     ipv6: bool,
     interfaces: BTreeMap<String, Use>,
@@ -99,6 +101,7 @@ impl Needs {
             bpf: !config.peers.is_empty() && config.daemon.engine != EngineChoice::Socket,
             realtime: config.daemon.realtime,
             uplinks: !config.uplinks.is_empty(),
+            nexthop: config.peers.iter().any(|peer| peer.actuation == ActuationChoice::Nexthop),
             ipv4: routes.contains(&true),
             ipv6: routes.contains(&false),
             interfaces,
@@ -116,6 +119,7 @@ impl Needs {
             bpf: true,
             realtime: true,
             uplinks: true,
+            nexthop: false,
             ipv4: true,
             ipv6: false,
             interfaces: on.map(|interface| (interface.link.name.clone(), any)).collect(),

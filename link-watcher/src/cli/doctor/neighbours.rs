@@ -27,7 +27,10 @@ const NEIGHBOURS: &[(&str, &str, &str)] = &[
     ),
 ];
 const NETWORKD: &str = "systemd-network";
-const NETWORKD_SETTINGS: &[&str] = &["ManageForeignRoutes=no", "ManageForeignRoutingPolicyRules=no"];
+const KEEP_ROUTES: &str = "ManageForeignRoutes=no";
+const KEEP_RULES: &str = "ManageForeignRoutingPolicyRules=no";
+/// Since systemd 256; older versions take no notice.
+const KEEP_NEXTHOPS: &str = "ManageForeignNextHops=no";
 
 pub(super) fn of_neighbours(machine: &dyn Machine, needs: &Needs) -> Vec<Finding> {
     let names: Vec<&str> = NEIGHBOURS.iter().map(|(name, ..)| *name).chain([NETWORKD]).collect();
@@ -52,14 +55,15 @@ fn networkd(machine: &dyn Machine, needs: &Needs) -> Finding {
     let files = ["/etc/systemd/networkd.conf".to_owned()].into_iter().chain(drop_ins);
     let text: String = files.filter_map(|path| machine.read(&path).ok()).map(|text| text + "\n").collect();
     let says = |setting: &&&str| text.lines().any(|line| line.replace(' ', "").eq_ignore_ascii_case(setting));
-    let wanted = if needs.uplinks { NETWORKD_SETTINGS } else { &NETWORKD_SETTINGS[..1] };
-    let lacking: Vec<&str> = wanted.iter().filter(|setting| !says(setting)).copied().collect();
+    let wanted = [(true, KEEP_ROUTES), (needs.uplinks, KEEP_RULES), (needs.nexthop, KEEP_NEXTHOPS)];
+    let wanted = wanted.iter().filter(|(needed, _)| *needed).map(|(_, setting)| setting);
+    let lacking: Vec<&str> = wanted.filter(|setting| !says(setting)).copied().collect();
     if lacking.is_empty() {
         return ok("neighbour", "it leaves routes and rules of others alone");
     }
     warning(
         "neighbour",
-        "when it reconfigures an interface it deletes routes and rules that it did not make",
+        "when it reconfigures an interface it deletes routes, rules and nexthop objects that it did not make",
         format!("write [Network] {} into {directory}/link-watcher.conf", lacking.join(" ")),
     )
 }

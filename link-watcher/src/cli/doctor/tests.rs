@@ -143,6 +143,7 @@ fn needs() -> Needs {
         bpf: true,
         realtime: true,
         uplinks: true,
+        nexthop: false,
         ipv4: true,
         ipv6: true,
         interfaces: BTreeMap::from([
@@ -205,6 +206,10 @@ fn kernels() {
     let mut machine = Fake::good();
     machine.nexthops = Some(libc::EOPNOTSUPP);
     assert!(one(&machine).starts_with("warning nexthops : no nexthop objects ("));
+    let machine = Fake::good().file("/proc/sys/net/ipv4/nexthop_compat_mode", "1");
+    assert_eq!(machine.complaints(&needs()), [""; 0]);
+    let complaints = machine.complaints(&Needs { nexthop: true, ..needs() });
+    assert!(complaints[0].contains("0.8 ms for 1,000 | sysctl -w net.ipv4.nexthop_compat_mode=0"), "{complaints:?}");
 }
 
 #[test]
@@ -346,8 +351,8 @@ fn other_daemons() {
     assert!(complaints[0].starts_with("warning neighbour zebra: FRR's zebra deletes nexthop objects"));
     assert_eq!(
         complaints[1],
-        "warning neighbour systemd-networkd: when it reconfigures an interface it deletes routes and rules that it did not \
-         make | write [Network] ManageForeignRoutes=no ManageForeignRoutingPolicyRules=no into \
+        "warning neighbour systemd-networkd: when it reconfigures an interface it deletes routes, rules and nexthop \
+         objects that it did not make | write [Network] ManageForeignRoutes=no ManageForeignRoutingPolicyRules=no into \
          /etc/systemd/networkd.conf.d/link-watcher.conf"
     );
     let settings = "[Network]\nManageForeignRoutes = no\nManageForeignRoutingPolicyRules=no\n";

@@ -6,9 +6,10 @@ use tokio::sync::oneshot;
 use super::{Answer, Decision, Order, Report, UplinkGroup};
 use crate::{
     clock,
-    daemon::core::Core,
+    daemon::{core::Core, tell::Noticed},
     engine::{GroupStatus, LinkStatus},
     event::{DroppedSnapshot, Event, GroupSnapshot, Health, LinkId, LinkSnapshot, LinkVerdict, Plan, RoutesSnapshot},
+    trace::Trace,
     uplink::health::Verdict,
 };
 
@@ -18,11 +19,14 @@ const MAX_WAITING: usize = 64;
 impl Core {
     pub(in crate::daemon) fn uplink_report(&mut self, report: Report) {
         let now_ns = clock::now_ns();
+        self.uplinks_touched = true;
+        let noticed = Noticed { due_ns: None, woke_ns: None, received_ns: now_ns };
         match report {
             Report::Device { link, device, lack } => {
                 if let Some(lack) = lack {
                     tracing::warn!("{}: {lack}", self.link_name(link));
                 }
+                self.news.failed(link, noticed);
                 self.engine.handle(now_ns, Event::Device { link, device });
             }
             Report::Probed { link, verdict, last_good_ns, last_failure } => {
@@ -31,9 +35,11 @@ impl Core {
                     Verdict::Degraded(degraded) => (Health::Degraded, degraded.to_string()),
                     Verdict::Down(down) => (Health::Down, down.to_string()),
                 };
-                let why = last_failure
-                    .filter(|_| health != Health::Up)
-                    .map_or(why.clone(), |last| format!("{why}; the last one: {last}"));
+                let why = match last_failure {
+                    Some(last) if health != Health::Up => format!("{why}; the last one: {last}"),
+                    _ => why,
+                };
+                self.news.failed(link, noticed);
                 self.engine.handle(now_ns, Event::Probed { link, health, why, last_good_ns });
             }
             Report::Adopted { group, links } => self.engine.handle(now_ns, Event::Adopted { group, links }),
@@ -48,8 +54,8 @@ impl Core {
                     // Whoever asked may have gone: that is their affair.
                     let _ = answer.send(result);
                 }
-                for transition in std::mem::take(&mut group.untold) {
-                    self.publish(&transition, done_ns);
+                for (transition, trace) in std::mem::take(&mut group.untold) {
+                    self.publish(&transition, Some(Trace { routed_ns: done_ns, ..trace }));
                 }
             }
         }
@@ -64,8 +70,13 @@ impl Core {
             let (Some(plan), Some(status)) = (&group.plan, status) else { continue };
             let decision = decision(status, plan);
             // Never waits: the worker may be waiting for the core to take its reports.
-            if group.decision.as_ref() != Some(&decision) && uplinks.try_order(Order::Decided(decision.clone())) {
+            if group.decision.as_ref() == Some(&decision) {
+                continue;
+            }
+            if uplinks.try_order(Order::Decided(decision.clone())) {
                 group.decision = Some(decision);
+            } else {
+                self.uplinks_touched = true;
             }
         }
     }

@@ -6,6 +6,7 @@
 
 mod core;
 mod evidence;
+mod group;
 mod worker;
 
 use std::{
@@ -22,6 +23,7 @@ use tracing::warn;
 use crate::{
     config::UplinksConfig,
     event::{Device, GroupId, LinkId, Plan, Transition},
+    trace::Trace,
     uplink::{
         health::Verdict,
         probe::{UplinkFigures, UplinkProber},
@@ -49,7 +51,7 @@ pub(super) struct UplinkGroup {
     /// Who ordered something, and is to be told when it stands.
     waiting: Vec<(oneshot::Sender<Answer>, Answer)>,
     /// What people are told once the kernel has the new routes.
-    pub(super) untold: Vec<Transition>,
+    pub(super) untold: Vec<(Transition, Trace)>,
 }
 
 impl UplinkGroup {

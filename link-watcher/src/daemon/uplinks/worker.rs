@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -11,7 +12,7 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::{Decision, Order, Report, Standing, evidence::Counted};
+use super::{Decision, Order, Report, Standing, evidence::Counted, group::Group};
 use crate::{
     clock,
     config::{FailbackConnections, UplinksConfig},
@@ -20,9 +21,9 @@ use crate::{
     uplink::{
         Desired, Uplink,
         conntrack::{Conntrack, ConntrackSink as _},
-        learn::{Learner, NetlinkLearn, Resolved},
+        learn::{Learner, NetlinkLearn},
         nft::{Nft, Ruleset},
-        probe::{ProbedUplink, UplinkProber, UplinkReport},
+        probe::{UplinkProber, UplinkReport},
         sysctls,
         tables::{NetlinkTables, Tables},
     },
@@ -40,17 +41,6 @@ pub(super) struct Parts {
     pub(super) standing: Arc<Mutex<Standing>>,
     pub(super) evidence: Arc<Counted>,
     pub(super) prober: Arc<UplinkProber>,
-}
-
-/// A group, and what is known and decided about it.
-struct Group {
-    id: GroupId,
-    config: UplinksConfig,
-    links: Vec<LinkId>,
-    resolved: Vec<Option<Resolved>>,
-    decision: Decision,
-    /// Uplinks whose connections are to be released as soon as another one takes them.
-    to_release: BTreeSet<LinkId>,
 }
 
 struct Worker {
@@ -271,6 +261,8 @@ impl Worker {
                     continue;
                 }
                 let before = known.replace(resolved.clone());
+                let has = [resolved.ipv4, resolved.ipv6].into_iter().flatten().filter_map(|path| path.source);
+                group.sources.extend(has.map(|source| (*link, source)));
                 self.dirty.insert(group.id);
                 if resolved.ifindex != 0 && before.as_ref().is_none_or(|before| before.ifindex != resolved.ifindex) {
                     for said in self.sysctls.prepare_uplink(&config.interface) {
@@ -281,6 +273,9 @@ impl Worker {
                 if before.is_none_or(|before| before.device != resolved.device || before.lacks != resolved.lacks) {
                     reports.push(Report::Device { link: *link, device: resolved.device, lack });
                 }
+            }
+            if group.sources.iter().any(|(_, source)| !self.interfaces.have(*source)) {
+                self.dirty.insert(group.id);
             }
         }
         for report in reports {
@@ -312,10 +307,19 @@ impl Worker {
                 fresh.push(id);
             }
             let nothing = Decision { group: id, active: Vec::new(), usable: Vec::new(), dead: Vec::new() };
-            let (decision, to_release) =
-                known.map_or_else(|| (nothing, BTreeSet::new()), |known| (known.decision, known.to_release));
-            let resolved = vec![None; links.len()];
-            self.groups.insert(id, Group { id, config, links, resolved, decision, to_release });
+            let mut group = Group {
+                id,
+                config,
+                resolved: vec![None; links.len()],
+                links,
+                decision: nothing,
+                to_release: BTreeSet::new(),
+                sources: BTreeSet::new(),
+            };
+            if let Some(known) = known {
+                (group.decision, group.to_release, group.sources) = (known.decision, known.to_release, known.sources);
+            }
+            self.groups.insert(id, group);
         }
         self.resolve().await;
         for id in fresh {
@@ -366,7 +370,8 @@ impl Worker {
         let desired: Vec<Desired> = self.groups.values().map(|group| group.desired(&self.spared)).collect();
         let failed = self.ruleset.apply(now_ns, &desired).err().map(|error| error.to_string());
         self.complain("nft", failed.clone());
-        for desired in desired.iter().filter(|desired| changed.contains(&desired.group)) {
+        let changed = |desired: &&Desired| changed.contains(&desired.group);
+        for desired in desired.iter().filter(changed) {
             let report = self.tables.apply(now_ns, desired);
             let mut problems: Vec<String> = report.problems.iter().map(ToString::to_string).collect();
             problems.extend(report.error);
@@ -377,27 +382,39 @@ impl Worker {
             standing.groups.insert(desired.group, problems);
             standing.ways.extend(desired.uplinks.iter().map(|uplink| (uplink.link, way(uplink))));
         }
-        let probed: Vec<ProbedUplink> = self.groups.values().flat_map(Group::probed).collect();
-        self.prober.set(probed);
-        for id in changed {
-            self.release(*id);
+        let groups = self.groups.values().zip(&desired);
+        self.prober.set(groups.flat_map(|(group, desired)| group.probed(desired)).collect());
+        for desired in desired.iter().filter(changed) {
+            self.release(desired);
         }
     }
 
-    fn release(&mut self, id: GroupId) {
-        let Some(group) = self.groups.get_mut(&id) else { return };
+    fn release(&mut self, desired: &Desired) {
+        let Some(group) = self.groups.get_mut(&desired.group) else { return };
+        let (has, lost): (BTreeSet<_>, _) =
+            std::mem::take(&mut group.sources).into_iter().partition(|(_, source)| self.interfaces.have(*source));
+        group.sources = has;
+        let mut due: Vec<(LinkId, Option<IpAddr>)> =
+            lost.into_iter().map(|(link, source)| (link, Some(source))).collect();
         let dead = |link: &LinkId| group.decision.dead.contains(link);
-        if !group.decision.active.iter().any(|(link, _)| !dead(link)) {
-            return;
+        if group.decision.active.iter().any(|(link, _)| !dead(link)) {
+            due.extend(std::mem::take(&mut group.to_release).into_iter().map(|link| (link, None)));
         }
-        let desired = group.desired(&self.spared);
         let mut complaints = Vec::new();
-        for uplink in std::mem::take(&mut group.to_release).iter().filter_map(|link| desired.uplink(*link)) {
-            match self.conntrack.release(desired.mark(uplink), desired.fwmark_mask) {
+        for (link, source) in due {
+            let Some(uplink) = desired.uplink(link) else { continue };
+            let (mark, mask) = (desired.mark(uplink), desired.fwmark_mask);
+            let (released, from) = match source {
+                Some(source) => (self.conntrack.release_source(mark, mask, source), format!(" from {source}")),
+                None => (self.conntrack.release(mark, mask), String::new()),
+            };
+            match released {
                 Ok(0) => {}
-                Ok(count) => info!("{}: about {count} connections of {} are released", desired.name, uplink.name),
+                Ok(count) => {
+                    info!("{}: about {count} connections of {}{from} are released", desired.name, uplink.name);
+                }
                 Err(error) => complaints.push(format!(
-                    "{}: connections of {} hang until they time out: {error}",
+                    "{}: connections of {}{from} hang until they time out: {error}",
                     desired.name, uplink.name
                 )),
             }
@@ -445,58 +462,5 @@ fn way(uplink: &Uplink) -> String {
         "point-to-point".to_owned()
     } else {
         gateways.join(" ")
-    }
-}
-
-impl Group {
-    fn desired(&self, spared: &[IpNet]) -> Desired {
-        let config = &self.config;
-        let uplinks = self.links.iter().zip(&config.links).zip(&self.resolved).zip(1..);
-        let uplink = |(((link, uplink), resolved), number): (((&LinkId, &crate::config::UplinkConfig), _), u32)| {
-            let resolved: Option<&Resolved> = Option::as_ref(resolved);
-            let weight =
-                self.decision.active.iter().find(|(active, _)| active == link).map_or(0, |(_, weight)| *weight);
-            Uplink {
-                link: *link,
-                number,
-                name: uplink.name.clone(),
-                interface: uplink.interface.clone(),
-                ifindex: resolved.map_or(0, |resolved| resolved.ifindex),
-                ipv4: resolved.and_then(|resolved| resolved.ipv4),
-                ipv6: resolved.and_then(|resolved| resolved.ipv6),
-                gateway_mac: resolved.and_then(|resolved| resolved.gateway_mac),
-                prefixes: uplink.prefixes.clone(),
-                nat: uplink.nat,
-                weight,
-                usable: self.decision.usable.contains(link),
-            }
-        };
-        Desired {
-            group: self.id,
-            name: config.name.clone(),
-            routes: config.routes.clone(),
-            spared: spared.to_vec(),
-            lan: config.lan.clone(),
-            sticky: config.sticky,
-            fwmark_mask: config.fwmark_mask,
-            rule_priority: config.rule_priority,
-            table_base: config.table_base,
-            force: config.force.clone(),
-            uplinks: uplinks.map(uplink).collect(),
-        }
-    }
-
-    fn probed(&self) -> Vec<ProbedUplink> {
-        let desired = self.desired(&[]);
-        let probed = |(uplink, config): (&Uplink, &crate::config::UplinkConfig)| ProbedUplink {
-            link: uplink.link,
-            interface: uplink.interface.clone(),
-            ifindex: uplink.ifindex,
-            ipv4: uplink.ipv4,
-            ipv6: uplink.ipv6,
-            mark: desired.mark(uplink),
-            config: config.probe.clone(),
-        };
-        desired.uplinks.iter().zip(&self.config.links).map(probed).collect()
     }
 }

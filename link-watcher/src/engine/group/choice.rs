@@ -13,23 +13,20 @@ impl Group {
         self.spec.role.is_none() && link.spec.tier == 0
     }
 
-    /// Links in order of preference: the client's tiers and its file's order; the server takes the client's ranks.
+    /// Links in order of preference: our tiers, in the file's order; the server takes the client's ranks.
     pub(super) fn preference(&self) -> Vec<LinkId> {
-        let mut links: Vec<(u32, u16, usize, LinkId)> = Vec::new();
-        for (position, link) in self.links.iter().enumerate() {
-            if self.never_chosen(link) {
-                continue;
-            }
-            let theirs = link.peer.filter(|_| self.spec.role == Some(Role::Server)).map(|peer| peer.rank);
-            // A link whose rank is not known yet comes where our own file puts it.
-            let rank = theirs.unwrap_or_else(|| u16::try_from(position).unwrap_or(u16::MAX));
-            let tier = if theirs.is_some() { 0 } else { link.spec.tier };
-            links.push(if self.spec.role == Some(Role::Server) {
-                (0, rank, position, link.spec.id)
-            } else {
-                (tier, 0, position, link.spec.id)
-            });
-        }
+        let links = self.links.iter().filter(|link| !self.never_chosen(link)).enumerate();
+        let mut links: Vec<(u32, usize, LinkId)> = links
+            .map(|(position, link)| {
+                let key = match (self.spec.role, link.peer) {
+                    (Some(Role::Server), Some(peer)) => u32::from(peer.rank),
+                    // A link whose rank is not known yet comes where our own file puts it.
+                    (Some(Role::Server), None) => u32::try_from(position).unwrap_or(u32::MAX),
+                    _ => link.spec.tier,
+                };
+                (key, position, link.spec.id)
+            })
+            .collect();
         links.sort_unstable();
         links.into_iter().map(|(.., id)| id).collect()
     }

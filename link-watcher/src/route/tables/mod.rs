@@ -276,7 +276,7 @@ impl<K: BulkKernel> PeerTables<K> {
                     }
                 }
             }
-            KernelEvent::Route(_) | KernelEvent::Rule { .. } => {}
+            KernelEvent::Route(_) | KernelEvent::Rule { .. } | KernelEvent::Nexthop { .. } => {}
         }
         None
     }

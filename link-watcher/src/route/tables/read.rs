@@ -140,7 +140,10 @@ impl<K: BulkKernel> PeerTables<K> {
         match &mut reading.what {
             What::Main(routes) => {
                 for route in found {
-                    let ours = |group: &Group| nexthops(&route).is_some_and(|way| group.leads_through(&way));
+                    let ours = |group: &Group| match route.way {
+                        Some(Way::Object(id)) => group.range.has(id),
+                        _ => nexthops(&route).is_some_and(|way| group.leads_through(&way)),
+                    };
                     if route.protocol == PROTOCOL && self.groups.values().any(ours) {
                         continue;
                     }

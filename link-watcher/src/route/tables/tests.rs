@@ -7,6 +7,7 @@ use super::{
     super::{
         FoundTableRoute, Hop, TableChange, TableRange, Way,
         fake::FakeKernel as FakeRoutes,
+        nexthop::fake::FakeObjects,
         sink::Actuation,
         table_fake::{FakeKernel, State},
     },
@@ -136,7 +137,7 @@ fn the_longest_prefix_wins_whosever_it_is() {
     assert_eq!(report.refused[0].to_string().split(':').next(), Some("10.0.3.0/24"));
     // One more appears.
     kernel.state().routes.push(route(254, net(9), 0, 2, 91));
-    let found = crate::route::FoundRoute { key: route(254, net(9), 0, 2, 91).key, protocol: 2, nexthops: None };
+    let found = crate::route::FoundRoute { key: route(254, net(9), 0, 2, 91).key, protocol: 2, egress: None };
     let event = RouteEvent { change: RouteChange::Added, port_id: 0, route: found };
     tables.observe(now_ns, &KernelEvent::Route(event));
     settle(&mut tables, &mut now_ns);
@@ -239,7 +240,7 @@ fn run<T>(future: impl Future<Output = T>) -> T {
 #[test]
 fn the_number_of_prefixes_decides_with_some_patience() {
     let (routes, kernel) = (FakeRoutes::default(), FakeKernel::default());
-    let mut sink = Actuation::new(routes.clone(), kernel.clone());
+    let mut sink = Actuation::new(routes.clone(), kernel.clone(), FakeObjects::default());
     let mut now_ns = SECOND;
     let auto = |count| GroupRoutes { choice: ActuationChoice::Auto, ..wish(0..count, &[1], &[2]) };
     for (count, by_tables) in [(1000, false), (1001, true), (500, true), (499, false), (1000, false)] {

@@ -111,7 +111,7 @@ impl Learned {
             Way::Through { hops, source } => {
                 hops.iter().find(|hop| hop.ifindex == ifindex).map(|hop| (hop.gateway, *source))
             }
-            Way::Unreachable | Way::Throw => None,
+            Way::Unreachable | Way::Throw | Way::Object(_) => None,
         })
     }
 }
@@ -269,6 +269,7 @@ impl<K: LearnKernel> Learner<K> {
             KernelEvent::AddressAdded { ifindex, .. } | KernelEvent::AddressRemoved { ifindex, .. } => {
                 self.indices.contains(ifindex)
             }
+            KernelEvent::Nexthop { .. } => false,
             KernelEvent::Resync => true,
         };
         if concerned && !self.uplinks.is_empty() {

@@ -269,7 +269,7 @@ fn only_what_the_group_routes_matters() {
 
 fn route_event(prefix: &str, protocol: u8) -> KernelEvent {
     let key = RouteKey { table: 254, prefix: prefix.parse().unwrap(), metric: 0 };
-    let route = FoundRoute { key, protocol, nexthops: None };
+    let route = FoundRoute { key, protocol, egress: None };
     KernelEvent::Route(RouteEvent { change: RouteChange::Added, port_id: 7, route })
 }
 

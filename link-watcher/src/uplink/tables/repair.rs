@@ -41,7 +41,7 @@ impl<K: TableKernel> Tables<K> {
                 | KernelEvent::AddressAdded { ifindex, .. }
                 | KernelEvent::AddressRemoved { ifindex, .. } => (group.concerned(*ifindex), 0),
                 KernelEvent::Resync => (true, 0),
-                KernelEvent::Route(_) | KernelEvent::Rule { .. } => (false, 0),
+                KernelEvent::Route(_) | KernelEvent::Rule { .. } | KernelEvent::Nexthop { .. } => (false, 0),
             };
             if !concerned {
                 continue;

@@ -144,7 +144,7 @@ fn the_spreading_table_has_the_groups_routes_in_each_family() {
                 let hops: Vec<_> = hops.iter().map(|hop| (hop.ifindex, hop.weight)).collect();
                 (route.key.prefix.to_string(), route.key.metric, hops, source.is_some())
             }
-            Way::Unreachable | Way::Throw => panic!("{route:?}"),
+            Way::Unreachable | Way::Throw | Way::Object(_) => panic!("{route:?}"),
         };
         routes.iter().filter(|route| route.key.table == 7000).map(shown).collect::<Vec<_>>()
     };

@@ -218,13 +218,35 @@ impl Provider {
     /// # Errors
     /// The kernel's.
     pub fn renumber(&mut self, router: &Namespace, own: Ipv4Addr, peer: Ipv4Addr) -> Result<()> {
+        self.forget_pair(router)?;
+        self.give_pair(router, own, peer)
+    }
+
+    /// The same with the new address there before the old one goes: the router is never without.
+    ///
+    /// # Errors
+    /// As [`Provider::renumber`].
+    pub fn renumber_without_gap(&mut self, router: &Namespace, own: Ipv4Addr, peer: Ipv4Addr) -> Result<()> {
+        let before = self.pair;
+        self.give_pair(router, own, peer)?;
+        let after = std::mem::replace(&mut self.pair, before);
+        self.forget_pair(router)?;
+        self.pair = after;
+        Ok(())
+    }
+
+    fn give_pair(&mut self, router: &Namespace, own: Ipv4Addr, peer: Ipv4Addr) -> Result<()> {
+        self.namespace.add_peer_address(ACCESS, peer, own)?;
+        router.add_peer_address(&self.interface, own, peer)?;
+        self.pair = Some((own, peer));
+        Ok(())
+    }
+
+    fn forget_pair(&mut self, router: &Namespace) -> Result<()> {
         if let Some((own, peer)) = self.pair.take() {
             router.delete_peer_address(&self.interface, own, peer)?;
             self.namespace.delete_peer_address(ACCESS, peer, own)?;
         }
-        self.namespace.add_peer_address(ACCESS, peer, own)?;
-        router.add_peer_address(&self.interface, own, peer)?;
-        self.pair = Some((own, peer));
         Ok(())
     }
 

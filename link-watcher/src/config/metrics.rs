@@ -1,0 +1,37 @@
+//! `[metrics]`: where metrics are served.
+
+use std::net::SocketAddr;
+
+use super::section::Section;
+
+const EXAMPLE: &str = "\"127.0.0.1:9746\"";
+
+/// `[metrics]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// Address and port, which is not 0.
+    pub listen: SocketAddr,
+}
+
+/// Reads the section; nothing where there is none, or where it is wrong.
+pub(super) fn read(root: &Section<'_>) -> Option<MetricsConfig> {
+    let section = root.section("metrics", "[metrics]", &["listen"])?;
+    if section.get("listen").is_none() {
+        section.missing("listen", EXAMPLE);
+    }
+    let text = section.string("listen", EXAMPLE)?;
+    let Ok(listen) = text.get_ref().parse::<SocketAddr>() else {
+        section.findings.error(
+            &text.span(),
+            format!("`listen` is not an address and a port: \"{}\"", text.get_ref()),
+            format!("write listen = {EXAMPLE}, or \"[::1]:9746\" for IPv6; names are not looked up"),
+        );
+        return None;
+    };
+    if listen.port() == 0 {
+        let help = "it goes from 1 to 65535; 9746 is the usual one";
+        section.findings.error(&text.span(), "`listen` has port 0, which nobody could find", help);
+        return None;
+    }
+    Some(MetricsConfig { listen })
+}

@@ -1,0 +1,61 @@
+//! One group of uplinks, as the worker knows it.
+
+use std::{collections::BTreeSet, net::IpAddr};
+
+use ipnet::IpNet;
+
+use super::Decision;
+use crate::{
+    config::{UplinkConfig, UplinksConfig},
+    event::{GroupId, LinkId},
+    uplink::{Desired, Uplink, learn::Resolved, probe::ProbedUplink},
+};
+
+/// What is known and decided about a group.
+pub(super) struct Group {
+    pub(super) id: GroupId,
+    pub(super) config: UplinksConfig,
+    pub(super) links: Vec<LinkId>,
+    pub(super) resolved: Vec<Option<Resolved>>,
+    pub(super) decision: Decision,
+    /// Uplinks whose connections are to be released as soon as another one takes them.
+    pub(super) to_release: BTreeSet<LinkId>,
+    /// Addresses from which uplinks have connections: what they had, and still have.
+    pub(super) sources: BTreeSet<(LinkId, IpAddr)>,
+}
+
+impl Group {
+    /// The group as the kernel shall have it.
+    pub(super) fn desired(&self, spared: &[IpNet]) -> Desired {
+        let uplinks = self.links.iter().zip(&self.config.links).zip(&self.resolved).zip(1..);
+        let uplink = |(((link, config), resolved), number): (((&LinkId, &UplinkConfig), &Option<Resolved>), u32)| {
+            let resolved = resolved.as_ref();
+            let active = self.decision.active.iter().find(|(active, _)| active == link);
+            Uplink {
+                ifindex: resolved.map_or(0, |resolved| resolved.ifindex),
+                ipv4: resolved.and_then(|resolved| resolved.ipv4),
+                ipv6: resolved.and_then(|resolved| resolved.ipv6),
+                gateway_mac: resolved.and_then(|resolved| resolved.gateway_mac),
+                weight: active.map_or(0, |(_, weight)| *weight),
+                usable: self.decision.usable.contains(link),
+                ..Uplink::new(*link, number, config)
+            }
+        };
+        let uplinks = uplinks.map(uplink).collect();
+        Desired { spared: spared.to_vec(), uplinks, ..Desired::new(self.id, &self.config) }
+    }
+
+    /// What is to be probed of the group as it is wanted.
+    pub(super) fn probed(&self, desired: &Desired) -> Vec<ProbedUplink> {
+        let probed = |(uplink, config): (&Uplink, &UplinkConfig)| ProbedUplink {
+            link: uplink.link,
+            interface: uplink.interface.clone(),
+            ifindex: uplink.ifindex,
+            ipv4: uplink.ipv4,
+            ipv6: uplink.ipv6,
+            mark: desired.mark(uplink),
+            config: config.probe.clone(),
+        };
+        desired.uplinks.iter().zip(&self.config.links).map(probed).collect()
+    }
+}
