@@ -55,7 +55,7 @@ fn present(program: &str) -> bool {
 
 /// `sh -c STOPPED sh SERVICES COMMAND…`: runs COMMAND while policy-rc.d (invoke-rc.d(8)) forbids every package to start its
 /// service, then puts back what was there, also after a failure or Ctrl-C; and takes SERVICES, which are new on this machine,
-/// out of what starts with it. What a killed run has left is put back by the next.
+/// out of what starts with it (update-rc.d tells systemd too). What a killed run has left is put back by the next.
 const STOPPED: &str = r#"
 policy=${POLICY_RC_D:-/usr/sbin/policy-rc.d}
 kept=$policy.before-link-watcher
@@ -75,7 +75,6 @@ printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod 755 "$policy" || exit
 "$@"
 status=$?
 for service in $services; do
-    deb-systemd-helper disable "$service.service" >/dev/null 2>&1
     update-rc.d "$service" disable >/dev/null 2>&1
 done
 exit $status
