@@ -14,9 +14,10 @@ use link_watcher_tests::lab::frame::Frame;
 use link_watcher_tests::lab::meter::{Meter, Report};
 use link_watcher_tests::lab::netns::Namespace;
 use link_watcher_tests::lab::routers::TwoRouters;
+use link_watcher_tests::lab::service::Service;
 use link_watcher_tests::lab::setup::{LinkSetup, Medium, Setup};
 use link_watcher_tests::lab::wire::Wire;
-use link_watcher_tests::lab::{Direction, End, monotonic_ns};
+use link_watcher_tests::lab::{Direction, End, Lab, monotonic_ns};
 
 const STEADY: Duration = Duration::from_millis(100);
 const LIMIT: Duration = Duration::from_secs(5);
@@ -265,4 +266,49 @@ fn nothing_is_left() {
     }));
     assert!(panicked.is_err());
     assert!(!Path::new("/run/netns").join(&name).exists());
+}
+
+/// Whether a process is there and not merely waiting to be reaped.
+fn lives(pid: &str) -> bool {
+    let stat = fs::read_to_string(Path::new("/proc").join(pid).join("stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, fields)| !fields.starts_with('Z'))
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_service_ends_with_all_that_it_started() {
+    let lab = Lab::new().unwrap();
+    let namespace = lab.namespace("service").unwrap();
+    for by_lab in [false, true] {
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 1000 & echo $!; wait"]);
+        let service = Service::start(&lab, &namespace, "service", &mut command).unwrap();
+        let started =
+            lab.wait_until("the service's child", LIMIT, || Ok(service.log().lines().next().map(str::to_owned)));
+        let child = started.unwrap();
+        service.check().unwrap();
+        assert!(lives(&child) && lives(&service.pid().to_string()));
+        let pid = service.pid().to_string();
+        if by_lab {
+            lab.close();
+            assert!(service.check().is_err());
+        } else {
+            drop(service);
+        }
+        assert!(!lives(&pid));
+        // Killed already, but on another processor it may take its time to die.
+        lab.wait_until("the child to die", LIMIT, || Ok((!lives(&child)).then_some(()))).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_service_that_ends_by_itself_is_reported_with_its_last_words() {
+    let lab = Lab::new().unwrap();
+    let namespace = lab.namespace("service").unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo no such option; exit 3"]);
+    let service = Service::start(&lab, &namespace, "service", &mut command).unwrap();
+    let ended = lab.wait_until("the service to end", LIMIT, || Ok(service.check().err()));
+    assert!(ended.unwrap().to_string().contains("no such option"));
 }

@@ -68,7 +68,7 @@ pub(crate) fn update() -> Result<()> {
         bail!("apt's lists of packages are missing, and this user may not fetch them; as root, run: apt-get update");
     };
     exec::run(
-        apt_get(privilege).arg("update"),
+        apt_get(env(privilege)).arg("update"),
         "check /etc/apt/sources.list and /etc/apt/sources.list.d, and the network",
     )
 }
@@ -79,6 +79,15 @@ pub(crate) fn update() -> Result<()> {
 ///
 /// Where a package is unknown, nobody here may be root (with the command to type), or apt fails.
 pub(crate) fn install(packages: &[String], purpose: &str) -> Result<()> {
+    install_by(packages, purpose, env)
+}
+
+/// As [`install`], by a command that ends with env(1), to which apt's is appended.
+///
+/// # Errors
+///
+/// As [`install`].
+pub(crate) fn install_by(packages: &[String], purpose: &str, runner: impl Fn(Privilege) -> Command) -> Result<()> {
     let line = format!("apt-get update && apt-get install {}", packages.join(" "));
     if !present() {
         bail!("{purpose} needs what Debian calls {}; there is no apt here, so install its like", packages.join(" "));
@@ -103,7 +112,7 @@ pub(crate) fn install(packages: &[String], purpose: &str) -> Result<()> {
         }
     }
     let remedy = format!("see apt's message above; to try by hand, as root: {line}");
-    let mut install = apt_get(privilege);
+    let mut install = apt_get(runner(privilege));
     install.args(["install", "--yes", "--no-install-recommends", "--no-remove"]).args(packages);
     match exec::run(&mut install, &remedy) {
         // Lists that are some days old name versions that the mirror has replaced.
@@ -115,9 +124,12 @@ pub(crate) fn install(packages: &[String], purpose: &str) -> Result<()> {
     }
 }
 
-fn apt_get(privilege: Privilege) -> Command {
-    // Through env(1), because sudo does not pass variables on.
-    let mut command = privilege.command("env");
+/// Through env(1), because sudo does not pass variables on.
+fn env(privilege: Privilege) -> Command {
+    privilege.command("env")
+}
+
+fn apt_get(mut command: Command) -> Command {
     // Another apt, such as the daily upgrade, holds the lock for a while on many machines.
     command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet"]);
     command.args(["-o", "DPkg::Lock::Timeout=120", "-o", "Dpkg::Use-Pty=0"]);

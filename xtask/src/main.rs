@@ -9,6 +9,7 @@ mod exec;
 mod install;
 mod lanes;
 mod linker;
+mod peers;
 mod privilege;
 mod project;
 mod run;
@@ -57,7 +58,7 @@ enum Task {
     },
     /// Set-up, build, and the benchmarks
     Bench {
-        /// Passed on to the benchmarks
+        /// Passed on to the benchmarks; `--peers` also installs the programs to compare with
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::privilege::Privilege;
 use crate::project::Project;
-use crate::{build, exec, setup};
+use crate::{build, exec, peers, setup};
 
 /// What sysexits-like programs, link-watcher among them, say where a privilege is missing.
 const MISSING_PRIVILEGE: u8 = 77;
@@ -34,6 +34,9 @@ pub(crate) fn demo(project: &Project, args: &[OsString]) -> Result<ExitCode> {
 /// As the set-up and the build.
 pub(crate) fn bench(project: &Project, args: &[OsString]) -> Result<ExitCode> {
     setup::lab_tools(project)?;
+    if peers::wanted(args) {
+        peers::install();
+    }
     let daemon = build::build(project)?;
     build::release(project, &["--package", "link-watcher", "--bin", "link-watcher-bench"])?;
     let mut variable = OsString::from("LINK_WATCHER_BIN=");

@@ -11,6 +11,7 @@ mod load;
 mod maps;
 pub mod packet;
 mod pin;
+mod stats;
 mod sys;
 
 use std::{
@@ -26,6 +27,7 @@ use self::{attach::Attachments, maps::Maps, pin::Pins};
 pub use self::{
     bench::{BATCHES, Measured, REPEAT, Run, measure, measure_sha2, measure_sha2_portable},
     maps::{Events, SharedTables},
+    stats::RunTimes,
 };
 
 /// What a device's packets start with.

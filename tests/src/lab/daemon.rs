@@ -90,6 +90,11 @@ impl Daemon {
         &self.instance
     }
 
+    /// The program that it is.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// The namespace it runs in.
     pub fn namespace(&self) -> &Namespace {
         &self.namespace

@@ -9,6 +9,7 @@
 //! | [`frame`], [`forge`] | captured, mutated, replayed and made-up packets on a wire |
 //! | [`meter`] | a numbered packet stream both ways, and how long it was out |
 //! | [`daemon`] | `link-watcher run` inside a namespace, and the commands that talk to it |
+//! | [`service`] | any other program inside a namespace |
 //! | [`setup`], [`routers`] | two routers, three links, hosts behind both |
 //! | [`trial`] | the two of them at work, with traffic: break something, see what it costs |
 //! | [`announcement`] | very many prefixes announced by one router to the other |
@@ -27,6 +28,7 @@ pub mod metrics;
 pub mod netlink;
 pub mod netns;
 pub mod routers;
+pub mod service;
 pub mod setup;
 pub mod status;
 pub mod trial;
@@ -49,6 +51,7 @@ use rustix::time::{ClockId, clock_gettime};
 
 use daemon::Process;
 use netns::Namespace;
+use service::ProcessGroup;
 
 /// Namespaces of all labs begin with this, followed by the process id and a number: `lw-1234-0-client`.
 const NAMESPACE_PREFIX: &str = "lw-";
@@ -177,6 +180,7 @@ struct Belongings {
     namespaces: Vec<PathBuf>,
     pins: Vec<PathBuf>,
     processes: Vec<Arc<Mutex<Process>>>,
+    groups: Vec<Arc<Mutex<ProcessGroup>>>,
 }
 
 impl Lab {
@@ -286,6 +290,10 @@ impl Lab {
         belongings.pins.push(Path::new(PIN_ROOT).join(instance));
     }
 
+    pub(crate) fn adopt_group(&self, group: Arc<Mutex<ProcessGroup>>) {
+        lock(&self.inner.belongings).groups.push(group);
+    }
+
     /// Removes everything: processes, pins, namespaces with all their interfaces, files. Does nothing the second time.
     /// Failures do not stop it; what could not be removed is left to the next lab's sweep.
     pub fn close(&self) {
@@ -298,6 +306,9 @@ impl Inner {
         let belongings = std::mem::take(&mut *lock(&self.belongings));
         for process in &belongings.processes {
             lock(process).kill();
+        }
+        for group in &belongings.groups {
+            lock(group).end();
         }
         for pins in &belongings.pins {
             let _ = fs::remove_dir_all(pins);

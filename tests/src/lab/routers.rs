@@ -145,22 +145,18 @@ impl TwoRouters {
 
     /// Writes both daemons' configurations and one key for both.
     fn write_configs(&self, key: &str) -> Result<()> {
-        let (lans, routes) = match self.setup.family {
-            Family::V4 => (&CLIENT_LANS[..3], "0.0.0.0/0"),
-            Family::V6 => (&CLIENT_LANS[3..], "::/0"),
+        let quoted = |end: End| -> Result<String> {
+            let prefixes = self.beyond(end)?;
+            Ok(prefixes.iter().map(|prefix| format!("\"{prefix}\"")).collect::<Vec<_>>().join(", "))
         };
-        let lans = lans
-            .iter()
-            .map(|lan| Ok(format!("\"{}\"", lan.parse::<IpNet>()?.trunc())))
-            .collect::<Result<Vec<_>>>()?
-            .join(", ");
+        let (routes, lans) = (quoted(End::Client)?, quoted(End::Server)?);
         for (daemon, end) in [(&self.client_daemon, End::Client), (&self.server_daemon, End::Server)] {
             let key_path = daemon.write_key("peer.key", key)?;
             let (group, role, own) = match end {
                 End::Client => (
                     CLIENT_GROUP,
                     "client",
-                    format!("routes = [\"{routes}\"]\nannounce = [{lans}]\n{}", self.setup.client_settings),
+                    format!("routes = [{routes}]\nannounce = [{lans}]\n{}", self.setup.client_settings),
                 ),
                 End::Server => (SERVER_GROUP, "server", format!("accept = [{lans}]\n{}", self.setup.server_settings)),
             };
@@ -213,6 +209,20 @@ impl TwoRouters {
             End::Client => &self.client_daemon,
             End::Server => &self.server_daemon,
         }
+    }
+
+    /// What the router at one end sends through the links: all that is behind the other.
+    ///
+    /// # Errors
+    /// None that a lab as it is built here can cause.
+    pub fn beyond(&self, end: End) -> Result<Vec<IpNet>> {
+        let prefixes: &[&str] = match (end, self.setup.family) {
+            (End::Client, Family::V4) => &["0.0.0.0/0"],
+            (End::Client, Family::V6) => &["::/0"],
+            (End::Server, Family::V4) => &CLIENT_LANS[..3],
+            (End::Server, Family::V6) => &CLIENT_LANS[3..],
+        };
+        prefixes.iter().map(|prefix| Ok(prefix.parse::<IpNet>().context("a prefix of the lab")?.trunc())).collect()
     }
 
     /// The link of that name.

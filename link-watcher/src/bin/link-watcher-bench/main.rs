@@ -3,8 +3,10 @@
 //! `cargo xtask bench`; as root, because it loads the program and builds routers in network namespaces. Medians stand
 //! between the least and the greatest value seen. Nothing is left behind, also when it is interrupted.
 
+mod flood;
 mod outage;
 mod packets;
+mod peers;
 mod record;
 mod rig;
 mod routes;
@@ -42,6 +44,9 @@ struct Arguments {
     /// Only the cost of a packet in the kernel program (`--only packets`)
     #[arg(long)]
     packets_only: bool,
+    /// The comparison with other programs, or with these of them; other parts only where `--only` names them
+    #[arg(long, value_enum, value_name = "PROGRAM", num_args = 0.., require_equals = true, value_delimiter = ',')]
+    peers: Option<Vec<peers::Name>>,
     /// Adds the results to the history in performance.md of this directory, and draws its chart
     #[arg(long, value_name = "DIRECTORY")]
     record: Option<PathBuf>,
@@ -52,6 +57,8 @@ struct Arguments {
 enum Part {
     /// Cost of a packet in the kernel program
     Packets,
+    /// Forged packets by the hundred thousand
+    Flood,
     /// Outages
     Outage,
     /// Moving one to a million prefixes in the kernel
@@ -67,11 +74,14 @@ fn main() -> Result<()> {
     let mut table = Table::new(!arguments.json);
     let wanted = |part: Part| match (arguments.packets_only, arguments.only.as_slice()) {
         (true, _) => part == Part::Packets,
-        (false, []) => arguments.load.is_empty() || part == Part::Scale,
+        (false, []) => arguments.peers.is_none() && (arguments.load.is_empty() || part == Part::Scale),
         (false, only) => only.contains(&part),
     };
     if wanted(Part::Packets) {
         packets::run(&rig, &mut table)?;
+    }
+    if wanted(Part::Flood) {
+        flood::run(&rig, &mut table)?;
     }
     if wanted(Part::Outage) {
         outage::run(&rig, &mut table, arguments.cuts, arguments.quiet)?;
@@ -81,6 +91,9 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Scale) {
         scale::run(&rig, &mut table, &arguments.load)?;
+    }
+    if let Some(programs) = &arguments.peers {
+        peers::run(&rig, &mut table, programs, arguments.cuts)?;
     }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&table.record())?);

@@ -210,7 +210,7 @@ fn usable(status: &Value) -> u32 {
 
 /// Processor time of all threads of a process so far, ns (`schedstat`, Documentation/scheduler/sched-stats.rst), and how
 /// often they went to sleep.
-fn spent(pid: u32) -> Result<(f64, f64)> {
+pub(crate) fn spent(pid: u32) -> Result<(f64, f64)> {
     let (mut ns, mut sleeps) = (0.0, 0.0);
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
         let path = task?.path();

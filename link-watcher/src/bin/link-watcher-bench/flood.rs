@@ -1,0 +1,80 @@
+//! Packets that are not what they say, as fast as one core of the lab makes them: what they cost, and what they break.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use link_watcher::bpf::RunTimes;
+use link_watcher_tests::lab::{Direction, End, forge::Forge, monotonic_ns};
+
+use crate::{
+    peers::{FloodKind, LinkWatcher, Program as _, Round, Timers},
+    rig::Rig,
+    table::Table,
+};
+
+const PART: &str = "Forged packets at one end of three links, as fast as a core sends";
+const TIMERS: [Timers; 2] = [Timers::new(50, 3), Timers::new(10, 3)];
+/// How long it lasts.
+const SPAN: Duration = Duration::from_secs(5);
+/// More packets a second than a core can send.
+const RATE: u64 = 10_000_000;
+/// How long a genuine packet is waited for: twice the slowest interval that there is.
+const CAPTURE_LIMIT: Duration = Duration::from_secs(4);
+
+/// What a flood did.
+pub(crate) struct Flooded {
+    pub(crate) packets_per_s: f64,
+    /// Time of the server's processes and of its kernel program, % of a core.
+    processes_percent: f64,
+    kernel_percent: f64,
+    /// Time of the kernel program for a packet, ns; 0 where there is none.
+    kernel_ns: f64,
+    pub(crate) false_downs: f64,
+    pub(crate) outage_ms: f64,
+}
+
+impl Flooded {
+    pub(crate) fn percent(&self) -> f64 {
+        self.processes_percent + self.kernel_percent
+    }
+}
+
+/// Floods the server on the first link, on which the traffic is as well.
+pub(crate) fn flood(round: &Round, kind: &FloodKind) -> Result<Flooded> {
+    let forge = Forge::on(&round.routers.wires[0])?;
+    let genuine = forge
+        .capture(Direction::ToServer, 1, CAPTURE_LIMIT, |frame| frame.ports().is_some_and(|(_, to)| to == kind.port))?;
+    let junk = genuine.first().and_then(kind.spoil).context("no genuine packet was seen")?;
+    let clock = RunTimes::start().context("cannot start the kernel's clock for BPF programs")?;
+    let (before, from_ns) = (round.spent(End::Server, &clock)?, monotonic_ns());
+    let (false_downs, sent) = round.false_downs(|| forge.flood(Direction::ToServer, &[junk], RATE, SPAN))?;
+    let ns = (monotonic_ns() - from_ns) as f64;
+    let spent = round.spent(End::Server, &clock)?.since(before);
+    ensure!(sent > 0, "not one packet was sent in {SPAN:?}");
+    Ok(Flooded {
+        packets_per_s: sent as f64 / ns * 1e9,
+        processes_percent: spent.processes_ns / ns * 100.0,
+        kernel_percent: spent.kernel_ns / ns * 100.0,
+        kernel_ns: if spent.runs == 0 { 0.0 } else { spent.kernel_ns / spent.runs as f64 },
+        false_downs,
+        outage_ms: round.longest_outage_ms(from_ns),
+    })
+}
+
+pub(crate) fn run(rig: &Rig, table: &mut Table) -> Result<()> {
+    for timers in TIMERS {
+        let round = Round::start(rig, &LinkWatcher, timers)?;
+        let flooded = flood(&round, &LinkWatcher.flood().context("a program without a port")?)?;
+        for (what, target, value) in [
+            ("packets a second", None, flooded.packets_per_s),
+            ("the kernel program, ns a packet", None, flooded.kernel_ns),
+            ("the kernel program, % of a core", None, flooded.kernel_percent),
+            ("the server's daemon, % of a core", None, flooded.processes_percent),
+            ("false downs", Some(0.0), flooded.false_downs),
+            ("longest outage of the traffic, ms", Some(0.0), flooded.outage_ms),
+        ] {
+            table.add(PART, format!("{timers}: {what}"), target, &mut [value]);
+        }
+    }
+    Ok(())
+}
