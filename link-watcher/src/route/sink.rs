@@ -6,7 +6,10 @@
 //! Nexthop groups need routes that refer to them, which the back-end of routes writes: there they are only another place
 //! where routes lead, so that a change from or to next hops is a replacement of each. A failover leaves the routes alone.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use super::{
     Adopted, BulkKernel, GroupRoutes, NexthopGroups, Notice, ObjectKernel, PeerTables, Report, RouteKernel, RouteSink,
@@ -155,7 +158,12 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
             objects: Some(self.nexthops.objects(id)),
             ..desired.clone()
         };
-        if served.carried.as_ref() == Some(&wish) {
+        // Never by comparing lists, which may be long: the same one again costs the back-end of routes nothing but time.
+        let same = |carried: &GroupRoutes| {
+            let place = |wish: &GroupRoutes| (wish.table, wish.metric, wish.range, wish.objects);
+            Arc::ptr_eq(&carried.prefixes, &wish.prefixes) && place(carried) == place(&wish)
+        };
+        if served.carried.as_ref().is_some_and(same) {
             return Report { written: 0, ..served.report.clone() };
         }
         let report = self.routes.apply(now_ns, id, &wish).await;
