@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use link_watcher_common::{
-    hmac::{self, Scratch},
+    hmac,
     maps::View,
     window,
     wire::{Header, Kind, MAX_PACKET_LEN, PACKET_LEN, Packet, flags},
@@ -455,7 +455,7 @@ impl Thread {
         probed.detector.on_sent(now_ns, probed.sequence);
         let mut packet: Packet = [0; PACKET_LEN];
         header.emit(&mut packet);
-        hmac::sign(&mut packet, &probed.link.keys.states[0], &mut Scratch::default());
+        hmac::sign(&mut packet, &probed.link.keys.states[0]);
         let stats = self.stats.of(id.0);
         stats.sent.fetch_add(1, Relaxed);
         let Some(endpoint) = self.endpoints.get(&probed.endpoint) else { return };
@@ -481,7 +481,7 @@ impl Thread {
         header.set_body_digest(receive::body_digest(body));
         let mut packet: Packet = [0; PACKET_LEN];
         header.emit(&mut packet);
-        hmac::sign(&mut packet, &probed.link.keys.states[0], &mut Scratch::default());
+        hmac::sign(&mut packet, &probed.link.keys.states[0]);
         let mut whole = packet.to_vec();
         whole.extend_from_slice(body);
         if let Some(endpoint) = self.endpoints.get(&probed.endpoint) {
