@@ -18,10 +18,9 @@
 //! * A packet that carries my own role is my own, mirrored.
 
 use crate::{
-    hmac::{self, Words},
-    maps::{Intent, KeySet, LinkState, MAX_KEYS, View, Word},
+    maps::{Intent, KeySet, KeyState, LinkState, MAX_KEYS, View, Word},
     window,
-    wire::{Header, Kind, Packet, flags},
+    wire::{Header, Kind, flags},
 };
 
 /// Why a packet to our port is dropped.
@@ -127,13 +126,13 @@ fn alive<W: Word>(intent: &Intent<W>, state: &LinkState<W>, now_ns: u64) -> bool
     last_echo_ns != 0 && now_ns.wrapping_sub(last_echo_ns) < intent.detection_ns.load()
 }
 
-/// Checks the signature.
+/// Checks the signature: `signed` says whether the packet is signed with a key.
 ///
 /// # Errors
 ///
 /// [`Refusal::Forged`].
 #[inline(always)]
-pub fn authentic(packet: &Packet, key_id: u8, keys: &KeySet, words: &mut impl Words) -> Result<(), Refusal> {
+pub fn authentic(key_id: u8, keys: &KeySet, signed: impl FnOnce(&KeyState) -> bool) -> Result<(), Refusal> {
     // Found first and used once, so that the kernel's verifier walks through one signature and not through four.
     let mut found = MAX_KEYS;
     let mut i = MAX_KEYS;
@@ -143,11 +142,7 @@ pub fn authentic(packet: &Packet, key_id: u8, keys: &KeySet, words: &mut impl Wo
             found = i;
         }
     }
-    if found < MAX_KEYS && hmac::verify(packet, &keys.states[found % MAX_KEYS], words) {
-        Ok(())
-    } else {
-        Err(Refusal::Forged)
-    }
+    if found < MAX_KEYS && signed(&keys.states[found % MAX_KEYS]) { Ok(()) } else { Err(Refusal::Forged) }
 }
 
 /// Moves the window and writes the state.

@@ -9,6 +9,7 @@
 #![allow(unsafe_code)] // Packets, maps and inline assembly: each use says why it is sound.
 
 mod echo;
+mod hmac;
 mod maps;
 mod parse;
 mod verify;

@@ -8,12 +8,11 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use link_watcher_common::{
-    hmac::{self, WORDS, Words},
     maps::{
-        Changed, Counters, Intent, KeySet, KeyState, LinkEntry, LinkState, LinkWords, MAX_INTERFACES, MAX_LINKS,
-        PORT_WORDS, PROBES, Settings, Traffic, Word, home,
+        Changed, Counters, Intent, KeySet, LinkEntry, LinkState, LinkWords, MAX_INTERFACES, MAX_LINKS, PORT_WORDS,
+        PROBES, Settings, Traffic, Word, home,
     },
-    wire::{HEADER_LEN, Packet},
+    wire::Packet,
 };
 
 use crate::{
@@ -77,106 +76,11 @@ pub(crate) struct Scratch {
     pub(crate) packet: Aligned,
     /// In benchmarks: the packet as it came.
     pub(crate) original: Aligned,
-    pub(crate) words: MessageWords,
 }
 
 /// A packet where 64-bit access is possible.
 #[repr(C, align(8))]
 pub(crate) struct Aligned(pub(crate) Packet);
-
-/// The message words of SHA-256.
-#[repr(transparent)]
-pub(crate) struct MessageWords([u32; WORDS]);
-
-/// Three rotations combined, the innermost first: shifting a doubled word right and taking the lower half rotates it,
-/// because the kernel's x86 compiler emits no rotate instruction. `$last` is `x` where the third is to be a shift. Not
-/// declared `pure`: it stays where it is written, beside what a processor can do meanwhile.
-macro_rules! rotations {
-    ($x:expr, $last:literal, $first:literal $second:literal $third:literal) => {{
-        let rotated: u64;
-        // SAFETY: registers only.
-        unsafe {
-            core::arch::asm!(
-                "{d} = {x}",
-                "{d} <<= 32",
-                "{d} |= {x}",
-                "{t} = {d}",
-                concat!("{t} >>= ", $first),
-                "{t} ^= {d}",
-                concat!("{t} >>= ", $second),
-                concat!("{t} ^= {", $last, "}"),
-                concat!("{t} >>= ", $third),
-                x = in(reg) u64::from($x), d = out(reg) _, t = out(reg) rotated,
-                options(nostack, nomem),
-            );
-        }
-        rotated as u32
-    }};
-}
-
-impl Words for MessageWords {
-    #[cfg(target_arch = "bpf")]
-    #[inline(always)]
-    fn big_sigma_0(x: u32) -> u32 {
-        rotations!(x, "d", 9 11 2)
-    }
-    #[cfg(target_arch = "bpf")]
-    #[inline(always)]
-    fn big_sigma_1(x: u32) -> u32 {
-        rotations!(x, "d", 14 5 6)
-    }
-    #[cfg(target_arch = "bpf")]
-    #[inline(always)]
-    fn small_sigma_0(x: u32) -> u32 {
-        rotations!(x, "x", 11 4 3)
-    }
-    #[cfg(target_arch = "bpf")]
-    #[inline(always)]
-    fn small_sigma_1(x: u32) -> u32 {
-        rotations!(x, "x", 2 7 10)
-    }
-    #[inline(always)]
-    fn get(&self, index: usize) -> u32 {
-        // SAFETY: a reference into the array; volatile, so that no copy is kept on the stack.
-        unsafe { ptr::read_volatile(&self.0[index % WORDS]) }
-    }
-    #[inline(always)]
-    fn set(&mut self, index: usize, word: u32) {
-        // SAFETY: as above.
-        unsafe { ptr::write_volatile(&mut self.0[index % WORDS], word) }
-    }
-    #[inline(always)]
-    fn compute(&mut self, header: &[u8; HEADER_LEN], key: &KeyState) {
-        lw_hmac(header, key, self);
-    }
-    #[inline(always)]
-    fn rounds(&mut self, from: &[u32; 8]) {
-        lw_sha256_rounds(from, self);
-    }
-}
-
-/// [`hmac::compute`] as a function that the kernel verifies by itself: it takes any memory of the right sizes, or null.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lw_hmac(header: *const [u8; HEADER_LEN], key: *const KeyState, words: *mut MessageWords) -> u32 {
-    if !header.is_null() && !key.is_null() && !words.is_null() {
-        // SAFETY: the kernel's verifier has seen the callers hand in memory of these sizes; a packet's copy, keys and
-        // words are separate map values, or separate parts of one.
-        unsafe { hmac::compute(&*header, &*key, &mut *words) };
-    }
-    0
-}
-
-/// [`hmac::rounds`], likewise.
-#[unsafe(no_mangle)]
-#[inline(never)]
-extern "C" fn lw_sha256_rounds(from: *const [u32; 8], words: *mut MessageWords) -> u32 {
-    if !from.is_null() && !words.is_null() {
-        // SAFETY: as above.
-        unsafe { hmac::rounds(&*from, &mut *words) };
-    }
-    0
-}
 
 /// One word of a map that other CPUs and user space access too.
 #[repr(transparent)]

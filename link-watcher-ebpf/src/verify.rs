@@ -2,7 +2,6 @@
 
 use aya_ebpf::helpers::bpf_ktime_get_ns;
 use link_watcher_common::{
-    hmac,
     maps::Word,
     verify::{self, Outcome, Refusal},
     window,
@@ -10,7 +9,7 @@ use link_watcher_common::{
 };
 
 use crate::{
-    Good, Stop, echo,
+    Good, Stop, echo, hmac,
     maps::{self, Aligned, Scratch},
     parse::{self, Datagram, Frame, Network},
 };
@@ -62,7 +61,7 @@ pub(crate) fn handle(frame: &impl Frame) -> Result<Good, Stop> {
 /// it keeps the stack small, and the kernel's verifier from walking through it once for each way to get here.
 #[inline(never)]
 fn decide(slot: u32, has_body: bool, scratch: &mut Scratch) -> Result<Outcome, Refusal> {
-    let Scratch { packet: Aligned(packet), words, .. } = scratch;
+    let Aligned(packet) = &mut scratch.packet;
     let header = Header::parse(packet).map_err(|_| Refusal::Malformed)?;
     if has_body && !header.kind.is_control() {
         return Err(Refusal::Malformed);
@@ -82,11 +81,11 @@ fn decide(slot: u32, has_body: bool, scratch: &mut Scratch) -> Result<Outcome, R
         read_ns
     };
     let candidate = verify::screen(&header, intent, state, maps::lease_until_ns(), clock)?;
-    // The time of arrival, not that of the signature's check.
+    let keys = maps::keys(intent.key_slot.load()).ok_or(Refusal::Forged)?;
+    verify::authentic(header.key_id, keys, |key| hmac::sign(packet, key))?;
+    // Half a microsecond late, but no forgery pays for it.
     // SAFETY: as above.
     let now_ns = if read_ns == 0 { unsafe { bpf_ktime_get_ns() } } else { read_ns };
-    let keys = maps::keys(intent.key_slot.load()).ok_or(Refusal::Forged)?;
-    verify::authentic(packet, header.key_id, keys, words)?;
     // Read again, because kept meanwhile it would take up stack.
     let header = Header::parse(packet).map_err(|_| Refusal::Malformed)?;
     let outcome = verify::commit(&header, candidate, state, now_ns)?;
@@ -95,7 +94,7 @@ fn decide(slot: u32, has_body: bool, scratch: &mut Scratch) -> Result<Outcome, R
     }
     if let Outcome::Answer { .. } = outcome {
         verify::echo(&header, intent, state, keys).emit(packet);
-        hmac::sign(packet, &keys.states[0], words);
+        hmac::sign(packet, &keys.states[0]);
     }
     Ok(outcome)
 }

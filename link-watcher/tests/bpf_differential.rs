@@ -13,7 +13,7 @@ use std::{
 use bpf::*;
 use link_watcher::bpf::LinkLayer;
 use link_watcher_common::{
-    hmac::{self, Scratch},
+    hmac,
     maps::{Counters, Intent, KeySet, LinkState, View},
     verify::{self, Outcome, Refusal},
     wire::{Header, Kind, MAX_PACKET_LEN, PACKET_LEN, flags},
@@ -138,12 +138,12 @@ impl Model {
             return Err(Refusal::Unknown);
         }
         let candidate = verify::screen(&header, &self.intent, &self.state, self.lease_until_ns, || now_ns)?;
-        verify::authentic(packet, header.key_id, &self.keys, &mut Scratch::default())?;
+        verify::authentic(header.key_id, &self.keys, |key| hmac::verify(packet, key))?;
         let outcome = verify::commit(&header, candidate, &self.state, now_ns)?;
         let echo = matches!(outcome, Outcome::Answer { .. }).then(|| {
             let mut echo = [0; PACKET_LEN];
             verify::echo(&header, &self.intent, &self.state, &self.keys).emit(&mut echo);
-            hmac::sign(&mut echo, &self.keys.states[0], &mut Scratch::default());
+            hmac::sign(&mut echo, &self.keys.states[0]);
             echo.to_vec()
         });
         Ok((outcome, echo))

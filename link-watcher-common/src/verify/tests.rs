@@ -3,7 +3,11 @@
 use std::sync::atomic::AtomicU64;
 
 use super::*;
-use crate::{hmac::Scratch, maps::KeyState, wire::PACKET_LEN};
+use crate::{
+    hmac,
+    maps::KeyState,
+    wire::{PACKET_LEN, Packet},
+};
 
 const MS: u64 = 1_000_000;
 const START: u64 = 1000 * MS;
@@ -99,7 +103,7 @@ impl End {
     fn sign(&self, header: &Header) -> Packet {
         let mut packet = [0; PACKET_LEN];
         header.emit(&mut packet);
-        hmac::sign(&mut packet, &self.keys.states[0], &mut Scratch::default());
+        hmac::sign(&mut packet, &self.keys.states[0]);
         packet
     }
 
@@ -112,7 +116,7 @@ impl End {
     fn take(&self, packet: &Packet, now_ns: u64) -> Result<(Outcome, Option<Packet>), Refusal> {
         let header = Header::parse(packet).map_err(|_| Refusal::Malformed)?;
         let candidate = screen(&header, &self.intent, &self.state, self.lease_until_ns, || now_ns)?;
-        authentic(packet, header.key_id, &self.keys, &mut Scratch::default())?;
+        authentic(header.key_id, &self.keys, |key| hmac::verify(packet, key))?;
         let outcome = commit(&header, candidate, &self.state, now_ns)?;
         let reply = matches!(outcome, Outcome::Answer { .. })
             .then(|| self.sign(&echo(&header, &self.intent, &self.state, &self.keys)));

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use link_watcher_common::{
-    hmac::Scratch,
+    hmac,
     maps::{Intent, KeySet, LinkState},
     verify::{self, Outcome, Refusal},
     wire::{Header, MAX_PACKET_LEN, PACKET_LEN, Packet},
@@ -45,8 +45,7 @@ impl Verdict {
 pub(super) fn judge(payload: &[u8], judge: &Judge<'_>) -> Result<Verdict, Refusal> {
     let (packet, header, body) = split(payload)?;
     let candidate = verify::screen(&header, judge.intent, judge.state, judge.lease_until_ns, || judge.now_ns)?;
-    let mut scratch = Scratch::default();
-    verify::authentic(packet, header.key_id, judge.keys, &mut scratch)?;
+    verify::authentic(header.key_id, judge.keys, |key| hmac::verify(packet, key))?;
     if header.kind.is_control() && body_digest(body) != header.body_digest() {
         return Err(Refusal::Forged);
     }
@@ -56,7 +55,7 @@ pub(super) fn judge(payload: &[u8], judge: &Judge<'_>) -> Result<Verdict, Refusa
         Outcome::Answer { changed } => {
             let mut echo = [0; PACKET_LEN];
             verify::echo(&header, judge.intent, judge.state, judge.keys).emit(&mut echo);
-            link_watcher_common::hmac::sign(&mut echo, &judge.keys.states[0], &mut scratch);
+            hmac::sign(&mut echo, &judge.keys.states[0]);
             Verdict::Answer { echo, changed }
         }
     })
@@ -74,7 +73,7 @@ pub(super) fn judge_passed(payload: &[u8], judge: &Judge<'_>) -> Result<Option<H
     if !sessions_match {
         return Err(Refusal::Replayed);
     }
-    verify::authentic(packet, header.key_id, judge.keys, &mut Scratch::default())?;
+    verify::authentic(header.key_id, judge.keys, |key| hmac::verify(packet, key))?;
     if body_digest(body) == header.body_digest() { Ok(Some(header)) } else { Err(Refusal::Forged) }
 }
 
