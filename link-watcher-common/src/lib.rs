@@ -9,6 +9,8 @@
 //! No allocation, no panics, no clock, no I/O: the same code runs under the kernel's verifier and in the host's tests.
 #![cfg_attr(not(test), no_std)]
 
+// The kernel program has its own: nothing else here depends on a library.
+#[cfg(not(target_arch = "bpf"))]
 pub mod hmac;
 pub mod maps;
 pub mod verify;

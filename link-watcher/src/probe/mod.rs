@@ -8,7 +8,6 @@ mod endpoint;
 mod frame;
 mod prober;
 mod receive;
-mod sign;
 mod tables;
 mod thread;
 

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use link_watcher_common::{
+    hmac,
     maps::{KeyState, View},
     window,
     wire::{Header, Kind, MAX_PACKET_LEN, PACKET_LEN, Packet, flags},
@@ -28,7 +29,6 @@ use super::{
     endpoint::{EndpointKey, Endpoints},
     frame::{Frames, Head, SOCKET_EVERY_NS},
     receive::{self, Judge, Verdict},
-    sign::sign,
     tables::{begin, first_sequence, forget},
 };
 use crate::{
@@ -451,7 +451,7 @@ impl Thread {
         probed.detector.on_sent(now_ns, probed.sequence);
         let mut packet: Packet = [0; PACKET_LEN];
         header.emit(&mut packet);
-        sign(&mut packet, &probed.key);
+        hmac::sign(&mut packet, &probed.key);
         let stats = self.stats.of(id.0);
         stats.sent.fetch_add(1, Relaxed);
         let neighbour = state.neighbour.load(Relaxed);
@@ -488,7 +488,7 @@ impl Thread {
         header.set_body_digest(receive::body_digest(body));
         let mut packet: Packet = [0; PACKET_LEN];
         header.emit(&mut packet);
-        sign(&mut packet, &probed.key);
+        hmac::sign(&mut packet, &probed.key);
         let mut whole = packet.to_vec();
         whole.extend_from_slice(body);
         if let Some(endpoint) = self.endpoints.get(probed.endpoint) {
