@@ -9,6 +9,13 @@ use crate::{
 };
 
 const PART: &str = "A packet in the kernel program, ns";
+/// Where the nanoseconds go: what two cases differ by.
+const PARTS: [(&str, &str, &str); 4] = [
+    ("which link", "malformed", "not ours"),
+    ("the signature", "forged", "replayed"),
+    ("clock, window and state", "valid echo", "forged"),
+    ("second signature and reply", "valid probe, answered", "valid echo"),
+];
 /// Batches of the signature in user space.
 const BATCHES: usize = 201;
 /// What the kernel program may take of the time that the portable code takes for the signature alone.
@@ -17,13 +24,16 @@ const RATIO: f64 = 1.7;
 pub(crate) fn run(rig: &Rig, table: &mut Table) -> Result<()> {
     let object =
         link_watcher::bpf_object().context("built without the kernel program; `cargo xtask bench` builds it")?;
-    let mut forged_ns = 0.0;
-    for case in bpf::measure(object, &rig.pins, 1)? {
-        if case.name == "forged" {
-            forged_ns = case.ns[1];
-        }
-        table.add_spread(PART, case.name, Some(f64::from(case.target_ns)), case.ns);
+    let cases = bpf::measure(object, &rig.pins, 1)?;
+    for case in &cases {
+        table.add(PART, case.name, Some(f64::from(case.target_ns)), &mut case.ns.clone());
     }
+    let batches_of = |name| cases.iter().find(|case| case.name == name).map_or(&[][..], |case| &case.ns);
+    for (name, with, without) in PARTS {
+        let mut differences: Vec<_> = batches_of(with).iter().zip(batches_of(without)).map(|(a, b)| a - b).collect();
+        table.add(PART, format!("{name} ({with} - {without})"), None, &mut differences);
+    }
+    let forged_ns = spread(&mut batches_of("forged").to_vec())[1];
     let batches = |measure: fn() -> f64| spread(&mut (0..BATCHES).map(|_| measure()).collect::<Vec<_>>());
     let portable = batches(bpf::measure_sha2_portable);
     table.add_spread(PART, "the signature alone, sha2 crate, portable code", None, portable);
