@@ -73,8 +73,8 @@ pub enum Outcome {
     Deliver,
 }
 
-/// Checks everything that needs no signature. The clock is only read where time decides: in BPF that costs as much as the
-/// rest.
+/// Checks everything that needs no signature, and asks for nothing before it decides: in BPF a look at the clock costs as much
+/// as the rest, and the lease is in a map of its own.
 ///
 /// # Errors
 ///
@@ -84,7 +84,7 @@ pub fn screen<W: Word>(
     header: &Header,
     intent: &Intent<W>,
     state: &LinkState<W>,
-    lease_until_ns: u64,
+    lease_until_ns: impl FnOnce() -> u64,
     now_ns: impl FnOnce() -> u64,
 ) -> Result<Candidate, Refusal> {
     let mine = View::unpack(intent.view.load());
@@ -92,14 +92,16 @@ pub fn screen<W: Word>(
         return Err(Refusal::Reflected);
     }
     let addressed_to_me = u64::from(header.receiver_session) == intent.session.load();
-    let known = u64::from(header.sender_session) == state.peer_session.load();
+    let known = || u64::from(header.sender_session) == state.peer_session.load();
     match header.kind {
         Kind::Echo => {
-            let unanswered = header.sequence <= intent.sent_sequence.load()
+            let unanswered = addressed_to_me
+                && header.sequence <= intent.sent_sequence.load()
                 && window::accept(state.echo_window.load(), header.sequence).is_some();
-            if addressed_to_me && unanswered { Ok(Candidate::Echo) } else { Err(Refusal::Replayed) }
+            if unanswered { Ok(Candidate::Echo) } else { Err(Refusal::Replayed) }
         }
         Kind::Probe => {
+            let known = known();
             if known && window::accept(state.probe_window.load(), header.sequence).is_none() {
                 return Err(Refusal::Replayed);
             }
@@ -107,14 +109,15 @@ pub fn screen<W: Word>(
             if !known && alive(intent, state, now_ns) {
                 return Err(Refusal::Replayed);
             }
-            if now_ns >= lease_until_ns {
+            if now_ns >= lease_until_ns() {
                 return Err(Refusal::Unleased);
             }
             if known { Ok(Candidate::Probe { heard: addressed_to_me }) } else { Ok(Candidate::Stranger) }
         }
         Kind::Announce | Kind::AnnounceAck | Kind::Notice => {
-            let new = window::accept(state.control_window.load(), header.sequence).is_some();
-            if addressed_to_me && known && new { Ok(Candidate::Control) } else { Err(Refusal::Replayed) }
+            let new =
+                addressed_to_me && known() && window::accept(state.control_window.load(), header.sequence).is_some();
+            if new { Ok(Candidate::Control) } else { Err(Refusal::Replayed) }
         }
     }
 }

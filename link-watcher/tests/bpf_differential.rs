@@ -137,7 +137,7 @@ impl Model {
         if !known {
             return Err(Refusal::Unknown);
         }
-        let candidate = verify::screen(&header, &self.intent, &self.state, self.lease_until_ns, || now_ns)?;
+        let candidate = verify::screen(&header, &self.intent, &self.state, || self.lease_until_ns, || now_ns)?;
         verify::authentic(header.key_id, &self.keys, |key| hmac::verify(packet, key))?;
         let outcome = verify::commit(&header, candidate, &self.state, now_ns)?;
         let echo = matches!(outcome, Outcome::Answer { .. }).then(|| {

@@ -115,7 +115,7 @@ impl End {
     /// All three steps, and the echo of a good probe.
     fn take(&self, packet: &Packet, now_ns: u64) -> Result<(Outcome, Option<Packet>), Refusal> {
         let header = Header::parse(packet).map_err(|_| Refusal::Malformed)?;
-        let candidate = screen(&header, &self.intent, &self.state, self.lease_until_ns, || now_ns)?;
+        let candidate = screen(&header, &self.intent, &self.state, || self.lease_until_ns, || now_ns)?;
         authentic(header.key_id, &self.keys, |key| hmac::verify(packet, key))?;
         let outcome = commit(&header, candidate, &self.state, now_ns)?;
         let reply = matches!(outcome, Outcome::Answer { .. })

@@ -44,7 +44,7 @@ impl Verdict {
 /// Judges a whole UDP payload as the socket engine.
 pub(super) fn judge(payload: &[u8], judge: &Judge<'_>) -> Result<Verdict, Refusal> {
     let (packet, header, body) = split(payload)?;
-    let candidate = verify::screen(&header, judge.intent, judge.state, judge.lease_until_ns, || judge.now_ns)?;
+    let candidate = verify::screen(&header, judge.intent, judge.state, || judge.lease_until_ns, || judge.now_ns)?;
     verify::authentic(header.key_id, judge.keys, |key| hmac::verify(packet, key))?;
     if header.kind.is_control() && body_digest(body) != header.body_digest() {
         return Err(Refusal::Forged);

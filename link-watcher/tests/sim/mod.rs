@@ -247,7 +247,9 @@ impl Sim {
         }
         let side = &mut self.sides[to];
         let (intent, state) = &side.kernel[link];
-        let Ok(candidate) = verify::screen(&header, intent, state, side.lease_until_ns, || self.now_ns) else { return };
+        let Ok(candidate) = verify::screen(&header, intent, state, || side.lease_until_ns, || self.now_ns) else {
+            return;
+        };
         match verify::commit(&header, candidate, state, self.now_ns) {
             Ok(verify::Outcome::Alive { changed }) => side.news(link, changed, self.now_ns),
             Ok(verify::Outcome::Answer { changed }) => {
