@@ -1,0 +1,200 @@
+//! The thread's packets: what comes is judged, what goes is signed.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::atomic::Ordering::Relaxed,
+};
+
+use link_watcher_common::{
+    hmac,
+    maps::View,
+    verify::Refusal,
+    window,
+    wire::{Header, Kind, MAX_PACKET_LEN, PACKET_LEN, Packet, flags},
+};
+use tracing::debug;
+
+use super::{Probed, Thread, probed};
+use crate::{
+    clock,
+    event::LinkId,
+    probe::{
+        Report, Tables, Verifier,
+        frame::SOCKET_EVERY_NS,
+        receive::{self, Judge, Verdict},
+    },
+};
+
+/// Packets taken from one socket before the timers get their turn again.
+const PACKETS_A_ROUND: usize = 64;
+/// Most reports that wait for the daemon before control packets are dropped.
+const MAX_OUTBOX: usize = 4096;
+
+impl Thread {
+    /// Takes what waits at one socket.
+    pub(super) fn receive(&mut self, endpoint: usize) {
+        for _ in 0..PACKETS_A_ROUND {
+            let Some(socket) = self.endpoints.get(endpoint) else { return };
+            match socket.receive(&mut self.buffer) {
+                Ok(Some((length, from))) => self.take(endpoint, from, length),
+                Ok(None) => return,
+                Err(error) => {
+                    debug!("receiving on {}: {error}", socket.key.local);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Judges the packet in the buffer.
+    fn take(&mut self, endpoint: usize, from: IpAddr, length: usize) {
+        let Some(endpoint) = self.endpoints.get(endpoint) else { return };
+        let Some(&id) = endpoint.links.get(&from) else {
+            // Of all links here the first stands for the endpoint, as in the kernel program.
+            if let Some(first) = endpoint.links.values().min() {
+                self.stats.of(first.0).refuse(Refusal::Unknown);
+            }
+            return;
+        };
+        let Some(probed) = probed(&mut self.links, id) else { return };
+        let stats = self.stats.of(id.0);
+        let payload = &self.buffer[..length.min(self.buffer.len())];
+        let judge = Judge {
+            intent: &self.tables.intents()[id.0 as usize],
+            state: &self.tables.states()[id.0 as usize],
+            keys: &probed.link.keys,
+            lease_until_ns: self.tables.settings().lease_until_ns.load(Relaxed),
+            now_ns: clock::now_ns(),
+        };
+        let delivered = match probed.link.verifier {
+            Verifier::Kernel => match receive::judge_passed(payload, &judge) {
+                Ok(header) => header,
+                Err(refusal) => return stats.refuse(refusal),
+            },
+            Verifier::Socket => match receive::judge(payload, &judge) {
+                Err(refusal) => return stats.refuse(refusal),
+                Ok(verdict) => {
+                    stats.accept(verdict.counted_as());
+                    match verdict {
+                        Verdict::Deliver { header } => Some(header),
+                        Verdict::Alive { changed } => {
+                            if changed {
+                                self.changed.push(id.0);
+                            }
+                            None
+                        }
+                        Verdict::Answer { echo, changed } => {
+                            // An echo that cannot be sent is a lost one: the peer counts it.
+                            let _ = endpoint.send(&echo, SocketAddr::new(from, endpoint.key.port));
+                            if changed {
+                                self.changed.push(id.0);
+                            }
+                            None
+                        }
+                    }
+                }
+            },
+        };
+        if let Some(header) = delivered
+            && self.outbox.len() < MAX_OUTBOX
+        {
+            // Beyond the bound it is lost, as the network might have lost it: its sender repeats it.
+            let body = payload[PACKET_LEN..].to_vec();
+            let (session, kind) = (header.sender_session, header.kind);
+            self.outbox.push(Report::Control { link: id, session, kind, body });
+        }
+    }
+
+    /// Sends one probe.
+    pub(super) fn probe(&mut self, id: LinkId, now_ns: u64) {
+        let Some(probed) = probed(&mut self.links, id) else { return };
+        let intent = &self.tables.intents()[id.0 as usize];
+        let state = &self.tables.states()[id.0 as usize];
+        let answered = window::highest(state.echo_window.load(Relaxed)) == probed.sequence;
+        probed.sequence = (probed.sequence + 1).min(window::MAX_SEQUENCE);
+        // Before the packet leaves: its echo may be there before the call returns.
+        intent.sent_sequence.store(probed.sequence, Relaxed);
+        let mut header = header(probed, self.session, &*self.tables, Kind::Probe);
+        header.sequence = probed.sequence;
+        header.sent_ns = now_ns;
+        probed.detector.on_sent(now_ns, probed.sequence);
+        let mut packet: Packet = [0; PACKET_LEN];
+        header.emit(&mut packet);
+        hmac::sign(&mut packet, &probed.key);
+        let stats = self.stats.of(id.0);
+        stats.sent.fetch_add(1, Relaxed);
+        let neighbour = state.neighbour.load(Relaxed);
+        let direct = answered && neighbour != 0 && now_ns < probed.by_socket_ns + SOCKET_EVERY_NS;
+        let result = match (&self.frames, &probed.head) {
+            (Some(frames), Some(head)) if direct => {
+                let [a, b, c, d, e, f, ..] = neighbour.to_ne_bytes();
+                frames.send(probed.link.ifindex, head, &packet, [a, b, c, d, e, f])
+            }
+            _ => {
+                probed.by_socket_ns = now_ns;
+                let Some(endpoint) = self.endpoints.get(probed.endpoint) else { return };
+                endpoint.send(&packet, SocketAddr::new(probed.link.remote, probed.link.port))
+            }
+        };
+        let kind = result.as_ref().err().map(std::io::Error::kind);
+        if let Err(error) = result {
+            stats.send_errors.fetch_add(1, Relaxed);
+            if kind != probed.last_error {
+                debug!("probe to {} on {}: {error}", probed.link.remote, probed.link.interface);
+            }
+        }
+        probed.last_error = kind;
+    }
+
+    pub(super) fn send_control(&mut self, id: LinkId, kind: Kind, body: &[u8]) {
+        let Some(probed) = probed(&mut self.links, id) else { return };
+        if body.len() > MAX_PACKET_LEN - PACKET_LEN {
+            return;
+        }
+        probed.control_sequence = (probed.control_sequence + 1).min(window::MAX_SEQUENCE);
+        let mut header = header(probed, self.session, &*self.tables, kind);
+        header.sequence = probed.control_sequence;
+        header.set_body_digest(receive::body_digest(body));
+        let mut packet: Packet = [0; PACKET_LEN];
+        header.emit(&mut packet);
+        hmac::sign(&mut packet, &probed.key);
+        let mut whole = packet.to_vec();
+        whole.extend_from_slice(body);
+        if let Some(endpoint) = self.endpoints.get(probed.endpoint) {
+            // Lost is lost: whoever ordered it repeats it until it is acknowledged.
+            let _ = endpoint.send(&whole, SocketAddr::new(probed.link.remote, probed.link.port));
+        }
+    }
+
+    /// Tells every peer that this is a planned stop.
+    pub(super) fn say_restarting(&mut self) {
+        let ids: Vec<LinkId> = self.links.iter().flatten().map(|probed| probed.link.id).collect();
+        for id in ids {
+            let view = &self.tables.intents()[id.0 as usize].view;
+            let mut said = View::unpack(view.load(Relaxed));
+            said.flags |= flags::RESTARTING;
+            view.store(said.pack(), Relaxed);
+            self.probe(id, clock::now_ns());
+        }
+    }
+}
+
+/// A header with everything that does not depend on the packet.
+fn header(probed: &Probed, session: u32, tables: &dyn Tables, kind: Kind) -> Header {
+    let slot = probed.link.id.0 as usize;
+    let intent = &tables.intents()[slot];
+    let mine = View::unpack(intent.view.load(Relaxed));
+    Header {
+        kind,
+        flags: mine.flags,
+        key_id: probed.key_id,
+        sender_session: session,
+        receiver_session: tables.states()[slot].peer_session.load(Relaxed) as u32,
+        rank: mine.rank,
+        generation: intent.generation.load(Relaxed) as u16,
+        epoch: mine.epoch,
+        sequence: 0,
+        sent_ns: 0,
+        received: 0,
+    }
+}
