@@ -47,7 +47,7 @@ struct Arguments {
     /// The comparison with other programs, or with these of them; other parts only where `--only` names them
     #[arg(long, value_enum, value_name = "PROGRAM", num_args = 0.., require_equals = true, value_delimiter = ',')]
     peers: Option<Vec<peers::Name>>,
-    /// Adds the results to the history in performance.md of this directory, and draws its chart
+    /// Adds the results to the history in performance.md of this directory, and draws its chart if every part was run
     #[arg(long, value_name = "DIRECTORY")]
     record: Option<PathBuf>,
 }
@@ -77,6 +77,7 @@ fn main() -> Result<()> {
         (false, []) => arguments.peers.is_none() && (arguments.load.is_empty() || part == Part::Scale),
         (false, only) => only.contains(&part),
     };
+    let whole = Part::value_variants().iter().all(|part| wanted(*part));
     if wanted(Part::Packets) {
         packets::run(&rig, &mut table)?;
     }
@@ -99,7 +100,7 @@ fn main() -> Result<()> {
         println!("{}", serde_json::to_string_pretty(&table.record())?);
     }
     match arguments.record {
-        Some(directory) => record::write(&directory, &table),
+        Some(directory) => record::write(&directory, &table, whole),
         None => Ok(()),
     }
 }

@@ -1,4 +1,4 @@
-//! The history: a section in `performance.md` for each recorded run, and a chart of the newest.
+//! The history: a section in `performance.md` for each recorded run, and a chart of the newest one that was whole.
 
 use std::{fmt::Write as _, fs, path::Path, time::SystemTime};
 
@@ -10,12 +10,12 @@ use crate::table::{Row, Table, load_average, number};
 const MARK: &str = "<!-- newest first -->\n";
 const CHART: &str = "performance.svg";
 
-pub(crate) fn write(directory: &Path, table: &Table) -> Result<()> {
+pub(crate) fn write(directory: &Path, table: &Table, whole: bool) -> Result<()> {
     let path = directory.join("performance.md");
     let before = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let (head, older) = before.split_once(MARK).with_context(|| format!("{} lacks the line {MARK}", path.display()))?;
     fs::write(&path, format!("{head}{MARK}\n{}{older}", section(table)))
-        .and_then(|()| fs::write(directory.join(CHART), chart(&table.rows)))
+        .and_then(|()| if whole { fs::write(directory.join(CHART), chart(&table.rows)) } else { Ok(()) })
         .with_context(|| format!("cannot write to {}", directory.display()))
 }
 
