@@ -8,60 +8,19 @@ use std::{collections::BTreeMap, fs};
 use ipnet::IpNet;
 use link_watcher::{
     config::ActuationChoice,
-    route::{
-        Actuation, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop, Notice, Report, RouteSink,
-        TableRange,
-    },
+    route::{GroupRoutes, Nexthop, Notice, Report, RouteSink},
     system::KernelEvents,
 };
-use route_support::{GROUP, SECOND, foreign, ip, link, namespace, nets, ours, three_links, v4, v6};
+use route_support::{
+    AllBackEnds, GROUP, SECOND, TABLE_BASE as BASE, foreign, ip, link, namespace, nets, ours, three_links, v4, v6, way,
+};
 
-const BASE: u32 = 7000;
 const V6: u32 = BASE + 1;
 
-/// All back-ends with their events, and a clock in the test's hand.
-struct Bench {
-    sink: Actuation<NetlinkRoutes, NetlinkTables, NetlinkObjects>,
-    events: KernelEvents,
-    now_ns: u64,
-}
-
-impl Bench {
-    fn new() -> Self {
-        let events = KernelEvents::open().unwrap();
-        let (routes, tables) = (NetlinkRoutes::open().unwrap(), NetlinkTables::open().unwrap());
-        let sink = Actuation::new(routes, tables, NetlinkObjects::open().unwrap());
-        Self { sink, events, now_ns: SECOND }
-    }
-
+impl AllBackEnds {
     async fn apply(&mut self, desired: &GroupRoutes) -> Report {
         self.observe();
         self.sink.apply(self.now_ns, GROUP, desired).await
-    }
-
-    fn observe(&mut self) -> Vec<Notice> {
-        self.events.filter(self.sink.filtered()).unwrap();
-        let mut notices = Vec::new();
-        while let Some(event) = self.events.try_next() {
-            notices.extend(self.sink.observe(self.now_ns, &event));
-        }
-        notices
-    }
-
-    /// Everything that is due within `after_ns`.
-    async fn settle(&mut self, after_ns: u64) -> Vec<Notice> {
-        let end_ns = self.now_ns + after_ns;
-        let mut notices = Vec::new();
-        loop {
-            notices.extend(self.observe());
-            let due_ns = self.sink.next_deadline_ns();
-            if due_ns > end_ns {
-                self.now_ns = end_ns;
-                return notices;
-            }
-            self.now_ns = self.now_ns.max(due_ns);
-            notices.extend(self.sink.tick(self.now_ns).await);
-        }
     }
 
     /// Installs a wish completely.
@@ -74,30 +33,11 @@ impl Bench {
 }
 
 fn wish(prefixes: impl IntoIterator<Item = IpNet>, active: &[Nexthop], backups: &[Nexthop]) -> GroupRoutes {
-    GroupRoutes {
-        table: 254,
-        prefixes: prefixes.into_iter().collect(),
-        active: active.to_vec(),
-        backups: backups.to_vec(),
-        links: (1..=3)
-            .flat_map(|i| [v4(i), v6(i)])
-            .filter(|link| active.first().is_none_or(|a| a.gateway.is_ipv4() == link.gateway.is_ipv4()))
-            .collect(),
-        choice: ActuationChoice::Nexthop,
-        range: TableRange { table_base: BASE, rule_priority: 32_600 },
-        ..GroupRoutes::default()
-    }
+    route_support::wish(ActuationChoice::Nexthop, prefixes, active, backups)
 }
 
 fn weighted(nexthop: Nexthop, weight: u32) -> Nexthop {
     Nexthop { weight, ..nexthop }
-}
-
-/// Where the kernel sends a packet.
-fn way(address: &str) -> String {
-    let text = ip(&format!("-o route get {address}"));
-    let mut words = text.split_whitespace().skip_while(|word| *word != "dev");
-    words.nth(1).unwrap_or("").to_owned()
 }
 
 /// Nexthop objects, ours or not.
@@ -152,7 +92,7 @@ fn one_message_moves_everything_and_carrier_loss_needs_no_daemon() {
         ip("route add 10.30.0.0/16 via 10.248.250.1 metric 7");
         let others = (foreign(), objects(false));
         let prefixes = nets(&["10.20.0.0/16", "10.30.0.0/16", "203.0.113.0/24"]);
-        let mut bench = Bench::installed(&wish(prefixes.clone(), &[v4(1)], &[v4(2), v4(3)])).await;
+        let mut bench = AllBackEnds::installed(&wish(prefixes.clone(), &[v4(1)], &[v4(2), v4(3)])).await;
         assert_eq!(ours().len(), 3);
         assert!(ours().iter().all(|route| route.contains("nhid 7000")), "{:?}", ours());
         assert_eq!((way("10.30.0.1"), way("203.0.113.9")), ("eth1".into(), "eth1".into()));
@@ -208,7 +148,7 @@ fn several_share_by_weight_and_no_healthy_bucket_moves() {
         three_links();
         let prefixes = nets(&["10.30.0.0/16"]);
         let several = [weighted(v4(1), 5), weighted(v4(2), 3), weighted(v4(3), 2)];
-        let mut bench = Bench::installed(&wish(prefixes.clone(), &several, &[])).await;
+        let mut bench = AllBackEnds::installed(&wish(prefixes.clone(), &several, &[])).await;
         assert_eq!(shares(BASE), of(&[("eth1", 64), ("eth2", 39), ("eth3", 25)]));
         let before = bucket_members(BASE);
         let order = |bench: &[String]| bench.iter().find(|line| line.starts_with("id 7000 ")).cloned().unwrap();
@@ -238,11 +178,11 @@ fn vandals_are_repaired_and_a_restart_writes_nothing() {
         let prefixes: Vec<IpNet> =
             (0..500).map(|i| format!("10.{}.{}.0/24", 100 + i / 250, i % 250).parse().unwrap()).collect();
         let desired = wish(prefixes.clone(), &[v4(2)], &[v4(1)]);
-        let bench = Bench::installed(&desired).await;
+        let bench = AllBackEnds::installed(&desired).await;
         let stood = (ours(), objects(true), bucket_members(BASE));
         assert_eq!((stood.0.len(), stood.1.len()), (500, 4));
         drop(bench);
-        let mut bench = Bench::new();
+        let mut bench = AllBackEnds::new();
         let adopted = bench.sink.adopt(bench.now_ns, GROUP, &wish(prefixes.clone(), &[], &[])).await;
         assert_eq!(
             (adopted.active.iter().map(|hop| hop.gateway).collect::<Vec<_>>(), adopted.routes),
@@ -294,7 +234,7 @@ fn when_every_carrier_is_lost_everything_comes_back() {
         let prefixes = nets(&["10.20.0.0/16", "2001:db8:20::/48"]);
         let mut both = wish(prefixes, &[v4(1), v6(1)], &[v4(2), v6(2)]);
         both.links = (1..=3).flat_map(|i| [v4(i), v6(i)]).collect();
-        let mut bench = Bench::installed(&both).await;
+        let mut bench = AllBackEnds::installed(&both).await;
         for i in 1..=3 {
             ip(&format!("link set far{i} down"));
         }
@@ -318,7 +258,7 @@ fn ipv6_has_a_group_of_its_own_and_carries_ipv4_too() {
         three_links();
         let before = (foreign(), objects(false));
         let prefixes = nets(&["2001:db8:20::/48", "10.20.0.0/16", "::/0"]);
-        let mut bench = Bench::installed(&wish(prefixes.clone(), &[v6(1)], &[v6(2)])).await;
+        let mut bench = AllBackEnds::installed(&wish(prefixes.clone(), &[v6(1)], &[v6(2)])).await;
         assert_eq!((way("2001:db8:20::1"), way("10.20.0.1")), ("eth1".into(), "eth1".into()));
         assert_eq!((shares(BASE), shares(V6)), (of(&[("eth1", 128)]), of(&[("eth1", 128)])));
         let report = bench.apply(&wish(prefixes.clone(), &[v6(3)], &[v6(2)])).await;
@@ -347,7 +287,7 @@ fn a_failover_takes_no_longer_with_many_routes() {
         fs::write("/proc/sys/net/ipv4/nexthop_compat_mode", "0").unwrap();
         let prefixes: Vec<IpNet> =
             (0..20_000).map(|i| format!("10.{}.{}.0/24", 60 + i / 250, i % 250).parse().unwrap()).collect();
-        let mut bench = Bench::installed(&wish(prefixes.clone(), &[v4(1)], &[v4(2)])).await;
+        let mut bench = AllBackEnds::installed(&wish(prefixes.clone(), &[v4(1)], &[v4(2)])).await;
         let kept = wish(prefixes, &[v4(2)], &[]);
         let kept = GroupRoutes { prefixes: std::sync::Arc::clone(&kept.prefixes), ..kept };
         bench.apply(&kept).await;

@@ -8,78 +8,13 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use link_watcher::{
     config::ActuationChoice,
-    route::{
-        Actuation, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop, Notice, RouteSink, TableRange,
-    },
+    route::{GroupRoutes, Nexthop, Notice, RouteSink},
     system::KernelEvents,
 };
-use route_support::{GROUP, SECOND, foreign, ip, link, namespace, nets, ours, three_links, v4, v6};
-
-/// Both back-ends with their events, and a clock in the test's hand.
-struct Both {
-    sink: Actuation<NetlinkRoutes, NetlinkTables, NetlinkObjects>,
-    events: KernelEvents,
-    now_ns: u64,
-}
-
-impl Both {
-    fn new() -> Self {
-        let events = KernelEvents::open().unwrap();
-        let sink = Actuation::new(
-            NetlinkRoutes::open().unwrap(),
-            NetlinkTables::open().unwrap(),
-            NetlinkObjects::open().unwrap(),
-        );
-        Self { sink, events, now_ns: SECOND }
-    }
-
-    fn observe(&mut self) -> Vec<Notice> {
-        self.events.filter(self.sink.filtered()).unwrap();
-        let mut notices = Vec::new();
-        while let Some(event) = self.events.try_next() {
-            notices.extend(self.sink.observe(self.now_ns, &event));
-        }
-        notices
-    }
-
-    /// Everything that is due within `after_ns`.
-    async fn settle(&mut self, after_ns: u64) -> Vec<Notice> {
-        let end_ns = self.now_ns + after_ns;
-        let mut notices = Vec::new();
-        loop {
-            notices.extend(self.observe());
-            let due_ns = self.sink.next_deadline_ns();
-            if due_ns > end_ns {
-                self.now_ns = end_ns;
-                return notices;
-            }
-            self.now_ns = self.now_ns.max(due_ns);
-            notices.extend(self.sink.tick(self.now_ns).await);
-        }
-    }
-}
+use route_support::{AllBackEnds, GROUP, SECOND, foreign, ip, link, namespace, nets, ours, three_links, v4, v6, way};
 
 fn wish(prefixes: impl IntoIterator<Item = IpNet>, active: &[Nexthop], backups: &[Nexthop]) -> GroupRoutes {
-    GroupRoutes {
-        table: 254,
-        prefixes: prefixes.into_iter().collect(),
-        active: active.to_vec(),
-        backups: backups.to_vec(),
-        links: (1..=3)
-            .flat_map(|i| [v4(i), v6(i)])
-            .filter(|link| active.first().is_none_or(|a| a.gateway.is_ipv4() == link.gateway.is_ipv4()))
-            .collect(),
-        choice: ActuationChoice::Tables,
-        range: TableRange { table_base: 7000, rule_priority: 32_600 },
-        ..GroupRoutes::default()
-    }
-}
-
-/// Where the kernel sends a packet.
-fn way(address: &str) -> String {
-    let text = ip(&format!("-o route get {address}"));
-    let mut words = text.split_whitespace().skip_while(|word| *word != "dev");
-    words.nth(1).unwrap_or("").to_owned()
+    route_support::wish(ActuationChoice::Tables, prefixes, active, backups)
 }
 
 fn rules() -> Vec<String> {
@@ -107,7 +42,7 @@ fn one_rule_moves_everything_and_carrier_loss_needs_no_daemon() {
         ip("rule add from 198.51.100.7 lookup 100 priority 32500");
         let sorted = || foreign().lines().map(str::to_owned).collect::<std::collections::BTreeSet<_>>();
         let before = (sorted(), ip("rule show"));
-        let mut both = Both::new();
+        let mut both = AllBackEnds::new();
         let prefixes = nets(&["10.20.0.0/16", "10.30.0.0/16", "203.0.113.0/24"]);
         both.sink.apply(both.now_ns, GROUP, &wish(prefixes.clone(), &[v4(1)], &[v4(2), v4(3)])).await;
         assert_eq!(both.settle(SECOND).await, []);
@@ -142,7 +77,7 @@ fn ipv6_moves_and_connected_networks_stay() {
     namespace(|| async {
         three_links();
         let before = foreign();
-        let mut both = Both::new();
+        let mut both = AllBackEnds::new();
         let prefixes = nets(&["2001:db8::/32", "::/0"]);
         both.sink.apply(both.now_ns, GROUP, &wish(prefixes.clone(), &[v6(1)], &[v6(2)])).await;
         both.settle(SECOND).await;
@@ -166,7 +101,7 @@ fn ipv6_moves_and_connected_networks_stay() {
 fn a_restart_and_vandals_change_nothing_for_long() {
     namespace(|| async {
         three_links();
-        let mut both = Both::new();
+        let mut both = AllBackEnds::new();
         let prefixes: Vec<IpNet> =
             (0..2500).map(|i| format!("10.{}.{}.0/24", 100 + i / 250, i % 250).parse().unwrap()).collect();
         let desired = |active, backup| wish(prefixes.clone(), &[active], &[backup]);
@@ -174,7 +109,7 @@ fn a_restart_and_vandals_change_nothing_for_long() {
         both.settle(5 * SECOND).await;
         let stood = (ours(), rules());
         assert_eq!(stood.0.len(), 3 * 2500);
-        let mut both = Both::new();
+        let mut both = AllBackEnds::new();
         let adopted = both.sink.adopt(both.now_ns, GROUP, &desired(v4(2), v4(1))).await;
         assert_eq!(adopted.active, [v4(2)]);
         let mut monitor = KernelEvents::open().unwrap();
@@ -211,7 +146,7 @@ fn a_restart_and_vandals_change_nothing_for_long() {
 fn crossing_the_threshold_strands_nobody() {
     namespace(|| async {
         three_links();
-        let mut both = Both::new();
+        let mut both = AllBackEnds::new();
         let list = |count: u32| -> Arc<[IpNet]> {
             (0..count).map(|i| format!("10.{}.{}.0/24", 100 + i / 250, i % 250).parse().unwrap()).collect()
         };

@@ -74,6 +74,13 @@ pub struct FoundTableRoute {
     pub way: Option<Way>,
 }
 
+impl FoundTableRoute {
+    /// How a route of ours is found.
+    pub fn ours(route: &TableRoute) -> Self {
+        Self { key: route.key, protocol: PROTOCOL, way: Some(route.way.clone()) }
+    }
+}
+
 /// How a route is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mode {

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::system::{
     KernelError,
-    netlink::{Batch, Requests},
+    netlink::{Batch, Message, Requests},
 };
 
 /// One message to the kernel.
@@ -66,10 +66,7 @@ impl NetlinkRoutes {
     fn dump(&mut self, family: i32, filter: Filter) -> io::Result<Vec<FoundRoute>> {
         self.batch.clear();
         codec::dump(&mut self.batch, family as u8, filter);
-        match self.requests.dump(&mut self.batch, |message| parse_route(message.payload)) {
-            Err(error) if nothing_there(&error) => Ok(Vec::new()),
-            found => found,
-        }
+        dump(&mut self.requests, &mut self.batch, |message| parse_route(message.payload))
     }
 }
 
@@ -125,6 +122,18 @@ pub(crate) fn process(port_id: u32) -> String {
     match fs::read_to_string(format!("/proc/{port_id}/comm")) {
         Ok(name) => format!("{} (process {port_id})", name.trim_end()),
         Err(_) => format!("a program that has ended (netlink port {port_id})"),
+    }
+}
+
+/// What a dump finds; nothing where there is nothing to dump.
+pub(crate) fn dump<T>(
+    requests: &mut Requests,
+    batch: &mut Batch,
+    parse: impl Fn(&Message<'_>) -> Option<T>,
+) -> io::Result<Vec<T>> {
+    match requests.dump(batch, parse) {
+        Err(error) if nothing_there(&error) => Ok(Vec::new()),
+        found => found,
     }
 }
 

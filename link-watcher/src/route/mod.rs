@@ -51,7 +51,7 @@ pub use self::{
 };
 pub(crate) use self::{
     codec::parse_route,
-    kernel::{nothing_there, process},
+    kernel::{dump, nothing_there, process},
     reconcile::{BACKOFF_MAX_NS, GAP_NS, backoff_ns},
 };
 

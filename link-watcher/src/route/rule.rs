@@ -124,6 +124,13 @@ pub struct FoundRule {
     pub rule: Option<Rule>,
 }
 
+impl FoundRule {
+    /// How a rule of ours is found.
+    pub const fn ours(rule: &Rule) -> Self {
+        Self { family: rule.family, priority: rule.priority, protocol: PROTOCOL, table: rule.table, rule: Some(*rule) }
+    }
+}
+
 /// Adds a request that creates the rule; it fails with `EEXIST` where the same stands already.
 pub(crate) fn create(batch: &mut Batch, rule: &Rule) {
     write(batch, libc::RTM_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, rule);

@@ -10,9 +10,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{
-    BulkKernel, Family, FoundRoute, FoundRule, FoundTableRoute, PROTOCOL, TableChange, TableKernel, TableRoute, Way,
-};
+use super::{BulkKernel, Family, FoundRoute, FoundRule, FoundTableRoute, PROTOCOL, TableChange, TableKernel, Way};
 use crate::system::{KernelError, KernelEvent, RouteChange, RouteEvent};
 
 /// The port id of the back-end under test.
@@ -101,8 +99,6 @@ impl State {
     }
 
     fn carry_out(&mut self, change: &TableChange) -> Result<(), i32> {
-        let found =
-            |route: &TableRoute| FoundTableRoute { key: route.key, protocol: PROTOCOL, way: Some(route.way.clone()) };
         match change {
             TableChange::CreateRoute(route) | TableChange::ReplaceRoute(route) => {
                 if let Way::Through { hops, .. } = &route.way
@@ -118,13 +114,17 @@ impl State {
                     assert_eq!(self.routes[there].protocol, PROTOCOL, "a foreign route is replaced: {change}");
                     self.routes.remove(there);
                 }
-                self.routes.push(found(route));
+                self.routes.push(FoundTableRoute::ours(route));
             }
             TableChange::DeleteRoute(route) => {
                 // A removal without next hops is of whatever there is.
                 let any = matches!(&route.way, Way::Through { hops, .. } if hops.is_empty());
                 let same = |other: &FoundTableRoute| {
-                    if any { (other.key, other.protocol) == (route.key, PROTOCOL) } else { *other == found(route) }
+                    if any {
+                        (other.key, other.protocol) == (route.key, PROTOCOL)
+                    } else {
+                        *other == FoundTableRoute::ours(route)
+                    }
                 };
                 let at = self.routes.iter().position(same).ok_or(libc::ESRCH)?;
                 self.routes.remove(at);
@@ -133,13 +133,7 @@ impl State {
                 if self.rules.iter().any(|other| other.protocol == PROTOCOL && other.rule == Some(*rule)) {
                     return Err(libc::EEXIST);
                 }
-                self.rules.push(FoundRule {
-                    family: rule.family,
-                    priority: rule.priority,
-                    protocol: PROTOCOL,
-                    table: rule.table,
-                    rule: Some(*rule),
-                });
+                self.rules.push(FoundRule::ours(rule));
             }
             TableChange::DeleteRule(rule) => {
                 let same = |other: &FoundRule| other.protocol == PROTOCOL && other.rule == Some(*rule);

@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, fmt, io};
 use super::{
     Family, FoundRule, FoundTableRoute, Rule, TableRoute,
     codec::{self, Filter, Mode},
-    nothing_there, process, rule,
+    dump, nothing_there, process, rule,
 };
 use crate::system::{
     KernelError,
-    netlink::{Batch, Message, Requests},
+    netlink::{Batch, Requests},
 };
 
 /// One message to the kernel.
@@ -79,17 +79,6 @@ impl NetlinkTables {
     pub fn open() -> io::Result<Self> {
         Ok(Self { requests: Requests::open()?, batch: Batch::default(), reading: None })
     }
-
-    fn dump<T>(&mut self, found: &mut Vec<T>, parse: impl Fn(&Message<'_>) -> Option<T>) -> io::Result<()> {
-        match self.requests.dump(&mut self.batch, parse) {
-            Err(error) if nothing_there(&error) => Ok(()),
-            Err(error) => Err(error),
-            Ok(more) => {
-                found.extend(more);
-                Ok(())
-            }
-        }
-    }
 }
 
 impl TableKernel for NetlinkTables {
@@ -116,7 +105,7 @@ impl TableKernel for NetlinkTables {
         for family in [Family::V4, Family::V6] {
             self.batch.clear();
             rule::dump(&mut self.batch, family);
-            self.dump(&mut found, |message| rule::parse(message.payload))?;
+            found.extend(dump(&mut self.requests, &mut self.batch, |message| rule::parse(message.payload))?);
         }
         Ok(found)
     }
@@ -128,7 +117,9 @@ impl TableKernel for NetlinkTables {
                 self.batch.clear();
                 let filter = Filter { table: Some(*table), ..Filter::default() };
                 codec::dump(&mut self.batch, family.number(), filter);
-                self.dump(&mut found, |message| codec::parse_table_route(message.payload))?;
+                found.extend(dump(&mut self.requests, &mut self.batch, |message| {
+                    codec::parse_table_route(message.payload)
+                })?);
             }
         }
         // A kernel without strict dumps sends everything.

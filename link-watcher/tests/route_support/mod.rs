@@ -10,8 +10,12 @@ use std::{
 
 use ipnet::IpNet;
 use link_watcher::{
+    config::ActuationChoice,
     event::GroupId,
-    route::{GroupRoutes, NetlinkRoutes, Nexthop, Notice, Report, RouteSink, Routes},
+    route::{
+        Actuation, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop, Notice, Report, RouteSink,
+        Routes, TableRange,
+    },
     system::{Interfaces, KernelEvents},
 };
 
@@ -19,6 +23,9 @@ use link_watcher::{
 pub(crate) const GROUP: GroupId = GroupId(0);
 /// A second, ns.
 pub(crate) const SECOND: u64 = 1_000_000_000;
+
+/// Where tables and nexthop objects of that group begin.
+pub(crate) const TABLE_BASE: u32 = 7000;
 
 /// Runs `body` in a new network namespace with the loopback up.
 pub(crate) fn namespace<F: Future<Output = ()>>(body: impl FnOnce() -> F + Send + 'static) {
@@ -171,4 +178,77 @@ impl Bench {
         notices.extend(self.routes.tick(self.now_ns).await);
         notices
     }
+}
+
+/// All back-ends behind their sink, with their events, and a clock in the test's hand.
+pub(crate) struct AllBackEnds {
+    pub(crate) sink: Actuation<NetlinkRoutes, NetlinkTables, NetlinkObjects>,
+    pub(crate) events: KernelEvents,
+    pub(crate) now_ns: u64,
+}
+
+impl AllBackEnds {
+    pub(crate) fn new() -> Self {
+        let events = KernelEvents::open().unwrap();
+        let sink = Actuation::new(
+            NetlinkRoutes::open().unwrap(),
+            NetlinkTables::open().unwrap(),
+            NetlinkObjects::open().unwrap(),
+        );
+        Self { sink, events, now_ns: SECOND }
+    }
+
+    pub(crate) fn observe(&mut self) -> Vec<Notice> {
+        self.events.filter(self.sink.filtered()).unwrap();
+        let mut notices = Vec::new();
+        while let Some(event) = self.events.try_next() {
+            notices.extend(self.sink.observe(self.now_ns, &event));
+        }
+        notices
+    }
+
+    /// Everything that is due within `after_ns`.
+    pub(crate) async fn settle(&mut self, after_ns: u64) -> Vec<Notice> {
+        let end_ns = self.now_ns + after_ns;
+        let mut notices = Vec::new();
+        loop {
+            notices.extend(self.observe());
+            let due_ns = self.sink.next_deadline_ns();
+            if due_ns > end_ns {
+                self.now_ns = end_ns;
+                return notices;
+            }
+            self.now_ns = self.now_ns.max(due_ns);
+            notices.extend(self.sink.tick(self.now_ns).await);
+        }
+    }
+}
+
+/// A wish about the three links, or those of them that are of the active one's family.
+pub(crate) fn wish(
+    choice: ActuationChoice,
+    prefixes: impl IntoIterator<Item = IpNet>,
+    active: &[Nexthop],
+    backups: &[Nexthop],
+) -> GroupRoutes {
+    GroupRoutes {
+        table: 254,
+        prefixes: prefixes.into_iter().collect(),
+        active: active.to_vec(),
+        backups: backups.to_vec(),
+        links: (1..=3)
+            .flat_map(|i| [v4(i), v6(i)])
+            .filter(|link| active.first().is_none_or(|a| a.gateway.is_ipv4() == link.gateway.is_ipv4()))
+            .collect(),
+        choice,
+        range: TableRange { table_base: TABLE_BASE, rule_priority: 32_600 },
+        ..GroupRoutes::default()
+    }
+}
+
+/// Where the kernel sends a packet.
+pub(crate) fn way(address: &str) -> String {
+    let text = ip(&format!("-o route get {address}"));
+    let mut words = text.split_whitespace().skip_while(|word| *word != "dev");
+    words.nth(1).unwrap_or("").to_owned()
 }

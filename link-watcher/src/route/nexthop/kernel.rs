@@ -93,12 +93,10 @@ impl ObjectKernel for NetlinkObjects {
         if fs::read_to_string(super::COMPAT_MODE).is_ok_and(|value| value.trim_end() != "0") {
             said.push(format!("{}. Remedy: {}", super::COMPAT_WARNING, super::COMPAT_REMEDY));
         }
-        let running = |name: &str| {
-            let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-            let mut names = processes.filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok());
-            names.any(|comm| comm.trim_end() == name)
-        };
-        let neighbours = super::NEIGHBOURS.iter().filter(|(name, _)| running(name));
+        let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+        let names = processes.filter_map(|entry| fs::read_to_string(entry.path().join("comm")).ok());
+        let running: BTreeSet<String> = names.map(|name| name.trim_end().to_owned()).collect();
+        let neighbours = super::NEIGHBOURS.iter().filter(|(name, _)| running.contains(*name));
         said.extend(neighbours.map(|(_, warning)| (*warning).to_owned()));
         said
     }

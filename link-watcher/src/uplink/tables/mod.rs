@@ -401,19 +401,12 @@ impl Found {
         match change {
             TableChange::CreateRoute(route) | TableChange::ReplaceRoute(route) => {
                 self.routes.retain(|found| found.key != route.key);
-                let found = FoundTableRoute { key: route.key, protocol: PROTOCOL, way: Some(route.way.clone()) };
-                self.routes.push(found);
+                self.routes.push(FoundTableRoute::ours(route));
             }
             TableChange::DeleteRoute(route) => {
                 self.routes.retain(|found| found.protocol != PROTOCOL || found.key != route.key);
             }
-            TableChange::CreateRule(rule) => self.rules.push(FoundRule {
-                family: rule.family,
-                priority: rule.priority,
-                protocol: PROTOCOL,
-                table: rule.table,
-                rule: Some(*rule),
-            }),
+            TableChange::CreateRule(rule) => self.rules.push(FoundRule::ours(rule)),
             TableChange::DeleteRule(rule) => {
                 self.rules.retain(|found| found.protocol != PROTOCOL || found.rule.as_ref() != Some(rule));
             }
