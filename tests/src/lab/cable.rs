@@ -53,7 +53,9 @@ impl Cable {
     ) -> Result<Cable> {
         let bridge = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Bridge)
             .name(name)
-            .set_info_data(InfoData::Bridge(vec![InfoBridge::MulticastSnooping(false)]))
+            // Ageing time 0: the bridge never learns (br_fdb_update of net/bridge/br_fdb.c), from the first packet on. What
+            // it learnt while a port was plugged in, such as from a router solicitation, would pass every later cut.
+            .set_info_data(InfoData::Bridge(vec![InfoBridge::AgeingTime(0), InfoBridge::MulticastSnooping(false)]))
             .up()
             .build();
         middle
@@ -167,10 +169,5 @@ fn plug(
     middle
         .set_link(LinkUnspec::new_with_index(index).controller(bridge_index).build())
         .with_context(|| format!("cannot make {port} a port of a bridge in {}", middle.name()))?;
-    let settings = LinkBridgePort::new(index).append_info_data(InfoBridgePort::Learning(false)).build();
-    middle
-        .netlink()
-        .request(vec![RouteNetlinkMessage::NewLink(settings)], 0)
-        .with_context(|| format!("cannot set up the bridge's port {port}"))?;
     Ok((port.to_owned(), index))
 }
