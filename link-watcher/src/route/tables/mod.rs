@@ -1,5 +1,5 @@
 //! Actuation through tables: every link has a table of its own with all prefixes of the group, and rules lead to the one
-//! that carries the traffic. Failing over swaps one rule a family, however many prefixes there are.
+//! that carries the traffic. Failing over to the best backup removes one rule a family, however many prefixes there are.
 //!
 //! **What is ours.** Rules with protocol number [`PROTOCOL`] that lead to the group's [`TABLES`] tables, and routes with
 //! that number in them. Whatever else is found there is reported and stays: places are taken with `NLM_F_EXCL`.
