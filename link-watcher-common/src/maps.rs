@@ -236,6 +236,9 @@ impl LinkKey {
 
 /// Where to begin to look for an entry, before the table's length is applied: a multiplicative hash. What is entered comes
 /// from the configuration, so nobody can choose it to be slow.
+///
+/// A product after the other takes half of the time of finding a link. A plain sum of products would take less, and does not
+/// do: addresses that count up alike at both ends cancel each other out in it, and pile up.
 #[inline(always)]
 #[must_use]
 pub const fn home(words: &LinkWords) -> u32 {

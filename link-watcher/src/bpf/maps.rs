@@ -366,30 +366,57 @@ where
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::net::{IpAddr, Ipv6Addr};
+
     use super::*;
+
+    fn key(ifindex: u32, vlan: u32, local: impl Into<IpAddr>, remote: impl Into<IpAddr>) -> LinkKey {
+        let mapped = |address| match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
+            IpAddr::V6(address) => address.octets(),
+        };
+        LinkKey { ifindex, vlan, local: mapped(local.into()), remote: mapped(remote.into()), port: 46721, reserved: 0 }
+    }
+
+    fn v6(a: u16, b: u16, c: u16) -> Ipv6Addr {
+        Ipv6Addr::new(0x2001, 0xdb8, a, b, 0, 0, 0, c)
+    }
+
+    /// A link by the first interface's number, and by its own number in two octets and in one word.
+    type Pattern = fn(u32, [u8; 2], u16) -> LinkKey;
+
+    /// As configurations have them: links that differ in a few bits somewhere.
+    const PATTERNS: [Pattern; 8] = [
+        |first, [high, low], i| key(first + u32::from(i) % 100, 0, [10, high, low, 1], [10, high, low, 2]),
+        |first, [high, low], _| key(first, 0, [10, 64, high, low], [10, 65, high, low]),
+        |first, [high, low], _| key(first, 0, [10, 248, 0, 1], [10, 248, high, low]),
+        |first, _, i| key(first + u32::from(i), 0, [192, 0, 2, 1], [192, 0, 2, 2]),
+        |first, _, i| key(first, u32::from(i), [192, 0, 2, 1], [192, 0, 2, 2]),
+        |first, _, i| key(first, 0, v6(0, i, 1), v6(0, i, 2)),
+        |first, _, i| key(first, 0, v6(0, 0, 1), v6(0, 0, i)),
+        |first, _, i| key(first, 0, v6(i, 0, 1), v6(i, 0, 2)),
+    ];
 
     #[test]
     fn every_link_is_found_at_any_number_of_links() {
-        for links in [1_u32, 3, 32, 100, 1000, MAX_LINKS] {
-            let len = load::link_ids_len(load::slots_for(links));
-            let mut table = LinkTable(vec![LinkEntry::default(); len as usize]);
-            let keys = |slot: u32| {
-                // As configurations have them: addresses that differ in their last bits, on few or many interfaces.
-                let [high, low] = (slot as u16).to_be_bytes();
-                let local = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, high, low, 1];
-                let remote = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 255, 255, 10, high, low, 2];
-                let key = LinkKey { ifindex: 2 + slot % 100, local, remote, port: 46721, ..LinkKey::default() };
-                [key, LinkKey { remote: [0; 16], ..key }]
-            };
-            for slot in 0..links {
-                for key in keys(slot) {
-                    let place = table.place_for(&key).unwrap();
-                    table.0[place] = LinkEntry { key, slot_plus_one: slot + 1 };
+        let cases = (0..PATTERNS.len()).flat_map(|pattern| [2, 7, 40, 1022].map(|first| (pattern, first)));
+        for (pattern, first) in cases {
+            for links in [1, 3, 32, 128, 1000, MAX_LINKS as u16] {
+                let len = load::link_ids_len(load::slots_for(links.into()));
+                let mut table = LinkTable(vec![LinkEntry::default(); len as usize]);
+                let keys = |i: u16| {
+                    let key = PATTERNS[pattern](first, i.to_be_bytes(), i);
+                    // A link, and its endpoint, which links may share.
+                    [key, LinkKey { remote: [0; 16], ..key }]
+                };
+                for key in (0..links).flat_map(keys) {
+                    let place = table.place_for(&key);
+                    let place =
+                        place.unwrap_or_else(|| panic!("pattern {pattern}, {links} links: no place for {key:?}"));
+                    table.0[place] = LinkEntry { key, slot_plus_one: 1 };
                 }
-            }
-            for slot in 0..links {
-                for key in keys(slot) {
-                    assert_eq!(table.find(&key).map(|place| table.at(place).slot_plus_one), Some(slot + 1));
+                for key in (0..links).flat_map(keys) {
+                    assert!(table.find(&key).is_some());
                     assert_eq!(table.find(&LinkKey { port: 1, ..key }), None);
                 }
             }

@@ -53,13 +53,17 @@ impl Program for LinkWatcher {
 /// UDP port of the lab's daemons.
 const PORT: u16 = 46721;
 
-/// A packet that passes every check but that of its signature: of this link, this session, and newer than all before it.
+/// A probe that passes every check but that of its signature: of this link, this session, and newer than all before it.
 fn forged(genuine: &Frame) -> Option<Frame> {
     // docs/protocol.md
+    const KIND: usize = 4;
+    const PROBE: u8 = 1;
     const SEQUENCE: std::ops::Range<usize> = 24..32;
     const SEQUENCE_MAX: u64 = (1 << 40) - 1;
     const SIGNATURE: usize = 48;
     let mut payload = genuine.payload()?.to_vec();
+    // An echo of that sequence would answer nothing, and be dropped before its signature is looked at.
+    *payload.get_mut(KIND)? = PROBE;
     payload.get_mut(SEQUENCE)?.copy_from_slice(&SEQUENCE_MAX.to_be_bytes());
     *payload.get_mut(SIGNATURE)? ^= 1;
     genuine.with_payload(&payload)
