@@ -7,7 +7,7 @@ use sha2::{Digest as _, Sha256, block_api::compress256};
 
 use crate::{
     maps::KeyState,
-    wire::{HEADER_LEN, Packet, TAG_LEN},
+    wire::{HEADER_LEN, Header, PACKET_LEN, Packet, TAG_LEN},
 };
 
 /// Bytes of SHA-256's block, and of the key that HMAC uses as it is.
@@ -29,6 +29,15 @@ pub fn sign(packet: &mut Packet, key: &KeyState) {
     if let (Some(header), Some(place)) = (header.first_chunk(), place.first_chunk_mut()) {
         *place = tag(header, key);
     }
+}
+
+/// A header as a signed packet.
+#[must_use]
+pub fn signed(header: &Header, key: &KeyState) -> Packet {
+    let mut packet = [0; PACKET_LEN];
+    header.emit(&mut packet);
+    sign(&mut packet, key);
+    packet
 }
 
 /// Whether a packet's tag is right. Takes the same time wherever the first wrong byte is.

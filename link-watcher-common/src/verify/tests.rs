@@ -101,10 +101,7 @@ impl End {
     }
 
     fn sign(&self, header: &Header) -> Packet {
-        let mut packet = [0; PACKET_LEN];
-        header.emit(&mut packet);
-        hmac::sign(&mut packet, &self.keys.states[0]);
-        packet
+        hmac::signed(header, &self.keys.states[0])
     }
 
     fn probe(&mut self, now_ns: u64) -> Packet {

@@ -182,10 +182,7 @@ fn prepare(kernel: &mut Kernel, ifindex: u32) -> Result<(), Error> {
 }
 
 fn signed(header: &Header) -> Packet {
-    let mut packet = [0; PACKET_LEN];
-    header.emit(&mut packet);
-    hmac::sign(&mut packet, &hmac::key_state(&KEY));
-    packet
+    hmac::signed(header, &hmac::key_state(&KEY))
 }
 
 /// An Ethernet frame with an IPv4 UDP datagram. Nobody looks at its checksums.

@@ -366,7 +366,12 @@ where
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::net::{IpAddr, Ipv6Addr};
+    use std::{
+        collections::BTreeMap,
+        net::{IpAddr, Ipv6Addr},
+    };
+
+    use link_watcher_common::wire::DEFAULT_PORT;
 
     use super::*;
 
@@ -375,7 +380,14 @@ mod tests {
             IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
             IpAddr::V6(address) => address.octets(),
         };
-        LinkKey { ifindex, vlan, local: mapped(local.into()), remote: mapped(remote.into()), port: 46721, reserved: 0 }
+        LinkKey {
+            ifindex,
+            vlan,
+            local: mapped(local.into()),
+            remote: mapped(remote.into()),
+            port: DEFAULT_PORT,
+            reserved: 0,
+        }
     }
 
     fn v6(a: u16, b: u16, c: u16) -> Ipv6Addr {
@@ -401,22 +413,22 @@ mod tests {
     fn every_link_is_found_at_any_number_of_links() {
         let cases = (0..PATTERNS.len()).flat_map(|pattern| [2, 7, 40, 1022].map(|first| (pattern, first)));
         for (pattern, first) in cases {
-            for links in [1, 3, 32, 128, 1000, MAX_LINKS as u16] {
+            for links in [1, 3, 32, 100, 128, 1000, MAX_LINKS as u16] {
                 let len = load::link_ids_len(load::slots_for(links.into()));
                 let mut table = LinkTable(vec![LinkEntry::default(); len as usize]);
-                let keys = |i: u16| {
+                let entries = (0..links).flat_map(|i| {
                     let key = PATTERNS[pattern](first, i.to_be_bytes(), i);
-                    // A link, and its endpoint, which links may share.
-                    [key, LinkKey { remote: [0; 16], ..key }]
-                };
-                for key in (0..links).flat_map(keys) {
-                    let place = table.place_for(&key);
-                    let place =
-                        place.unwrap_or_else(|| panic!("pattern {pattern}, {links} links: no place for {key:?}"));
-                    table.0[place] = LinkEntry { key, slot_plus_one: 1 };
+                    // A link, and its endpoint, which links may share: then it stands for the last of them.
+                    [key, LinkKey { remote: [0; 16], ..key }].map(|key| (key, u32::from(i) + 1))
+                });
+                for (key, slot_plus_one) in entries.clone() {
+                    let Some(place) = table.place_for(&key) else {
+                        panic!("pattern {pattern}, {links} links: no place for {key:?}");
+                    };
+                    table.0[place] = LinkEntry { key, slot_plus_one };
                 }
-                for key in (0..links).flat_map(keys) {
-                    assert!(table.find(&key).is_some());
+                for (key, slot_plus_one) in entries.collect::<BTreeMap<_, _>>() {
+                    assert_eq!(table.find(&key).map(|place| table.at(place).slot_plus_one), Some(slot_plus_one));
                     assert_eq!(table.find(&LinkKey { port: 1, ..key }), None);
                 }
             }

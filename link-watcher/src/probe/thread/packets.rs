@@ -10,7 +10,7 @@ use link_watcher_common::{
     maps::View,
     verify::Refusal,
     window,
-    wire::{Header, Kind, MAX_PACKET_LEN, PACKET_LEN, Packet, flags},
+    wire::{Header, Kind, MAX_PACKET_LEN, PACKET_LEN, flags},
 };
 use tracing::debug;
 
@@ -118,9 +118,7 @@ impl Thread {
         header.sequence = probed.sequence;
         header.sent_ns = now_ns;
         probed.detector.on_sent(now_ns, probed.sequence);
-        let mut packet: Packet = [0; PACKET_LEN];
-        header.emit(&mut packet);
-        hmac::sign(&mut packet, &probed.key);
+        let packet = hmac::signed(&header, &probed.key);
         let stats = self.stats.of(id.0);
         stats.sent.fetch_add(1, Relaxed);
         let neighbour = state.neighbour.load(Relaxed);
@@ -155,10 +153,7 @@ impl Thread {
         let mut header = header(probed, self.session, &*self.tables, kind);
         header.sequence = probed.control_sequence;
         header.set_body_digest(receive::body_digest(body));
-        let mut packet: Packet = [0; PACKET_LEN];
-        header.emit(&mut packet);
-        hmac::sign(&mut packet, &probed.key);
-        let mut whole = packet.to_vec();
+        let mut whole = hmac::signed(&header, &probed.key).to_vec();
         whole.extend_from_slice(body);
         if let Some(endpoint) = self.endpoints.get(probed.endpoint) {
             // Lost is lost: whoever ordered it repeats it until it is acknowledged.

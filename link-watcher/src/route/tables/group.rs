@@ -395,10 +395,7 @@ impl Group {
 
     pub(super) fn report(&self) -> Report {
         let mut refused = self.refused.clone();
-        let lead = |family: Family| {
-            let first = self.rules.iter().filter(|rule| rule.family == family).min_by_key(|rule| rule.priority);
-            first.and_then(|rule| self.slots.get(&rule.table))
-        };
+        let lead = |family| self.standing(family).first().and_then(|rule| self.slots.get(&rule.table));
         for family in &self.families {
             let of_family = self.list.iter().zip(&self.target).enumerate();
             let of_family = of_family.filter(|(_, (prefix, target))| **target && Family::of(prefix) == *family);

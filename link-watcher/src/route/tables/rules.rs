@@ -14,12 +14,7 @@ pub(super) const CHUNK: usize = 1;
 impl Group {
     /// Tables in the order in which they are to be asked.
     fn order(&self, family: Family) -> Vec<u32> {
-        let standing = |slots: &mut dyn Iterator<Item = &Rule>| -> Vec<u32> {
-            let mut rules: Vec<&Rule> = slots.filter(|rule| rule.family == family).collect();
-            rules.sort_by_key(|rule| rule.priority);
-            rules.into_iter().map(|rule| rule.table).collect()
-        };
-        let now = standing(&mut self.rules.iter());
+        let now: Vec<u32> = self.standing(family).into_iter().map(|rule| rule.table).collect();
         if self.leaving() || !self.families.contains(&family) && self.orphans_until_ns == 0 {
             return Vec::new();
         }
@@ -65,10 +60,16 @@ impl Group {
         wanted
     }
 
+    /// The rules that stand, in the order in which they are asked.
+    pub(super) fn standing(&self, family: Family) -> Vec<&Rule> {
+        let mut rules: Vec<&Rule> = self.rules.iter().filter(|rule| rule.family == family).collect();
+        rules.sort_by_key(|rule| rule.priority);
+        rules
+    }
+
     /// The table that is asked after the one at this priority.
     fn behind(&self, family: Family, priority: u32) -> Option<u32> {
-        let behind = self.rules.iter().filter(|rule| rule.family == family && rule.priority > priority);
-        behind.min_by_key(|rule| rule.priority).map(|rule| rule.table)
+        self.standing(family).into_iter().find(|rule| rule.priority > priority).map(|rule| rule.table)
     }
 
     pub(super) fn rules_due(&self) -> bool {

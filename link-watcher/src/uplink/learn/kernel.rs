@@ -6,7 +6,7 @@ use crate::{
     route::{
         Family, FoundTableRoute, PROTOCOL,
         codec::{self, Filter, append_address, parse_table_route},
-        nothing_there, rule,
+        dump, nothing_there, rule,
     },
     system::{
         KernelError,
@@ -55,14 +55,9 @@ impl NetlinkLearn {
         for family in [Family::V4, Family::V6] {
             self.batch.clear();
             rule::dump(&mut self.batch, family);
-            match self.requests.dump(&mut self.batch, |message| rule::parse(message.payload)) {
-                Err(error) if nothing_there(&error) => {}
-                Err(error) => return Err(error),
-                Ok(rules) => {
-                    let others = rules.into_iter().filter(|rule| rule.protocol != PROTOCOL).map(|rule| rule.table);
-                    tables.extend(others.filter(|table| !matches!(*table, 0 | 255)).take(TABLES_MAX));
-                }
-            }
+            let rules = dump(&mut self.requests, &mut self.batch, |message| rule::parse(message.payload))?;
+            let others = rules.into_iter().filter(|rule| rule.protocol != PROTOCOL).map(|rule| rule.table);
+            tables.extend(others.filter(|table| !matches!(*table, 0 | 255)).take(TABLES_MAX));
         }
         tables.insert(u32::from(libc::RT_TABLE_MAIN));
         Ok(tables)

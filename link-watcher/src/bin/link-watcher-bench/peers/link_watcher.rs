@@ -3,6 +3,10 @@
 use std::process::Command;
 
 use anyhow::Result;
+use link_watcher_common::{
+    window,
+    wire::{DEFAULT_PORT, HEADER_LEN, Header, Kind, Packet},
+};
 use link_watcher_tests::lab::{frame::Frame, routers::TwoRouters, service::Service};
 
 use super::{ENDS, FloodKind, Heard, Package, Program, Timers};
@@ -46,25 +50,17 @@ impl Program for LinkWatcher {
     }
 
     fn flood(&self) -> Option<FloodKind> {
-        Some(FloodKind { port: PORT, spoil: forged })
+        Some(FloodKind { port: DEFAULT_PORT, spoil: forged })
     }
 }
 
-/// UDP port of the lab's daemons.
-const PORT: u16 = 46721;
-
 /// A probe that passes every check but that of its signature: of this link, this session, and newer than all before it.
 fn forged(genuine: &Frame) -> Option<Frame> {
-    // docs/protocol.md
-    const KIND: usize = 4;
-    const PROBE: u8 = 1;
-    const SEQUENCE: std::ops::Range<usize> = 24..32;
-    const SEQUENCE_MAX: u64 = (1 << 40) - 1;
-    const SIGNATURE: usize = 48;
     let mut payload = genuine.payload()?.to_vec();
+    let packet: &mut Packet = payload.first_chunk_mut()?;
+    let header = Header::parse(packet).ok()?;
     // An echo of that sequence would answer nothing, and be dropped before its signature is looked at.
-    *payload.get_mut(KIND)? = PROBE;
-    payload.get_mut(SEQUENCE)?.copy_from_slice(&SEQUENCE_MAX.to_be_bytes());
-    *payload.get_mut(SIGNATURE)? ^= 1;
+    Header { kind: Kind::Probe, sequence: window::MAX_SEQUENCE, ..header }.emit(packet);
+    packet[HEADER_LEN] ^= 1;
     genuine.with_payload(&payload)
 }
