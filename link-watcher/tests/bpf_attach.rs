@@ -20,7 +20,7 @@ use link_watcher_common::{
     maps::LinkKey,
     wire::{Header, Kind, PACKET_LEN},
 };
-use link_watcher_tests::lab::{Lab, netns::Namespace, tunnel::Tunnel};
+use link_watcher_lab::{Lab, netns::Namespace, tunnel::Tunnel};
 
 /// Two namespaces joined by a veth pair; `here` has the program.
 struct Pair {

@@ -13,8 +13,8 @@ use link_watcher::{
     config::{ForceConfig, Nat, Protocol},
     uplink::nft::{Applied, RulesetNotice},
 };
-use link_watcher_tests::lab::setup::Medium;
-use link_watcher_tests::lab::uplinks::{
+use link_watcher_lab::setup::Medium;
+use link_watcher_lab::uplinks::{
     address::{SERVER, SMTP_PORT, SUBMISSION_PORT, WHO_PORT, gateway4, lan_host6, router4, router6, socket},
     flow::{Call, Crowd, Failure, Fate, Transport},
     host::Host,
@@ -312,11 +312,11 @@ fn probes_go_where_they_are_marked_for_and_are_no_evidence() {
 fn ipv6_leaves_by_the_uplink_that_its_source_belongs_to() {
     let rig = Rig::new(SiteSetup { ipv6: true, ..SiteSetup::default() }, |_| {});
     for number in 0..3 {
-        let (lan, own) = (lan_host6(number, 16), link_watcher_tests::lab::uplinks::address::router6(number));
+        let (lan, own) = (lan_host6(number, 16), link_watcher_lab::uplinks::address::router6(number));
         for (host, source) in [(&rig.site.lan, lan), (&rig.site.router, own)] {
             let call = Call {
                 source: Some(source.into()),
-                destination: socket(link_watcher_tests::lab::uplinks::address::SERVER6, WHO_PORT),
+                destination: socket(link_watcher_lab::uplinks::address::SERVER6, WHO_PORT),
                 ..rig.site.call(Transport::Tcp)
             };
             // Providers drop what has not a source of theirs.

@@ -7,13 +7,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use link_watcher_tests::lab::daemon::binary;
-use link_watcher_tests::lab::forge::Forge;
-use link_watcher_tests::lab::routers::{CLIENT_GROUP, SERVER_GROUP};
-use link_watcher_tests::lab::setup::Setup;
-use link_watcher_tests::lab::status::{active, group, usable};
-use link_watcher_tests::lab::trial::{PATIENCE, Trial};
-use link_watcher_tests::lab::{Direction, End, Lab, monotonic_ns};
+use link_watcher_lab::daemon::binary;
+use link_watcher_lab::forge::Forge;
+use link_watcher_lab::routers::{CLIENT_GROUP, SERVER_GROUP};
+use link_watcher_lab::setup::Setup;
+use link_watcher_lab::status::{active, group, usable};
+use link_watcher_lab::trial::{PATIENCE, Trial};
+use link_watcher_lab::{Direction, End, Lab, monotonic_ns};
 
 fn trial(setup: Setup) -> Trial {
     Trial::start(Lab::new().unwrap(), setup, &binary().unwrap(), 1000).unwrap()

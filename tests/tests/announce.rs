@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use link_watcher_tests::lab::announcement::{ACCEPTS, announce};
-use link_watcher_tests::lab::daemon::binary;
-use link_watcher_tests::lab::setup::Setup;
-use link_watcher_tests::lab::trial::{PATIENCE, Trial};
-use link_watcher_tests::lab::{End, Lab};
+use link_watcher_lab::announcement::{ACCEPTS, announce};
+use link_watcher_lab::daemon::binary;
+use link_watcher_lab::setup::Setup;
+use link_watcher_lab::trial::{PATIENCE, Trial};
+use link_watcher_lab::{End, Lab};
 
 const PREFIXES: usize = 10_000;
 

@@ -4,13 +4,13 @@
 
 use std::time::Duration;
 
-use link_watcher_tests::lab::daemon::binary;
-use link_watcher_tests::lab::meter::Report;
-use link_watcher_tests::lab::routers::{CLIENT_GROUP, SERVER_GROUP};
-use link_watcher_tests::lab::setup::{Family, Setup};
-use link_watcher_tests::lab::status::group;
-use link_watcher_tests::lab::trial::Trial;
-use link_watcher_tests::lab::{Direction, End, Lab, monotonic_ns};
+use link_watcher_lab::daemon::binary;
+use link_watcher_lab::meter::Report;
+use link_watcher_lab::routers::{CLIENT_GROUP, SERVER_GROUP};
+use link_watcher_lab::setup::{Family, Setup};
+use link_watcher_lab::status::group;
+use link_watcher_lab::trial::Trial;
+use link_watcher_lab::{Direction, End, Lab, monotonic_ns};
 
 /// What an outage may exceed interval × multiplier + interval by: changing the routes, and the meter's precision at both
 /// ends.
@@ -136,7 +136,7 @@ fn with_no_link_left_the_routes_stay_and_traffic_returns_with_the_first() {
         .lab
         .wait_until("every link to be down", Duration::from_secs(5), || {
             let status = trial.routers.client_daemon.status()?;
-            Ok(link_watcher_tests::lab::status::usable(&status, CLIENT_GROUP).is_empty().then_some(()))
+            Ok(link_watcher_lab::status::usable(&status, CLIENT_GROUP).is_empty().then_some(()))
         })
         .unwrap();
     trial.repair().unwrap();
@@ -150,7 +150,7 @@ fn with_no_link_left_the_routes_stay_and_traffic_returns_with_the_first() {
 fn a_planned_move_loses_nothing() {
     let trial = trial(quick(20));
     let order = |command: &'static str, argument: &'static str| {
-        move |routers: &link_watcher_tests::lab::routers::TwoRouters| {
+        move |routers: &link_watcher_lab::routers::TwoRouters| {
             routers.client_daemon.command(&[command, CLIENT_GROUP, argument]).map(|_| ())
         }
     };

@@ -9,15 +9,15 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use link_watcher_tests::lab::forge::Forge;
-use link_watcher_tests::lab::frame::Frame;
-use link_watcher_tests::lab::meter::{Meter, Report};
-use link_watcher_tests::lab::netns::Namespace;
-use link_watcher_tests::lab::routers::TwoRouters;
-use link_watcher_tests::lab::service::Service;
-use link_watcher_tests::lab::setup::{LinkSetup, Medium, Setup};
-use link_watcher_tests::lab::wire::Wire;
-use link_watcher_tests::lab::{Direction, End, Lab, monotonic_ns};
+use link_watcher_lab::forge::Forge;
+use link_watcher_lab::frame::Frame;
+use link_watcher_lab::meter::{Meter, Report};
+use link_watcher_lab::netns::Namespace;
+use link_watcher_lab::routers::TwoRouters;
+use link_watcher_lab::service::Service;
+use link_watcher_lab::setup::{LinkSetup, Medium, Setup};
+use link_watcher_lab::wire::Wire;
+use link_watcher_lab::{Direction, End, Lab, monotonic_ns};
 
 const STEADY: Duration = Duration::from_millis(100);
 const LIMIT: Duration = Duration::from_secs(5);

@@ -6,12 +6,12 @@ use std::fs;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use link_watcher_tests::lab::daemon::{Daemon, binary};
-use link_watcher_tests::lab::metrics::{self, get, scrape, value};
-use link_watcher_tests::lab::routers::{CLIENT_GROUP, SERVER_GROUP};
-use link_watcher_tests::lab::setup::Setup;
-use link_watcher_tests::lab::trial::{PATIENCE, Trial};
-use link_watcher_tests::lab::{Lab, monotonic_ns};
+use link_watcher_lab::daemon::{Daemon, binary};
+use link_watcher_lab::metrics::{self, get, scrape, value};
+use link_watcher_lab::routers::{CLIENT_GROUP, SERVER_GROUP};
+use link_watcher_lab::setup::Setup;
+use link_watcher_lab::trial::{PATIENCE, Trial};
+use link_watcher_lab::{Lab, monotonic_ns};
 use serde_json::Value;
 
 fn trial() -> Trial {

@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use link_watcher_tests::lab::daemon::binary;
-use link_watcher_tests::lab::routers::CLIENT_GROUP;
-use link_watcher_tests::lab::setup::Setup;
-use link_watcher_tests::lab::trial::Trial;
-use link_watcher_tests::lab::{End, Lab, monotonic_ns, status};
+use link_watcher_lab::daemon::binary;
+use link_watcher_lab::routers::CLIENT_GROUP;
+use link_watcher_lab::setup::Setup;
+use link_watcher_lab::trial::Trial;
+use link_watcher_lab::{End, Lab, monotonic_ns, status};
 
 /// What an outage may exceed interval × multiplier + interval by.
 const ALLOWANCE: Duration = Duration::from_millis(5);

@@ -5,12 +5,12 @@
 use std::fs;
 use std::time::Duration;
 
-use link_watcher_tests::lab::daemon::binary;
-use link_watcher_tests::lab::routers::CLIENT_GROUP;
-use link_watcher_tests::lab::setup::Setup;
-use link_watcher_tests::lab::status::{active, link};
-use link_watcher_tests::lab::trial::{PATIENCE, Trial};
-use link_watcher_tests::lab::{Lab, monotonic_ns};
+use link_watcher_lab::daemon::binary;
+use link_watcher_lab::routers::CLIENT_GROUP;
+use link_watcher_lab::setup::Setup;
+use link_watcher_lab::status::{active, link};
+use link_watcher_lab::trial::{PATIENCE, Trial};
+use link_watcher_lab::{Lab, monotonic_ns};
 use nix::sys::signal::Signal;
 
 fn trial() -> Trial {

@@ -6,17 +6,17 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use link_watcher_tests::lab::Lab;
-use link_watcher_tests::lab::daemon::{Daemon, binary};
-use link_watcher_tests::lab::netns::Namespace;
-use link_watcher_tests::lab::status::{active, group};
-use link_watcher_tests::lab::uplinks::address::{
+use link_watcher_lab::Lab;
+use link_watcher_lab::daemon::{Daemon, binary};
+use link_watcher_lab::netns::Namespace;
+use link_watcher_lab::status::{active, group};
+use link_watcher_lab::uplinks::address::{
     SERVER, SERVER6, SMTP_PORT, SUBMISSION_PORT, WHO_PORT, lan_host6, prefix6, socket,
 };
-use link_watcher_tests::lab::uplinks::flow::{Call, Crowd, Failure, Fate, Transport};
-use link_watcher_tests::lab::uplinks::host::Host;
-use link_watcher_tests::lab::uplinks::setup::{GROUP, SiteSetup};
-use link_watcher_tests::lab::uplinks::{PATIENCE, Site, assert_split, open_all};
+use link_watcher_lab::uplinks::flow::{Call, Crowd, Failure, Fate, Transport};
+use link_watcher_lab::uplinks::host::Host;
+use link_watcher_lab::uplinks::setup::{GROUP, SiteSetup};
+use link_watcher_lab::uplinks::{PATIENCE, Site, assert_split, open_all};
 
 /// What a visitor calls to reach the host in the LAN, where somebody's own rules translate it.
 const TRANSLATED_PORT: u16 = 8080;

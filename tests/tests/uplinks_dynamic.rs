@@ -7,12 +7,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use link_watcher_tests::lab::Lab;
-use link_watcher_tests::lab::daemon::binary;
-use link_watcher_tests::lab::uplinks::address::{WHO_PORT, gateway4, host4, router4};
-use link_watcher_tests::lab::uplinks::flow::{Crowd, Fate, Transport};
-use link_watcher_tests::lab::uplinks::setup::SiteSetup;
-use link_watcher_tests::lab::uplinks::{PATIENCE, Site, assert_split};
+use link_watcher_lab::Lab;
+use link_watcher_lab::daemon::binary;
+use link_watcher_lab::uplinks::address::{WHO_PORT, gateway4, host4, router4};
+use link_watcher_lab::uplinks::flow::{Crowd, Fate, Transport};
+use link_watcher_lab::uplinks::setup::SiteSetup;
+use link_watcher_lab::uplinks::{PATIENCE, Site, assert_split};
 
 const ALL: [&str; 3] = ["fibre", "dsl", "lte"];
 

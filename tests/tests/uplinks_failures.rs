@@ -5,14 +5,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use link_watcher_tests::lab::daemon::binary;
-use link_watcher_tests::lab::tunnel::Impairment;
-use link_watcher_tests::lab::uplinks::address::{VISITOR, WHO_PORT};
-use link_watcher_tests::lab::uplinks::dialer::Dialer;
-use link_watcher_tests::lab::uplinks::flow::{Call, Crowd, Fate, Transport};
-use link_watcher_tests::lab::uplinks::setup::{SiteSetup, icmp};
-use link_watcher_tests::lab::uplinks::{PATIENCE, Site, assert_split};
-use link_watcher_tests::lab::{Direction, End, Lab, monotonic_ns};
+use link_watcher_lab::daemon::binary;
+use link_watcher_lab::tunnel::Impairment;
+use link_watcher_lab::uplinks::address::{VISITOR, WHO_PORT};
+use link_watcher_lab::uplinks::dialer::Dialer;
+use link_watcher_lab::uplinks::flow::{Call, Crowd, Fate, Transport};
+use link_watcher_lab::uplinks::setup::{SiteSetup, icmp};
+use link_watcher_lab::uplinks::{PATIENCE, Site, assert_split};
+use link_watcher_lab::{Direction, End, Lab, monotonic_ns};
 
 const ALL: [&str; 3] = ["fibre", "dsl", "lte"];
 
@@ -182,7 +182,7 @@ fn half_a_second_is_degraded_beyond_its_threshold_only() {
 }
 
 fn targets() -> [&'static str; 4] {
-    link_watcher_tests::lab::uplinks::address::TARGETS
+    link_watcher_lab::uplinks::address::TARGETS
 }
 
 #[test]

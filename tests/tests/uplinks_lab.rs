@@ -6,15 +6,15 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use link_watcher_tests::lab::netns::Namespace;
-use link_watcher_tests::lab::tunnel::Impairment;
-use link_watcher_tests::lab::uplinks::address::{
+use link_watcher_lab::netns::Namespace;
+use link_watcher_lab::tunnel::Impairment;
+use link_watcher_lab::uplinks::address::{
     SERVER6, TARGETS, WHO_PORT, gateway4, gateway6, host4, lan_host6, lan6, router4, socket,
 };
-use link_watcher_tests::lab::uplinks::flow::{Call, Fate, Transport};
-use link_watcher_tests::lab::uplinks::setup::SiteSetup;
-use link_watcher_tests::lab::uplinks::{Site, open_all};
-use link_watcher_tests::lab::{Direction, Lab, monotonic_ns};
+use link_watcher_lab::uplinks::flow::{Call, Fate, Transport};
+use link_watcher_lab::uplinks::setup::SiteSetup;
+use link_watcher_lab::uplinks::{Site, open_all};
+use link_watcher_lab::{Direction, Lab, monotonic_ns};
 
 /// Which uplink each of ten new connections in a row takes, by its number from 1: 5, 3 and 2 of them.
 const ALL: [usize; 10] = [1, 2, 1, 3, 1, 2, 1, 3, 1, 2];

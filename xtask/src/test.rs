@@ -44,7 +44,8 @@ pub(crate) fn test(project: &Project, filter: Option<&str>) -> Result<ExitCode> 
     let rooted = Rooted { project, daemon: &daemon, filter, privilege };
     lanes.push(rooted.run(PROGRAM, &["--package", "link-watcher"], &program)?);
     // The daemon's own unit tests may want a namespace as well.
-    let packages = ["--package", "link-watcher-tests", "--package", "link-watcher", "--lib"];
+    let packages =
+        ["--package", "link-watcher-tests", "--package", "link-watcher-lab", "--package", "link-watcher", "--lib"];
     lanes.push(rooted.run(NAMESPACES, &packages, &[others, scenarios].concat())?);
     for name in [KERNELS, OTHERS] {
         heading(name);

@@ -75,7 +75,7 @@ impl From<anyhow::Error> for Failure {
         }
         let denied = match error.downcast_ref::<BindError>() {
             Some(BindError::Io { error, .. }) => error.kind() == std::io::ErrorKind::PermissionDenied,
-            _ => error.downcast_ref::<link_watcher_tests::lab::NeedsRoot>().is_some(),
+            _ => error.downcast_ref::<link_watcher_lab::NeedsRoot>().is_some(),
         };
         Self::new(if denied { EXIT_PRIVILEGE } else { EXIT_FAILED }, format!("link-watcher: {error:#}"))
     }

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use link_watcher_common::wire::{HEADER_LEN, Header, Kind, PACKET_LEN, Packet};
-use link_watcher_tests::lab::forge::Forge;
-use link_watcher_tests::lab::frame::Frame;
-use link_watcher_tests::lab::{Direction, End};
+use link_watcher_lab::forge::Forge;
+use link_watcher_lab::frame::Frame;
+use link_watcher_lab::{Direction, End};
 
 use super::stage::Stage;
 use crate::event::DroppedSnapshot;

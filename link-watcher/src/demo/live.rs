@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use crossterm::event::{self, Event, KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use crossterm::{cursor, execute, queue, style, terminal};
-use link_watcher_tests::lab::{Direction, End, monotonic_ns};
+use link_watcher_lab::{Direction, End, monotonic_ns};
 
 use super::Verdict;
 use super::attack::{self, Attack};

@@ -18,8 +18,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use link_watcher_tests::lab::Lab;
-use link_watcher_tests::lab::setup::Setup;
+use link_watcher_lab::Lab;
+use link_watcher_lab::setup::Setup;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use paint::Paint;
@@ -57,7 +57,7 @@ pub enum Verdict {
 ///
 /// # Errors
 ///
-/// [`NeedsRoot`](link_watcher_tests::lab::NeedsRoot) without privilege; an error where the lab cannot be built, the daemons do not start, or the
+/// [`NeedsRoot`](link_watcher_lab::NeedsRoot) without privilege; an error where the lab cannot be built, the daemons do not start, or the
 /// demo is interrupted.
 pub fn run_peer(options: &Options) -> Result<Verdict> {
     let (lab, binary) = prepare()?;

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use link_watcher_tests::lab::meter::Report;
-use link_watcher_tests::lab::setup::Setup;
-use link_watcher_tests::lab::trial::PATIENCE;
-use link_watcher_tests::lab::{Direction, End, Lab, monotonic_ns};
+use link_watcher_lab::meter::Report;
+use link_watcher_lab::setup::Setup;
+use link_watcher_lab::trial::PATIENCE;
+use link_watcher_lab::{Direction, End, Lab, monotonic_ns};
 
 use super::Verdict;
 use super::attack::{self, Attack};

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use link_watcher_tests::lab::routers::{CLIENT_GROUP, SERVER_GROUP, TwoRouters};
-use link_watcher_tests::lab::setup::Setup;
-use link_watcher_tests::lab::trial::Trial;
-use link_watcher_tests::lab::{End, Lab};
+use link_watcher_lab::routers::{CLIENT_GROUP, SERVER_GROUP, TwoRouters};
+use link_watcher_lab::setup::Setup;
+use link_watcher_lab::trial::Trial;
+use link_watcher_lab::{End, Lab};
 
 use crate::event::{GroupSnapshot, LinkSnapshot, Snapshot};
 

@@ -19,7 +19,7 @@ use link_watcher::{
         tables::{NetlinkTables, Tables},
     },
 };
-use link_watcher_tests::lab::{
+use link_watcher_lab::{
     Lab,
     netns::Namespace,
     uplinks::{
@@ -206,7 +206,7 @@ fn echo_request(identifier: u16, sequence: u16) -> [u8; 8] {
 /// What the picture of the lab asks for.
 fn wish(site: &Site) -> Desired {
     let setup = &site.setup;
-    let uplink = |(index, uplink): (usize, &link_watcher_tests::lab::uplinks::setup::UplinkSetup)| {
+    let uplink = |(index, uplink): (usize, &link_watcher_lab::uplinks::setup::UplinkSetup)| {
         let shared = setup.uplinks.iter().filter(|other| other.interface == uplink.interface).count() > 1;
         Uplink {
             link: LinkId(index as u32),
@@ -245,7 +245,7 @@ fn wish(site: &Site) -> Desired {
 }
 
 /// The Ethernet address of a provider's router.
-fn mac(provider: &link_watcher_tests::lab::uplinks::provider::Provider) -> [u8; 6] {
+fn mac(provider: &link_watcher_lab::uplinks::provider::Provider) -> [u8; 6] {
     let shown = provider
         .namespace()
         .command(&["ip", "-o", "-4", "addr", "show", "to", &gateway4(provider.number()).to_string()], "")

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use link_watcher::bpf::RunTimes;
-use link_watcher_tests::lab::{Direction, End, forge::Forge, monotonic_ns};
+use link_watcher_lab::{Direction, End, forge::Forge, monotonic_ns};
 
 use crate::{
     peers::{FloodKind, LinkWatcher, Program as _, Round, Timers},

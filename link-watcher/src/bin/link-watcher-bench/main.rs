@@ -18,7 +18,7 @@ use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
-use link_watcher_tests::lab::sweep;
+use link_watcher_lab::sweep;
 use rig::Rig;
 use scale::Load;
 use table::Table;

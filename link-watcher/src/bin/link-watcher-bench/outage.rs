@@ -3,7 +3,7 @@
 use std::{cell::Cell, time::Duration};
 
 use anyhow::Result;
-use link_watcher_tests::lab::{
+use link_watcher_lab::{
     Direction, End, Moment, meter::Report, metrics, monotonic_ns, routers::TwoRouters, setup::Setup, trial::Trial,
 };
 

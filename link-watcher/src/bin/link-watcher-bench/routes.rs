@@ -8,7 +8,7 @@ use link_watcher::{
     route::{Family, failovers, flows_moved},
 };
 
-use link_watcher_tests::lab::{
+use link_watcher_lab::{
     announcement::{ACCEPTS, announce},
     setup::Setup,
     trial::Trial,

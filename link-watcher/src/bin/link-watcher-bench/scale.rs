@@ -11,8 +11,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
-use link_watcher_tests::lab::Direction;
-use link_watcher_tests::lab::{Lab, cable::Cable, daemon::Daemon, monotonic_ns, netns::Namespace};
+use link_watcher_lab::Direction;
+use link_watcher_lab::{Lab, cable::Cable, daemon::Daemon, monotonic_ns, netns::Namespace};
 use serde_json::Value;
 
 use crate::{rig::Rig, table::Table};

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result};
 use link_watcher::trace::Trace;
-use link_watcher_tests::lab::{
+use link_watcher_lab::{
     Moment,
     daemon::Daemon,
     meter::Report,

@@ -10,9 +10,9 @@ mod stage;
 use std::path::Path;
 
 use anyhow::Result;
-use link_watcher_tests::lab::Lab;
-use link_watcher_tests::lab::uplinks::address::TARGETS;
-use link_watcher_tests::lab::uplinks::setup::{SiteSetup, icmp};
+use link_watcher_lab::Lab;
+use link_watcher_lab::uplinks::address::TARGETS;
+use link_watcher_lab::uplinks::setup::{SiteSetup, icmp};
 
 use super::paint::Paint;
 use super::{Options, Verdict};

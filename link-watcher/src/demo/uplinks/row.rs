@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use link_watcher_tests::lab::uplinks::dialer::DialReport;
-use link_watcher_tests::lab::uplinks::flow::Fate;
+use link_watcher_lab::uplinks::dialer::DialReport;
+use link_watcher_lab::uplinks::flow::Fate;
 
 use crate::demo::paint::outage;
 

@@ -4,11 +4,11 @@ use std::io::Write;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use link_watcher_tests::lab::monotonic_ns;
-use link_watcher_tests::lab::tunnel::Impairment;
-use link_watcher_tests::lab::uplinks::address::{WHO_PORT, host4};
-use link_watcher_tests::lab::uplinks::flow::{Crowd, Transport};
-use link_watcher_tests::lab::uplinks::{PATIENCE, open_all};
+use link_watcher_lab::monotonic_ns;
+use link_watcher_lab::tunnel::Impairment;
+use link_watcher_lab::uplinks::address::{WHO_PORT, host4};
+use link_watcher_lab::uplinks::flow::{Crowd, Transport};
+use link_watcher_lab::uplinks::{PATIENCE, open_all};
 
 use super::row::{Expected, head, what};
 use super::stage::{ALLOWANCE, Stage};

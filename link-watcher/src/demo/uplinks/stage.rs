@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use link_watcher_tests::lab::Lab;
-use link_watcher_tests::lab::netns::Namespace;
-use link_watcher_tests::lab::status::{active, group};
-use link_watcher_tests::lab::uplinks::dialer::Dialer;
-use link_watcher_tests::lab::uplinks::flow::{Call, Crowd, Transport};
-use link_watcher_tests::lab::uplinks::setup::{GROUP, SiteSetup};
-use link_watcher_tests::lab::uplinks::{PATIENCE, Site, open_all};
+use link_watcher_lab::Lab;
+use link_watcher_lab::netns::Namespace;
+use link_watcher_lab::status::{active, group};
+use link_watcher_lab::uplinks::dialer::Dialer;
+use link_watcher_lab::uplinks::flow::{Call, Crowd, Transport};
+use link_watcher_lab::uplinks::setup::{GROUP, SiteSetup};
+use link_watcher_lab::uplinks::{PATIENCE, Site, open_all};
 
 use super::row::Cost;
 

@@ -4,7 +4,7 @@ use std::{fs, time::Duration};
 
 use anyhow::{Context as _, Result};
 use link_watcher::bpf::{self, RunTimes};
-use link_watcher_tests::lab::{netns::Namespace, service::Service};
+use link_watcher_lab::{netns::Namespace, service::Service};
 
 use crate::scale::spent;
 

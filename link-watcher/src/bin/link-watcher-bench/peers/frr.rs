@@ -4,7 +4,7 @@
 use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command, time::Duration};
 
 use anyhow::{Context as _, Result};
-use link_watcher_tests::lab::{End, routers::TwoRouters, service::Service};
+use link_watcher_lab::{End, routers::TwoRouters, service::Service};
 
 use super::{BFD_PORT, ENDS, FloodKind, Heard, Package, Program, Timers, bfd_junk, directory, links, write};
 

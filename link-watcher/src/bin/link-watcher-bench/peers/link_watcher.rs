@@ -7,7 +7,7 @@ use link_watcher_common::{
     window,
     wire::{DEFAULT_PORT, HEADER_LEN, Header, Kind, Packet},
 };
-use link_watcher_tests::lab::{frame::Frame, routers::TwoRouters, service::Service};
+use link_watcher_lab::{frame::Frame, routers::TwoRouters, service::Service};
 
 use super::{ENDS, FloodKind, Heard, Package, Program, Timers};
 

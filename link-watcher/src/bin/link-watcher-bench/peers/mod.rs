@@ -17,7 +17,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use clap::ValueEnum;
-use link_watcher_tests::lab::{
+use link_watcher_lab::{
     End,
     frame::Frame,
     routers::{TwoRouters, link_address},

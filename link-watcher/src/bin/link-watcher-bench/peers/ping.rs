@@ -4,7 +4,7 @@
 use std::{fmt::Write as _, process::Command};
 
 use anyhow::Result;
-use link_watcher_tests::lab::{End, routers::TwoRouters, service::Service};
+use link_watcher_lab::{End, routers::TwoRouters, service::Service};
 
 use super::{ENDS, FloodKind, Heard, Package, Program, Timers, directory, links, write};
 

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use link_watcher::bpf::RunTimes;
-use link_watcher_tests::lab::{
+use link_watcher_lab::{
     Direction, End,
     meter::{Meter, Report},
     monotonic_ns,

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::oneshot;
 
-use crate::lab::netns::Namespace;
+use crate::netns::Namespace;
 
 /// Longest request that a server reads, octets.
 const REQUEST_LEN_MAX: usize = 2048;

@@ -1,4 +1,8 @@
-//! The lab: a registry of everything that was made, so that all of it is removed again.
+//! The lab in which link-watcher is tried: routers in network namespaces, links that can be cut, a traffic meter; and a
+//! registry of everything that was made, so that all of it is removed again.
+//!
+//! It has no policy of its own and knows nothing of the daemon's code: the scenario tests, the benchmarks and
+//! `link-watcher demo` build the same picture from it. Everything it makes carries the process's id in its name.
 //!
 //! | module | what it gives |
 //! |---|---|

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::address::{TARGETS, gateway4, gateway6, lan6};
-use crate::lab::setup::Medium;
+use crate::setup::Medium;
 
 /// The daemon's group of uplinks.
 pub const GROUP: &str = "wan";

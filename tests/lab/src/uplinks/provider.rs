@@ -10,12 +10,12 @@ use super::address::{
     TARGETS_PREFIX, core4, core6, gateway4, gateway6, lan6, prefix4, prefix6, router4, router6, single,
 };
 use super::setup::UplinkSetup;
-use crate::lab::cable::Cable;
-use crate::lab::netns::Namespace;
-use crate::lab::setup::Medium;
-use crate::lab::tunnel::{Impairment, Tunnel};
-use crate::lab::wire::Wire;
-use crate::lab::{Direction, End, Moment};
+use crate::cable::Cable;
+use crate::netns::Namespace;
+use crate::setup::Medium;
+use crate::tunnel::{Impairment, Tunnel};
+use crate::wire::Wire;
+use crate::{Direction, End, Moment};
 
 /// The provider's interface towards the site.
 const ACCESS: &str = "access";

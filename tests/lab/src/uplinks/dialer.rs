@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::flow::{Call, Failure, Flow};
 use super::host::Host;
-use crate::lab::{Lab, lock, monotonic_ns};
+use crate::{Lab, lock, monotonic_ns};
 
 /// Attempts remembered: 80 s at 200 a second.
 const REMEMBERED: usize = 16_384;
