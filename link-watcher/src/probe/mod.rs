@@ -17,7 +17,7 @@ use link_watcher_common::{maps::KeySet, wire::Kind};
 
 pub use self::{
     prober::Prober,
-    tables::{HeapTables, LinkStats, Stats, Tables, begin, first_sequence, forget},
+    tables::{HeapTables, LinkStats, Stats, Tables},
     thread::{KernelNews, spawn},
 };
 use crate::event::{LinkId, PeerSaid};

@@ -28,12 +28,12 @@ use super::{
     due::{Due, Lateness},
     endpoint::{EndpointKey, Endpoints},
     frame::{Frames, Head},
-    tables::{begin, first_sequence, forget},
 };
 use crate::{
     clock,
     event::{LinkId, PeerSaid},
     link::{Detector, Echoes, Edge},
+    slot::{begin, first_sequence, forget},
 };
 
 /// Links whose probes leave at one instant; the next ones leave a little later, so that a thousand links do not overrun

@@ -2,16 +2,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use link_watcher::{
-    engine::{Engine, GroupStatus},
-    event::{Action, Command, Device, Event, LinkId, PeerSaid, Role, Transition, What},
-    link::{Detector, Echoes, Edge},
-    probe::{begin, first_sequence, forget},
-};
 use link_watcher_common::{
     maps::{Intent, LinkState, View},
     window,
     wire::{Header, Kind, flags},
+};
+use link_watcher_core::{
+    engine::{Engine, GroupStatus},
+    event::{Action, Command, Device, Event, LinkId, PeerSaid, Role, Transition, What},
+    link::{Detector, Echoes, Edge},
+    slot::{begin, first_sequence, forget},
 };
 
 use super::{CLIENT, GROUP, MS, Random, Setup};

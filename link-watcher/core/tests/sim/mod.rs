@@ -8,12 +8,12 @@ pub mod side;
 
 use std::collections::BTreeMap;
 
-use link_watcher::event::{Command, Device, Failback, GroupId, GroupSpec, LinkId, LinkSpec, Role};
 use link_watcher_common::{
     maps::KeySet,
     verify,
     wire::{Header, Kind},
 };
+use link_watcher_core::event::{Command, Device, Failback, GroupId, GroupSpec, LinkId, LinkSpec, Role};
 
 use self::{oracle::Oracle, side::Side};
 

@@ -5,7 +5,7 @@
 
 mod sim;
 
-use link_watcher::event::{Command, Device, Failback, LinkId};
+use link_watcher_core::event::{Command, Device, Failback, LinkId};
 
 use self::sim::{CLIENT, GROUP, MS, Random, SERVER, Setup, Sim};
 
