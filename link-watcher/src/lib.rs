@@ -1,6 +1,5 @@
 //! link-watcher, as a library: the binary, the tests and the benchmarks stand on it.
 
-pub mod announce;
 pub mod bpf;
 pub mod bpf_object;
 pub mod cli;
@@ -9,17 +8,14 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod demo;
-pub mod engine;
-pub mod event;
 pub mod keys;
-pub mod link;
 pub mod metrics;
 pub mod probe;
 pub mod realtime;
 pub mod route;
-pub mod select;
 pub mod system;
 pub mod trace;
 pub mod uplink;
 
 pub use bpf_object::bpf_object;
+pub use link_watcher_core::{announce, engine, event, health, link, select, status};

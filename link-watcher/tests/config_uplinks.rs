@@ -8,9 +8,10 @@ use std::time::Duration;
 use link_watcher::{
     config::{
         self, FailbackConnections, ForceConfig, Host, HttpTarget, Nat, ProbeConfig, ProbeKind, Protocol, Severity,
-        Share, UplinksConfig,
+        UplinksConfig,
     },
     event::Failback,
+    health::Share,
 };
 use support::{Desk, repository_file, uplinks};
 

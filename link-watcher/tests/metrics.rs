@@ -10,8 +10,8 @@ use std::{
 };
 
 use link_watcher::{
-    event::{GroupSnapshot, LinkSnapshot, Snapshot},
     metrics::{Counters, Listener, Request, Scrape, To, render},
+    status::{GroupSnapshot, LinkSnapshot, Snapshot},
 };
 use support::{daemon::snapshot, repository_file};
 use tokio::sync::{mpsc, watch};

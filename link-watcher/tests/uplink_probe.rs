@@ -16,9 +16,9 @@ use std::{
 use link_watcher::{
     config::{HttpTarget, ProbeKind},
     event::LinkId,
+    health::{Degraded, Verdict},
     uplink::{
         Path,
-        health::{Degraded, Verdict},
         probe::{Evidence, NoEvidence, ProbedUplink, UplinkProber, UplinkReport, spawn},
     },
 };

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::output::Style;
-use crate::event::{DroppedSnapshot, GroupSnapshot, LinkSnapshot, Snapshot};
+use crate::status::{DroppedSnapshot, GroupSnapshot, LinkSnapshot, Snapshot};
 
 /// Columns of the table of links.
 const HEADINGS: [&str; 12] = [

@@ -33,7 +33,7 @@ pub use self::{
     host::{Address, Host},
     metrics::MetricsConfig,
     uplinks::{
-        FailbackConnections, ForceConfig, HttpTarget, Nat, ProbeConfig, ProbeKind, Protocol, RULE_PRIORITIES, Share,
+        FailbackConnections, ForceConfig, HttpTarget, Nat, ProbeConfig, ProbeKind, Protocol, RULE_PRIORITIES,
         UplinkConfig, UplinksConfig,
     },
 };

@@ -20,7 +20,10 @@ pub(super) use self::{
     host::check as check_host,
     read::{UPLINKS_KEYS, Uplinks},
 };
-use crate::event::Failback;
+use crate::{
+    event::Failback,
+    health::{self, Share},
+};
 
 /// `[[uplinks]]`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,9 +153,24 @@ pub struct ProbeConfig {
     pub window: usize,
 }
 
-/// A share in parts of a million.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Share(pub u32);
+impl ProbeConfig {
+    /// What is measured, with so many targets.
+    pub fn spec(&self, targets: usize) -> health::Spec {
+        let ns = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        health::Spec {
+            targets,
+            required: self.required,
+            interval_ns: ns(self.interval),
+            timeout_ns: ns(self.timeout),
+            fall: self.fall,
+            rise: self.rise,
+            max_loss: self.max_loss,
+            max_rtt_ns: self.max_rtt.map(ns),
+            max_jitter_ns: self.max_jitter.map(ns),
+            window: self.window,
+        }
+    }
+}
 
 /// What a probe sends.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use std::{
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Change, Reply, Request};
-use crate::event::Snapshot;
+use crate::status::Snapshot;
 
 /// How long the daemon may take to accept a connection or a request.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);

@@ -18,7 +18,7 @@ pub use self::{
     history::{EventRecord, HISTORY_LEN, History},
     server::{BindError, Server},
 };
-use crate::event::Snapshot;
+use crate::status::Snapshot;
 
 /// Longest line of a request, bytes.
 const MAX_REQUEST_LEN: u64 = 4096;

@@ -6,8 +6,9 @@ use super::core::Core;
 use crate::{
     clock,
     engine::{GroupStatus, LinkStatus},
-    event::{DroppedSnapshot, GroupSnapshot, LinkId, LinkSnapshot, RoutesSnapshot, Snapshot},
+    event::LinkId,
     route::RouteSink as _,
+    status::{DroppedSnapshot, GroupSnapshot, LinkSnapshot, RoutesSnapshot, Snapshot},
 };
 
 /// Refusals that the status lists.

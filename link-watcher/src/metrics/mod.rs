@@ -18,7 +18,7 @@ pub use self::{
     render::render,
     server::{BindError, Listener},
 };
-use crate::event::Snapshot;
+use crate::status::Snapshot;
 
 /// A link's verdicts that are counted, as the label `to` has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

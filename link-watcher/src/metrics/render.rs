@@ -5,7 +5,7 @@ use super::{
     histogram::Histogram,
     text::{Text, Type, number},
 };
-use crate::event::{GroupSnapshot, LinkSnapshot};
+use crate::status::{GroupSnapshot, LinkSnapshot};
 
 /// The text of a scrape.
 pub fn render(scrape: &Scrape) -> String {

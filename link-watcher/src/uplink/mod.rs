@@ -4,7 +4,6 @@
 //! [`Desired`]. Everything that is written to the kernel for uplinks follows from it.
 
 pub mod conntrack;
-pub mod health;
 pub mod learn;
 pub mod nft;
 pub mod probe;

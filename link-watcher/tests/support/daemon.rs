@@ -9,7 +9,8 @@ use std::{
 
 use link_watcher::{
     control::{BindError, Change, EventRecord, History, Order, Server},
-    event::{DroppedSnapshot, GroupSnapshot, LinkSnapshot, Role, RoutesSnapshot, Snapshot},
+    event::Role,
+    status::{DroppedSnapshot, GroupSnapshot, LinkSnapshot, RoutesSnapshot, Snapshot},
 };
 use tokio::sync::{mpsc, oneshot};
 

@@ -8,9 +8,10 @@ use crate::{
     clock,
     daemon::{core::Core, tell::Noticed},
     engine::{GroupStatus, LinkStatus},
-    event::{DroppedSnapshot, Event, GroupSnapshot, Health, LinkId, LinkSnapshot, LinkVerdict, Plan, RoutesSnapshot},
+    event::{Event, Health, LinkId, LinkVerdict, Plan},
+    health::Verdict,
+    status::{DroppedSnapshot, GroupSnapshot, LinkSnapshot, RoutesSnapshot},
     trace::Trace,
-    uplink::health::Verdict,
 };
 
 /// Most operators that wait for a group at a time.

@@ -23,11 +23,9 @@ use tracing::warn;
 use crate::{
     config::UplinksConfig,
     event::{Device, GroupId, LinkId, Plan, Transition},
+    health::Verdict,
     trace::Trace,
-    uplink::{
-        health::Verdict,
-        probe::{UplinkFigures, UplinkProber},
-    },
+    uplink::probe::{UplinkFigures, UplinkProber},
 };
 
 /// What an operator is told.

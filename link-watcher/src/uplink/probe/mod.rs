@@ -1,7 +1,7 @@
 //! Probes of uplinks: a thread of its own that asks targets through each uplink, and tells verdicts.
 //!
 //! It knows nothing of groups or routes: it is given [`ProbedUplink`]s and gives [`UplinkReport`]s. Each uplink is a task of
-//! its own, each probe another, so that no uplink waits for another's. The judging is [`Health`](super::health::Health)'s.
+//! its own, each probe another, so that no uplink waits for another's. The judging is [`Health`](crate::health::Health)'s.
 
 mod arp;
 mod dns;
@@ -27,11 +27,12 @@ use tokio::{
 use tracing::warn;
 
 use self::task::Shared;
-use super::{
-    Path,
+use super::Path;
+use crate::{
+    config::ProbeConfig,
+    event::LinkId,
     health::{Figures, Verdict},
 };
-use crate::{config::ProbeConfig, event::LinkId};
 
 /// An uplink, as the prober needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock,
     event::LinkId,
-    uplink::health::{Action, Event, Health, ProbeId, Spec, Verdict},
+    health::{Action, Event, Health, ProbeId, Verdict},
 };
 
 /// What all uplinks' tasks share.
@@ -81,7 +81,7 @@ pub(super) async fn run(mut changes: watch::Receiver<Arc<ProbedUplink>>, shared:
 fn begin(uplink: &ProbedUplink) -> Health {
     // Without random numbers the order of targets is the same in each daemon, which harms nobody.
     let seed = random().map_or(u64::from(uplink.link.0), u64::from_ne_bytes);
-    Health::new(Spec::new(&uplink.config, send::targets(&uplink.config)), seed, clock::now_ns())
+    Health::new(uplink.config.spec(send::targets(&uplink.config)), seed, clock::now_ns())
 }
 
 struct Task {

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use link_watcher::{
+use link_watcher_core::{
     engine::Engine,
     event::{
         Action, Command, Device, Event, Failback, GroupId, GroupSpec, Health, LinkId, LinkSpec, LinkVerdict, Plan, What,

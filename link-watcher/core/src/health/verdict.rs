@@ -2,8 +2,8 @@
 
 use std::{fmt, time::Duration};
 
+use super::Share;
 use super::{Action, Health, LEAST_PROBES, Replies, best};
-use crate::config::Share;
 
 /// Shares of the thresholds that count.
 struct Shares {

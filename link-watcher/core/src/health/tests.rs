@@ -1,10 +1,9 @@
 //! An uplink with its targets in simulated time.
 #![allow(clippy::unwrap_used)]
 
-use std::{collections::BTreeMap, ops::Range, time::Duration};
+use std::{collections::BTreeMap, ops::Range};
 
 use super::*;
-use crate::config::ProbeKind;
 
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000 * MS;
@@ -12,23 +11,19 @@ const S: u64 = 1_000 * MS;
 const START: u64 = 1_000 * S;
 
 /// The example of the documentation: four targets, two required, 1 s.
-fn config() -> ProbeConfig {
-    ProbeConfig {
-        kind: ProbeKind::Icmp { targets: Vec::new() },
+fn spec() -> Spec {
+    Spec {
+        targets: 4,
         required: 2,
-        interval: Duration::from_secs(1),
-        timeout: Duration::from_secs(1),
+        interval_ns: S,
+        timeout_ns: S,
         fall: 3,
         rise: 5,
         max_loss: Some(Share(200_000)),
-        max_rtt: Some(Duration::from_millis(400)),
-        max_jitter: Some(Duration::from_millis(100)),
+        max_rtt_ns: Some(400 * MS),
+        max_jitter_ns: Some(100 * MS),
         window: 60,
     }
-}
-
-fn spec() -> Spec {
-    Spec::new(&config(), 4)
 }
 
 /// What a target does with a probe that leaves then: its round trip in ns, or nothing.
@@ -160,10 +155,10 @@ fn a_dead_uplink_is_down_after_fall_rounds() {
 #[test]
 fn silent_death_is_noticed_within_fall_intervals_and_a_timeout() {
     for timeout_ms in [100, 400, 1000] {
-        let config = ProbeConfig { timeout: Duration::from_millis(timeout_ms), ..config() };
+        let spec = Spec { timeout_ns: timeout_ms * MS, ..spec() };
         for phase in 0..50 {
             let cut = 100 * S + phase * S / 50;
-            let mut sim = Sim::new(Spec::new(&config, 4), phase, move |_, at| (at < cut).then_some(20 * MS));
+            let mut sim = Sim::new(spec.clone(), phase, move |_, at| (at < cut).then_some(20 * MS));
             sim.run(110 * S);
             let (at, Verdict::Down(down)) = *sim.told.last().unwrap() else { panic!("{:?}", sim.told) };
             assert_eq!(down, Down { answered: 0, required: 2, rounds: 3 });
@@ -185,8 +180,8 @@ fn it_is_up_again_after_rise_good_rounds() {
 fn one_dead_target_of_four_changes_nothing() {
     for rtt_ms in [1, 20, 200, 390, 500, 600, 900] {
         for seed in 0..20 {
-            let config = ProbeConfig { max_rtt: None, ..config() };
-            let mut sim = Sim::new(Spec::new(&config, 4), seed, move |target, _| (target != 2).then_some(rtt_ms * MS));
+            let spec = Spec { max_rtt_ns: None, ..spec() };
+            let mut sim = Sim::new(spec, seed, move |target, _| (target != 2).then_some(rtt_ms * MS));
             sim.run(600 * S);
             assert_eq!(sim.kinds(), ["up"], "round trip {rtt_ms} ms, seed {seed}: {:?}", sim.told);
             assert_eq!(sim.health.figures().loss, Share(0));
@@ -244,7 +239,7 @@ fn thirty_percent_loss_is_degraded_and_does_not_flap() {
 #[test]
 fn thirty_percent_loss_of_a_single_target_is_degraded_too() {
     for seed in 0..20 {
-        let mut sim = Sim::new(Spec::new(&config(), 1), seed, lossy(seed, 0.3));
+        let mut sim = Sim::new(Spec { targets: 1, ..spec() }, seed, lossy(seed, 0.3));
         sim.run(3600 * S);
         assert!(sim.kinds().starts_with(&["up", "loss"]), "seed {seed}: {:?}", sim.told);
         let degraded = sim.told.windows(2).filter(|pair| kind(&pair[0].1) != "up");
@@ -283,10 +278,8 @@ fn wavering_delay_is_jitter() {
 #[test]
 fn what_wavers_about_its_threshold_does_not_flap() {
     // Ten seconds a little above, ten a little below.
-    let config = ProbeConfig { window: 10, max_jitter: None, ..config() };
-    let mut sim = Sim::new(Spec::new(&config, 4), 1, |_, at| {
-        Some(if (at / (10 * S)).is_multiple_of(2) { 380 * MS } else { 420 * MS })
-    });
+    let spec = Spec { window: 10, max_jitter_ns: None, ..spec() };
+    let mut sim = Sim::new(spec, 1, |_, at| Some(if (at / (10 * S)).is_multiple_of(2) { 380 * MS } else { 420 * MS }));
     sim.run(1000 * S);
     assert_eq!(sim.kinds(), ["up", "rtt"]);
 }
@@ -449,18 +442,18 @@ fn random_networks_never_break_the_bounds() {
         let mut random = fastrand::Rng::with_seed(seed);
         let targets = random.usize(1..6);
         let interval_ms = random.u64(10..3000);
-        let config = ProbeConfig {
+        let spec = Spec {
+            targets,
             required: random.usize(1..=targets),
-            interval: Duration::from_millis(interval_ms),
-            timeout: Duration::from_millis(random.u64(5..=interval_ms.max(6))),
+            interval_ns: interval_ms * MS,
+            timeout_ns: random.u64(5..=interval_ms.max(6)) * MS,
             fall: random.u32(1..6),
             rise: random.u32(1..6),
             window: random.usize(1..100),
-            ..config()
+            ..spec()
         };
-        let mut sim = Sim::new(Spec::new(&config, targets), seed, move |_, _| {
-            (random.f64() < 0.7).then(|| random.u64(0..2 * interval_ms * MS))
-        });
+        let mut sim =
+            Sim::new(spec, seed, move |_, _| (random.f64() < 0.7).then(|| random.u64(0..2 * interval_ms * MS)));
         sim.stalls = (0..20).map(|i| i * 10 * S + 5 * S..i * 10 * S + 7 * S).collect();
         // The simulation asserts that it neither spins nor grows.
         sim.run(200 * S);
@@ -473,19 +466,19 @@ fn random_networks_never_break_the_bounds() {
 #[test]
 fn after_a_repair_the_outage_is_not_held_against_it() {
     // Short windows, so that each lost probe weighs much; the repair comes at every phase of a round.
-    let config = ProbeConfig {
+    let spec = Spec {
         required: 1,
-        interval: Duration::from_millis(100),
-        timeout: Duration::from_millis(100),
+        interval_ns: 100 * MS,
+        timeout_ns: 100 * MS,
         rise: 3,
         max_loss: Some(Share(150_000)),
         window: 20,
-        ..config()
+        ..spec()
     };
     for phase in 0..50 {
         let repaired_ns = 10 * S + phase * 2 * MS;
         let dead = move |at_ns: u64| (8 * S..repaired_ns).contains(&at_ns);
-        let mut sim = Sim::new(Spec::new(&config, 4), phase, move |_, at_ns| (!dead(at_ns)).then_some(MS));
+        let mut sim = Sim::new(spec.clone(), phase, move |_, at_ns| (!dead(at_ns)).then_some(MS));
         sim.run(30 * S);
         let after: Vec<&str> =
             sim.told.iter().filter(|(at_ns, _)| *at_ns > repaired_ns).map(|(_, v)| kind(v)).collect();

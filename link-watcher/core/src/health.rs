@@ -31,7 +31,6 @@ use std::collections::BTreeMap;
 
 pub use self::verdict::{Degraded, Down, Figures, Verdict};
 use self::window::{Measure, Window, best};
-use crate::config::{ProbeConfig, Share};
 
 /// How often one target is asked in one round.
 const ASKS_A_ROUND: u32 = 2;
@@ -39,6 +38,10 @@ const ASKS_A_ROUND: u32 = 2;
 const SUSPECT_ROUNDS: u64 = 10;
 /// Probes that a target must have had before its figures count against a threshold.
 const LEAST_PROBES: usize = 10;
+
+/// A share in parts of a million.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Share(pub u32);
 
 /// What is measured, and against what. Times in ns.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,21 +69,17 @@ pub struct Spec {
 }
 
 impl Spec {
-    /// From the configuration, for so many targets. What the configuration's checks rule out is put into range.
-    pub fn new(config: &ProbeConfig, targets: usize) -> Self {
-        let ns = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        let interval_ns = ns(config.interval).max(1);
+    /// Puts into range what the configuration's checks rule out.
+    fn in_range(self) -> Self {
+        let interval_ns = self.interval_ns.max(1);
         Self {
-            targets,
-            required: config.required.clamp(1, targets.max(1)),
+            required: self.required.clamp(1, self.targets.max(1)),
             interval_ns,
-            timeout_ns: ns(config.timeout).clamp(1, interval_ns),
-            fall: config.fall.max(1),
-            rise: config.rise.max(1),
-            max_loss: config.max_loss,
-            max_rtt_ns: config.max_rtt.map(ns),
-            max_jitter_ns: config.max_jitter.map(ns),
-            window: config.window.max(1),
+            timeout_ns: self.timeout_ns.clamp(1, interval_ns),
+            fall: self.fall.max(1),
+            rise: self.rise.max(1),
+            window: self.window.max(1),
+            ..self
         }
     }
 }
@@ -226,6 +225,7 @@ struct Replies {
 impl Health {
     /// An uplink that is probed from now on; `seed` decides the order of the targets.
     pub fn new(spec: Spec, seed: u64, now_ns: u64) -> Self {
+        let spec = spec.in_range();
         // The targets share the probes of a round.
         let capacity = (spec.window * spec.required).div_ceil(spec.targets.max(1));
         let targets = (0..spec.targets).map(|_| Target { window: Window::new(capacity), suspect_until: 0 }).collect();

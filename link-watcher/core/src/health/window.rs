@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use crate::config::Share;
+use super::Share;
 
 /// Outcomes of the last probes to one target: the round trip in ns, or nothing for a lost one.
 #[derive(Clone, Debug)]

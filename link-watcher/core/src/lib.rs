@@ -1,0 +1,22 @@
+//! What link-watcher decides, and nothing else: no clock, no socket, no task, no thread.
+//!
+//! Everything here takes the time and what happened, and returns what shall be done. That it can do no other is held by
+//! this crate's dependencies: none of them has a runtime, a socket or the C library.
+//!
+//! | module | what it decides |
+//! |---|---|
+//! | [`link`](mod@link) | whether a link is silent, and whether traffic may use it |
+//! | [`health`] | from rounds of probes, how an uplink is |
+//! | [`select`] | from usable links to active ones |
+//! | [`engine`] | links, selection and the agreement with the peer, all groups together |
+//! | [`announce`] | which prefixes two peers have told each other |
+//! | [`event`] | the engine's border: what goes in, what comes out |
+//! | [`status`] | what people and scripts are shown |
+
+pub mod announce;
+pub mod engine;
+pub mod event;
+pub mod health;
+pub mod link;
+pub mod select;
+pub mod status;

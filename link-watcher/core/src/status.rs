@@ -1,0 +1,124 @@
+//! What `link-watcher status` shows: [`Snapshot`]. It speaks to people and scripts, and so has none of the engine's numbers
+//! and times.
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::Role;
+
+/// What `link-watcher status --json` prints; see docs for each field.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Snapshot {
+    /// Version of the daemon.
+    pub version: String,
+    /// Seconds since its start.
+    pub uptime_s: f64,
+    /// Engine of most links: `xdp`, `tc` or `socket`.
+    pub engine: String,
+    /// Groups, in the order of the file.
+    pub groups: Vec<GroupSnapshot>,
+}
+
+/// A group in a [`Snapshot`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct GroupSnapshot {
+    /// Name.
+    pub name: String,
+    /// `peer` or `uplinks`.
+    pub kind: String,
+    /// `client` or `server`; nothing for uplinks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub role: Option<Role>,
+    /// Whether it fails over by itself.
+    pub failover: bool,
+    /// Link it is pinned to.
+    pub pinned: Option<String>,
+    /// Links that carry its traffic.
+    pub active: Vec<String>,
+    /// Since when, RFC 3339 in UTC with milliseconds.
+    pub since: String,
+    /// Why these.
+    pub reason: String,
+    /// Routes.
+    pub routes: RoutesSnapshot,
+    /// Prefixes that the peer wants sent to it, as far as they are accepted.
+    pub announced_to_us: Vec<String>,
+    /// Links, in the order of the file.
+    pub links: Vec<LinkSnapshot>,
+}
+
+/// A group's routes in a [`Snapshot`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RoutesSnapshot {
+    /// Prefixes that stand in the kernel as desired.
+    pub installed: usize,
+    /// Prefixes that do not: refused announcements, or a route of somebody else's in their place.
+    pub refused: usize,
+    /// Each refused prefix with the reason; bounded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refusals: Vec<String>,
+}
+
+/// A link in a [`Snapshot`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LinkSnapshot {
+    /// Name.
+    pub name: String,
+    /// Interface.
+    pub interface: String,
+    /// Tier.
+    pub tier: u32,
+    /// Weight.
+    pub weight: u32,
+    /// Share of the group's traffic, 0 to 1.
+    pub share: f64,
+    /// State: `up`, `down`, `starting`, `degraded` or `absent`.
+    pub state: String,
+    /// Whether traffic may use it.
+    pub usable: bool,
+    /// Whether it is out of service.
+    pub drained: bool,
+    /// What verifies its packets: `xdp-native`, `xdp-generic`, `tc`, `socket`.
+    pub engine: String,
+    /// Why that engine, where it is not the best one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine_reason: Option<String>,
+    /// Since when in this state, RFC 3339.
+    pub since: String,
+    /// The peer's address.
+    pub remote: String,
+    /// Round-trip time, smoothed, ms; nothing before the first echo.
+    pub rtt_ms: Option<f64>,
+    /// Its variation, ms.
+    pub jitter_ms: Option<f64>,
+    /// Probes without an echo among the last ones, 0 to 1.
+    pub loss: f64,
+    /// Probes sent.
+    pub sent: u64,
+    /// Echoes received.
+    pub received: u64,
+    /// Packets dropped, by cause.
+    pub dropped: DroppedSnapshot,
+    /// How often it went down after having been up.
+    pub flaps: u64,
+    /// Why it went down the last time.
+    pub last_down_reason: Option<String>,
+    /// How late the probing thread was for this link at worst in the last 5 to 10 s, ms; only of a peer's links.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worst_lateness_ms: Option<f64>,
+}
+
+/// Packets dropped, by cause.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DroppedSnapshot {
+    /// No packet of ours, though to our port.
+    pub malformed: u64,
+    /// From an address that is no link's.
+    pub unknown: u64,
+    /// Seen before, or of a session that is over.
+    pub replayed: u64,
+    /// Wrong signature or unknown key.
+    pub forged: u64,
+    /// Our own, mirrored; or both ends have the same role.
+    #[serde(default)]
+    pub reflected: u64,
+}
