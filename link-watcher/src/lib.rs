@@ -7,7 +7,6 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod daemon;
-pub mod demo;
 pub mod keys;
 pub mod metrics;
 pub mod probe;

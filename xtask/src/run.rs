@@ -38,7 +38,7 @@ pub(crate) fn bench(project: &Project, args: &[OsString]) -> Result<ExitCode> {
         peers::install();
     }
     let daemon = build::build(project)?;
-    build::release(project, &["--package", "link-watcher", "--bin", "link-watcher-bench"])?;
+    build::release(project, &["--package", "link-watcher-bench"])?;
     let mut variable = OsString::from("LINK_WATCHER_BIN=");
     variable.push(&daemon);
     let mut line = vec!["env".into(), variable, project.release("link-watcher-bench").into_os_string()];

@@ -10,7 +10,7 @@
 //! | [`select`] | from usable links to active ones |
 //! | [`engine`] | links, selection and the agreement with the peer, all groups together |
 //! | [`announce`] | which prefixes two peers have told each other |
-//! | [`slot`] | how a link begins in the tables that it shares with the verifier |
+//! | [`slot`] | how a link begins in the tables that it shares with the verifier of packets |
 //! | [`event`] | the engine's border: what goes in, what comes out |
 //! | [`status`] | what people and scripts are shown |
 

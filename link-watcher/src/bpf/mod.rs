@@ -25,7 +25,7 @@ use link_watcher_common::maps::{Counters, KeySet, LinkKey, Traffic};
 
 use self::{attach::Attachments, maps::Maps, pin::Pins};
 pub use self::{
-    bench::{BATCHES, Measured, REPEAT, Run, measure, measure_sha2, measure_sha2_portable},
+    bench::{BATCHES, Measured, REPEAT, Run, measure},
     maps::{Events, SharedTables},
     stats::RunTimes,
 };

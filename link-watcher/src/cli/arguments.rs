@@ -1,6 +1,8 @@
 //! What can be typed.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
+#[cfg(feature = "demo")]
+use std::time::Duration;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -118,6 +120,7 @@ pub enum Command {
         output: Option<PathBuf>,
     },
     /// Build routers in network namespaces, run real daemons, break links, show what happens
+    #[cfg(feature = "demo")]
     Demo {
         /// Which
         #[arg(default_value = "peer")]
@@ -177,6 +180,7 @@ pub enum Example {
 }
 
 /// What can be demonstrated.
+#[cfg(feature = "demo")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scenario {
     /// Two routers joined by three links.
@@ -185,6 +189,7 @@ pub enum Scenario {
     Uplinks,
 }
 
+#[cfg(feature = "demo")]
 fn parse_interval(text: &str) -> Result<Duration, String> {
     let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let range = Duration::from_millis(1)..=Duration::from_secs(60);

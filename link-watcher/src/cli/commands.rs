@@ -12,7 +12,7 @@ use clap::CommandFactory;
 
 use super::{
     Arguments, Command, EXIT_CONFIG, EXIT_FAILED, EXIT_USAGE, Failure,
-    arguments::{Generated, OnOff, Scenario},
+    arguments::{Generated, OnOff},
     doctor, events, generate, nft,
     output::{Style, print},
     status,
@@ -20,7 +20,7 @@ use super::{
 use crate::{
     config::{self, Loaded},
     control::{Change, Client, ClientError, Reply},
-    daemon, demo,
+    daemon,
 };
 
 /// How often `status --watch` looks.
@@ -60,16 +60,10 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             EXIT_USAGE,
             "link-watcher: only `generate config` has examples and --from, and `generate nft` has no --output",
         )),
+        #[cfg(feature = "demo")]
         Command::Demo { scenario, script, interval, multiplier, engine } => {
-            let options = demo::Options { script, interval, multiplier, engine };
-            let verdict = match scenario {
-                Scenario::Peer => demo::run_peer(&options),
-                Scenario::Uplinks => demo::run_uplinks(&options),
-            };
-            return Ok(match verdict? {
-                demo::Verdict::Passed => ExitCode::SUCCESS,
-                demo::Verdict::Failed => ExitCode::from(EXIT_FAILED),
-            });
+            let options = link_watcher_demo::Options { script, interval, multiplier, engine };
+            return super::demo::run(scenario, &options);
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();

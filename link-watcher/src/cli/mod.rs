@@ -4,6 +4,8 @@
 
 mod arguments;
 mod commands;
+#[cfg(feature = "demo")]
+mod demo;
 mod doctor;
 mod events;
 mod generate;
@@ -73,10 +75,10 @@ impl From<anyhow::Error> for Failure {
         if let Some(refused) = error.downcast_ref::<Refused>() {
             return refused.into();
         }
-        let denied = match error.downcast_ref::<BindError>() {
-            Some(BindError::Io { error, .. }) => error.kind() == std::io::ErrorKind::PermissionDenied,
-            _ => error.downcast_ref::<link_watcher_lab::NeedsRoot>().is_some(),
-        };
+        let denied = matches!(
+            error.downcast_ref::<BindError>(),
+            Some(BindError::Io { error, .. }) if error.kind() == std::io::ErrorKind::PermissionDenied
+        );
         Self::new(if denied { EXIT_PRIVILEGE } else { EXIT_FAILED }, format!("link-watcher: {error:#}"))
     }
 }

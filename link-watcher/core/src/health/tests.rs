@@ -181,7 +181,7 @@ fn one_dead_target_of_four_changes_nothing() {
     for rtt_ms in [1, 20, 200, 390, 500, 600, 900] {
         for seed in 0..20 {
             let spec = Spec { max_rtt_ns: None, ..spec() };
-            let mut sim = Sim::new(spec.clone(), seed, move |target, _| (target != 2).then_some(rtt_ms * MS));
+            let mut sim = Sim::new(spec, seed, move |target, _| (target != 2).then_some(rtt_ms * MS));
             sim.run(600 * S);
             assert_eq!(sim.kinds(), ["up"], "round trip {rtt_ms} ms, seed {seed}: {:?}", sim.told);
             assert_eq!(sim.health.figures().loss, Share(0));
@@ -279,8 +279,7 @@ fn wavering_delay_is_jitter() {
 fn what_wavers_about_its_threshold_does_not_flap() {
     // Ten seconds a little above, ten a little below.
     let spec = Spec { window: 10, max_jitter_ns: None, ..spec() };
-    let mut sim =
-        Sim::new(spec.clone(), 1, |_, at| Some(if (at / (10 * S)).is_multiple_of(2) { 380 * MS } else { 420 * MS }));
+    let mut sim = Sim::new(spec, 1, |_, at| Some(if (at / (10 * S)).is_multiple_of(2) { 380 * MS } else { 420 * MS }));
     sim.run(1000 * S);
     assert_eq!(sim.kinds(), ["up", "rtt"]);
 }
@@ -454,7 +453,7 @@ fn random_networks_never_break_the_bounds() {
             ..spec()
         };
         let mut sim =
-            Sim::new(spec.clone(), seed, move |_, _| (random.f64() < 0.7).then(|| random.u64(0..2 * interval_ms * MS)));
+            Sim::new(spec, seed, move |_, _| (random.f64() < 0.7).then(|| random.u64(0..2 * interval_ms * MS)));
         sim.stalls = (0..20).map(|i| i * 10 * S + 5 * S..i * 10 * S + 7 * S).collect();
         // The simulation asserts that it neither spins nor grows.
         sim.run(200 * S);

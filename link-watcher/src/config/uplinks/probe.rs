@@ -5,11 +5,14 @@ use std::{ops::RangeInclusive, time::Duration};
 use toml::Spanned;
 
 use super::{
-    HttpTarget, ProbeConfig, ProbeKind, Share,
+    HttpTarget, ProbeConfig, ProbeKind,
     force::{Numbers, numbers},
     target::{self, Targets},
 };
-use crate::config::{diagnostic::Findings, section::Section};
+use crate::{
+    config::{diagnostic::Findings, section::Section},
+    health::Share,
+};
 
 /// Keys of a probe.
 pub(super) const KEYS: &[&str] = &[

@@ -11,6 +11,7 @@ mod record;
 mod rig;
 mod routes;
 mod scale;
+mod signature;
 mod stack;
 mod table;
 

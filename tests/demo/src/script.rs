@@ -14,7 +14,7 @@ use super::Verdict;
 use super::attack::{self, Attack};
 use super::paint::{Paint, outage};
 use super::stage::Stage;
-use crate::status::GroupSnapshot;
+use link_watcher_core::status::GroupSnapshot;
 
 /// What a cut may take beyond interval × multiplier and one interval: changing the routes, the meter's precision at both
 /// ends of an outage, and being woken late on a busy machine.

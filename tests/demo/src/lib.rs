@@ -1,4 +1,4 @@
-//! `link-watcher demo`: routers, real daemons and real packets on this machine.
+//! `link-watcher demo`: routers, real daemons and real packets on this machine. The command is a thin door to it.
 //!
 //! `peer` is two routers and three links; `uplinks` a LAN with three providers (`uplinks`). Everything happens in network
 //! namespaces that are removed at the end, however it ends. `peer` is live with a terminal, and keys break the links
@@ -12,14 +12,15 @@ mod script;
 mod stage;
 mod uplinks;
 
+use std::fmt;
 use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use link_watcher_lab::Lab;
 use link_watcher_lab::setup::Setup;
+use link_watcher_lab::{Lab, NeedsRoot};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use paint::Paint;
@@ -53,13 +54,38 @@ pub enum Verdict {
     Failed,
 }
 
+/// Why a demo did not come to its verdict.
+#[derive(Debug)]
+pub struct Error(anyhow::Error);
+
+impl Error {
+    /// Who runs it lacks the privilege for it.
+    pub fn needs_root(&self) -> bool {
+        self.0.downcast_ref::<NeedsRoot>().is_some()
+    }
+}
+
+impl From<anyhow::Error> for Error {
+    fn from(error: anyhow::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+impl std::error::Error for Error {}
+
 /// Runs the demo of two peers with the running program as the daemon's binary.
 ///
 /// # Errors
 ///
-/// [`NeedsRoot`](link_watcher_lab::NeedsRoot) without privilege; an error where the lab cannot be built, the daemons do not start, or the
-/// demo is interrupted.
-pub fn run_peer(options: &Options) -> Result<Verdict> {
+/// Without privilege ([`Error::needs_root`]), where the lab cannot be built, the daemons do not start, or the demo is
+/// interrupted.
+pub fn run_peer(options: &Options) -> Result<Verdict, Error> {
     let (lab, binary) = prepare()?;
     let paint = Paint::for_stdout();
     let setup = Setup {
@@ -70,12 +96,11 @@ pub fn run_peer(options: &Options) -> Result<Verdict> {
     };
     let terminal = std::io::stdout().is_terminal() && std::io::stdin().is_terminal();
     if options.script || !terminal {
-        script::run(lab, setup, &binary, paint)
-    } else {
-        println!("Building two routers, three links and hosts behind both …");
-        let stage = Stage::set(lab, setup, &binary)?;
-        live::run(&stage, paint)
+        return Ok(script::run(lab, setup, &binary, paint)?);
     }
+    println!("Building two routers, three links and hosts behind both …");
+    let stage = Stage::set(lab, setup, &binary)?;
+    Ok(live::run(&stage, paint)?)
 }
 
 /// Runs the demo of uplinks likewise.
@@ -83,9 +108,9 @@ pub fn run_peer(options: &Options) -> Result<Verdict> {
 /// # Errors
 ///
 /// As [`run_peer`].
-pub fn run_uplinks(options: &Options) -> Result<Verdict> {
+pub fn run_uplinks(options: &Options) -> Result<Verdict, Error> {
     let (lab, binary) = prepare()?;
-    uplinks::run(lab, options, &binary, Paint::for_stdout())
+    Ok(uplinks::run(lab, options, &binary, Paint::for_stdout())?)
 }
 
 /// An empty lab that signals interrupt, and the daemon's binary.

@@ -13,8 +13,8 @@ use link_watcher_lab::uplinks::{PATIENCE, open_all};
 use super::row::{Expected, head, what};
 use super::stage::{ALLOWANCE, Stage};
 use super::{MAX_LOSS_PERCENT, WINDOW};
-use crate::demo::Verdict;
-use crate::demo::paint::{Paint, outage};
+use crate::Verdict;
+use crate::paint::{Paint, outage};
 
 /// Connections of which the shares are compared with the weights.
 const COMPARED: usize = 1000;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use link_watcher_lab::uplinks::dialer::DialReport;
 use link_watcher_lab::uplinks::flow::Fate;
 
-use crate::demo::paint::outage;
+use crate::paint::outage;
 
 /// What a step may cost.
 #[derive(Clone, Copy, Debug)]

@@ -8,7 +8,7 @@ use link_watcher_lab::setup::Setup;
 use link_watcher_lab::trial::Trial;
 use link_watcher_lab::{End, Lab};
 
-use crate::status::{GroupSnapshot, LinkSnapshot, Snapshot};
+use link_watcher_core::status::{GroupSnapshot, LinkSnapshot, Snapshot};
 
 /// Packets a second of the stream, each way: an outage is known to a millisecond.
 const RATE_PER_S: u32 = 1000;

@@ -9,7 +9,7 @@ use link_watcher_lab::frame::Frame;
 use link_watcher_lab::{Direction, End};
 
 use super::stage::Stage;
-use crate::status::DroppedSnapshot;
+use link_watcher_core::status::DroppedSnapshot;
 
 /// Packets of each kind, to each router.
 pub(super) const PACKETS: u64 = 1000;

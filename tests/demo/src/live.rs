@@ -16,7 +16,7 @@ use super::Verdict;
 use super::attack::{self, Attack};
 use super::paint::{Paint, outage};
 use super::stage::{Stage, down_reason, link_of};
-use crate::status::GroupSnapshot;
+use link_watcher_core::status::GroupSnapshot;
 
 /// How often the picture is drawn anew.
 const FRAME: Duration = Duration::from_millis(100);
@@ -306,7 +306,7 @@ impl<'a> Live<'a> {
                 let group = groups[end].as_ref()?;
                 Some((link_of(group, &link.name)?, group.active.contains(&link.name)))
             });
-            let verdict = |said: &Option<(&crate::status::LinkSnapshot, bool)>| {
+            let verdict = |said: &Option<(&link_watcher_core::status::LinkSnapshot, bool)>| {
                 let text = said.as_ref().map_or("no answer".to_owned(), |(link, _)| {
                     if link.drained { "drained".to_owned() } else { link.state.clone() }
                 });

@@ -5,6 +5,7 @@ use link_watcher::bpf;
 
 use crate::{
     rig::Rig,
+    signature,
     table::{Table, spread},
 };
 
@@ -35,9 +36,9 @@ pub(crate) fn run(rig: &Rig, table: &mut Table) -> Result<()> {
     }
     let forged_ns = spread(&mut batches_of("forged").to_vec())[1];
     let batches = |measure: fn() -> f64| spread(&mut (0..BATCHES).map(|_| measure()).collect::<Vec<_>>());
-    let portable = batches(bpf::measure_sha2_portable);
+    let portable = batches(signature::measure_sha2_portable);
     table.add_spread(PART, "the signature alone, sha2 crate, portable code", None, portable);
-    let native = batches(bpf::measure_sha2);
+    let native = batches(signature::measure_sha2);
     table.add_spread(PART, "the signature alone, sha2 crate, this processor's code", None, native);
     table.add(PART, "forged to the portable code's signature, ratio", Some(RATIO), &mut [forged_ns / portable[1]]);
     Ok(())

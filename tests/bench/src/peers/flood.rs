@@ -1,4 +1,4 @@
-//! Packets that are not what they say, as fast as one core of the lab makes them: what they cost, and what they break.
+//! One program flooded with packets that are not what they say.
 
 use std::time::Duration;
 
@@ -6,14 +6,8 @@ use anyhow::{Context as _, Result, ensure};
 use link_watcher::bpf::RunTimes;
 use link_watcher_lab::{Direction, End, forge::Forge, monotonic_ns};
 
-use crate::{
-    peers::{FloodKind, LinkWatcher, Program as _, Round, Timers},
-    rig::Rig,
-    table::Table,
-};
+use super::{FloodKind, Round};
 
-const PART: &str = "Forged packets at one end of three links, as fast as a core sends";
-const TIMERS: [Timers; 2] = [Timers::new(50, 3), Timers::new(10, 3)];
 /// How long it lasts.
 const SPAN: Duration = Duration::from_secs(5);
 /// More packets a second than a core can send.
@@ -25,10 +19,10 @@ const CAPTURE_LIMIT: Duration = Duration::from_secs(4);
 pub(crate) struct Flooded {
     pub(crate) packets_per_s: f64,
     /// Time of the server's processes and of its kernel program, % of a core.
-    processes_percent: f64,
-    kernel_percent: f64,
+    pub(crate) processes_percent: f64,
+    pub(crate) kernel_percent: f64,
     /// Time of the kernel program for a packet, ns; 0 where there is none.
-    kernel_ns: f64,
+    pub(crate) kernel_ns: f64,
     pub(crate) false_downs: f64,
     pub(crate) outage_ms: f64,
 }
@@ -59,22 +53,4 @@ pub(crate) fn flood(round: &Round, kind: &FloodKind) -> Result<Flooded> {
         false_downs,
         outage_ms: round.longest_outage_ms(from_ns),
     })
-}
-
-pub(crate) fn run(rig: &Rig, table: &mut Table) -> Result<()> {
-    for timers in TIMERS {
-        let round = Round::start(rig, &LinkWatcher, timers)?;
-        let flooded = flood(&round, &LinkWatcher.flood().context("a program without a port")?)?;
-        for (what, target, value) in [
-            ("packets a second", None, flooded.packets_per_s),
-            ("the kernel program, ns a packet", None, flooded.kernel_ns),
-            ("the kernel program, % of a core", None, flooded.kernel_percent),
-            ("the server's daemon, % of a core", None, flooded.processes_percent),
-            ("false downs", Some(0.0), flooded.false_downs),
-            ("longest outage of the traffic, ms", Some(0.0), flooded.outage_ms),
-        ] {
-            table.add(PART, format!("{timers}: {what}"), target, &mut [value]);
-        }
-    }
-    Ok(())
 }

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod bird;
+mod flood;
 mod frr;
 mod keepalived;
 mod link_watcher;
@@ -24,8 +25,8 @@ use link_watcher_lab::{
     service::Service,
 };
 
-pub(crate) use self::{link_watcher::LinkWatcher, round::Round};
-use crate::{flood, rig::Rig, table::Table};
+pub(crate) use self::{flood::flood, link_watcher::LinkWatcher, round::Round};
+use crate::{rig::Rig, table::Table};
 
 /// The shortest median outage that is promised, ms, however short the detection time: waking up counts there.
 const FASTEST_MS: f64 = 4.0;
@@ -240,7 +241,7 @@ fn measure(
     let busy = format!("{title}: false downs, {} s of busy CPUs", round::BUSY.as_secs());
     table.add(part, busy, target(0.0), &mut [round.busy()?]);
     if let Some(kind) = program.flood() {
-        let flooded = flood::flood(&round, &kind)?;
+        let flooded = flood(&round, &kind)?;
         let at = format!("{title}: {:.0} k junk/s", flooded.packets_per_s / 1e3);
         table.add(part, format!("{at}: false downs"), target(0.0), &mut [flooded.false_downs]);
         table.add(part, format!("{at}: CPU, %"), None, &mut [flooded.percent()]);
