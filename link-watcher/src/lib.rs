@@ -14,6 +14,7 @@ pub mod event;
 pub mod keys;
 pub mod link;
 pub mod metrics;
+mod netlink;
 pub mod probe;
 pub mod realtime;
 pub mod route;

@@ -4,8 +4,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
-use super::{Egress, FoundRoute, Nexthop, PROTOCOL, Route, RouteKey, canonical};
-use crate::system::netlink::{Batch, address, append_attribute, attributes, read_u16, read_u32};
+use super::wire::{Batch, address, append_attribute, attributes, read_u16, read_u32};
+use crate::netlink::{
+    Egress, FoundRoute, FoundTableRoute, Hop, Nexthop, PROTOCOL, Route, RouteKey, TableRoute, Way, canonical,
+    route::{Filter, Mode},
+};
 
 /// `struct rtmsg`: family, destination length, source length, tos, table, protocol, scope, type: a byte each; flags u32.
 const RTMSG_LEN: usize = 12;
@@ -16,81 +19,7 @@ const RTA_NH_ID: u16 = 30;
 /// The gateway is on the link, whatever the tables say (linux/rtnetlink.h).
 const RTNH_F_ONLINK: u8 = 4;
 
-/// A next hop of a route in a table of ours.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hop {
-    /// Interface.
-    pub ifindex: u32,
-    /// The router there; nothing where the destination is on the link, or the link has only one other end.
-    pub gateway: Option<IpAddr>,
-    /// Share among the hops of one route, 1 to 256; 1 of a single one.
-    pub weight: u32,
-    /// The gateway is on the link, whatever the tables say.
-    pub onlink: bool,
-}
-
-impl From<&Nexthop> for Hop {
-    fn from(nexthop: &Nexthop) -> Self {
-        Self { ifindex: nexthop.ifindex, gateway: Some(nexthop.gateway), weight: nexthop.weight, onlink: false }
-    }
-}
-
-/// Where a route leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Way {
-    /// Out.
-    Through {
-        /// At least one, in the order that the kernel has; another order would move every flow. None in a removal:
-        /// whatever they are.
-        hops: Vec<Hop>,
-        /// Address that the machine's own packets get, where they have none yet.
-        source: Option<IpAddr>,
-    },
-    /// Nowhere: the sender gets ICMP destination unreachable.
-    Unreachable,
-    /// Out of this table: the rules behind the one that led here are asked.
-    Throw,
-    /// Wherever the nexthop object of this id leads.
-    Object(u32),
-}
-
-/// A route in a table of ours.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TableRoute {
-    /// Where it stands.
-    pub key: RouteKey,
-    /// Where it leads.
-    pub way: Way,
-}
-
-/// A route that the kernel has, anybody's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FoundTableRoute {
-    /// Where it stands.
-    pub key: RouteKey,
-    /// Who made it (`rtm_protocol`).
-    pub protocol: u8,
-    /// Where it leads; nothing for what we would never make, such as a local route or one with an encapsulation.
-    pub way: Option<Way>,
-}
-
-impl FoundTableRoute {
-    /// How a route of ours is found.
-    pub fn ours(route: &TableRoute) -> Self {
-        Self { key: route.key, protocol: PROTOCOL, way: Some(route.way.clone()) }
-    }
-}
-
-/// How a route is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mode {
-    /// Only where nothing stands.
-    Create,
-    /// Whatever stands there.
-    Replace,
-}
-
-pub(super) fn family(prefix: &IpNet) -> u8 {
+pub(crate) fn family(prefix: &IpNet) -> u8 {
     (if prefix.addr().is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }) as u8
 }
 
@@ -112,18 +41,16 @@ fn place(batch: &mut Batch, message: u16, flags: i32, key: &RouteKey, scope: u8,
     }
 }
 
-impl Mode {
-    const fn flags(self) -> i32 {
-        match self {
-            Self::Create => libc::NLM_F_CREATE | libc::NLM_F_EXCL,
-            Self::Replace => libc::NLM_F_CREATE | libc::NLM_F_REPLACE,
-        }
+fn mode_flags(mode: Mode) -> i32 {
+    match mode {
+        Mode::Create => libc::NLM_F_CREATE | libc::NLM_F_EXCL,
+        Mode::Replace => libc::NLM_F_CREATE | libc::NLM_F_REPLACE,
     }
 }
 
 /// Adds a request that writes the route.
-pub(super) fn write(batch: &mut Batch, route: &Route, mode: Mode) {
-    place(batch, libc::RTM_NEWROUTE, mode.flags(), &route.key, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
+pub(crate) fn write(batch: &mut Batch, route: &Route, mode: Mode) {
+    place(batch, libc::RTM_NEWROUTE, mode_flags(mode), &route.key, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
     match &route.egress {
         Egress::Nexthops(nexthops) => hops(batch, &route.key, nexthops.iter().map(Hop::from)),
         Egress::Object(id) => batch.attribute(RTA_NH_ID, &id.to_ne_bytes()),
@@ -133,7 +60,7 @@ pub(super) fn write(batch: &mut Batch, route: &Route, mode: Mode) {
 /// Adds a request that removes the route. The kernel compares the protocol, and for IPv4, where a metric of 0 means
 /// any, the next hops too. For IPv6 next hops would remove only themselves from a multipath route, and the metric is exact.
 /// Of a nexthop object it compares the id for both.
-pub(super) fn delete(batch: &mut Batch, route: &Route) {
+pub(crate) fn delete(batch: &mut Batch, route: &Route) {
     place(batch, libc::RTM_DELROUTE, 0, &route.key, libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST);
     match &route.egress {
         Egress::Nexthops(nexthops) if route.key.prefix.addr().is_ipv4() => {
@@ -155,7 +82,7 @@ pub(crate) fn write_table_route(batch: &mut Batch, route: &TableRoute, mode: Mod
         }
         Way::Through { .. } | Way::Object(_) => (libc::RT_SCOPE_UNIVERSE, libc::RTN_UNICAST),
     };
-    place(batch, libc::RTM_NEWROUTE, mode.flags(), &route.key, scope, kind);
+    place(batch, libc::RTM_NEWROUTE, mode_flags(mode), &route.key, scope, kind);
     way(batch, route);
 }
 
@@ -192,7 +119,7 @@ fn hops(batch: &mut Batch, key: &RouteKey, mut hops: impl ExactSizeIterator<Item
         if let Some(gateway) = only.gateway {
             batch.attribute_with(gateway_kind(v4, gateway), |bytes| append_gateway(bytes, v4, gateway));
         }
-        batch.route_flags(only.flags());
+        batch.route_flags(hop_flags(&only));
         return;
     }
     // A removal that names none means whatever there are.
@@ -202,7 +129,7 @@ fn hops(batch: &mut Batch, key: &RouteKey, mut hops: impl ExactSizeIterator<Item
     batch.attribute_with(libc::RTA_MULTIPATH, |bytes| {
         for hop in hops {
             let start = bytes.len();
-            bytes.extend_from_slice(&[0, 0, hop.flags(), (hop.weight.clamp(1, 256) - 1) as u8]);
+            bytes.extend_from_slice(&[0, 0, hop_flags(&hop), (hop.weight.clamp(1, 256) - 1) as u8]);
             bytes.extend_from_slice(&hop.ifindex.to_ne_bytes());
             if let Some(gateway) = hop.gateway {
                 append_attribute(bytes, gateway_kind(v4, gateway), |bytes| append_gateway(bytes, v4, gateway));
@@ -213,10 +140,8 @@ fn hops(batch: &mut Batch, key: &RouteKey, mut hops: impl ExactSizeIterator<Item
     });
 }
 
-impl Hop {
-    const fn flags(self) -> u8 {
-        if self.onlink { RTNH_F_ONLINK } else { 0 }
-    }
+fn hop_flags(hop: &Hop) -> u8 {
+    if hop.onlink { RTNH_F_ONLINK } else { 0 }
 }
 
 /// An IPv4 route names an IPv6 gateway by another attribute, with its family.
@@ -236,17 +161,6 @@ pub(crate) fn append_address(bytes: &mut Vec<u8>, address: IpAddr) {
         IpAddr::V4(address) => bytes.extend_from_slice(&address.octets()),
         IpAddr::V6(address) => bytes.extend_from_slice(&address.octets()),
     }
-}
-
-/// Which routes a dump is to have; with strict checking the kernel leaves out the others.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Filter {
-    /// Those with this protocol number.
-    pub(crate) protocol: Option<u8>,
-    /// Those of this table.
-    pub(crate) table: Option<u32>,
-    /// Those through this interface.
-    pub(crate) ifindex: Option<u32>,
 }
 
 /// Adds a dump request.
@@ -358,96 +272,4 @@ fn multipath(mut bytes: &[u8]) -> Option<Vec<Hop>> {
 /// `struct rtvia`: family u16, address.
 fn via(value: &[u8]) -> Option<IpAddr> {
     address(value.get(2..)?)
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-    use crate::system::netlink::messages;
-
-    fn hop(ifindex: u32, gateway: &str, weight: u32) -> Nexthop {
-        Nexthop { ifindex, gateway: gateway.parse().unwrap(), weight }
-    }
-
-    #[test]
-    fn routes_read_back_as_written() {
-        for (prefix, metric, table, nexthops) in [
-            ("0.0.0.0/0", 0, 254, vec![hop(3, "198.51.100.1", 1)]),
-            ("10.20.20.0/22", 7, 7000, vec![hop(3, "198.51.100.1", 2), hop(4, "203.0.113.1", 256)]),
-            ("10.20.20.0/22", 7, 7000, vec![hop(3, "198.51.100.1", 2), hop(4, "2001:db8::1", 1)]),
-            ("10.20.20.0/22", 0, 1, vec![hop(3, "fe80::1", 1)]),
-            ("2001:db8:1::/48", 1024, 254, vec![hop(3, "fe80::1", 1)]),
-            ("::/0", 1025, 254, vec![hop(3, "fe80::1", 5), hop(4, "fe80::1", 1)]),
-        ] {
-            let key = RouteKey { table, prefix: prefix.parse().unwrap(), metric };
-            let route = Route { key, egress: Egress::Nexthops(nexthops) };
-            let mut batch = Batch::default();
-            write(&mut batch, &route, Mode::Create);
-            let message = messages(batch.bytes()).next().unwrap();
-            let found = parse_route(message.payload).unwrap();
-            let expected = FoundRoute { key: route.key, protocol: PROTOCOL, egress: Some(route.egress) };
-            assert_eq!(found, expected, "{prefix}");
-        }
-    }
-
-    #[test]
-    fn routes_of_tables_read_back_as_written() {
-        let hop = |ifindex, gateway: &str, weight, onlink| Hop {
-            ifindex,
-            gateway: (!gateway.is_empty()).then(|| gateway.parse().unwrap()),
-            weight,
-            onlink,
-        };
-        let through = |hops: &[Hop], source: &str| Way::Through {
-            hops: hops.to_vec(),
-            source: (!source.is_empty()).then(|| source.parse().unwrap()),
-        };
-        for (prefix, metric, way) in [
-            ("0.0.0.0/0", 0, through(&[hop(3, "198.51.100.1", 1, true)], "198.51.100.2")),
-            ("0.0.0.0/0", 0, through(&[hop(3, "", 1, false)], "")),
-            ("0.0.0.0/0", u32::MAX, Way::Unreachable),
-            ("::/0", u32::MAX, Way::Unreachable),
-            ("10.20.20.0/22", 1, Way::Throw),
-            ("2001:db8::/32", 1, Way::Throw),
-            ("10.20.20.0/22", 0, Way::Object(1_000_000)),
-            ("2001:db8::/32", 1024, Way::Object(1_000_001)),
-            ("0.0.0.0/0", 0, through(&[hop(3, "", 5, false), hop(2, "198.51.100.1", 256, true)], "")),
-            ("::/0", 1024, through(&[hop(3, "fe80::1", 1, true), hop(2, "2001:db8::1", 3, true)], "")),
-            ("::/0", 1024, through(&[hop(3, "fe80::1", 1, true)], "2001:db8::2")),
-        ] {
-            let route = TableRoute { key: RouteKey { table: 7001, prefix: prefix.parse().unwrap(), metric }, way };
-            let mut batch = Batch::default();
-            write_table_route(&mut batch, &route, Mode::Replace);
-            let found = parse_table_route(messages(batch.bytes()).next().unwrap().payload).unwrap();
-            let expected = FoundTableRoute { key: route.key, protocol: PROTOCOL, way: Some(route.way) };
-            assert_eq!(found, expected);
-        }
-    }
-
-    #[test]
-    fn a_route_without_a_gateway_is_none_of_ours() {
-        let key = RouteKey { table: 254, prefix: "10.0.0.0/8".parse().unwrap(), metric: 0 };
-        let mut batch = Batch::default();
-        place(&mut batch, libc::RTM_NEWROUTE, 0, &key, libc::RT_SCOPE_LINK, libc::RTN_UNICAST);
-        batch.attribute(libc::RTA_OIF, &3u32.to_ne_bytes());
-        let found = parse_route(messages(batch.bytes()).next().unwrap().payload).unwrap();
-        assert_eq!((found.key, found.egress), (key, None));
-    }
-
-    #[test]
-    fn no_bytes_make_it_panic() {
-        let mut state = 1u64;
-        for length in 0..400 {
-            let mut bytes = vec![0u8; length % 100];
-            for byte in &mut bytes {
-                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-                *byte = (state >> 33) as u8 % if length > 200 { 32 } else { 255 };
-            }
-            if let Some(first) = bytes.first_mut() {
-                *first = libc::AF_INET as u8;
-            }
-            let _ = parse_route(&bytes);
-        }
-    }
 }
