@@ -10,11 +10,11 @@ pub(crate) mod link;
 pub(crate) mod message;
 pub(crate) mod netfilter;
 pub(crate) mod nexthop;
-#[cfg(test)]
-mod old;
 pub(crate) mod route;
 pub(crate) mod rule;
 mod socket;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::{
     events::parse,

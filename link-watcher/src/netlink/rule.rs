@@ -65,13 +65,6 @@ impl InterfaceName {
     }
 }
 
-#[cfg(test)]
-impl InterfaceName {
-    pub(super) fn octets(&self) -> [u8; libc::IFNAMSIZ] {
-        self.0
-    }
-}
-
 impl fmt::Display for InterfaceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&string(&self.0))

@@ -271,7 +271,7 @@ impl Requests {
 }
 
 /// Nothing for an acknowledgement.
-pub(super) fn parse_error(message: &Message<'_>) -> Option<KernelError> {
+fn parse_error(message: &Message<'_>) -> Option<KernelError> {
     /// Of the attributes that no crate reads (`enum nlmsgerr_attrs`, linux/netlink.h), the one with the kernel's words.
     const NLMSGERR_ATTR_MSG: u16 = 1;
     let error = ErrorBuffer::new_checked(message.payload()).ok()?;
