@@ -9,6 +9,7 @@ pub mod control;
 pub mod daemon;
 pub mod keys;
 pub mod metrics;
+mod netlink;
 pub mod probe;
 pub mod realtime;
 pub mod route;

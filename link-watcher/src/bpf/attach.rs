@@ -12,14 +12,10 @@ use super::{
     pin::{PinnedLink, Pins},
     sys::{self, XdpFlags},
 };
-use crate::system::netlink::{Batch, Requests, attributes, read_u32};
-
-/// What stands on an interface's XDP hook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct XdpHook {
-    mode: Mode,
-    program_id: u32,
-}
+use crate::netlink::{
+    Batch, Requests,
+    link::{XdpHook, dump_links, parse_xdp},
+};
 
 /// The links of this daemon.
 #[derive(Debug)]
@@ -39,7 +35,7 @@ impl Attachments {
         for ((hook, ifindex), link) in links {
             let info = sys::link_info(&link).ok().filter(|info| info.ifindex == ifindex);
             let mode = info.and_then(|info| match hook {
-                Hook::Xdp => hooks.get(&ifindex).filter(|xdp| xdp.program_id == info.program_id).map(|xdp| xdp.mode),
+                Hook::Xdp => hooks.get(&ifindex).filter(|xdp| xdp.program_id == info.program_id).map(mode),
                 Hook::Tc => sys::tcx_programs(ifindex).ok()?.contains(&info.program_id).then_some(Mode::Tc),
             });
             match mode {
@@ -151,32 +147,18 @@ fn program_name(id: u32) -> Option<String> {
 /// The XDP programs of this network namespace, by interface index.
 pub(super) fn xdp_programs() -> io::Result<BTreeMap<u32, XdpProgram>> {
     let program =
-        |hook: XdpHook| XdpProgram { mode: hook.mode, id: hook.program_id, name: program_name(hook.program_id) };
+        |hook: XdpHook| XdpProgram { mode: mode(&hook), id: hook.program_id, name: program_name(hook.program_id) };
     Ok(hooks()?.into_iter().map(|(ifindex, hook)| (ifindex, program(hook))).collect())
 }
 
 /// The XDP hooks of all interfaces of this network namespace that have a program.
 fn hooks() -> io::Result<BTreeMap<u32, XdpHook>> {
     let mut batch = Batch::default();
-    // `struct ifinfomsg` of zeros: every interface.
-    batch.request(libc::RTM_GETLINK, libc::NLM_F_DUMP as u16, &[0; IFINFOMSG_LEN]);
-    let found = Requests::open()?.dump(&mut batch, |message| hook(message.payload))?;
+    dump_links(&mut batch);
+    let found = Requests::open()?.dump(&mut batch, |message| parse_xdp(message.payload()))?;
     Ok(found.into_iter().collect())
 }
 
-/// `struct ifinfomsg` (linux/rtnetlink.h): the index is at byte 4.
-const IFINFOMSG_LEN: usize = 16;
-
-fn hook(payload: &[u8]) -> Option<(u32, XdpHook)> {
-    // linux/if_link.h
-    const IFLA_XDP: u16 = 43;
-    const IFLA_XDP_ATTACHED: u16 = 2;
-    const IFLA_XDP_PROG_ID: u16 = 4;
-    const XDP_ATTACHED_SKB: u8 = 2;
-    let ifindex = read_u32(payload, 4)?;
-    let (_, xdp) = attributes(payload.get(IFINFOMSG_LEN..)?).find(|(kind, _)| *kind == IFLA_XDP)?;
-    let value = |wanted| attributes(xdp).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
-    let generic = value(IFLA_XDP_ATTACHED)?.first() == Some(&XDP_ATTACHED_SKB);
-    let mode = if generic { Mode::XdpGeneric } else { Mode::XdpNative };
-    Some((ifindex, XdpHook { mode, program_id: read_u32(value(IFLA_XDP_PROG_ID)?, 0)? }))
+const fn mode(hook: &XdpHook) -> Mode {
+    if hook.generic { Mode::XdpGeneric } else { Mode::XdpNative }
 }

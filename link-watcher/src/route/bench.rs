@@ -19,19 +19,16 @@ use crate::{
     clock,
     config::ActuationChoice,
     event::GroupId,
-    system::{
-        Interfaces, KernelEvents,
-        netlink::{Batch, Requests, attributes, read_u32},
+    netlink::{
+        Batch, Requests,
+        route::{look_up, parse_way_out},
     },
+    system::{Interfaces, KernelEvents},
 };
 
 const GROUP: GroupId = GroupId(0);
 /// Flows of which it is seen whether they move.
 const FLOWS: u32 = 20_000;
-/// linux/rtnetlink.h
-const RTA_IP_PROTO: u16 = 27;
-const RTA_SPORT: u16 = 28;
-const RTA_DPORT: u16 = 29;
 /// Longest time until everything stands.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -160,18 +157,9 @@ fn interfaces_of_flows() -> io::Result<Vec<u32>> {
     let (mut requests, mut batch) = (Requests::open()?, Batch::default());
     (0..FLOWS)
         .map(|flow| {
-            let mut fixed = [0; 12];
-            (fixed[0], fixed[1]) = (libc::AF_INET as u8, 32);
             batch.clear();
-            batch.request(libc::RTM_GETROUTE, 0, &fixed);
-            batch.attribute(libc::RTA_DST, &[32, 0, 0, 9]);
-            batch.attribute(RTA_IP_PROTO, &[libc::IPPROTO_UDP as u8]);
-            batch.attribute(RTA_SPORT, &(10_000 + flow as u16).to_be_bytes());
-            batch.attribute(RTA_DPORT, &9u16.to_be_bytes());
-            requests.ask_one(&mut batch, |message| {
-                let attributes = attributes(message.payload.get(fixed.len()..)?);
-                attributes.filter(|(kind, _)| *kind == libc::RTA_OIF).find_map(|(_, value)| read_u32(value, 0))
-            })
+            look_up(&mut batch, Ipv4Addr::new(32, 0, 0, 9), 10_000 + flow as u16, 9);
+            requests.ask_one(&mut batch, |message| parse_way_out(message.payload()))
         })
         .collect()
 }

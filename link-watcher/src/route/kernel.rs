@@ -1,15 +1,11 @@
 //! The kernel's side of the route back-end, and the trait behind which tests put a pretended one.
 
-use std::{collections::BTreeSet, fs, io};
+use std::{collections::BTreeSet, io};
 
-use super::{
-    FoundRoute, PROTOCOL, Route, RouteKey,
-    codec::{self, Filter, Mode},
-    parse_route,
-};
-use crate::system::{
-    KernelError,
-    netlink::{Batch, Message, Requests},
+use super::{Family, FoundRoute, PROTOCOL, Route, RouteKey};
+use crate::netlink::{
+    Batch, KernelError, Requests, dump, process,
+    route::{self, Filter, Mode},
 };
 
 /// One message to the kernel.
@@ -65,8 +61,8 @@ impl NetlinkRoutes {
 
     fn dump(&mut self, family: i32, filter: Filter) -> io::Result<Vec<FoundRoute>> {
         self.batch.clear();
-        codec::dump(&mut self.batch, family as u8, filter);
-        dump(&mut self.requests, &mut self.batch, |message| parse_route(message.payload))
+        route::dump(&mut self.batch, family as u8, filter);
+        dump(&mut self.requests, &mut self.batch, |message| route::parse_route(message.payload()))
     }
 }
 
@@ -79,9 +75,9 @@ impl RouteKernel for NetlinkRoutes {
         self.batch.clear();
         for change in changes {
             match change {
-                Change::Create(route) => codec::write(&mut self.batch, route, Mode::Create),
-                Change::Replace(route) => codec::write(&mut self.batch, route, Mode::Replace),
-                Change::Delete(route) => codec::delete(&mut self.batch, route),
+                Change::Create(route) => route::write(&mut self.batch, route, Mode::Create),
+                Change::Replace(route) => route::write(&mut self.batch, route, Mode::Replace),
+                Change::Delete(route) => route::delete(&mut self.batch, route),
             }
         }
         self.requests.transact(&mut self.batch)
@@ -97,7 +93,8 @@ impl RouteKernel for NetlinkRoutes {
     }
 
     fn occupants(&mut self, places: &BTreeSet<RouteKey>) -> io::Result<Vec<FoundRoute>> {
-        let dumps: BTreeSet<(u8, u32)> = places.iter().map(|key| (codec::family(&key.prefix), key.table)).collect();
+        let dumps: BTreeSet<(u8, u32)> =
+            places.iter().map(|key| (Family::of(&key.prefix).number(), key.table)).collect();
         let mut found = Vec::new();
         let mut missing = places.clone();
         for (family, table) in dumps {
@@ -114,30 +111,4 @@ impl RouteKernel for NetlinkRoutes {
     fn process(&self, port_id: u32) -> String {
         process(port_id)
     }
-}
-
-/// Who uses a netlink port id, in words.
-pub(crate) fn process(port_id: u32) -> String {
-    // A process's first netlink socket has the process id as its port id, further ones have something negative.
-    match fs::read_to_string(format!("/proc/{port_id}/comm")) {
-        Ok(name) => format!("{} (process {port_id})", name.trim_end()),
-        Err(_) => format!("a program that has ended (netlink port {port_id})"),
-    }
-}
-
-/// What a dump finds; nothing where there is nothing to dump.
-pub(crate) fn dump<T>(
-    requests: &mut Requests,
-    batch: &mut Batch,
-    parse: impl Fn(&Message<'_>) -> Option<T>,
-) -> io::Result<Vec<T>> {
-    match requests.dump(batch, parse) {
-        Err(error) if nothing_there(&error) => Ok(Vec::new()),
-        found => found,
-    }
-}
-
-/// Whether a dump failed only because it is of a table that nobody has used yet, or of IPv6 in a kernel without.
-pub(crate) fn nothing_there(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT))
 }

@@ -17,7 +17,6 @@
 //! its old ones.
 
 mod bench;
-pub(crate) mod codec;
 #[cfg(test)]
 pub(crate) mod fake;
 mod kernel;
@@ -25,7 +24,6 @@ pub(crate) mod nexthop;
 mod plan;
 mod reconcile;
 mod routes;
-pub(crate) mod rule;
 mod sink;
 #[cfg(test)]
 pub(crate) mod table_fake;
@@ -38,21 +36,20 @@ use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
 
 use ipnet::IpNet;
 
+pub(crate) use self::reconcile::{BACKOFF_MAX_NS, GAP_NS, backoff_ns};
 pub use self::{
     bench::{Failovers, failovers, flows_moved},
-    codec::{FoundTableRoute, Hop, TableRoute, Way},
     kernel::{Change, NetlinkRoutes, RouteKernel},
-    nexthop::{FoundObject, Member, NetlinkObjects, NexthopGroups, Object, ObjectChange, ObjectKernel},
+    nexthop::{NetlinkObjects, NexthopGroups, ObjectChange, ObjectKernel},
     routes::Routes,
-    rule::{Family, FoundRule, InterfaceName, Rule},
     sink::Actuation,
     table_kernel::{BulkKernel, NetlinkTables, TableChange, TableKernel},
     tables::{MAX_LINKS, PRIORITIES, PeerTables, TABLES},
 };
-pub(crate) use self::{
-    codec::parse_route,
-    kernel::{dump, nothing_there, process},
-    reconcile::{BACKOFF_MAX_NS, GAP_NS, backoff_ns},
+pub(crate) use crate::netlink::canonical;
+pub use crate::netlink::{
+    Egress, Family, FoundObject, FoundRoute, FoundRule, FoundTableRoute, Hop, InterfaceName, Member, Nexthop, Object,
+    PROTOCOL, Route, RouteKey, Rule, TableRoute, Way,
 };
 
 use crate::{
@@ -61,23 +58,10 @@ use crate::{
     system::{KernelError, KernelEvent},
 };
 
-/// Protocol number of our routes (`rtm_protocol`), named in `/etc/iproute2/rt_protos.d/`.
-pub const PROTOCOL: u8 = 208;
 /// Backups that stand beside an active route, at the metrics metric + 1 to metric + 32; more are left out.
 pub const MAX_BACKUPS: u32 = 32;
 /// The metric that the kernel gives an IPv6 route without one (`IP6_RT_PRIO_USER`, net/ip6_route.h).
 pub const IPV6_DEFAULT_METRIC: u32 = 1024;
-
-/// A way out: an interface and the router behind it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Nexthop {
-    /// Interface; 0: there is none now, and the next hop is left out.
-    pub ifindex: u32,
-    /// The router's address. An IPv6 one serves IPv4 prefixes too, but not the reverse.
-    pub gateway: IpAddr,
-    /// Share among the next hops of one route, 1 to 256.
-    pub weight: u32,
-}
 
 /// What a group wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -140,60 +124,6 @@ impl TableRange {
     pub fn has(&self, table: u32) -> bool {
         self.tables().contains(&table)
     }
-}
-
-/// A place in the kernel's tables, which holds one route.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct RouteKey {
-    /// Routing table.
-    pub table: u32,
-    /// Destination.
-    pub prefix: IpNet,
-    /// Metric as the kernel counts: never 0 for IPv6.
-    pub metric: u32,
-}
-
-impl fmt::Display for RouteKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} metric {} table {}", self.prefix, self.metric, self.table)
-    }
-}
-
-/// A route of ours, as it shall be or as it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Route {
-    /// Where it stands.
-    pub key: RouteKey,
-    /// Where it leads.
-    pub egress: Egress,
-}
-
-/// Where a route of ours leads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Egress {
-    /// Through these next hops: at least one, in canonical order, because in another the kernel would move every flow.
-    Nexthops(Vec<Nexthop>),
-    /// Wherever the nexthop object of this id leads.
-    Object(u32),
-}
-
-impl Egress {
-    /// Whether a next hop is through this interface, as far as the route itself tells.
-    fn uses(&self, ifindex: u32) -> bool {
-        matches!(self, Self::Nexthops(nexthops) if nexthops.iter().any(|nexthop| nexthop.ifindex == ifindex))
-    }
-}
-
-/// A route that the kernel has, anybody's.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct FoundRoute {
-    /// Where it stands.
-    pub key: RouteKey,
-    /// Who made it (`rtm_protocol`).
-    pub protocol: u8,
-    /// Where it leads; nothing where it is neither a unicast route with gateways nor one through a nexthop object, so
-    /// none that we would make.
-    pub egress: Option<Egress>,
 }
 
 /// Why a prefix has no route from us.
@@ -459,19 +389,6 @@ fn effective_metric(prefix: &IpNet, metric: u32) -> u32 {
         (IpNet::V6(_), 0) => IPV6_DEFAULT_METRIC,
         _ => metric,
     }
-}
-
-/// Sorted by gateway, then interface, with a weight in the kernel's range; a next hop that comes twice counts once.
-fn canonical(nexthops: impl IntoIterator<Item = Nexthop>) -> Vec<Nexthop> {
-    let mut nexthops: Vec<Nexthop> =
-        nexthops.into_iter().map(|nexthop| Nexthop { weight: nexthop.weight.clamp(1, 256), ..nexthop }).collect();
-    nexthops.sort_by_key(|nexthop| (nexthop.gateway, nexthop.ifindex));
-    nexthops.dedup_by_key(|nexthop| (nexthop.gateway, nexthop.ifindex));
-    // The kernel keeps no weight of a single next hop.
-    if let [only] = &mut nexthops[..] {
-        only.weight = 1;
-    }
-    nexthops
 }
 
 /// Whether the kernel can send `prefix` through `gateway` (IPv4 through an IPv6 gateway: `RTA_VIA`).

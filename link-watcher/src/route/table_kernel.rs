@@ -2,14 +2,11 @@
 
 use std::{collections::BTreeSet, fmt, io};
 
-use super::{
-    Family, FoundRule, FoundTableRoute, Rule, TableRoute,
-    codec::{self, Filter, Mode},
-    dump, nothing_there, process, rule,
-};
-use crate::system::{
-    KernelError,
-    netlink::{Batch, Requests},
+use super::{Family, FoundRule, FoundTableRoute, Rule, TableRoute};
+use crate::netlink::{
+    Batch, KernelError, Requests, dump, nothing_there, process,
+    route::{self, Filter, Mode},
+    rule,
 };
 
 /// One message to the kernel.
@@ -90,9 +87,9 @@ impl TableKernel for NetlinkTables {
         self.batch.clear();
         for change in changes {
             match change {
-                TableChange::CreateRoute(route) => codec::write_table_route(&mut self.batch, route, Mode::Create),
-                TableChange::ReplaceRoute(route) => codec::write_table_route(&mut self.batch, route, Mode::Replace),
-                TableChange::DeleteRoute(route) => codec::delete_table_route(&mut self.batch, route),
+                TableChange::CreateRoute(route) => route::write_table_route(&mut self.batch, route, Mode::Create),
+                TableChange::ReplaceRoute(route) => route::write_table_route(&mut self.batch, route, Mode::Replace),
+                TableChange::DeleteRoute(route) => route::delete_table_route(&mut self.batch, route),
                 TableChange::CreateRule(rule) => rule::create(&mut self.batch, rule),
                 TableChange::DeleteRule(rule) => rule::delete(&mut self.batch, rule),
             }
@@ -105,7 +102,7 @@ impl TableKernel for NetlinkTables {
         for family in [Family::V4, Family::V6] {
             self.batch.clear();
             rule::dump(&mut self.batch, family);
-            found.extend(dump(&mut self.requests, &mut self.batch, |message| rule::parse(message.payload))?);
+            found.extend(dump(&mut self.requests, &mut self.batch, |message| rule::parse(message.payload()))?);
         }
         Ok(found)
     }
@@ -116,9 +113,9 @@ impl TableKernel for NetlinkTables {
             for family in [Family::V4, Family::V6] {
                 self.batch.clear();
                 let filter = Filter { table: Some(*table), ..Filter::default() };
-                codec::dump(&mut self.batch, family.number(), filter);
+                route::dump(&mut self.batch, family.number(), filter);
                 found.extend(dump(&mut self.requests, &mut self.batch, |message| {
-                    codec::parse_table_route(message.payload)
+                    route::parse_table_route(message.payload())
                 })?);
             }
         }
@@ -137,7 +134,7 @@ impl BulkKernel for NetlinkTables {
         // A fresh socket has no rest of an earlier dump.
         let mut requests = Requests::open()?;
         self.batch.clear();
-        codec::dump(&mut self.batch, family.number(), Filter { table: Some(table), ..Filter::default() });
+        route::dump(&mut self.batch, family.number(), Filter { table: Some(table), ..Filter::default() });
         requests.dump_start(&mut self.batch)?;
         self.reading = Some((table, requests));
         Ok(())
@@ -146,7 +143,7 @@ impl BulkKernel for NetlinkTables {
     fn portion(&mut self) -> io::Result<(Vec<FoundTableRoute>, bool)> {
         let Some((table, requests)) = &mut self.reading else { return Ok((Vec::new(), false)) };
         let mut found = Vec::new();
-        let more = match requests.dump_portion(|message| found.extend(codec::parse_table_route(message.payload))) {
+        let more = match requests.dump_portion(|message| found.extend(route::parse_table_route(message.payload()))) {
             Err(error) if nothing_there(&error) => false,
             other => other?,
         };

@@ -4,11 +4,10 @@ use std::{collections::BTreeMap, io, net::IpAddr};
 
 use ipnet::IpNet;
 
-use super::{
-    events::{Address, KernelEvent, Link, parse},
-    netlink::{Batch, Requests},
+use crate::{
+    event::Device,
+    netlink::{Address, Batch, KernelEvent, Link, Requests, link, parse},
 };
-use crate::event::Device;
 
 /// `RT_SCOPE_UNIVERSE` (linux/rtnetlink.h): valid everywhere, as opposed to on this link or host only.
 const SCOPE_GLOBAL: u8 = libc::RT_SCOPE_UNIVERSE;
@@ -34,10 +33,9 @@ impl Interfaces {
     pub fn read() -> io::Result<Self> {
         let mut requests = Requests::open()?;
         let mut interfaces = Self::default();
-        // `struct ifinfomsg` and `struct ifaddrmsg` of zeros: everything.
-        for (kind, length) in [(libc::RTM_GETLINK, 16), (libc::RTM_GETADDR, 8)] {
+        for dump in [link::dump_links, link::dump_addresses] {
             let mut batch = Batch::default();
-            batch.request(kind, libc::NLM_F_DUMP as u16, &[0; 16][..length]);
+            dump(&mut batch);
             for event in requests.dump(&mut batch, parse)? {
                 interfaces.update(&event);
             }

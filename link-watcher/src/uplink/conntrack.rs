@@ -11,39 +11,7 @@
 
 use std::{io, net::IpAddr};
 
-use netlink_sys::protocols::NETLINK_NETFILTER;
-
-use crate::system::{
-    KernelError,
-    netlink::{Batch, Requests, append_attribute, attributes, read_u32},
-};
-
-/// `NFNL_SUBSYS_CTNETLINK`, in the upper octet of a message's type.
-const SUBSYSTEM: u16 = (libc::NFNL_SUBSYS_CTNETLINK as u16) << 8;
-/// `IPCTNL_MSG_CT_DELETE` (linux/netfilter/nfnetlink_conntrack.h).
-const CT_DELETE: u16 = 2;
-/// `IPCTNL_MSG_CT_GET_STATS`.
-const CT_GET_STATS: u16 = 5;
-/// `CTA_TUPLE_REPLY`: `CTA_TUPLE_IP`, and in it `CTA_IP_V4_DST` or `CTA_IP_V6_DST`.
-const TUPLE_REPLY: u16 = 2;
-const TUPLE_IP: u16 = 1;
-const IP_V4_DESTINATION: u16 = 2;
-const IP_V6_DESTINATION: u16 = 4;
-/// `CTA_FILTER`: `CTA_FILTER_REPLY_FLAGS`, and of these the one for the destination
-/// (net/netfilter/nf_conntrack_netlink.c, `CTA_FILTER_F_CTA_IP_DST`).
-const FILTER: u16 = 25 | libc::NLA_F_NESTED as u16;
-const FILTER_REPLY_FLAGS: u16 = 2;
-const FILTER_DESTINATION: u32 = 1 << 1;
-/// `CTA_MARK`.
-const MARK: u16 = 8;
-/// `CTA_MARK_MASK`.
-const MARK_MASK: u16 = 21;
-/// `CTA_STATS_GLOBAL_ENTRIES`.
-const STATS_ENTRIES: u16 = 1;
-/// `nfgenmsg`: family u8, version u8, resource id u16.
-const NFGENMSG_LEN: usize = 4;
-/// With version 0 the kernel takes every family for meant (`ctnetlink_del_conntrack`).
-const NFGENMSG_OF_FAMILY: u8 = 1;
+use crate::netlink::{Batch, Family, KernelError, Requests, message::family, netfilter};
 
 /// Where connections are released.
 pub trait ConntrackSink {
@@ -74,44 +42,11 @@ impl Conntrack {
     /// # Errors
     /// Without netlink.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { requests: Requests::open_protocol(NETLINK_NETFILTER)?, batch: Batch::default() })
+        Ok(Self { requests: netfilter::open()?, batch: Batch::default() })
     }
 
-    /// All connections that the kernel knows in this network namespace.
     fn entries(&mut self) -> io::Result<u32> {
-        self.batch.clear();
-        self.batch.request(SUBSYSTEM | CT_GET_STATS, 0, &[0; NFGENMSG_LEN]);
-        self.requests.ask_one(&mut self.batch, |message| {
-            let (_, value) =
-                attributes(message.payload.get(NFGENMSG_LEN..)?).find(|(kind, _)| *kind == STATS_ENTRIES)?;
-            read_u32(value, 0).map(u32::from_be)
-        })
-    }
-}
-
-impl Conntrack {
-    /// Begins a request to forget what has the mark.
-    fn forget(&mut self, family: i32, mark: u32, mask: u32) {
-        self.batch.request(SUBSYSTEM | CT_DELETE, 0, &[family as u8, NFGENMSG_OF_FAMILY, 0, 0]);
-        self.batch.attribute(MARK, &(mark & mask).to_be_bytes());
-        self.batch.attribute(MARK_MASK, &mask.to_be_bytes());
-    }
-
-    /// Restricts the request to connections that are answered to `source`.
-    fn answered_to(&mut self, source: IpAddr) {
-        self.batch.attribute_with(TUPLE_REPLY, |tuple| {
-            append_attribute(tuple, TUPLE_IP, |ip| match source {
-                IpAddr::V4(source) => {
-                    append_attribute(ip, IP_V4_DESTINATION, |value| value.extend(source.octets()));
-                }
-                IpAddr::V6(source) => {
-                    append_attribute(ip, IP_V6_DESTINATION, |value| value.extend(source.octets()));
-                }
-            });
-        });
-        self.batch.attribute_with(FILTER, |filter| {
-            append_attribute(filter, FILTER_REPLY_FLAGS, |flags| flags.extend(FILTER_DESTINATION.to_ne_bytes()));
-        });
+        netfilter::connections(&mut self.requests, &mut self.batch)
     }
 
     /// Sends what was begun. Gives the first thing that the kernel refused.
@@ -144,23 +79,23 @@ impl ConntrackSink for Conntrack {
         check(mark, mask)?;
         self.counted(|kernel| {
             kernel.batch.clear();
-            kernel.forget(libc::AF_INET, mark, mask);
-            kernel.forget(libc::AF_INET6, mark, mask);
+            for family in [Family::V4, Family::V6] {
+                netfilter::forget(&mut kernel.batch, family.number(), mark, mask, None);
+            }
             kernel.send()
         })
     }
 
     fn release_source(&mut self, mark: u32, mask: u32, source: IpAddr) -> io::Result<u32> {
         check(mark, mask)?;
-        let family = if source.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+        let family = family(source);
         self.counted(|kernel| {
             kernel.batch.clear();
-            kernel.forget(family, mark, mask);
-            kernel.answered_to(source);
+            netfilter::forget(&mut kernel.batch, family, mark, mask, Some(source));
             match kernel.send()? {
                 Some(error) if error.errno == libc::EOPNOTSUPP => {
                     kernel.batch.clear();
-                    kernel.forget(family, mark, mask);
+                    netfilter::forget(&mut kernel.batch, family, mark, mask, None);
                     kernel.send()
                 }
                 outcome => Ok(outcome),

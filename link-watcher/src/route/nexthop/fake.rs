@@ -7,10 +7,8 @@ use std::{
     rc::Rc,
 };
 
-use super::{
-    FoundObject, KernelError, KernelEvent, Member, Object, ObjectChange, ObjectKernel, PROTOCOL, plan::BUCKETS,
-};
-use crate::{route::fake::FakeKernel as FakeRoutes, system::Link};
+use super::{FoundObject, KernelError, KernelEvent, Member, Object, ObjectChange, ObjectKernel, PROTOCOL};
+use crate::{netlink::nexthop::BUCKETS, route::fake::FakeKernel as FakeRoutes, system::Link};
 
 /// The port id of the back-end under test.
 const OWN_PORT: u32 = 5000;

@@ -2,13 +2,10 @@
 
 use std::{collections::BTreeSet, fs, io};
 
-use super::codec::{self, FoundObject, Object};
-use crate::{
-    route::process,
-    system::{
-        KernelError,
-        netlink::{Batch, Requests},
-    },
+use crate::netlink::{
+    Batch, FoundObject, KernelError, Object, Requests,
+    nexthop::{self as codec},
+    process,
 };
 
 /// One message to the kernel.
@@ -77,7 +74,7 @@ impl ObjectKernel for NetlinkObjects {
         ids.iter().for_each(|id| codec::get(&mut self.batch, *id));
         let mut found = Vec::new();
         // One by one: a dump would have those of everybody else, too, and a routing daemon makes very many.
-        let results = self.requests.ask(&mut self.batch, |message| found.extend(codec::parse(message.payload)))?;
+        let results = self.requests.ask(&mut self.batch, |message| found.extend(codec::parse(message.payload())))?;
         match results.into_iter().find_map(|result| result.err().filter(|error| error.errno != libc::ENOENT)) {
             None => Ok(found),
             Some(error) => Err(io::Error::from_raw_os_error(error.errno)),

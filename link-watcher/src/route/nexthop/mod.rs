@@ -16,7 +16,6 @@
 //! events of interfaces make us look. Where the last link of a group loses its carrier, group and routes go, and are
 //! made again when a link is back.
 
-mod codec;
 #[cfg(test)]
 pub(crate) mod fake;
 mod group;
@@ -27,11 +26,7 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
-pub(crate) use self::codec::{RTM_DELNEXTHOP, RTM_NEWNEXTHOP, parse};
-pub use self::{
-    codec::{FoundObject, Member, Object},
-    kernel::{NetlinkObjects, ObjectChange, ObjectKernel},
-};
+pub use self::kernel::{NetlinkObjects, ObjectChange, ObjectKernel};
 use self::{group::Group, kernel::ObjectChange as Change};
 use super::{
     Adopted, Family, GroupRoutes, Notice, Objects, PROTOCOL,
@@ -40,6 +35,7 @@ use super::{
 };
 use crate::{
     event::GroupId,
+    netlink::{FoundObject, Member, Object},
     system::{KernelError, KernelEvent, Link},
 };
 

@@ -5,11 +5,8 @@
 //! the kernel takes them out of the group and gives the buckets to whoever is left: the router survives that even when the
 //! daemon is dead. Without such a member the group would go, and every route with it.
 
-use super::codec::Member;
+use crate::netlink::Member;
 
-/// Buckets of a group, each of which has one member: a link's share is a multiple of 0.8 %. More would need greater
-/// weights than older kernels have for the last member to get none.
-pub(super) const BUCKETS: u16 = 128;
 /// Weight of the active link with the greatest share.
 const HEAVIEST: u32 = 256;
 /// Weight of a member that stands by: 1/257 of all at most, which is less than half a bucket.
@@ -38,6 +35,7 @@ pub(super) fn carries(members: &[Member], id: u32) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::netlink::nexthop::BUCKETS;
 
     /// Buckets that each member gets, as `nh_res_group_rebalance` (net/ipv4/nexthop.c) counts them.
     fn buckets(members: &[Member]) -> Vec<u32> {

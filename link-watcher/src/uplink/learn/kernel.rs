@@ -2,28 +2,16 @@
 
 use std::{collections::BTreeSet, io, net::IpAddr, ops::ControlFlow};
 
-use crate::{
-    route::{
-        Family, FoundTableRoute, PROTOCOL,
-        codec::{self, Filter, append_address, parse_table_route},
-        dump, nothing_there, rule,
-    },
-    system::{
-        KernelError,
-        netlink::{Batch, Requests, attributes, read_u16},
-    },
+use crate::netlink::{
+    Batch, Family, FoundTableRoute, KernelError, PROTOCOL, Requests, dump,
+    link::{get_neighbour, parse_neighbour, use_neighbour},
+    nothing_there,
+    route::{self, Filter, parse_table_route},
+    rule,
 };
 
 /// Tables that are looked into, beside the main one; a router that has more must name its gateways.
 const TABLES_MAX: usize = 64;
-/// `struct ndmsg`: family u8, three bytes of padding, interface i32, state u16, flags u8, type u8 (linux/neighbour.h).
-const NDMSG_LEN: usize = 12;
-const NDA_DST: u16 = 1;
-const NDA_LLADDR: u16 = 2;
-/// Somebody wants to send to this neighbour: it is to be resolved.
-const NTF_USE: u8 = 1;
-/// `NUD_INCOMPLETE | NUD_FAILED`: it does not answer.
-const NUD_UNKNOWN: u16 = 0x01 | 0x20;
 
 /// What learning needs of a kernel.
 pub trait LearnKernel {
@@ -55,7 +43,7 @@ impl NetlinkLearn {
         for family in [Family::V4, Family::V6] {
             self.batch.clear();
             rule::dump(&mut self.batch, family);
-            let rules = dump(&mut self.requests, &mut self.batch, |message| rule::parse(message.payload))?;
+            let rules = dump(&mut self.requests, &mut self.batch, |message| rule::parse(message.payload()))?;
             let others = rules.into_iter().filter(|rule| rule.protocol != PROTOCOL).map(|rule| rule.table);
             tables.extend(others.filter(|table| !matches!(*table, 0 | 255)).take(TABLES_MAX));
         }
@@ -67,8 +55,8 @@ impl NetlinkLearn {
     /// destination, however many follow.
     fn ipv4(&mut self, table: u32, found: &mut Vec<FoundTableRoute>) -> io::Result<()> {
         self.batch.clear();
-        codec::dump(&mut self.batch, Family::V4.number(), Filter { table: Some(table), ..Filter::default() });
-        Requests::open()?.dump_until(&mut self.batch, |message| match parse_table_route(message.payload) {
+        route::dump(&mut self.batch, Family::V4.number(), Filter { table: Some(table), ..Filter::default() });
+        Requests::open()?.dump_until(&mut self.batch, |message| match parse_table_route(message.payload()) {
             Some(route) if !route.key.prefix.addr().is_unspecified() => ControlFlow::Break(()),
             route => {
                 found.extend(route.filter(|route| route.key.table == table));
@@ -81,22 +69,12 @@ impl NetlinkLearn {
     fn ipv6(&mut self, table: u32, ifindex: u32, found: &mut Vec<FoundTableRoute>) -> io::Result<()> {
         self.batch.clear();
         let filter = Filter { table: Some(table), ifindex: Some(ifindex), ..Filter::default() };
-        codec::dump(&mut self.batch, Family::V6.number(), filter);
+        route::dump(&mut self.batch, Family::V6.number(), filter);
         let default = |route: &FoundTableRoute| route.key.table == table && route.key.prefix.prefix_len() == 0;
-        found
-            .extend(self.requests.dump(&mut self.batch, |message| parse_table_route(message.payload).filter(default))?);
+        found.extend(
+            self.requests.dump(&mut self.batch, |message| parse_table_route(message.payload()).filter(default))?,
+        );
         Ok(())
-    }
-
-    /// Starts a request about a neighbour.
-    fn about(&mut self, message: u16, flags: i32, ndm_flags: u8, ifindex: u32, neighbour: IpAddr) {
-        let mut fixed = [0; NDMSG_LEN];
-        fixed[0] = (if neighbour.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }) as u8;
-        fixed[4..8].copy_from_slice(&ifindex.to_ne_bytes());
-        fixed[10] = ndm_flags;
-        self.batch.clear();
-        self.batch.request(message, flags as u16, &fixed);
-        self.batch.attribute_with(NDA_DST, |bytes| append_address(bytes, neighbour));
     }
 }
 
@@ -122,9 +100,10 @@ impl LearnKernel for NetlinkLearn {
     }
 
     fn neighbour(&mut self, ifindex: u32, address: IpAddr) -> io::Result<Option<[u8; 6]>> {
-        self.about(libc::RTM_GETNEIGH, 0, 0, ifindex, address);
+        self.batch.clear();
+        get_neighbour(&mut self.batch, ifindex, address);
         let mut found = None;
-        let result = self.requests.ask(&mut self.batch, |message| found = parse_neighbour(message.payload))?;
+        let result = self.requests.ask(&mut self.batch, |message| found = parse_neighbour(message.payload()))?;
         match result.into_iter().next() {
             Some(Err(error)) if !matches!(error.errno, libc::ENOENT | libc::ENODEV) => Err(failed(&error)),
             _ => Ok(found),
@@ -132,7 +111,8 @@ impl LearnKernel for NetlinkLearn {
     }
 
     fn solicit(&mut self, ifindex: u32, address: IpAddr) -> io::Result<()> {
-        self.about(libc::RTM_NEWNEIGH, libc::NLM_F_CREATE, NTF_USE, ifindex, address);
+        self.batch.clear();
+        use_neighbour(&mut self.batch, ifindex, address);
         match self.requests.transact(&mut self.batch)?.into_iter().next() {
             Some(Err(error)) => Err(failed(&error)),
             _ => Ok(()),
@@ -142,13 +122,4 @@ impl LearnKernel for NetlinkLearn {
 
 fn failed(error: &KernelError) -> io::Error {
     io::Error::other(error.to_string())
-}
-
-/// The Ethernet address in a neighbour message, where it is known.
-fn parse_neighbour(payload: &[u8]) -> Option<[u8; 6]> {
-    let fixed = payload.get(..NDMSG_LEN)?;
-    if read_u16(fixed, 8)? & NUD_UNKNOWN != 0 {
-        return None;
-    }
-    attributes(&payload[NDMSG_LEN..]).find(|(kind, _)| *kind == NDA_LLADDR).and_then(|(_, value)| value.try_into().ok())
 }

@@ -24,7 +24,6 @@
 //! counters go on and a failover costs little. What somebody else does to the table is noticed by the kernel's
 //! ruleset generation and put right.
 
-mod kernel;
 mod rules;
 mod sink;
 mod slots;

@@ -13,8 +13,7 @@ use rustix::{
     process::{Pid, PidfdFlags, pidfd_open},
 };
 
-use super::kernel;
-use crate::system::netlink::{Batch, Requests};
+use crate::netlink::{Batch, Requests, netfilter};
 
 /// How long `nft` may take: on a busy machine with large rulesets of others a second has been seen.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -100,7 +99,7 @@ impl Nft {
     /// # Errors
     /// Without netlink.
     pub fn open() -> io::Result<Self> {
-        Ok(Self { requests: kernel::open()?, batch: Batch::default() })
+        Ok(Self { requests: netfilter::open()?, batch: Batch::default() })
     }
 }
 
@@ -122,11 +121,11 @@ impl RulesetSink for Nft {
     }
 
     fn generation(&mut self) -> io::Result<u32> {
-        kernel::generation(&mut self.requests, &mut self.batch)
+        netfilter::generation(&mut self.requests, &mut self.batch)
     }
 
     fn counters(&mut self, table: &str) -> io::Result<Vec<(String, u64)>> {
-        kernel::counters(&mut self.requests, &mut self.batch, table)
+        netfilter::counters(&mut self.requests, &mut self.batch, table)
     }
 }
 

@@ -4,20 +4,26 @@
 //! unless they take a place that was occupied, because that place may have been ours, or are default routes, from
 //! which gateways are learned.
 
-use std::{collections::VecDeque, io, net::IpAddr};
+use std::{collections::VecDeque, io};
 
 use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket, protocols::NETLINK_ROUTE};
+use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_EXCL};
 use socket2::{SockFilter, SockRef};
 
-use super::netlink::{self, Message, attributes, messages, read_u16, read_u32, string};
-use crate::route::{FoundRoute, FoundRule, PROTOCOL, nexthop, parse_route, rule};
+use super::{
+    PROTOCOL,
+    link::{Address, Link, parse_address, parse_link},
+    message::{HEADER_LEN, Message, messages},
+    nexthop,
+    route::{FoundRoute, parse_route},
+    rule::{self, FoundRule},
+    socket::prepare,
+};
 
 /// Bytes read at a time: a netlink event is far smaller, and the largest (a link with all its attributes) is some 2 KiB.
 const READ_BUFFER: usize = 32 << 10;
 /// `RTNLGRP_NEXTHOP` (linux/rtnetlink.h).
 const RTNLGRP_NEXTHOP: u32 = 32;
-/// `IFLA_INFO_KIND` (linux/if_link.h).
-const IFLA_INFO_KIND: u16 = 1;
 
 /// Something that happened in the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,47 +73,6 @@ pub enum KernelEvent {
     Resync,
 }
 
-/// A network interface.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Link {
-    /// Index; never the same for two links of a namespace's life, as a rule.
-    pub ifindex: u32,
-    /// Name.
-    pub name: String,
-    /// Administratively up (`IFF_UP`).
-    pub admin_up: bool,
-    /// Able to carry packets: it has carrier, and its operational state (RFC 2863) is neither down nor lower layer down.
-    pub carrier: bool,
-    /// Kind as `ip link` names it (`veth`, `vlan`, `tun`); nothing for hardware.
-    pub kind: Option<String>,
-    /// Link layer (`ARPHRD_*`, linux/if_arp.h): 1 is Ethernet, 65534 no header at all.
-    pub link_type: u16,
-    /// Length of its link-layer address, bytes; 0: none.
-    pub address_len: u8,
-    /// Largest packet, bytes.
-    pub mtu: u32,
-    /// It has only one other end (`IFF_POINTOPOINT`), so that packets need no gateway there.
-    pub point_to_point: bool,
-}
-
-/// An address of an interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Address {
-    /// The interface's own address.
-    pub address: IpAddr,
-    /// Its prefix length. On a point-to-point link it belongs to `peer`.
-    pub prefix_len: u8,
-    /// The other end's address of a point-to-point link.
-    pub peer: Option<IpAddr>,
-    /// Scope (`rtm_scope`): 0 global, 253 link, 254 host.
-    pub scope: u8,
-    /// Not usable yet: duplicate address detection is not over, or has found one.
-    pub tentative: bool,
-    /// Not the first choice for new connections: an IPv6 address that is deprecated or temporary (RFC 4862, RFC 8981),
-    /// an IPv4 one that came second in its prefix (`IFA_F_SECONDARY`).
-    pub secondary: bool,
-}
-
 /// What happened to a route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RouteChange {
@@ -155,7 +120,7 @@ impl KernelEvents {
     pub fn open() -> io::Result<Self> {
         let mut socket = TokioSocket::new(NETLINK_ROUTE)?;
         let raw = socket.socket_mut();
-        netlink::prepare(raw)?;
+        prepare(raw)?;
         SockRef::from(&*raw).attach_filter(&filter(&Filtered::default()))?;
         for group in [
             libc::RTNLGRP_LINK,
@@ -236,8 +201,8 @@ fn filter(filtered: &Filtered) -> Vec<SockFilter> {
     const DROP: SockFilter = SockFilter::new(RETURN, 0, 0, 0);
     const PASS: SockFilter = SockFilter::new(RETURN, 0, 0, u32::MAX);
     let network = |value: u16| u32::from(value.to_be());
-    // `struct rtmsg`, see route/codec.rs.
-    let rtmsg = netlink::HEADER_LEN as u32;
+    // `struct rtmsg`, see route.rs.
+    let rtmsg = HEADER_LEN as u32;
     let (prefix_len_at, table_at, protocol_at) = (rtmsg + 1, rtmsg + 4, rtmsg + 5);
     let mut program = vec![
         SockFilter::new(LOAD_HALF, 0, 0, 4),
@@ -266,7 +231,7 @@ fn filter(filtered: &Filtered) -> Vec<SockFilter> {
         DROP,
         SockFilter::new(LOAD_HALF, 0, 0, 6),
         // Without NLM_F_EXCL the place was occupied.
-        SockFilter::new(JUMP_SET, 0, 1, network(libc::NLM_F_EXCL as u16)),
+        SockFilter::new(JUMP_SET, 0, 1, network(NLM_F_EXCL)),
         DROP,
         PASS,
     ]);
@@ -274,100 +239,38 @@ fn filter(filtered: &Filtered) -> Vec<SockFilter> {
 }
 
 /// Nothing for what does not concern us.
-pub(super) fn parse(message: &Message<'_>) -> Option<KernelEvent> {
-    match message.kind {
-        libc::RTM_NEWLINK => Some(KernelEvent::Link(parse_link(message.payload)?)),
+pub(crate) fn parse(message: &Message<'_>) -> Option<KernelEvent> {
+    let (kind, port_id, payload) = (message.message_type(), message.port_number(), message.payload());
+    match kind {
+        libc::RTM_NEWLINK => Some(KernelEvent::Link(parse_link(payload)?)),
         libc::RTM_DELLINK => {
-            let link = parse_link(message.payload)?;
+            let link = parse_link(payload)?;
             Some(KernelEvent::LinkRemoved { ifindex: link.ifindex, name: link.name })
         }
         libc::RTM_NEWADDR => {
-            parse_address(message.payload).map(|(ifindex, address)| KernelEvent::AddressAdded { ifindex, address })
+            parse_address(payload).map(|(ifindex, address)| KernelEvent::AddressAdded { ifindex, address })
         }
         libc::RTM_DELADDR => {
-            parse_address(message.payload).map(|(ifindex, address)| KernelEvent::AddressRemoved { ifindex, address })
+            parse_address(payload).map(|(ifindex, address)| KernelEvent::AddressRemoved { ifindex, address })
         }
         libc::RTM_NEWROUTE => {
-            let route = parse_route(message.payload)?;
-            let has = |flag: i32| message.flags & flag as u16 != 0;
+            let route = parse_route(payload)?;
+            let has = |flag| message.flags() & flag != 0;
             // An appended IPv4 route stands behind; an appended IPv6 route becomes one with what stands there.
-            let behind = has(libc::NLM_F_APPEND) && route.key.prefix.addr().is_ipv4();
-            let change = if has(libc::NLM_F_EXCL) || behind { RouteChange::Added } else { RouteChange::Replaced };
-            Some(KernelEvent::Route(RouteEvent { change, port_id: message.port_id, route }))
+            let behind = has(NLM_F_APPEND) && route.key.prefix.addr().is_ipv4();
+            let change = if has(NLM_F_EXCL) || behind { RouteChange::Added } else { RouteChange::Replaced };
+            Some(KernelEvent::Route(RouteEvent { change, port_id, route }))
         }
         libc::RTM_DELROUTE => {
-            let route = parse_route(message.payload)?;
-            Some(KernelEvent::Route(RouteEvent { change: RouteChange::Removed, port_id: message.port_id, route }))
+            let route = parse_route(payload)?;
+            Some(KernelEvent::Route(RouteEvent { change: RouteChange::Removed, port_id, route }))
         }
         nexthop::RTM_NEWNEXTHOP | nexthop::RTM_DELNEXTHOP => {
-            Some(KernelEvent::Nexthop { id: nexthop::parse(message.payload)?.id, port_id: message.port_id })
+            Some(KernelEvent::Nexthop { id: nexthop::parse(payload)?.id, port_id })
         }
-        libc::RTM_NEWRULE | libc::RTM_DELRULE => Some(KernelEvent::Rule {
-            removed: message.kind == libc::RTM_DELRULE,
-            port_id: message.port_id,
-            rule: rule::parse(message.payload)?,
-        }),
+        libc::RTM_NEWRULE | libc::RTM_DELRULE => {
+            Some(KernelEvent::Rule { removed: kind == libc::RTM_DELRULE, port_id, rule: rule::parse(payload)? })
+        }
         _ => None,
     }
-}
-
-/// `struct ifinfomsg`: family u8, pad u8, type u16, index i32, flags u32, change u32 (linux/rtnetlink.h).
-fn parse_link(payload: &[u8]) -> Option<Link> {
-    const IFINFOMSG_LEN: usize = 16;
-    // Operational states of RFC 2863 as the kernel numbers them (linux/if.h): not present 1, down 2, lower layer down 3.
-    const OPER_DOWN: std::ops::RangeInclusive<u8> = 1..=3;
-    // Bridges tell of their ports in the same messages, with less in them.
-    if i32::from(*payload.first()?) != libc::AF_UNSPEC {
-        return None;
-    }
-    let flags = read_u32(payload, 8)?;
-    let mut link = Link {
-        ifindex: read_u32(payload, 4)?,
-        admin_up: flags & libc::IFF_UP as u32 != 0,
-        carrier: true,
-        link_type: read_u16(payload, 2)?,
-        point_to_point: flags & libc::IFF_POINTOPOINT as u32 != 0,
-        ..Link::default()
-    };
-    for (kind, value) in attributes(payload.get(IFINFOMSG_LEN..)?) {
-        match kind {
-            libc::IFLA_IFNAME => link.name = string(value),
-            libc::IFLA_ADDRESS => link.address_len = value.len() as u8,
-            libc::IFLA_MTU => link.mtu = read_u32(value, 0)?,
-            libc::IFLA_OPERSTATE => link.carrier &= !OPER_DOWN.contains(value.first()?),
-            libc::IFLA_CARRIER => link.carrier &= *value.first()? != 0,
-            libc::IFLA_LINKINFO => {
-                link.kind = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND).map(|(_, value)| string(value));
-            }
-            _ => {}
-        }
-    }
-    (!link.name.is_empty()).then_some(link)
-}
-
-/// `struct ifaddrmsg`: family, prefix length, flags, scope: a byte each; index u32 (linux/if_addr.h).
-fn parse_address(payload: &[u8]) -> Option<(u32, Address)> {
-    const IFADDRMSG_LEN: usize = 8;
-    let fixed = payload.get(..IFADDRMSG_LEN)?;
-    let mut flags = u32::from(fixed[2]);
-    let (mut local, mut address) = (None, None);
-    for (kind, value) in attributes(&payload[IFADDRMSG_LEN..]) {
-        match kind {
-            libc::IFA_LOCAL => local = netlink::address(value),
-            libc::IFA_ADDRESS => address = netlink::address(value),
-            libc::IFA_FLAGS => flags = read_u32(value, 0)?,
-            _ => {}
-        }
-    }
-    let own = local.or(address)?;
-    let optimistic = flags & libc::IFA_F_OPTIMISTIC != 0;
-    let address = Address {
-        address: own,
-        prefix_len: fixed[1],
-        peer: address.filter(|peer| *peer != own),
-        scope: fixed[3],
-        tentative: (flags & libc::IFA_F_TENTATIVE != 0 && !optimistic) || flags & libc::IFA_F_DADFAILED != 0,
-        secondary: flags & (libc::IFA_F_SECONDARY | libc::IFA_F_DEPRECATED) != 0,
-    };
-    Some((read_u32(fixed, 4)?, address))
 }

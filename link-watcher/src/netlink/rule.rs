@@ -3,24 +3,25 @@
 use std::fmt;
 
 use ipnet::IpNet;
+use rtnetlink::{
+    packet_core::{NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, Parseable as _},
+    packet_route::{
+        AddressFamily,
+        route::RouteProtocol,
+        rule::{RuleAction, RuleAttribute, RuleFlags, RuleHeader, RuleMessage},
+    },
+};
 
-use super::{PROTOCOL, codec::append_address};
-use crate::system::netlink::{Batch, address, attributes, read_u32, string};
+use super::{
+    PROTOCOL,
+    message::{Batch, nlas, string, word},
+};
 
-/// `struct fib_rule_hdr`: family, destination length, source length, tos, table, two reserved, action: a byte each;
-/// flags u32.
+/// Length of `struct fib_rule_hdr`.
 const HEADER_LEN: usize = 12;
-/// `FR_ACT_TO_TBL`: look the destination up in a table. A rule without an action is accepted, and then fails lookups.
-const ACTION_TABLE: u8 = 1;
-/// `FIB_RULE_OIF_DETACHED`: the kernel's word that there is no such interface now.
-const OIF_DETACHED: u32 = 0x10;
-const FRA_SRC: u16 = 2;
+/// Attributes by number (`enum` of linux/fib_rules.h).
 const FRA_PRIORITY: u16 = 6;
-const FRA_FWMARK: u16 = 10;
-const FRA_SUPPRESS_PREFIXLEN: u16 = 14;
 const FRA_TABLE: u16 = 15;
-const FRA_FWMASK: u16 = 16;
-const FRA_OIFNAME: u16 = 17;
 const FRA_PAD: u16 = 18;
 const FRA_PROTOCOL: u16 = 21;
 
@@ -133,84 +134,93 @@ impl FoundRule {
 
 /// Adds a request that creates the rule; it fails with `EEXIST` where the same stands already.
 pub(crate) fn create(batch: &mut Batch, rule: &Rule) {
-    write(batch, libc::RTM_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, rule);
+    batch.request(libc::RTM_NEWRULE, NLM_F_CREATE | NLM_F_EXCL, &message(rule));
 }
 
 /// Adds a request that removes the rule. The kernel compares everything that ours say, the protocol too.
 pub(crate) fn delete(batch: &mut Batch, rule: &Rule) {
-    write(batch, libc::RTM_DELRULE, 0, rule);
+    batch.request(libc::RTM_DELRULE, 0, &message(rule));
 }
 
-fn write(batch: &mut Batch, message: u16, flags: i32, rule: &Rule) {
-    let mut fixed = [0; HEADER_LEN];
-    fixed[0] = rule.family.number();
-    fixed[2] = rule.from.map_or(0, |from| from.prefix_len());
+/// `rtnetlink`'s builder has neither mask, nor protocol, nor suppressed prefix lengths.
+fn message(rule: &Rule) -> RuleMessage {
+    let mut message = RuleMessage::default();
+    message.header.family = AddressFamily::from(rule.family.number());
+    message.header.src_len = rule.from.map_or(0, |from| from.prefix_len());
     // Tables beyond 255 are named by the attribute alone.
-    fixed[4] = u8::try_from(rule.table).unwrap_or(libc::RT_TABLE_UNSPEC);
-    fixed[7] = ACTION_TABLE;
-    batch.request(message, flags as u16, &fixed);
-    batch.attribute(FRA_PRIORITY, &rule.priority.to_ne_bytes());
-    batch.attribute(FRA_TABLE, &rule.table.to_ne_bytes());
-    batch.attribute(FRA_PROTOCOL, &[PROTOCOL]);
-    if let Some(from) = rule.from {
-        batch.attribute_with(FRA_SRC, |bytes| append_address(bytes, from.addr()));
-    }
+    message.header.table = u8::try_from(rule.table).unwrap_or(libc::RT_TABLE_UNSPEC);
+    // A rule without an action is accepted, and then fails lookups.
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![
+        RuleAttribute::Priority(rule.priority),
+        RuleAttribute::Table(rule.table),
+        RuleAttribute::Protocol(RouteProtocol::Other(PROTOCOL)),
+    ];
+    message.attributes.extend(rule.from.map(|from| RuleAttribute::Source(from.addr())));
     if let Some((mark, mask)) = rule.mark {
-        batch.attribute(FRA_FWMARK, &mark.to_ne_bytes());
-        batch.attribute(FRA_FWMASK, &mask.to_ne_bytes());
+        message.attributes.extend([RuleAttribute::FwMark(mark), RuleAttribute::FwMask(mask)]);
     }
-    if let Some(interface) = rule.bound_to {
-        batch.attribute(FRA_OIFNAME, &interface.0);
-    }
-    if let Some(length) = rule.suppress_prefix_len {
-        batch.attribute(FRA_SUPPRESS_PREFIXLEN, &length.to_ne_bytes());
-    }
+    message.attributes.extend(rule.bound_to.map(|interface| RuleAttribute::Oifname(interface.to_string())));
+    message.attributes.extend(rule.suppress_prefix_len.map(RuleAttribute::SuppressPrefixLen));
+    message
 }
 
 /// Adds a request for all rules of a family; strict checking allows no filter.
 pub(crate) fn dump(batch: &mut Batch, family: Family) {
-    let mut fixed = [0; HEADER_LEN];
-    fixed[0] = family.number();
-    batch.request(libc::RTM_GETRULE, libc::NLM_F_DUMP as u16, &fixed);
+    let mut message = RuleMessage::default();
+    message.header.family = AddressFamily::from(family.number());
+    batch.request(libc::RTM_GETRULE, NLM_F_DUMP, &message);
 }
 
-/// A rule message. Nothing for other families, and what is malformed.
+/// A rule message. Nothing for other families, and where what ours are told apart by is malformed. Attributes are
+/// decoded one by one: one that is not understood makes the rule one that is not ours, but it is seen.
 pub(crate) fn parse(payload: &[u8]) -> Option<FoundRule> {
-    let fixed = payload.get(..HEADER_LEN)?;
-    let family = match i32::from(fixed[0]) {
-        libc::AF_INET => Family::V4,
-        libc::AF_INET6 => Family::V6,
+    let header = RuleHeader::parse(payload).ok()?;
+    let family = match header.family {
+        AddressFamily::Inet => Family::V4,
+        AddressFamily::Inet6 => Family::V6,
         _ => return None,
     };
-    let (destination_len, source_len, tos, action) = (fixed[1], fixed[2], fixed[3], fixed[7]);
-    // Any flag, such as that of an inverted rule, is more than ours say.
-    let flags = read_u32(fixed, 8)? & !OIF_DETACHED;
-    let mut plain = destination_len == 0 && tos == 0 && action == ACTION_TABLE && flags == 0;
+    // Any flag, such as that of an inverted rule, is more than ours say; except the kernel's word that there is no such
+    // interface now.
+    let flags = header.flags.difference(RuleFlags::OifDetached);
+    let to_table = header.action == RuleAction::ToTable;
+    let mut plain = header.dst_len == 0 && header.tos == 0 && to_table && flags.is_empty();
     let mut rule = Rule {
         family,
         priority: 0,
         mark: None,
         from: None,
         bound_to: None,
-        table: u32::from(fixed[4]),
+        table: u32::from(header.table),
         suppress_prefix_len: None,
     };
     let (mut protocol, mut mark, mut mask) = (0, 0, 0);
-    for (kind, value) in attributes(&payload[HEADER_LEN..]) {
-        match kind {
-            FRA_SRC => rule.from = Some(IpNet::new(address(value)?, source_len).ok()?),
-            FRA_PRIORITY => rule.priority = read_u32(value, 0)?,
-            FRA_FWMARK => mark = read_u32(value, 0)?,
-            FRA_FWMASK => mask = read_u32(value, 0)?,
-            FRA_OIFNAME => rule.bound_to = Some(InterfaceName::new(&string(value))?),
-            FRA_TABLE => rule.table = read_u32(value, 0)?,
-            // Minus one: none.
-            FRA_SUPPRESS_PREFIXLEN => {
-                rule.suppress_prefix_len = Some(read_u32(value, 0)?).filter(|length| *length != u32::MAX);
-            }
-            FRA_PROTOCOL => protocol = *value.first()?,
+    for nla in nlas(payload.get(HEADER_LEN..)?) {
+        match nla.kind() {
+            // What tells rules apart is read from the bytes, so that nothing else can hide a rule.
+            FRA_PRIORITY => rule.priority = word(nla.value())?,
+            FRA_TABLE => rule.table = word(nla.value())?,
+            FRA_PROTOCOL => protocol = *nla.value().first()?,
             FRA_PAD => {}
-            _ => plain = false,
+            _ => match RuleAttribute::parse(&nla) {
+                Ok(RuleAttribute::Source(address)) => {
+                    // A length that the family has not: nothing of ours.
+                    rule.from = IpNet::new(address, header.src_len).ok();
+                    plain &= rule.from.is_some();
+                }
+                Ok(RuleAttribute::FwMark(value)) => mark = value,
+                Ok(RuleAttribute::FwMask(value)) => mask = value,
+                Ok(RuleAttribute::Oifname(name)) => {
+                    rule.bound_to = InterfaceName::new(name.trim_end_matches('\0'));
+                    plain &= rule.bound_to.is_some();
+                }
+                // Minus one: none.
+                Ok(RuleAttribute::SuppressPrefixLen(length)) => {
+                    rule.suppress_prefix_len = Some(length).filter(|length| *length != u32::MAX);
+                }
+                _ => plain = false,
+            },
         }
     }
     rule.mark = (mask != 0).then_some((mark, mask));
@@ -218,7 +228,7 @@ pub(crate) fn parse(payload: &[u8]) -> Option<FoundRule> {
         family,
         priority: rule.priority,
         protocol,
-        table: if action == ACTION_TABLE { rule.table } else { 0 },
+        table: if to_table { rule.table } else { 0 },
         rule: plain.then_some(rule),
     })
 }
@@ -227,7 +237,7 @@ pub(crate) fn parse(payload: &[u8]) -> Option<FoundRule> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::system::netlink::messages;
+    use crate::netlink::message::messages;
 
     #[test]
     fn rules_read_back_as_written() {
@@ -250,7 +260,7 @@ mod tests {
         ] {
             let mut batch = Batch::default();
             create(&mut batch, &rule);
-            let found = parse(messages(batch.bytes()).next().unwrap().payload).unwrap();
+            let found = parse(messages(batch.bytes()).next().unwrap().payload()).unwrap();
             let FoundRule { family, priority, protocol, table, rule: read } = found;
             assert_eq!((family, priority, protocol, table), (rule.family, 20_000, PROTOCOL, rule.table));
             assert_eq!(read, Some(rule));
@@ -259,7 +269,6 @@ mod tests {
 
     #[test]
     fn what_ours_never_say_is_seen() {
-        const FRA_IIFNAME: u16 = 3;
         let rule = Rule {
             family: Family::V4,
             priority: 7,
@@ -270,9 +279,10 @@ mod tests {
             suppress_prefix_len: None,
         };
         let mut batch = Batch::default();
-        create(&mut batch, &rule);
-        batch.attribute(FRA_IIFNAME, b"eth1\0");
-        let found = parse(messages(batch.bytes()).next().unwrap().payload).unwrap();
+        let mut other = message(&rule);
+        other.attributes.push(RuleAttribute::Iifname("eth1".to_owned()));
+        batch.request(libc::RTM_NEWRULE, 0, &other);
+        let found = parse(messages(batch.bytes()).next().unwrap().payload()).unwrap();
         assert_eq!((found.priority, found.table, found.rule), (7, 7001, None));
     }
 }

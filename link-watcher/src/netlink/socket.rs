@@ -1,14 +1,17 @@
-//! rtnetlink(7) over raw sockets: a batch of requests is one `sendmsg`, and answers are matched by sequence number.
+//! Transport: a batch of requests is one `sendmsg`, and answers are matched by sequence number.
 //!
 //! The kernel carries requests out inside `sendmsg` and has queued every answer before it returns, so nothing here ever
 //! waits for the network: the calls are plain functions that take as long as the kernel takes.
 
-use std::{collections::BTreeMap, fmt, io, net::IpAddr, ops::ControlFlow};
+use std::{fmt, fs, io, ops::ControlFlow};
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use rtnetlink::packet_core::{
+    ErrorBuffer, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer,
+};
 
-/// `nlmsghdr`: length u32, type u16, flags u16, sequence u32, port id u32 (linux/netlink.h).
-pub(crate) const HEADER_LEN: usize = 16;
+use super::message::{Batch, HEADER_LEN, Message, attribute, messages, string};
+
 /// Room for the errors of a whole batch, and for events while the daemon is busy, bytes.
 const RECEIVE_BUFFER: usize = 4 << 20;
 /// The kernel fills a dump's datagrams up to this size if the reader offers it, bytes.
@@ -50,145 +53,6 @@ pub(crate) fn prepare(socket: &mut Socket) -> io::Result<u32> {
         socket.set_rx_buf_sz(RECEIVE_BUFFER as libc::c_int)?;
     }
     Ok(address.port_number())
-}
-
-/// Requests, one behind the other, as one `sendmsg` carries them.
-#[derive(Debug, Default)]
-pub(crate) struct Batch {
-    bytes: Vec<u8>,
-    /// Where each request starts.
-    starts: Vec<usize>,
-}
-
-impl Batch {
-    pub(crate) fn clear(&mut self) {
-        self.bytes.clear();
-        self.starts.clear();
-    }
-
-    #[cfg(test)]
-    pub(crate) fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// Starts a request of type `kind` whose fixed part is `fixed`.
-    pub(crate) fn request(&mut self, kind: u16, flags: u16, fixed: &[u8]) {
-        self.starts.push(self.bytes.len());
-        self.bytes.extend_from_slice(&[0; 4]);
-        self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.bytes.extend_from_slice(&(flags | libc::NLM_F_REQUEST as u16).to_ne_bytes());
-        self.bytes.extend_from_slice(&[0; 8]);
-        self.bytes.extend_from_slice(fixed);
-        self.close();
-    }
-
-    /// Adds an attribute to the request.
-    pub(crate) fn attribute(&mut self, kind: u16, value: &[u8]) {
-        self.attribute_with(kind, |bytes| bytes.extend_from_slice(value));
-    }
-
-    /// Adds an attribute whose value `write` appends.
-    pub(crate) fn attribute_with(&mut self, kind: u16, write: impl FnOnce(&mut Vec<u8>)) {
-        append_attribute(&mut self.bytes, kind, write);
-        self.close();
-    }
-
-    /// Sets bits in the flags of the last request, whose fixed part is a `struct rtmsg`: they are its last four bytes.
-    pub(crate) fn route_flags(&mut self, flags: u8) {
-        if let Some(&start) = self.starts.last() {
-            let at = start + HEADER_LEN + 8;
-            self.bytes[at..at + 4].copy_from_slice(&u32::from(flags).to_ne_bytes());
-        }
-    }
-
-    /// Writes the length of the last request.
-    fn close(&mut self) {
-        if let Some(&start) = self.starts.last() {
-            let length = (self.bytes.len() - start) as u32;
-            self.bytes[start..start + 4].copy_from_slice(&length.to_ne_bytes());
-        }
-    }
-
-    /// Numbers the requests from `first`; the last one is to be acknowledged. An acknowledgement for each would fill
-    /// the receive buffer, and errors are answered anyway.
-    fn number(&mut self, first: u32) {
-        for (i, &start) in self.starts.iter().enumerate() {
-            self.bytes[start + 8..start + 12].copy_from_slice(&first.wrapping_add(i as u32).to_ne_bytes());
-        }
-        if let Some(&start) = self.starts.last() {
-            self.bytes[start + 6] |= (libc::NLM_F_ACK as u16).to_ne_bytes()[0];
-            self.bytes[start + 7] |= (libc::NLM_F_ACK as u16).to_ne_bytes()[1];
-        }
-    }
-}
-
-/// Appends a netlink attribute, padded to four bytes.
-pub(crate) fn append_attribute(bytes: &mut Vec<u8>, kind: u16, write: impl FnOnce(&mut Vec<u8>)) {
-    let start = bytes.len();
-    bytes.extend_from_slice(&[0; 2]);
-    bytes.extend_from_slice(&kind.to_ne_bytes());
-    write(bytes);
-    let length = (bytes.len() - start) as u16;
-    bytes[start..start + 2].copy_from_slice(&length.to_ne_bytes());
-    bytes.resize(bytes.len().next_multiple_of(4), 0);
-}
-
-/// A received message.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Message<'a> {
-    pub(crate) kind: u16,
-    pub(crate) flags: u16,
-    pub(crate) sequence: u32,
-    /// Whose request caused it; 0: the kernel's own doing.
-    pub(crate) port_id: u32,
-    pub(crate) payload: &'a [u8],
-}
-
-/// The messages of a datagram. Ends at the first malformed one.
-pub(crate) fn messages(mut bytes: &[u8]) -> impl Iterator<Item = Message<'_>> {
-    std::iter::from_fn(move || {
-        let length = read_u32(bytes, 0)? as usize;
-        if length < HEADER_LEN {
-            return None;
-        }
-        let message = Message {
-            kind: read_u16(bytes, 4)?,
-            flags: read_u16(bytes, 6)?,
-            sequence: read_u32(bytes, 8)?,
-            port_id: read_u32(bytes, 12)?,
-            payload: bytes.get(HEADER_LEN..length)?,
-        };
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some(message)
-    })
-}
-
-/// The attributes in `bytes`: type without its flag bits, and value. Ends at the first malformed one.
-pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = read_u16(bytes, 0)? as usize;
-        let kind = read_u16(bytes, 2)? & libc::NLA_TYPE_MASK as u16;
-        let value = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
-    })
-}
-
-pub(crate) fn read_u16(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-pub(crate) fn read_u32(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
-}
-
-/// An address of 4 or 16 bytes.
-pub(crate) fn address(value: &[u8]) -> Option<IpAddr> {
-    match value.len() {
-        4 => Some(IpAddr::from(<[u8; 4]>::try_from(value).ok()?)),
-        16 => Some(IpAddr::from(<[u8; 16]>::try_from(value).ok()?)),
-        _ => None,
-    }
 }
 
 /// A socket for requests and dumps.
@@ -234,7 +98,7 @@ impl Requests {
         batch: &mut Batch,
         mut each: impl FnMut(&Message<'_>),
     ) -> io::Result<Vec<Result<(), KernelError>>> {
-        let count = batch.starts.len();
+        let count = batch.len();
         if count == 0 {
             return Ok(Vec::new());
         }
@@ -242,7 +106,7 @@ impl Requests {
         let first = self.sequence.wrapping_add(1);
         self.sequence = self.sequence.wrapping_add(count as u32);
         batch.number(first);
-        self.send(&batch.bytes)?;
+        self.send(batch.bytes())?;
         let mut results = vec![Ok(()); count];
         loop {
             self.receive().map_err(|error| match error.kind() {
@@ -250,11 +114,11 @@ impl Requests {
                 _ => error,
             })?;
             for message in messages(&self.buffer) {
-                let at = message.sequence.wrapping_sub(first) as usize;
+                let at = message.sequence_number().wrapping_sub(first) as usize;
                 if at >= count {
                     continue;
                 }
-                if i32::from(message.kind) != libc::NLMSG_ERROR {
+                if message.message_type() != NLMSG_ERROR {
                     each(&message);
                     continue;
                 }
@@ -290,7 +154,7 @@ impl Requests {
             self.drain();
             self.sequence = self.sequence.wrapping_add(1);
             batch.number(self.sequence);
-            self.send(&batch.bytes)?;
+            self.send(batch.bytes())?;
             found.clear();
             if self.dump_answer(|message| found.extend(each(message)))? {
                 break;
@@ -306,13 +170,13 @@ impl Requests {
         mut each: impl FnMut(&Message<'_>) -> ControlFlow<()>,
     ) -> io::Result<()> {
         batch.number(self.sequence);
-        self.send(&batch.bytes)?;
+        self.send(batch.bytes())?;
         loop {
             self.receive()?;
             for message in messages(&self.buffer) {
-                match i32::from(message.kind) {
-                    libc::NLMSG_DONE => return Ok(()),
-                    libc::NLMSG_ERROR => {
+                match message.message_type() {
+                    NLMSG_DONE => return Ok(()),
+                    NLMSG_ERROR => {
                         if let Some(error) = parse_error(&message) {
                             return Err(io::Error::from_raw_os_error(error.errno));
                         }
@@ -329,17 +193,17 @@ impl Requests {
     pub(crate) fn dump_start(&mut self, batch: &mut Batch) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         batch.number(self.sequence);
-        self.send(&batch.bytes)
+        self.send(batch.bytes())
     }
 
     /// One datagram of a dump, at most some [`DUMP_BUFFER`] bytes, which is what the kernel prepares at a time. Gives
     /// whether more follows.
     pub(crate) fn dump_portion(&mut self, mut each: impl FnMut(&Message<'_>)) -> io::Result<bool> {
         self.receive()?;
-        for message in messages(&self.buffer).filter(|message| message.sequence == self.sequence) {
-            match i32::from(message.kind) {
-                libc::NLMSG_DONE => return Ok(false),
-                libc::NLMSG_ERROR => {
+        for message in messages(&self.buffer).filter(|message| message.sequence_number() == self.sequence) {
+            match message.message_type() {
+                NLMSG_DONE => return Ok(false),
+                NLMSG_ERROR => {
                     if let Some(error) = parse_error(&message) {
                         return Err(io::Error::from_raw_os_error(error.errno));
                     }
@@ -356,13 +220,13 @@ impl Requests {
         loop {
             self.receive()?;
             for message in messages(&self.buffer) {
-                if message.sequence != self.sequence {
+                if message.sequence_number() != self.sequence {
                     continue;
                 }
-                consistent &= message.flags & libc::NLM_F_DUMP_INTR as u16 == 0;
-                match i32::from(message.kind) {
-                    libc::NLMSG_DONE => return Ok(consistent),
-                    libc::NLMSG_ERROR => {
+                consistent &= message.flags() & NLM_F_DUMP_INTR == 0;
+                match message.message_type() {
+                    NLMSG_DONE => return Ok(consistent),
+                    NLMSG_ERROR => {
                         if let Some(error) = parse_error(&message) {
                             return Err(io::Error::from_raw_os_error(error.errno));
                         }
@@ -408,70 +272,92 @@ impl Requests {
 
 /// Nothing for an acknowledgement.
 fn parse_error(message: &Message<'_>) -> Option<KernelError> {
-    let errno = read_u32(message.payload, 0)? as i32;
-    if errno == 0 {
-        return None;
-    }
-    let mut text = None;
-    if message.flags & libc::NLM_F_ACK_TLVS as u16 != 0 {
-        let copied = if message.flags & libc::NLM_F_CAPPED as u16 != 0 {
-            HEADER_LEN
-        } else {
-            read_u32(message.payload, 4)? as usize
+    /// Of the attributes that no crate reads (`enum nlmsgerr_attrs`, linux/netlink.h), the one with the kernel's words.
+    const NLMSGERR_ATTR_MSG: u16 = 1;
+    let error = ErrorBuffer::new_checked(message.payload()).ok()?;
+    let errno = error.code()?.get().saturating_neg();
+    // Behind the code stands the request, or only its header.
+    let words = || {
+        let request = error.payload();
+        let copied = match message.flags() & NLM_F_CAPPED {
+            0 => NetlinkBuffer::new(request.get(..HEADER_LEN)?).length() as usize,
+            _ => HEADER_LEN,
         };
-        let found: BTreeMap<u16, &[u8]> = attributes(message.payload.get(4 + copied..)?).collect();
-        // NLMSGERR_ATTR_MSG
-        text = found.get(&1).map(|text| string(text));
-    }
-    Some(KernelError { errno: -errno, text })
+        attribute(request.get(copied..)?, NLMSGERR_ATTR_MSG).map(string)
+    };
+    let text = if message.flags() & NLM_F_ACK_TLVS == 0 { None } else { words() };
+    Some(KernelError { errno, text })
 }
 
-/// A string attribute's text, up to its NUL.
-pub(crate) fn string(value: &[u8]) -> String {
-    String::from_utf8_lossy(value.split(|&byte| byte == 0).next().unwrap_or_default()).into_owned()
+/// Who uses a netlink port id, in words.
+pub(crate) fn process(port_id: u32) -> String {
+    // A process's first netlink socket has the process id as its port id, further ones have something negative.
+    match fs::read_to_string(format!("/proc/{port_id}/comm")) {
+        Ok(name) => format!("{} (process {port_id})", name.trim_end()),
+        Err(_) => format!("a program that has ended (netlink port {port_id})"),
+    }
+}
+
+/// What a dump finds; nothing where there is nothing to dump.
+pub(crate) fn dump<T>(
+    requests: &mut Requests,
+    batch: &mut Batch,
+    parse: impl Fn(&Message<'_>) -> Option<T>,
+) -> io::Result<Vec<T>> {
+    match requests.dump(batch, parse) {
+        Err(error) if nothing_there(&error) => Ok(Vec::new()),
+        found => found,
+    }
+}
+
+/// Whether a dump failed only because it is of a table that nobody has used yet, or of IPv6 in a kernel without.
+pub(crate) fn nothing_there(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EOPNOTSUPP | libc::EAFNOSUPPORT))
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::*;
+    use rtnetlink::packet_core::{DefaultNla, Emitable as _, NetlinkHeader};
 
-    #[test]
-    fn what_is_written_reads_back() {
-        let mut batch = Batch::default();
-        batch.request(24, 0, &[7; 12]);
-        batch.attribute(1, &[1, 2, 3]);
-        batch.attribute_with(9, |bytes| append_attribute(bytes, 5, |bytes| bytes.push(9)));
-        batch.request(25, 0, &[8; 12]);
-        batch.number(100);
-        let found: Vec<_> = messages(&batch.bytes).collect();
-        assert_eq!(found.iter().map(|m| (m.kind, m.sequence)).collect::<Vec<_>>(), [(24, 100), (25, 101)]);
-        assert_eq!(found[0].flags, libc::NLM_F_REQUEST as u16);
-        assert_eq!(found[1].flags, (libc::NLM_F_REQUEST | libc::NLM_F_ACK) as u16);
-        let attributes_found: Vec<_> = attributes(&found[0].payload[12..]).collect();
-        assert_eq!(attributes_found[0], (1, &[1, 2, 3][..]));
-        assert_eq!(attributes(attributes_found[1].1).collect::<Vec<_>>(), [(5, &[9][..])]);
+    use super::*;
+    use crate::netlink::message::nla;
+
+    /// An answer: the error, the request's header that it names and copies, then these attributes.
+    fn answer(errno: i32, flags: u16, request_len: u32, attributes: &[DefaultNla]) -> Vec<u8> {
+        let mut payload = vec![0; 4 + HEADER_LEN + attributes.buffer_len()];
+        payload[..4].copy_from_slice(&errno.to_ne_bytes());
+        let mut request = NetlinkHeader::default();
+        request.length = request_len;
+        request.emit(&mut payload[4..]);
+        attributes.emit(&mut payload[4 + HEADER_LEN..]);
+        let mut header = NetlinkHeader::default();
+        header.length = (HEADER_LEN + payload.len()) as u32;
+        header.message_type = NLMSG_ERROR;
+        header.flags = flags;
+        let mut bytes = vec![0; HEADER_LEN];
+        header.emit(&mut bytes);
+        bytes.extend(payload);
+        bytes
     }
 
-    #[test]
-    fn malformed_bytes_end_the_iteration() {
-        assert_eq!(messages(&[1, 2, 3]).count(), 0);
-        // A length below the header's, and one beyond the end.
-        assert_eq!(messages(&[0; 64]).count(), 0);
-        assert_eq!(messages(&[255; 64]).count(), 0);
-        assert_eq!(attributes(&[3, 0, 1, 0]).count(), 0);
-        assert_eq!(attributes(&[9, 0, 1, 0]).count(), 0);
+    fn error(bytes: &[u8]) -> Option<KernelError> {
+        parse_error(&messages(bytes).next().unwrap())
     }
 
     #[test]
     fn errors_carry_the_kernels_words() {
-        let mut payload = (-17i32).to_ne_bytes().to_vec();
-        payload.extend_from_slice(&[0; HEADER_LEN]);
-        append_attribute(&mut payload, 1, |bytes| bytes.extend_from_slice(b"Nope\0"));
-        let flags = (libc::NLM_F_ACK_TLVS | libc::NLM_F_CAPPED) as u16;
-        let message = Message { kind: 2, flags, sequence: 1, port_id: 0, payload: &payload };
-        let error = parse_error(&message).unwrap();
-        assert_eq!((error.errno, error.text.as_deref()), (17, Some("Nope")));
-        assert_eq!(parse_error(&Message { payload: &[0; 20], flags: 0, ..message }), None);
+        let words = [nla(1, *b"Nope\0")];
+        let refused = Some(KernelError { errno: 17, text: Some("Nope".to_owned()) });
+        assert_eq!(error(&answer(-17, NLM_F_ACK_TLVS | NLM_F_CAPPED, 999, &words)), refused);
+        assert_eq!(error(&answer(-17, NLM_F_ACK_TLVS, HEADER_LEN as u32, &words)), refused);
+        // Without the flag, and with a length beyond the end, there are no words, but the error stays one.
+        assert_eq!(error(&answer(-17, NLM_F_CAPPED, 999, &words)), Some(KernelError::new(17)));
+        assert_eq!(error(&answer(-17, NLM_F_ACK_TLVS, u32::MAX, &words)), Some(KernelError::new(17)));
+        assert_eq!(error(&answer(0, 0, 16, &[])), None);
+        for length in 0..answer(-17, NLM_F_ACK_TLVS, 16, &words).len() {
+            let bytes = answer(-17, NLM_F_ACK_TLVS, 16, &words);
+            messages(&bytes[..length]).for_each(|message| drop(parse_error(&message)));
+        }
     }
 }

@@ -1,0 +1,35 @@
+//! Netlink: bytes to values and back, and the sockets that carry them. It knows no policy: `route`, `uplink`, `system` and
+//! `bpf` use it, and it uses none of them.
+//!
+//! Values are coded by netlink-packet-route and built by rtnetlink's builders, on netlink-packet-core; by hand only what
+//! these have not: nexthop objects and netfilter. The transport is our own over netlink-sys: docs/architecture.md has
+//! the reasons.
+
+mod events;
+pub(crate) mod link;
+pub(crate) mod message;
+pub(crate) mod netfilter;
+pub(crate) mod nexthop;
+pub(crate) mod route;
+pub(crate) mod rule;
+mod socket;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use self::{
+    events::parse,
+    message::Batch,
+    route::canonical,
+    socket::{Requests, dump, nothing_there, process},
+};
+pub use self::{
+    events::{Filtered, KernelEvent, KernelEvents, RouteChange, RouteEvent},
+    link::{Address, Link},
+    nexthop::{FoundObject, Member, Object},
+    route::{Egress, FoundRoute, FoundTableRoute, Hop, Nexthop, Route, RouteKey, TableRoute, Way},
+    rule::{Family, FoundRule, InterfaceName, Rule},
+    socket::KernelError,
+};
+
+/// Protocol number of our routes (`rtm_protocol`), named in `/etc/iproute2/rt_protos.d/`.
+pub const PROTOCOL: u8 = 208;
