@@ -12,14 +12,37 @@ use crate::{
 
 /// Bytes of SHA-256's block, and of the key that HMAC uses as it is.
 pub const BLOCK_LEN: usize = 64;
+/// Bytes of SHA-256's digest.
+pub const DIGEST_LEN: usize = 32;
 /// Initial state (FIPS 180-4, section 5.3.3).
 const INITIAL: [u32; 8] =
     [0x6a09_e667, 0xbb67_ae85, 0x3c6e_f372, 0xa54f_f53a, 0x510e_527f, 0x9b05_688c, 0x1f83_d9ab, 0x5be0_cd19];
 
-/// The tag of a header.
+/// The tag of a header: its HMAC-SHA256, cut to its first bytes.
 #[must_use]
 pub fn tag(header: &[u8; HEADER_LEN], key: &KeyState) -> [u8; TAG_LEN] {
-    finish(key.outer, &finish(key.inner, header))
+    let whole = finish(key.outer, &finish(key.inner, header));
+    let mut tag = [0; TAG_LEN];
+    tag.copy_from_slice(&whole[..TAG_LEN]);
+    tag
+}
+
+/// HMAC-SHA256 of a message of any length: what keys of links are derived by.
+#[must_use]
+pub fn derive(key: &KeyState, message: &[u8]) -> [u8; DIGEST_LEN] {
+    let mut state = key.inner;
+    let (blocks, rest) = message.as_chunks::<BLOCK_LEN>();
+    compress256(&mut state, blocks);
+    // Padding (FIPS 180-4, section 5.1.1): a bit, zeros, the whole length in bits; one block more where it does not fit.
+    let mut last = [[0; BLOCK_LEN]; 2];
+    let flat = last.as_flattened_mut();
+    flat[..rest.len()].copy_from_slice(rest);
+    flat[rest.len()] = 0x80;
+    let used = if rest.len() + 1 + size_of::<u64>() <= BLOCK_LEN { 1 } else { 2 };
+    let bits = 8 * (BLOCK_LEN + message.len()) as u64;
+    flat[used * BLOCK_LEN - 8..used * BLOCK_LEN].copy_from_slice(&bits.to_be_bytes());
+    compress256(&mut state, &last[..used]);
+    finish(key.outer, &bytes(state))
 }
 
 /// Signs a packet in place.
@@ -57,7 +80,7 @@ pub fn verify(packet: &Packet, key: &KeyState) -> bool {
 pub fn key_state(key: &[u8]) -> KeyState {
     let mut block = [0; BLOCK_LEN];
     if key.len() > BLOCK_LEN {
-        block[..TAG_LEN].copy_from_slice(&Sha256::digest(key));
+        block[..DIGEST_LEN].copy_from_slice(&Sha256::digest(key));
     } else {
         block[..key.len()].copy_from_slice(key);
     }
@@ -70,7 +93,7 @@ pub fn key_state(key: &[u8]) -> KeyState {
 }
 
 /// The digest of a message whose first block led to `state`; the rest and its padding fit one block.
-fn finish<const REST: usize>(mut state: [u32; 8], rest: &[u8; REST]) -> [u8; TAG_LEN] {
+fn finish<const REST: usize>(mut state: [u32; 8], rest: &[u8; REST]) -> [u8; DIGEST_LEN] {
     const { assert!(REST + 1 + size_of::<u64>() <= BLOCK_LEN) };
     let mut block = [0; BLOCK_LEN];
     block[..REST].copy_from_slice(rest);
@@ -78,7 +101,12 @@ fn finish<const REST: usize>(mut state: [u32; 8], rest: &[u8; REST]) -> [u8; TAG
     block[REST] = 0x80;
     block[BLOCK_LEN - 8..].copy_from_slice(&(8 * (BLOCK_LEN + REST) as u64).to_be_bytes());
     compress256(&mut state, &[block]);
-    let mut digest = [0; TAG_LEN];
+    bytes(state)
+}
+
+/// A state as the digest that it is at the end.
+fn bytes(state: [u32; 8]) -> [u8; DIGEST_LEN] {
+    let mut digest = [0; DIGEST_LEN];
     for (place, word) in digest.as_chunks_mut().0.iter_mut().zip(state) {
         *place = word.to_be_bytes();
     }
@@ -116,7 +144,18 @@ mod tests {
             other.update(&header);
             let expected = other.finalize().into_bytes();
             let ours = tag(&header, &key_state(&key));
-            assert_eq!(ours[..], expected[..], "round {round}, key of {key_len} bytes");
+            assert_eq!(ours[..], expected[..TAG_LEN], "round {round}, key of {key_len} bytes");
+        }
+    }
+
+    #[test]
+    fn derivation_agrees_with_the_hmac_crate() {
+        let mut random = Random(4);
+        for len in 0..300 {
+            let (key, message) = (random.bytes(32), random.bytes(len));
+            let mut other = Hmac::<Sha256>::new_from_slice(&key).unwrap();
+            other.update(&message);
+            assert_eq!(derive(&key_state(&key), &message)[..], other.finalize().into_bytes()[..], "{len} bytes");
         }
     }
 

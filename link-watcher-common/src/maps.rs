@@ -1,7 +1,7 @@
 //! Keys and values of the BPF maps. `repr(C)`, sizes and offsets asserted when compiled, all of 64-bit words
 //! where both sides write, so that no reader ever sees half a value.
 //!
-//! Who writes what: [`LinkState`] the verifier of packets (XDP, tc or the socket engine), [`Intent`], [`Settings`],
+//! Who writes what: [`LinkState`] the verifier of packets (XDP, tc or the socket engine), [`Intent`],
 //! [`KeySet`] and [`LinkKey`] user space, [`Counters`] and [`Traffic`] the kernel, one copy a CPU.
 
 use core::mem::{offset_of, size_of};
@@ -38,6 +38,29 @@ impl Word for core::sync::atomic::AtomicU64 {
     }
 }
 
+/// One end of a link in one life of its daemon and of the link: what [`LinkState::peer`] and [`Intent::me`] hold, packed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Party {
+    /// The daemon since its start: the same on all its links.
+    pub instance: u32,
+    /// The link since it was last begun.
+    pub session: u32,
+}
+
+impl Party {
+    /// As one word; 0: nobody.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        ((self.instance as u64) << 32) | self.session as u64
+    }
+
+    /// From one word.
+    #[inline(always)]
+    pub const fn unpack(word: u64) -> Self {
+        Self { instance: (word >> 32) as u32, session: word as u32 }
+    }
+}
+
 /// What is known of a link from its packets: value of the map `LINKS`, by link slot. `W` is `u64` where it is only a
 /// layout, and a [`Word`] where it is accessed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -61,8 +84,8 @@ pub struct LinkState<W> {
     pub probe_window: W,
     /// Valid probes of the peer's present session so far.
     pub probes: W,
-    /// The peer's session, learned from a valid echo only, because only an echo proves to be fresh; 0: none.
-    pub peer_session: W,
+    /// Whose packets count: [`Party`], learned from a valid echo only, because only an echo proves to be fresh; 0: nobody's.
+    pub peer: W,
     /// What the peer says of the link: [`View`], packed.
     pub peer_view: W,
     /// Generation of the peer's announcement.
@@ -71,26 +94,39 @@ pub struct LinkState<W> {
     pub peer_received: W,
     /// [`crate::window`] of the peer's control packets.
     pub control_window: W,
-    /// Ethernet address that the last valid echo came from, as it stands in the frame, and two zeros; 0: none yet, or the
+    /// Ethernet address that the peer's newest probe came from, as it stands in the frame, and two zeros; 0: none yet, or the
     /// interface has no such addresses.
     pub neighbour: W,
+    /// When the probe left whose echo has the highest sequence of all that counted, monotonic ns; 0: none.
+    pub newest_sent_ns: W,
+    /// That sequence; 0: none.
+    pub newest_answered: W,
+    /// Echoes that came later than [`Intent::max_age_ns`] allows.
+    pub late_echoes: W,
+    /// When the last of them arrived, monotonic ns; 0: never.
+    pub last_late_ns: W,
+    /// Its round-trip time, ns.
+    pub late_rtt_ns: W,
+    /// When the last packet of another version came, monotonic ns, with that version in place of the lowest eight bits; 0: never.
+    pub other_version: W,
     /// Zero.
-    pub reserved: W,
+    pub reserved: [W; 3],
 }
 
 const _: () = {
-    assert!(size_of::<LinkState<u64>>() == 128);
+    assert!(size_of::<LinkState<u64>>() == 192);
     assert!(offset_of!(LinkState<u64>, last_probe_ns) == 48);
-    assert!(offset_of!(LinkState<u64>, peer_session) == 72);
+    assert!(offset_of!(LinkState<u64>, peer) == 72);
     assert!(offset_of!(LinkState<u64>, neighbour) == 112);
+    assert!(offset_of!(LinkState<u64>, newest_sent_ns) == 120);
 };
 
-/// What we say on a link: value of the map `INTENTS`, by link slot.
+/// What we say on a link, and what we demand there: value of the map `INTENTS`, by link slot.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct Intent<W> {
-    /// My session; 0: this slot is not in use.
-    pub session: W,
+    /// Me on this link: [`Party`], packed; 0: this slot is not in use.
+    pub me: W,
     /// My [`View`], packed.
     pub view: W,
     /// Generation of my announcement.
@@ -100,26 +136,27 @@ pub struct Intent<W> {
     /// Detection time, ns: silence for this long means down. A peer heard within it is alive, and no other session
     /// can take its place.
     pub detection_ns: W,
-    /// Index of the peer's [`KeySet`].
-    pub key_slot: W,
+    /// Most time from a probe to its echo, ns: a later one is counted as late, and proves nothing.
+    pub max_age_ns: W,
+    /// How far behind my `sent_sequence` the acknowledgement in a probe of the peer's may be, sequences: one that lies further
+    /// back was held up on its way, and what it says of the link is old.
+    pub max_lag: W,
+    /// When the daemon last gave a sign of life on this link, monotonic ns.
+    pub renewed_ns: W,
+    /// How long it may give none, ns: from then on the kernel's answers say that it is silent.
+    pub lease_ns: W,
+    /// My Ethernet address as it stands in a frame, and two zeros: a frame to another one is not for me. 0: not looked at.
+    pub mac: W,
+    /// Least TTL or hop limit of what the peer sends, 1 to 255 (RFC 5082); 0: not looked at.
+    pub min_hops: W,
     /// Zero.
-    pub reserved: [W; 2],
+    pub reserved: [W; 5],
 }
 
-const _: () = assert!(size_of::<Intent<u64>>() == 64);
-
-/// Value of the map `SETTINGS`, index 0.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Settings<W> {
-    /// Until when probes are answered, monotonic ns. The daemon renews it: a dead daemon does not pass for a live
-    /// router.
-    pub lease_until_ns: W,
-    /// Zero.
-    pub reserved: [W; 7],
-}
-
-const _: () = assert!(size_of::<Settings<u64>>() == 64);
+const _: () = {
+    assert!(size_of::<Intent<u64>>() == 128);
+    assert!(offset_of!(Intent<u64>, mac) == 72);
+};
 
 /// What one side says of a link in every packet; one word, so that flags and epoch always belong together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -128,6 +165,9 @@ pub struct View {
     pub epoch: u32,
     /// Order of preference, 0 first.
     pub rank: u16,
+    /// Seconds for which its daemon has been silent, at most 255; 0: it lives. Of what we say ourselves it is always 0: only
+    /// the kernel, which answers for a silent daemon, says otherwise.
+    pub silence_seconds: u8,
     /// Bits of [`crate::wire::flags`].
     pub flags: u8,
 }
@@ -136,13 +176,21 @@ impl View {
     /// As one word.
     #[inline(always)]
     pub const fn pack(self) -> u64 {
-        ((self.epoch as u64) << 32) | ((self.rank as u64) << 16) | self.flags as u64
+        ((self.epoch as u64) << 32)
+            | ((self.rank as u64) << 16)
+            | ((self.silence_seconds as u64) << 8)
+            | self.flags as u64
     }
 
     /// From one word.
     #[inline(always)]
     pub const fn unpack(word: u64) -> Self {
-        Self { epoch: (word >> 32) as u32, rank: (word >> 16) as u16, flags: word as u8 }
+        Self {
+            epoch: (word >> 32) as u32,
+            rank: (word >> 16) as u16,
+            silence_seconds: (word >> 8) as u8,
+            flags: word as u8,
+        }
     }
 }
 
@@ -156,7 +204,7 @@ pub struct KeyState {
     pub outer: [u32; 8],
 }
 
-/// The keys of one peer: value of the map `KEYS`, by key slot.
+/// The keys of one link, derived from its peer's: value of the map `KEYS`, by link slot.
 #[derive(Clone, Copy, Default)]
 #[repr(C)]
 pub struct KeySet {
@@ -276,8 +324,12 @@ pub struct Counters {
     pub reflected: u64,
     /// The signature is wrong, or the key is not one of ours.
     pub forged: u64,
-    /// Valid probes left unanswered because the daemon's lease had run out.
-    pub unleased: u64,
+    /// Valid echoes that came too late to prove anything.
+    pub late: u64,
+    /// From further away than the link allows, by TTL or hop limit.
+    pub distant: u64,
+    /// Of another version of the protocol.
+    pub version: u64,
 }
 
 impl Counters {
@@ -291,7 +343,9 @@ impl Counters {
         self.replayed += other.replayed;
         self.reflected += other.reflected;
         self.forged += other.forged;
-        self.unleased += other.unleased;
+        self.late += other.late;
+        self.distant += other.distant;
+        self.version += other.version;
     }
 }
 

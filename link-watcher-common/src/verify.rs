@@ -9,16 +9,19 @@
 //!
 //! # What counts as what
 //!
-//! * An **echo** counts if it carries my session and a sequence that I sent and that was not answered yet. It alone
-//!   proves to be fresh, so it alone teaches the peer's session.
-//! * A **probe** of the learned session with a new sequence is answered; if it carries my session too, the peer is heard.
+//! * An **echo** counts if it carries my session of this link, answers a probe that I sent and that was not answered yet, and
+//!   is no older than what is plausible here. It alone proves to be fresh, so it alone teaches who the peer is, and only the
+//!   newest answer does.
+//! * A **probe** of the peer's session with a new sequence is answered; if it carries my session too, the peer is heard.
 //! * A probe of another session is answered only while nobody is alive on the link: so a peer that restarts learns my
 //!   session, and what was captured before a restart gets nowhere. It changes nothing.
+//! * What the peer **says** of the link is believed from the newest echo, and from the newest probe that was not held up: its
+//!   acknowledgement shows how far behind it is.
 //! * A **control** packet needs both sessions and a new sequence.
 //! * A packet that carries my own role is my own, mirrored.
 
 use crate::{
-    maps::{Intent, KeySet, KeyState, LinkState, MAX_KEYS, View, Word},
+    maps::{Intent, KeySet, KeyState, LinkState, MAX_KEYS, Party, View, Word},
     window,
     wire::{Header, Kind, flags},
 };
@@ -36,8 +39,12 @@ pub enum Refusal {
     Reflected,
     /// The signature is wrong, or its key unknown.
     Forged,
-    /// A valid probe while the daemon's lease has run out.
-    Unleased,
+    /// An echo that is older than what is plausible on this link.
+    Late,
+    /// From further away than this link allows.
+    Distant,
+    /// Of another version of the protocol.
+    Version,
 }
 
 /// A packet that passed [`screen`].
@@ -45,7 +52,7 @@ pub enum Refusal {
 pub enum Candidate {
     /// Answers a probe of mine.
     Echo,
-    /// Of the learned session; `heard`: the peer knows my session.
+    /// Of the peer's session; `heard`: the peer knows my session.
     Probe {
         /// Whether it carries my session.
         heard: bool,
@@ -64,57 +71,72 @@ pub enum Outcome {
         /// Whether user space wants to look before its next tick.
         changed: bool,
     },
-    /// Send [`echo`] back. `changed` as above.
+    /// Send [`echo`] back.
     Answer {
         /// Whether user space wants to look before its next tick.
         changed: bool,
+        /// Whether it is the peer's newest word: the peer is where it came from.
+        newest: bool,
     },
     /// Hand it to user space.
     Deliver,
 }
 
+/// Who sent a packet.
+#[inline(always)]
+const fn sender(header: &Header) -> u64 {
+    Party { instance: header.instance, session: header.sender_session }.pack()
+}
+
 /// Checks everything that needs no signature, and asks for nothing before it decides: in BPF a look at the clock costs as much
-/// as the rest, and the lease is in a map of its own.
+/// as the rest. `hops` is the TTL or hop limit that the packet came with.
 ///
 /// # Errors
 ///
-/// [`Refusal::Reflected`], [`Refusal::Replayed`] or [`Refusal::Unleased`]; see the module.
+/// [`Refusal::Distant`], [`Refusal::Reflected`] or [`Refusal::Replayed`]; see the module. [`Refusal::Unknown`] where this slot
+/// is not in use.
 #[inline(always)]
 pub fn screen<W: Word>(
     header: &Header,
+    hops: u8,
     intent: &Intent<W>,
     state: &LinkState<W>,
-    lease_until_ns: impl FnOnce() -> u64,
     now_ns: impl FnOnce() -> u64,
 ) -> Result<Candidate, Refusal> {
+    if u64::from(hops) < intent.min_hops.load() {
+        return Err(Refusal::Distant);
+    }
+    let me = intent.me.load();
+    if me == 0 {
+        return Err(Refusal::Unknown);
+    }
     let mine = View::unpack(intent.view.load());
     if (header.flags ^ mine.flags) & flags::CLIENT == 0 {
         return Err(Refusal::Reflected);
     }
-    let addressed_to_me = u64::from(header.receiver_session) == intent.session.load();
-    let known = || u64::from(header.sender_session) == state.peer_session.load();
+    let addressed_to_me = header.receiver_session == Party::unpack(me).session;
+    let known = || sender(header) == state.peer.load();
     match header.kind {
         Kind::Echo => {
+            let window = state.echo_window.load();
             let unanswered = addressed_to_me
                 && header.sequence <= intent.sent_sequence.load()
-                && window::accept(state.echo_window.load(), header.sequence).is_some();
-            if unanswered { Ok(Candidate::Echo) } else { Err(Refusal::Replayed) }
+                && window::accept(window, header.sequence).is_some();
+            // Another peer than before speaks by the newest answer only: what somebody held back of a former life of it
+            // does not bring that back.
+            let plausible = unanswered && (known() || header.sequence > window::highest(window));
+            if plausible { Ok(Candidate::Echo) } else { Err(Refusal::Replayed) }
         }
         Kind::Probe => {
-            let known = known();
-            if known && window::accept(state.probe_window.load(), header.sequence).is_none() {
-                return Err(Refusal::Replayed);
+            if known() {
+                return match window::accept(state.probe_window.load(), header.sequence) {
+                    Some(_) => Ok(Candidate::Probe { heard: addressed_to_me }),
+                    None => Err(Refusal::Replayed),
+                };
             }
-            let now_ns = now_ns();
-            if !known && alive(intent, state, now_ns) {
-                return Err(Refusal::Replayed);
-            }
-            if now_ns >= lease_until_ns() {
-                return Err(Refusal::Unleased);
-            }
-            if known { Ok(Candidate::Probe { heard: addressed_to_me }) } else { Ok(Candidate::Stranger) }
+            if alive(intent, state, now_ns()) { Err(Refusal::Replayed) } else { Ok(Candidate::Stranger) }
         }
-        Kind::Announce | Kind::AnnounceAck | Kind::Notice => {
+        Kind::Announce | Kind::AnnounceAck | Kind::Notice | Kind::StackProbe | Kind::StackEcho => {
             let new =
                 addressed_to_me && known() && window::accept(state.control_window.load(), header.sequence).is_some();
             if new { Ok(Candidate::Control) } else { Err(Refusal::Replayed) }
@@ -153,42 +175,56 @@ pub fn authentic(key_id: u8, keys: &KeySet, signed: impl FnOnce(&KeyState) -> bo
 /// # Errors
 ///
 /// [`Refusal::Replayed`] if another CPU was faster with the same sequence, or if three others were faster with
-/// different ones.
+/// different ones; [`Refusal::Late`].
 #[inline(always)]
 pub fn commit<W: Word>(
     header: &Header,
     candidate: Candidate,
+    intent: &Intent<W>,
     state: &LinkState<W>,
     now_ns: u64,
 ) -> Result<Outcome, Refusal> {
     match candidate {
         Candidate::Echo => {
-            take(&state.echo_window, header.sequence)?;
-            let new_session = state.peer_session.load() != u64::from(header.sender_session);
-            if new_session {
+            let newest = take(&state.echo_window, header.sequence)?;
+            let rtt_ns = now_ns.saturating_sub(header.sent_ns);
+            if rtt_ns > intent.max_age_ns.load() {
+                state.late_rtt_ns.store(rtt_ns);
+                state.last_late_ns.store(now_ns);
+                state.late_echoes.store(state.late_echoes.load().wrapping_add(1));
+                return Err(Refusal::Late);
+            }
+            let new_peer = state.peer.load() != sender(header);
+            if new_peer {
                 state.probe_window.store(window::EMPTY);
                 state.control_window.store(window::EMPTY);
                 state.probes.store(0);
-                state.peer_session.store(u64::from(header.sender_session));
+                state.peer.store(sender(header));
             }
             state.last_echo_ns.store(now_ns);
             state.echoes.store(state.echoes.load().wrapping_add(1));
-            state.peer_received.store(header.received);
-            measure(state, now_ns.saturating_sub(header.sent_ns));
-            Ok(Outcome::Alive { changed: learn(header, state, new_session) | new_session })
+            measure(state, rtt_ns);
+            let mut changed = new_peer;
+            if newest {
+                state.newest_sent_ns.store(header.sent_ns);
+                state.newest_answered.store(header.sequence);
+                state.peer_received.store(header.received);
+                changed |= learn(header, state, new_peer);
+            }
+            Ok(Outcome::Alive { changed })
         }
         Candidate::Probe { heard } => {
-            take(&state.probe_window, header.sequence)?;
+            let newest = take(&state.probe_window, header.sequence)? && heard;
             state.probes.store(state.probes.load().wrapping_add(1));
-            let changed = if heard {
+            if heard {
                 state.last_probe_ns.store(now_ns);
-                learn(header, state, false)
-            } else {
-                false
-            };
-            Ok(Outcome::Answer { changed })
+            }
+            // A probe has no echo's proof of its age, but it says which of my probes its sender had seen.
+            let lag = intent.sent_sequence.load().wrapping_sub(header.received);
+            let changed = newest && lag <= intent.max_lag.load() && learn(header, state, false);
+            Ok(Outcome::Answer { changed, newest })
         }
-        Candidate::Stranger => Ok(Outcome::Answer { changed: false }),
+        Candidate::Stranger => Ok(Outcome::Answer { changed: false, newest: false }),
         Candidate::Control => {
             take(&state.control_window, header.sequence)?;
             Ok(Outcome::Deliver)
@@ -196,9 +232,13 @@ pub fn commit<W: Word>(
     }
 }
 
-/// Marks a sequence as seen.
+/// Marks a sequence as seen; says whether it is the highest so far.
+///
+/// # Errors
+///
+/// [`Refusal::Replayed`], see [`commit`].
 #[inline(always)]
-fn take<W: Word>(word: &W, sequence: u64) -> Result<(), Refusal> {
+pub fn take<W: Word>(word: &W, sequence: u64) -> Result<bool, Refusal> {
     let mut tries = 0;
     while tries < 4 {
         let current = word.load();
@@ -206,7 +246,7 @@ fn take<W: Word>(word: &W, sequence: u64) -> Result<(), Refusal> {
             return Err(Refusal::Replayed);
         };
         if word.compare_exchange(current, moved) {
-            return Ok(());
+            return Ok(sequence > window::highest(current));
         }
         tries += 1;
     }
@@ -231,11 +271,12 @@ fn measure<W: Word>(state: &LinkState<W>, rtt_ns: u64) {
 /// Takes in what the peer says of the link; says whether it is new. Within a session an older epoch is a packet that
 /// was overtaken.
 #[inline(always)]
-fn learn<W: Word>(header: &Header, state: &LinkState<W>, new_session: bool) -> bool {
-    let said = View { epoch: header.epoch, rank: header.rank, flags: header.flags }.pack();
+fn learn<W: Word>(header: &Header, state: &LinkState<W>, new_peer: bool) -> bool {
+    let Header { epoch, rank, silence_seconds, flags, .. } = *header;
+    let said = View { epoch, rank, silence_seconds, flags }.pack();
     let before = state.peer_view.load();
     let generation = u64::from(header.generation);
-    let overtaken = !new_session && View::unpack(before).epoch > header.epoch;
+    let overtaken = !new_peer && older(epoch, View::unpack(before).epoch);
     if overtaken || (said == before && generation == state.peer_generation.load()) {
         return false;
     }
@@ -244,15 +285,24 @@ fn learn<W: Word>(header: &Header, state: &LinkState<W>, new_session: bool) -> b
     true
 }
 
+/// Whether one epoch comes before another, though they wrap (RFC 1982, section 3.2).
+#[inline(always)]
+#[must_use]
+pub const fn older(epoch: u32, than: u32) -> bool {
+    (epoch.wrapping_sub(than) as i32) < 0
+}
+
 /// The answer to a valid probe, without its tag: sign it with the first key.
 #[inline(always)]
-pub fn echo<W: Word>(probe: &Header, intent: &Intent<W>, state: &LinkState<W>, keys: &KeySet) -> Header {
+pub fn echo<W: Word>(probe: &Header, intent: &Intent<W>, state: &LinkState<W>, keys: &KeySet, now_ns: u64) -> Header {
     let mine = View::unpack(intent.view.load());
+    let me = Party::unpack(intent.me.load());
     Header {
         kind: Kind::Echo,
         flags: mine.flags,
         key_id: keys.ids[0],
-        sender_session: intent.session.load() as u32,
+        silence_seconds: silence_seconds(intent, now_ns),
+        sender_session: me.session,
         receiver_session: probe.sender_session,
         rank: mine.rank,
         generation: intent.generation.load() as u16,
@@ -260,6 +310,24 @@ pub fn echo<W: Word>(probe: &Header, intent: &Intent<W>, state: &LinkState<W>, k
         sequence: probe.sequence,
         sent_ns: probe.sent_ns,
         received: state.probes.load(),
+        instance: me.instance,
+    }
+}
+
+/// For how long my daemon has been silent, as packets say it: 0 within its lease.
+#[inline(always)]
+fn silence_seconds<W: Word>(intent: &Intent<W>, now_ns: u64) -> u8 {
+    let silent_ns = now_ns.saturating_sub(intent.renewed_ns.load());
+    if silent_ns <= intent.lease_ns.load() {
+        return 0;
+    }
+    let seconds = silent_ns / 1_000_000_000;
+    if seconds < 1 {
+        1
+    } else if seconds > 255 {
+        255
+    } else {
+        seconds as u8
     }
 }
 

@@ -3,15 +3,13 @@
 use core::ptr;
 
 use aya_ebpf::helpers::bpf_csum_diff;
-use link_watcher_common::wire::{PACKET_LEN, Packet};
+use link_watcher_common::wire::{HOPS, PACKET_LEN, Packet};
 
 use crate::{
     maps::Scratch,
     parse::{self, Datagram, Ethernet, Frame, Network, Udp},
 };
 
-/// TTL or hop limit of a reply.
-const HOPS: u8 = 64;
 /// UDP's protocol number, as the pseudo header sums it.
 const PROTOCOL_UDP: u64 = 17_u16.to_be() as u64;
 /// Length of UDP header and packet, likewise.

@@ -250,10 +250,19 @@ extern "C" fn lw_hmac(packet: *mut Packet, key: *const KeyState) -> u32 {
             STATE 4, \i + 1, \offset, 5
             r3 |= r4
             r3 = be64 r3
-            r4 = *(u64 *)(r2 + 48 + 4 * \i)
+            r4 = *(u64 *)(r2 + 52 + 4 * \i)
             r4 ^= r3
             r0 |= r4
-            *(u64 *)(r2 + 48 + 4 * \i) = r3
+            *(u64 *)(r2 + 52 + 4 * \i) = r3
+            .endm
+            # The last word: the eighth is cut off.
+            .macro TAG_END i, offset
+            STATE 3, \i, \offset, 4
+            r3 = be32 r3
+            w4 = *(u32 *)(r2 + 52 + 4 * \i)
+            w4 ^= w3
+            r0 |= r4
+            *(u32 *)(r2 + 52 + 4 * \i) = w3
             .endm
 
             r3 = 0x100000001 ll
@@ -274,11 +283,11 @@ extern "C" fn lw_hmac(packet: *mut Packet, key: *const KeyState) -> u32 {
             HEADER 9
             HEADER 10
             HEADER 11
+            HEADER 12
             # Padding, and the length of key and header in bits.
-            CONSTANT 12, 0x80000000
-            CONSTANT 13, 0
+            CONSTANT 13, 0x80000000
             CONSTANT 14, 0
-            CONSTANT 15, 8 * (64 + 48)
+            CONSTANT 15, 8 * (64 + 52)
 
             2: # The inner hash, then the outer one.
             r1 = *(u64 *)(r10 - 176)
@@ -336,7 +345,7 @@ extern "C" fn lw_hmac(packet: *mut Packet, key: *const KeyState) -> u32 {
             TAG 0, 144
             TAG 2, 144
             TAG 4, 160
-            TAG 6, 160
+            TAG_END 6, 160
             if r0 == 0 goto 6f
             r0 = 1
             6:

@@ -109,7 +109,9 @@ fn judge(frame: &impl parse::Frame) -> Verdict {
             Refusal::Replayed => &mut counters.replayed,
             Refusal::Reflected => &mut counters.reflected,
             Refusal::Forged => &mut counters.forged,
-            Refusal::Unleased => &mut counters.unleased,
+            Refusal::Late => &mut counters.late,
+            Refusal::Distant => &mut counters.distant,
+            Refusal::Version => &mut counters.version,
         }),
     }
 }

@@ -10,7 +10,7 @@ use aya_ebpf::{
 use link_watcher_common::{
     maps::{
         Changed, Counters, Intent, KeySet, LinkEntry, LinkState, LinkWords, MAX_INTERFACES, MAX_LINKS, PORT_WORDS,
-        PROBES, Settings, Traffic, Word, home,
+        PROBES, Traffic, Word, home,
     },
     wire::Packet,
 };
@@ -30,9 +30,7 @@ static LINKS: Array<LinkState<u64>, LINKS_LEN, MMAPABLE> = Array::new();
 /// What we say on each link.
 #[btf_map]
 static INTENTS: Array<Intent<u64>, LINKS_LEN, MMAPABLE> = Array::new();
-#[btf_map]
-static SETTINGS: Array<Settings<u64>, 1, MMAPABLE> = Array::new();
-/// Key states of each peer. Only the program and its loader see it.
+/// Key states of each link. Only the program and its loader see it.
 #[btf_map]
 static KEYS: Array<KeySet, LINKS_LEN> = Array::new();
 /// Which link a packet belongs to.
@@ -135,17 +133,10 @@ pub(crate) fn intent(slot: u32) -> Option<&'static Intent<Shared>> {
     INTENTS.get_ptr(slot).map(|intent| unsafe { &*intent.cast() })
 }
 
-/// Until when probes are answered.
+/// A link's keys.
 #[inline(always)]
-pub(crate) fn lease_until_ns() -> u64 {
-    // SAFETY: as above.
-    SETTINGS.get_ptr(0).map_or(0, |settings| unsafe { &*settings.cast::<Settings<Shared>>() }.lease_until_ns.load())
-}
-
-/// A peer's keys.
-#[inline(always)]
-pub(crate) fn keys(slot: u64) -> Option<&'static KeySet> {
-    KEYS.get(slot as u32)
+pub(crate) fn keys(slot: u32) -> Option<&'static KeySet> {
+    KEYS.get(slot)
 }
 
 /// This CPU's working memory.
@@ -233,7 +224,8 @@ pub(crate) fn count_traffic(frame: &impl Frame) {
     }
 }
 
-/// Notes where a good echo came from: the next probe may go there without asking for the way.
+/// Notes where the peer's newest probe came from: ours may go there without asking for the way. (An echo only comes from
+/// where its probe went to.)
 #[inline(always)]
 pub(crate) fn note_neighbour<F: Frame>(frame: &F, slot: u32) {
     if F::ETHERNET

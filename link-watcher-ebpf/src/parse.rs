@@ -1,6 +1,6 @@
-//! From a frame to a UDP datagram: Ethernet with up to two VLAN tags, IPv4 with options, IPv6, UDP.
+//! From a frame to a UDP datagram: Ethernet with up to two VLAN tags, IPv4, IPv6, UDP.
 //!
-//! Whatever is none of these (fragments and IPv6 extension headers among it) is nobody's business here:
+//! Whatever is none of these (fragments, IPv4 options and IPv6 extension headers among it) is nobody's business here:
 //! [`Stop::NotOurs`]. Every access goes through [`at`].
 
 use aya_ebpf::{
@@ -65,8 +65,8 @@ impl<const ETHERNET: bool> Frame for XdpFrame<'_, ETHERNET> {
 /// A frame at the tc hook.
 pub(crate) struct TcFrame<'a, const ETHERNET: bool>(pub(crate) &'a TcContext);
 
-/// Most bytes that are looked at: Ethernet, two tags, IPv4 with all its options, UDP, and a packet of ours.
-const LOOKED_AT: u32 = (14 + 2 * 4 + 60 + 8 + PACKET_LEN) as u32;
+/// Most bytes that are looked at: Ethernet, two tags, IPv6, UDP, and a packet of ours.
+const LOOKED_AT: u32 = (14 + 2 * 4 + 40 + 8 + PACKET_LEN) as u32;
 
 impl<'a, const ETHERNET: bool> TcFrame<'a, ETHERNET> {
     /// Sees to it that everything that is looked at lies between start and end.
@@ -248,6 +248,18 @@ impl Datagram {
         u16::from_be(unsafe { (*self.udp).destination })
     }
 
+    /// TTL or hop limit.
+    #[inline(always)]
+    pub(crate) fn hops(&self) -> u8 {
+        // SAFETY: the headers were bounds-checked by `at`, packed.
+        unsafe {
+            match self.network {
+                Network::V4(header) => (*header).ttl,
+                Network::V6(header) => (*header).hop_limit,
+            }
+        }
+    }
+
     /// Length of the UDP payload, if it is one that a packet of ours can have and the headers agree on it.
     /// What follows the datagram in the frame is padding.
     #[inline(always)]
@@ -268,6 +280,19 @@ const ETHERTYPE_STAG: u16 = 0x88a8_u16.to_be();
 const PROTOCOL_UDP: u8 = 17;
 /// "More fragments" and the offset (RFC 791).
 const FRAGMENT_MASK: u16 = 0x3fff_u16.to_be();
+
+/// Whether a frame is addressed to the Ethernet address that `mac` holds as [`link_watcher_common::maps::Intent::mac`] does.
+/// The stack drops what goes to another one, and so a probe that did says nothing about the way of data.
+#[inline(always)]
+pub(crate) fn is_for_me<F: Frame>(frame: &F, mac: u64) -> bool {
+    if !F::ETHERNET || mac == 0 {
+        return true;
+    }
+    let Some(ethernet) = at::<Ethernet>(frame, 0) else { return false };
+    // SAFETY: bounds-checked by `at`, packed.
+    let [a, b, c, d, e, f] = unsafe { (*ethernet).destination };
+    u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]) == mac
+}
 
 /// Finds the datagram in a frame.
 #[inline(always)]
@@ -333,21 +358,17 @@ fn ipv4(frame: &impl Frame, offset: usize, vlan: u32) -> Option<Datagram> {
     // SAFETY: bounds-checked by `at`, packed.
     let (version_ihl, fragment, protocol, total_len) =
         unsafe { ((*header).version_ihl, (*header).fragment, (*header).protocol, (*header).total_len) };
-    let header_len = usize::from(version_ihl & 0x0f) * 4;
-    if protocol != PROTOCOL_UDP
-        || version_ihl >> 4 != 4
-        || header_len < size_of::<Ipv4>()
-        || fragment & FRAGMENT_MASK != 0
-    {
+    // Version 4 and a header of five words: what has options is not answered: it may have been routed by its sender.
+    if protocol != PROTOCOL_UDP || version_ihl != 0x45 || fragment & FRAGMENT_MASK != 0 {
         return None;
     }
-    let udp = at(frame, offset + header_len)?;
+    let udp = at(frame, offset + size_of::<Ipv4>())?;
     Some(Datagram {
         vlan,
         network: Network::V4(header),
         udp,
-        payload: offset + header_len + size_of::<Udp>(),
-        ip_payload_len: usize::from(u16::from_be(total_len)).wrapping_sub(header_len),
+        payload: offset + size_of::<Ipv4>() + size_of::<Udp>(),
+        ip_payload_len: usize::from(u16::from_be(total_len)).wrapping_sub(size_of::<Ipv4>()),
     })
 }
 

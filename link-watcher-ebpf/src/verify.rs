@@ -5,7 +5,7 @@ use link_watcher_common::{
     maps::Word,
     verify::{self, Outcome, Refusal},
     window,
-    wire::{Header, PACKET_LEN, Packet},
+    wire::{Header, PACKET_LEN, Packet, Unreadable},
 };
 
 use crate::{
@@ -22,6 +22,11 @@ pub(crate) fn handle(frame: &impl Frame) -> Result<Good, Stop> {
         return Err(Stop::NotOurs);
     }
     let (slot, known) = slot_of(&datagram, frame.ifindex()).ok_or(Stop::NotOurs)?;
+    // User space writes a slot's values before it enters the link, so these are always there.
+    let intent = maps::intent(slot).ok_or(Stop::NotOurs)?;
+    if !parse::is_for_me(frame, intent.mac.load()) {
+        return Err(Stop::NotOurs);
+    }
     let refuse = |refusal| Stop::Refused(slot, refusal);
     let packet = datagram.payload_len().and_then(|len| Some((len, parse::at::<Packet>(frame, datagram.payload)?)));
     let (len, packet) = packet.ok_or(refuse(Refusal::Malformed))?;
@@ -32,16 +37,16 @@ pub(crate) fn handle(frame: &impl Frame) -> Result<Good, Stop> {
     // SAFETY: bounds-checked by `at`.
     unsafe { parse::copy(packet, &raw mut scratch.packet.0) };
     if !known {
-        let malformed = Header::parse(&scratch.packet.0).is_err();
+        let malformed = Header::parse(&scratch.packet.0) == Err(Unreadable::Malformed);
         return Err(refuse(if malformed { Refusal::Malformed } else { Refusal::Unknown }));
     }
-    match decide(slot, len > PACKET_LEN, scratch).map_err(refuse)? {
-        Outcome::Alive { .. } => {
-            maps::note_neighbour(frame, slot);
-            Ok(Good::Echo(slot))
-        }
+    match decide(slot, len > PACKET_LEN, datagram.hops(), scratch).map_err(refuse)? {
+        Outcome::Alive { .. } => Ok(Good::Echo(slot)),
         Outcome::Deliver => Ok(Good::Control(slot)),
-        Outcome::Answer { .. } => {
+        Outcome::Answer { newest, .. } => {
+            if newest {
+                maps::note_neighbour(frame, slot);
+            }
             if maps::is_benchmark() {
                 // SAFETY: bounds-checked by `at`.
                 unsafe { parse::copy(packet, &raw mut scratch.original.0) };
@@ -60,13 +65,19 @@ pub(crate) fn handle(frame: &impl Frame) -> Result<Good, Stop> {
 /// The checks proper, on the copy of the packet in `scratch`, and in its place the echo of a good probe. Never inlined:
 /// it keeps the stack small, and the kernel's verifier from walking through it once for each way to get here.
 #[inline(never)]
-fn decide(slot: u32, has_body: bool, scratch: &mut Scratch) -> Result<Outcome, Refusal> {
+fn decide(slot: u32, has_body: bool, hops: u8, scratch: &mut Scratch) -> Result<Outcome, Refusal> {
     let Aligned(packet) = &mut scratch.packet;
-    let header = Header::parse(packet).map_err(|_| Refusal::Malformed)?;
-    if has_body && !header.kind.is_control() {
+    let header = match Header::parse(packet) {
+        Ok(header) => header,
+        Err(Unreadable::Malformed) => return Err(Refusal::Malformed),
+        Err(Unreadable::OtherVersion(version)) => {
+            note_version(slot, version);
+            return Err(Refusal::Version);
+        }
+    };
+    if has_body && !header.kind.has_body() {
         return Err(Refusal::Malformed);
     }
-    // User space writes a slot's values before it enters the link, so these are always there.
     let state = maps::state(slot).ok_or(Refusal::Unknown)?;
     let intent = maps::intent(slot).ok_or(Refusal::Unknown)?;
     let mut read_ns = 0;
@@ -75,29 +86,39 @@ fn decide(slot: u32, has_body: bool, scratch: &mut Scratch) -> Result<Outcome, R
         read_ns = unsafe { bpf_ktime_get_ns() };
         read_ns
     };
-    let candidate = verify::screen(&header, intent, state, maps::lease_until_ns, clock)?;
-    let keys = maps::keys(intent.key_slot.load()).ok_or(Refusal::Forged)?;
+    let candidate = verify::screen(&header, hops, intent, state, clock)?;
+    let keys = maps::keys(slot).ok_or(Refusal::Forged)?;
     verify::authentic(header.key_id, keys, |key| hmac::sign(packet, key))?;
     // Half a microsecond late, but no forgery pays for it.
     // SAFETY: as above.
     let now_ns = if read_ns == 0 { unsafe { bpf_ktime_get_ns() } } else { read_ns };
     // Read again, because kept meanwhile it would take up stack.
     let header = Header::parse(packet).map_err(|_| Refusal::Malformed)?;
-    let outcome = verify::commit(&header, candidate, state, now_ns)?;
+    let outcome = verify::commit(&header, candidate, intent, state, now_ns)?;
     if maps::is_benchmark() {
         // The same packet is to be good again.
         state.echo_window.store(window::EMPTY);
         state.probe_window.store(window::EMPTY);
         state.control_window.store(window::EMPTY);
     }
-    if let Outcome::Alive { changed: true } | Outcome::Answer { changed: true } = outcome {
+    if let Outcome::Alive { changed: true } | Outcome::Answer { changed: true, .. } = outcome {
         maps::notify(slot);
     }
     if let Outcome::Answer { .. } = outcome {
-        verify::echo(&header, intent, state, keys).emit(packet);
+        verify::echo(&header, intent, state, keys, now_ns).emit(packet);
         hmac::sign(packet, &keys.states[0]);
     }
     Ok(outcome)
+}
+
+/// Notes that the peer speaks another version; for people, who are told.
+#[inline(always)]
+fn note_version(slot: u32, version: u8) {
+    if let Some(state) = maps::state(slot) {
+        // SAFETY: takes nothing and has no conditions.
+        let now_ns = unsafe { bpf_ktime_get_ns() };
+        state.other_version.store(now_ns & !0xff | u64::from(version));
+    }
 }
 
 /// The link that a datagram belongs to and `true`, or its endpoint and `false` where no link explains its source.

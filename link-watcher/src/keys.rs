@@ -24,7 +24,7 @@ const MAX_FILE_LEN: u64 = 8192;
 /// Fewest distinct byte values. 32 random bytes have fewer than 16 in less than one of 10^12 keys.
 const MIN_DISTINCT_BYTES: usize = 16;
 /// What keepalives are signed with is derived for that purpose alone.
-const DERIVATION_LABEL: &[u8] = b"link-watcher keepalive v1";
+const DERIVATION_LABEL: &[u8] = b"link-watcher keepalive v2";
 
 /// A shared secret, at least 32 bytes.
 #[derive(Clone)]
@@ -88,7 +88,8 @@ impl Key {
         Sha256::digest(self.derived().as_slice())[0]
     }
 
-    /// What signs keepalives: the HMAC states of the derived key, HMAC-SHA256(secret, label).
+    /// What the keys of links are derived from ([`crate::link_identity`]): the HMAC states of the derived key,
+    /// HMAC-SHA256(secret, label).
     pub fn signing_state(&self) -> KeyState {
         keepalive_hmac::key_state(self.derived().as_slice())
     }
@@ -310,7 +311,7 @@ mod tests {
     fn the_signing_key_is_derived() {
         let key = Key::new((0..32).map(|i| i * 7).collect());
         let mut mac = Hmac::<Sha256>::new_from_slice(key.bytes()).unwrap();
-        mac.update(b"link-watcher keepalive v1");
+        mac.update(b"link-watcher keepalive v2");
         let derived = mac.finalize().into_bytes();
         let expected = keepalive_hmac::key_state(&derived);
         assert_eq!(key.signing_state().inner, expected.inner);

@@ -17,7 +17,7 @@ use std::{
 use bpf::*;
 use link_watcher::bpf::{Device, Error, Kernel, LinkLayer, Mode};
 use link_watcher_common::{
-    maps::LinkKey,
+    maps::{LinkKey, Party},
     wire::{Header, Kind, PACKET_LEN},
 };
 use link_watcher_lab::{Lab, netns::Namespace, tunnel::Tunnel};
@@ -92,9 +92,10 @@ fn load(directory: &Path, ifindex: u32, ends: Ends) -> Kernel {
     let mut kernel = Kernel::load(&object(), directory, 3).unwrap();
     let tables = kernel.tables();
     let intent = &tables.intents()[0];
-    intent.session.store(u64::from(MINE), Relaxed);
+    intent.me.store(Party { instance: MY_INSTANCE, session: MINE }.pack(), Relaxed);
     intent.detection_ns.store(DETECTION_NS, Relaxed);
-    tables.settings().lease_until_ns.store(u64::MAX, Relaxed);
+    intent.max_age_ns.store(MAX_AGE_NS, Relaxed);
+    intent.lease_ns.store(u64::MAX, Relaxed);
     kernel.set_keys(0, &keys()).unwrap();
     let octets = |address: IpAddr| match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
@@ -212,7 +213,7 @@ fn where_xdp_is_occupied_tc_answers() {
     socket.send(&signed(&control(1))).unwrap();
     assert!(listener.recv(&mut buffer).is_err(), "no session is known yet: dropped");
     assert_eq!(kernel.counters(0).unwrap().replayed, 1);
-    kernel.tables().states()[0].peer_session.store(u64::from(PEERS), Relaxed);
+    kernel.tables().states()[0].peer.store(peer(PEERS), Relaxed);
     // Longer than what the program looks at.
     let mut packet = signed(&control(1)).to_vec();
     packet.resize(PACKET_LEN + 1000, 0x5a);
@@ -356,7 +357,7 @@ fn bpftool_reads_the_pinned_maps_by_name() {
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
-    for field in ["last_echo_ns", "last_probe_ns", "rtt_ns", "probe_window", "peer_session"] {
+    for field in ["last_echo_ns", "last_probe_ns", "rtt_ns", "probe_window", "peer"] {
         assert!(dump("LINKS").contains(field), "{field}");
     }
     for field in ["probes", "malformed", "replayed", "forged"] {

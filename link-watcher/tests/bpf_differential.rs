@@ -16,11 +16,11 @@ use link_watcher_common::{
     hmac,
     maps::{Counters, Intent, KeySet, LinkState, View},
     verify::{self, Outcome, Refusal},
-    wire::{Header, Kind, MAX_PACKET_LEN, PACKET_LEN, flags},
+    wire::{Header, Kind, MAX_PACKET_LEN, PACKET_LEN, Unreadable, flags},
 };
 
-/// Cases of one run.
-const CASES: u32 = 30_000;
+/// Cases of one run, unless `LINK_WATCHER_CASES` says otherwise.
+const CASES: u32 = 200_000;
 
 /// A UDP datagram that the model found.
 struct Datagram<'a> {
@@ -28,6 +28,8 @@ struct Datagram<'a> {
     source: IpAddr,
     destination: IpAddr,
     port: u16,
+    /// TTL or hop limit.
+    hops: u8,
     /// What IP and UDP say of its length.
     lens: (usize, usize),
     /// Everything behind the UDP header, padding too.
@@ -56,27 +58,28 @@ fn parse(layer: LinkLayer, frame: &[u8]) -> Option<Datagram<'_>> {
             return None;
         }
     }
-    let (source, destination, ip_len, udp) = match packet.first()? >> 4 {
+    let (source, destination, ip_len, hops, udp) = match packet.first()? >> 4 {
         4 => {
-            let header_len = usize::from(packet[0] & 15) * 4;
-            if packet.len() < 20 || header_len < 20 || packet[9] != 17 || be16(packet, 6)? & 0x3fff != 0 {
+            // With options it is nobody's business.
+            const HEADER_LEN: usize = 20;
+            if packet.len() < HEADER_LEN || packet[0] != 0x45 || packet[9] != 17 || be16(packet, 6)? & 0x3fff != 0 {
                 return None;
             }
             let address = |at: usize| Ipv4Addr::from(<[u8; 4]>::try_from(&packet[at..at + 4]).unwrap());
-            let ip_len = usize::from(be16(packet, 2)?).wrapping_sub(header_len);
-            (address(12).into(), address(16).into(), ip_len, packet.get(header_len..)?)
+            let ip_len = usize::from(be16(packet, 2)?).wrapping_sub(HEADER_LEN);
+            (address(12).into(), address(16).into(), ip_len, packet[8], &packet[HEADER_LEN..])
         }
         6 => {
             if packet.len() < 40 || packet[6] != 17 {
                 return None;
             }
             let address = |at: usize| Ipv6Addr::from(<[u8; 16]>::try_from(&packet[at..at + 16]).unwrap());
-            (address(8).into(), address(24).into(), usize::from(be16(packet, 4)?), &packet[40..])
+            (address(8).into(), address(24).into(), usize::from(be16(packet, 4)?), packet[7], &packet[40..])
         }
         _ => return None,
     };
     let lens = (ip_len, usize::from(be16(udp, 4)?));
-    Some(Datagram { vlan, source, destination, port: be16(udp, 2)?, lens, rest: udp.get(8..)? })
+    Some(Datagram { vlan, source, destination, port: be16(udp, 2)?, hops, lens, rest: udp.get(8..)? })
 }
 
 /// What the program is held against.
@@ -84,7 +87,6 @@ struct Model {
     intent: Intent<AtomicU64>,
     state: LinkState<AtomicU64>,
     keys: KeySet,
-    lease_until_ns: u64,
     counters: Counters,
     links: BTreeMap<(u32, IpAddr), IpAddr>,
 }
@@ -92,6 +94,9 @@ struct Model {
 impl Model {
     /// Verdict and, for an answer, the UDP payload.
     fn judge(&mut self, layer: LinkLayer, frame: &[u8], now_ns: u64) -> (u32, Option<Vec<u8>>) {
+        if layer == LinkLayer::Ethernet && frame[..6] != ETHERNET_DESTINATION {
+            return (PASS, None);
+        }
         let Some(datagram) = parse(layer, frame) else { return (PASS, None) };
         let remote = self.links.get(&(datagram.vlan, datagram.destination));
         let (true, Some(remote)) = (datagram.port == PORT, remote) else { return (PASS, None) };
@@ -115,7 +120,9 @@ impl Model {
                     Refusal::Replayed => &mut self.counters.replayed,
                     Refusal::Reflected => &mut self.counters.reflected,
                     Refusal::Forged => &mut self.counters.forged,
-                    Refusal::Unleased => &mut self.counters.unleased,
+                    Refusal::Late => &mut self.counters.late,
+                    Refusal::Distant => &mut self.counters.distant,
+                    Refusal::Version => &mut self.counters.version,
                 } += 1;
                 (DROP, None)
             }
@@ -127,8 +134,16 @@ impl Model {
         let payload_len = udp_len.wrapping_sub(8);
         let payload = datagram.rest.get(..payload_len).ok_or(Refusal::Malformed)?;
         let packet = payload.first_chunk::<PACKET_LEN>().ok_or(Refusal::Malformed)?;
-        let header = Header::parse(packet).map_err(|_| Refusal::Malformed)?;
-        let longest = if header.kind.is_control() { MAX_PACKET_LEN } else { PACKET_LEN };
+        let header = match Header::parse(packet) {
+            Ok(header) => header,
+            Err(Unreadable::Malformed) => return Err(Refusal::Malformed),
+            Err(Unreadable::OtherVersion(_)) if ip_len != udp_len || payload_len > MAX_PACKET_LEN => {
+                return Err(Refusal::Malformed);
+            }
+            Err(Unreadable::OtherVersion(_)) if !known => return Err(Refusal::Unknown),
+            Err(Unreadable::OtherVersion(_)) => return Err(Refusal::Version),
+        };
+        let longest = if header.kind.has_body() { MAX_PACKET_LEN } else { PACKET_LEN };
         if ip_len != udp_len || payload_len > longest {
             // A stranger's kind is not looked at so closely; both are counted as something wrong.
             let too_long_for_any = ip_len != udp_len || payload_len > MAX_PACKET_LEN;
@@ -137,12 +152,12 @@ impl Model {
         if !known {
             return Err(Refusal::Unknown);
         }
-        let candidate = verify::screen(&header, &self.intent, &self.state, || self.lease_until_ns, || now_ns)?;
+        let candidate = verify::screen(&header, datagram.hops, &self.intent, &self.state, || now_ns)?;
         verify::authentic(header.key_id, &self.keys, |key| hmac::verify(packet, key))?;
-        let outcome = verify::commit(&header, candidate, &self.state, now_ns)?;
+        let outcome = verify::commit(&header, candidate, &self.intent, &self.state, now_ns)?;
         let echo = matches!(outcome, Outcome::Answer { .. }).then(|| {
             let mut echo = [0; PACKET_LEN];
-            verify::echo(&header, &self.intent, &self.state, &self.keys).emit(&mut echo);
+            verify::echo(&header, &self.intent, &self.state, &self.keys, now_ns).emit(&mut echo);
             hmac::sign(&mut echo, &self.keys.states[0]);
             echo.to_vec()
         });
@@ -153,7 +168,7 @@ impl Model {
 /// Words of a state that do not depend on the clock.
 fn timeless(state: &LinkState<AtomicU64>) -> Vec<u64> {
     let words = words(state);
-    [1, 5, 7, 8, 9, 10, 11, 12, 13].map(|i| words[i]).to_vec()
+    [1, 5, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17].map(|i| words[i]).to_vec()
 }
 
 fn mostly<T>(random: &mut Random, usual: T, other: T) -> T {
@@ -162,20 +177,37 @@ fn mostly<T>(random: &mut Random, usual: T, other: T) -> T {
 
 /// A packet that is mostly good, in one or the other respect.
 fn header(random: &mut Random, highest: u64) -> Header {
-    let kinds = [Kind::Probe, Kind::Probe, Kind::Echo, Kind::Echo, Kind::Announce, Kind::AnnounceAck, Kind::Notice];
+    let kinds = [
+        Kind::Probe,
+        Kind::Probe,
+        Kind::Probe,
+        Kind::Echo,
+        Kind::Echo,
+        Kind::Echo,
+        Kind::Announce,
+        Kind::AnnounceAck,
+        Kind::Notice,
+        Kind::StackProbe,
+        Kind::StackEcho,
+    ];
+    let lag_less = mostly(random, 20, 399);
     let near = (highest + 4).saturating_sub(random.next() % 32).max(1);
     Header {
         kind: kinds[random.below(kinds.len())],
         flags: mostly(random, flags::CLIENT, 0) | (random.next() as u8 & flags::ALL & !flags::CLIENT),
         key_id: mostly(random, KEY_ID, 200),
+        silence_seconds: mostly(random, 0, 7),
         sender_session: mostly(random, PEERS, PEERS + 1),
         receiver_session: mostly(random, MINE, 0),
         rank: random.next() as u16,
         generation: random.next() as u16 % 3,
         epoch: random.next() as u32 % 4,
         sequence: mostly(random, near, near + 100),
-        sent_ns: random.next(),
-        received: random.next(),
+        // Of now, or of long ago.
+        sent_ns: mostly(random, u64::MAX, 1),
+        // Up to date, behind, and of the future.
+        received: SENT + lag_less - random.next() % 400,
+        instance: mostly(random, PEERS_INSTANCE, PEERS_INSTANCE + 1),
     }
 }
 
@@ -215,17 +247,21 @@ fn the_program_and_the_model_agree() {
     let intent = bench.intent();
     let mut model = Model {
         intent: Intent {
-            session: copy(&intent.session),
+            me: copy(&intent.me),
             view: copy(&intent.view),
             generation: copy(&intent.generation),
             sent_sequence: copy(&intent.sent_sequence),
             detection_ns: copy(&intent.detection_ns),
-            key_slot: copy(&intent.key_slot),
+            max_age_ns: copy(&intent.max_age_ns),
+            max_lag: copy(&intent.max_lag),
+            renewed_ns: copy(&intent.renewed_ns),
+            lease_ns: copy(&intent.lease_ns),
+            mac: copy(&intent.mac),
+            min_hops: copy(&intent.min_hops),
             reserved: Default::default(),
         },
         state: LinkState::default(),
         keys: keys(),
-        lease_until_ns: u64::MAX,
         counters: Counters::default(),
         links: BTreeMap::from([
             ((0, v4().local), v4().remote),
@@ -239,21 +275,29 @@ fn the_program_and_the_model_agree() {
     let mut random = Random(seed);
     let mut highest = 0;
     let mut seen = BTreeMap::<String, u32>::new();
-    for case in 0..CASES {
+    let cases = std::env::var("LINK_WATCHER_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(CASES);
+    for case in 0..cases {
         // The clock is the one input that cannot be the same on both sides, so it never decides.
         if random.below(50) == 0 {
             let detection_ns = if random.below(2) == 0 { 0 } else { u64::MAX };
             model.intent.detection_ns.store(detection_ns, Relaxed);
             intent.detection_ns.store(detection_ns, Relaxed);
-            model.lease_until_ns = if random.below(5) == 0 { 0 } else { u64::MAX };
-            bench.lease(model.lease_until_ns);
-            let view = View { epoch: random.next() as u32, rank: 3, flags: flags::ACTIVE };
+            // Alive, or silent for longer than can be said.
+            let lease_ns = if random.below(5) == 0 { 0 } else { u64::MAX };
+            bench.renew(0, lease_ns);
+            model.intent.renewed_ns.store(0, Relaxed);
+            model.intent.lease_ns.store(lease_ns, Relaxed);
+            let view = View { epoch: random.next() as u32, rank: 3, silence_seconds: 0, flags: flags::ACTIVE };
             model.intent.view.store(view.pack(), Relaxed);
             intent.view.store(view.pack(), Relaxed);
         }
         let header = header(&mut random, highest);
         let key = if header.key_id == KEY_ID { KEY } else { b"the next key" };
+        let key = if random.below(25) == 0 { b"another link's key" } else { key };
         let mut payload = signed_with(&header, key).to_vec();
+        if random.below(25) == 0 {
+            payload[3] = [1, 3][random.below(2)];
+        }
         if header.kind.is_control() && random.below(2) == 0 {
             payload.resize(PACKET_LEN + random.below(300), 0x5a);
         }
@@ -264,9 +308,13 @@ fn the_program_and_the_model_agree() {
         let vlans: &[(u16, u16)] =
             [&[][..], &[], &[(0x8100, 42)], &[(0x88a8, 7), (0x8100, 42)], &[(0x8100, 0)]][random.below(5)];
         let options: &[u8] = if random.below(4) == 0 { &[1, 1, 1, 0] } else { &[] };
-        let udp = Udp { vlans, options, ..Udp::new(ends, &payload) };
+        let ttl = mostly(&mut random, 255, 150);
+        let udp = Udp { vlans, options, ttl, ..Udp::new(ends, &payload) };
         let layer = if random.below(4) == 0 { LinkLayer::None } else { LinkLayer::Ethernet };
         let mut frame = if layer == LinkLayer::None { udp.packet() } else { udp.frame() };
+        if layer == LinkLayer::Ethernet && random.below(30) == 0 {
+            frame[5] ^= 1; // to another Ethernet address
+        }
         if random.below(2) == 0 {
             for _ in 0..=random.below(3) {
                 mutate(&mut random, &mut frame);
@@ -305,9 +353,9 @@ fn the_program_and_the_model_agree() {
     }
     println!("{seen:?} {:?}", model.counters);
     // Every outcome was among them, often.
-    let Counters { probes, echoes, control, malformed, unknown, replayed, reflected, forged, unleased } =
+    let Counters { probes, echoes, control, malformed, unknown, replayed, reflected, forged, late, distant, version } =
         model.counters;
-    for count in [probes, echoes, control, malformed, unknown, replayed, reflected, forged, unleased] {
+    for count in [probes, echoes, control, malformed, unknown, replayed, reflected, forged, late, distant, version] {
         assert!(count >= 100, "{:?}", model.counters);
     }
 }

@@ -40,8 +40,21 @@ struct End {
     intent: Intent<Shared>,
     state: LinkState<Shared>,
     keys: KeySet,
-    lease_until_ns: u64,
     sequence: u64,
+}
+
+/// So far a packet may come in these tests.
+const HOPS_LEFT: u8 = 255;
+/// The daemon that a session is of, in these tests: every one has one of its own.
+const fn instance(session: u32) -> u32 {
+    session << 8
+}
+
+/// How far an acknowledgement may lag behind in these tests.
+const MAX_LAG: u64 = 5;
+
+fn party(session: u32) -> u64 {
+    Party { instance: instance(session), session }.pack()
 }
 
 fn keys(names: &[&[u8]]) -> KeySet {
@@ -59,11 +72,13 @@ impl End {
             intent: Intent::default(),
             state: LinkState::default(),
             keys: keys(&[b"key one", b"spare"]),
-            lease_until_ns: u64::MAX,
             sequence: 0,
         };
-        end.intent.session.store(u64::from(session));
+        end.intent.me.store(party(session));
         end.intent.detection_ns.store(DETECTION_NS);
+        end.intent.max_age_ns.store(DETECTION_NS);
+        end.intent.max_lag.store(MAX_LAG);
+        end.intent.lease_ns.store(u64::MAX);
         end.say(View { flags: if is_client { flags::CLIENT } else { 0 }, ..View::default() });
         end
     }
@@ -85,18 +100,21 @@ impl End {
         self.sequence += 1;
         self.intent.sent_sequence.store(self.sequence);
         let view = View::unpack(self.intent.view.load());
+        let me = Party::unpack(self.intent.me.load());
         Header {
             kind,
             flags: view.flags,
             key_id: self.keys.ids[0],
-            sender_session: self.intent.session.load() as u32,
-            receiver_session: self.state.peer_session.load() as u32,
+            silence_seconds: 0,
+            sender_session: me.session,
+            receiver_session: Party::unpack(self.state.peer.load()).session,
             rank: view.rank,
             generation: self.intent.generation.load() as u16,
             epoch: view.epoch,
             sequence: self.sequence,
             sent_ns: now_ns,
-            received: 0,
+            received: window::highest(self.state.probe_window.load()),
+            instance: me.instance,
         }
     }
 
@@ -112,11 +130,11 @@ impl End {
     /// All three steps, and the echo of a good probe.
     fn take(&self, packet: &Packet, now_ns: u64) -> Result<(Outcome, Option<Packet>), Refusal> {
         let header = Header::parse(packet).map_err(|_| Refusal::Malformed)?;
-        let candidate = screen(&header, &self.intent, &self.state, || self.lease_until_ns, || now_ns)?;
+        let candidate = screen(&header, HOPS_LEFT, &self.intent, &self.state, || now_ns)?;
         authentic(header.key_id, &self.keys, |key| hmac::verify(packet, key))?;
-        let outcome = commit(&header, candidate, &self.state, now_ns)?;
+        let outcome = commit(&header, candidate, &self.intent, &self.state, now_ns)?;
         let reply = matches!(outcome, Outcome::Answer { .. })
-            .then(|| self.sign(&echo(&header, &self.intent, &self.state, &self.keys)));
+            .then(|| self.sign(&echo(&header, &self.intent, &self.state, &self.keys, now_ns)));
         Ok((outcome, reply))
     }
 
@@ -157,13 +175,13 @@ fn strangers_become_acquainted_by_their_echoes() {
     let probe = client.probe(START);
     let before = words(&server.state);
     let (outcome, echo) = server.take(&probe, START).unwrap();
-    assert_eq!(outcome, Outcome::Answer { changed: false });
+    assert_eq!(outcome, Outcome::Answer { changed: false, newest: false });
     assert_eq!(words(&server.state), before, "a probe proves nothing");
     assert_eq!(client.take(&echo.unwrap(), START).unwrap().0, Outcome::Alive { changed: true });
-    assert_eq!(client.state.peer_session.load(), 0x5e);
-    assert_eq!(server.state.peer_session.load(), 0, "only one's own probe's echo teaches a session");
+    assert_eq!(client.state.peer.load(), party(0x5e));
+    assert_eq!(server.state.peer.load(), 0, "only one's own probe's echo teaches a session");
     exchange(&mut server, &client, START);
-    assert_eq!(server.state.peer_session.load(), 0xc1);
+    assert_eq!(server.state.peer.load(), party(0xc1));
     // Now probes count as hearing the peer, in both roles.
     let probe = client.probe(START + 5 * MS);
     server.take(&probe, START + 6 * MS).unwrap();
@@ -182,7 +200,7 @@ fn a_probe_without_my_session_is_answered_and_counts_for_nothing_else() {
     let view = server.state.peer_view.load();
     let heard_ns = server.state.last_probe_ns.load();
     let (outcome, echo) = server.take(&client.sign(&header), START + 9 * MS).unwrap();
-    assert_eq!(outcome, Outcome::Answer { changed: false });
+    assert_eq!(outcome, Outcome::Answer { changed: false, newest: false });
     assert!(echo.is_some());
     assert_eq!((server.state.peer_view.load(), server.state.last_probe_ns.load()), (view, heard_ns));
 }
@@ -256,7 +274,8 @@ fn what_was_captured_before_a_restart_is_worthless() {
             // A stranger's probe is answered, but teaches nothing.
             Kind::Probe => {
                 let before = words(&restarted.state);
-                assert_eq!(restarted.take(packet, START).unwrap().0, Outcome::Answer { changed: false });
+                let stranger = Outcome::Answer { changed: false, newest: false };
+                assert_eq!(restarted.take(packet, START).unwrap().0, stranger);
                 assert_eq!(words(&restarted.state), before);
             }
             _ => assert_eq!(restarted.refuses(packet, START), Refusal::Replayed),
@@ -271,7 +290,7 @@ fn what_was_captured_before_a_restart_is_worthless() {
         match refusal {
             Ok((outcome, _)) => {
                 assert!(is_known_probe);
-                assert_eq!(outcome, Outcome::Answer { changed: false });
+                assert_eq!(outcome, Outcome::Answer { changed: false, newest: false });
                 assert_eq!(restarted.state.last_probe_ns.load(), 0);
             }
             Err(refusal) => assert_eq!(refusal, Refusal::Replayed),
@@ -289,22 +308,126 @@ fn a_living_peer_is_not_displaced_and_a_silent_one_is() {
     let (_, echo) = server.take(&probe, heard_ns + DETECTION_NS).unwrap();
     successor.take(&echo.unwrap(), START).unwrap();
     exchange(&mut server, &successor, heard_ns + 2 * DETECTION_NS);
-    assert_eq!(server.state.peer_session.load(), 0xc2);
+    assert_eq!(server.state.peer.load(), party(0xc2));
     assert_eq!((server.state.probes.load(), server.state.probe_window.load()), (0, window::EMPTY), "it starts anew");
 }
 
 #[test]
-fn the_lease_stops_answers_and_nothing_else() {
-    let (mut client, mut server) = acquainted();
-    server.lease_until_ns = START + 10 * MS;
+fn a_silent_daemon_is_answered_for_and_it_is_said_since_when() {
+    let (mut client, server) = acquainted();
+    server.intent.renewed_ns.store(START);
+    server.intent.lease_ns.store(1_500 * MS);
+    for (since_ms, said) in [(0, 0), (1_500, 0), (1_501, 1), (2_999, 2), (5_000, 5), (254_900, 254), (10_000_000, 255)]
+    {
+        let now_ns = START + since_ms * MS;
+        let probe = client.probe(now_ns);
+        let (_, echo) = server.take(&probe, now_ns).unwrap();
+        let echo = echo.unwrap();
+        assert_eq!(Header::parse(&echo).unwrap().silence_seconds, said, "after {since_ms} ms");
+        client.take(&echo, now_ns).unwrap();
+        assert_eq!(View::unpack(client.state.peer_view.load()).silence_seconds, said);
+    }
+}
+
+#[test]
+fn an_echo_that_was_held_back_is_late_and_no_sign_of_life() {
+    let (mut client, server) = acquainted();
     let probe = client.probe(START);
-    assert_eq!(server.refuses(&probe, START + 10 * MS), Refusal::Unleased);
-    server.take(&probe, START + 10 * MS - 1).unwrap();
-    // Strangers get none either, and echoes of one's own probes still count.
-    let mut lonely = End::server();
-    lonely.lease_until_ns = START;
-    assert_eq!(lonely.refuses(&End::client().probe(START), START), Refusal::Unleased);
-    exchange(&mut server, &client, START + 20 * MS);
+    let (_, echo) = server.take(&probe, START).unwrap();
+    let echo = echo.unwrap();
+    let before = (client.state.last_echo_ns.load(), client.state.newest_sent_ns.load(), client.state.echoes.load());
+    assert_eq!(client.take(&echo, START + DETECTION_NS + 1), Err(Refusal::Late));
+    let after = (client.state.last_echo_ns.load(), client.state.newest_sent_ns.load(), client.state.echoes.load());
+    assert_eq!(before, after);
+    assert_eq!(client.state.late_echoes.load(), 1);
+    assert_eq!(client.state.late_rtt_ns.load(), DETECTION_NS + 1);
+    assert_eq!(client.take(&echo, START + DETECTION_NS + 2), Err(Refusal::Replayed), "and counts once");
+    exchange(&mut client, &server, START + 2 * DETECTION_NS);
+}
+
+#[test]
+fn only_the_newest_sequence_speaks() {
+    let (mut client, server) = acquainted();
+    client.say(View { epoch: 5, flags: flags::DRAINED, ..View::default() });
+    let old = client.probe(START);
+    client.say(View { epoch: 5, ..View::default() });
+    let new = client.probe(START);
+    server.take(&new, START).unwrap();
+    let said = server.state.peer_view.load();
+    assert_eq!(
+        server.take(&old, START).unwrap().0,
+        Outcome::Answer { changed: false, newest: false },
+        "still answered"
+    );
+    assert_eq!(server.state.peer_view.load(), said, "the same epoch, but an older sequence");
+    // The same of echoes.
+    let (first, second) = (client.probe(START), client.probe(START));
+    server.say(View { epoch: 1, flags: flags::DRAINED, ..View::default() });
+    let old = server.take(&first, START).unwrap().1.unwrap();
+    server.say(View { epoch: 1, ..View::default() });
+    let new = server.take(&second, START).unwrap().1.unwrap();
+    client.take(&new, START).unwrap();
+    let said = client.state.peer_view.load();
+    assert_eq!(client.take(&old, START).unwrap().0, Outcome::Alive { changed: false });
+    assert_eq!(client.state.peer_view.load(), said);
+}
+
+#[test]
+fn a_probe_that_was_held_up_does_not_speak() {
+    let (mut client, mut server) = acquainted();
+    client.say(View { epoch: 5, flags: flags::DRAINED, ..View::default() });
+    let held = client.probe(START);
+    client.say(View { epoch: 5, ..View::default() });
+    for _ in 0..=MAX_LAG {
+        exchange(&mut server, &client, START);
+    }
+    let said = server.state.peer_view.load();
+    assert_eq!(server.take(&held, START).unwrap().0, Outcome::Answer { changed: false, newest: true });
+    assert_eq!(server.state.peer_view.load(), said, "its acknowledgement shows its age");
+    client.say(View { epoch: 6, ..View::default() });
+    let prompt = client.probe(START);
+    assert_eq!(server.take(&prompt, START).unwrap().0, Outcome::Answer { changed: true, newest: true });
+}
+
+#[test]
+fn a_former_life_of_the_peer_is_not_brought_back_by_what_was_held_of_it() {
+    let (mut client, server) = acquainted();
+    let held = [client.probe(START), client.probe(START)].map(|probe| server.take(&probe, START).unwrap().1.unwrap());
+    let restarted = End::new(0x60, false);
+    exchange(&mut client, &restarted, START + DETECTION_NS / 2);
+    for echo in held {
+        assert_eq!(client.refuses(&echo, START + DETECTION_NS / 2), Refusal::Replayed);
+    }
+    assert_eq!(client.state.peer.load(), party(0x60));
+}
+
+#[test]
+fn who_sent_from_further_away_than_allowed_is_refused_unsigned() {
+    let (mut client, server) = acquainted();
+    let probe = client.probe(START);
+    let header = Header::parse(&probe).unwrap();
+    let screened = |hops| screen(&header, hops, &server.intent, &server.state, || START);
+    server.intent.min_hops.store(255);
+    assert_eq!(screened(254), Err(Refusal::Distant));
+    assert_eq!(screened(255), Ok(Candidate::Probe { heard: true }));
+    server.intent.min_hops.store(0);
+    assert_eq!(screened(0), Ok(Candidate::Probe { heard: true }));
+}
+
+#[test]
+fn epochs_wrap() {
+    let (mut client, server) = acquainted();
+    for epoch in [u32::MAX - 1, u32::MAX, 0, 1] {
+        client.say(View { epoch, ..View::default() });
+        let probe = client.probe(START);
+        server.take(&probe, START).unwrap();
+        // From the first one on, which may lie anywhere: a server that has heard nothing holds 0.
+        if epoch != u32::MAX - 1 {
+            assert_eq!(View::unpack(server.state.peer_view.load()).epoch, epoch);
+        } else {
+            server.state.peer_view.store(View { epoch, ..View::default() }.pack());
+        }
+    }
 }
 
 #[test]
@@ -356,20 +479,20 @@ fn no_single_wrong_bit_is_accepted() {
 #[test]
 fn what_the_peer_says_is_learned_and_older_epochs_are_not() {
     let (mut client, server) = acquainted();
-    client.say(View { epoch: 5, rank: 2, flags: flags::ACTIVE });
+    client.say(View { epoch: 5, rank: 2, flags: flags::ACTIVE, ..View::default() });
     let early = client.probe(START);
-    client.say(View { epoch: 6, rank: 2, flags: flags::ACTIVE | flags::DRAINED });
+    client.say(View { epoch: 6, rank: 2, flags: flags::ACTIVE | flags::DRAINED, ..View::default() });
     client.intent.generation.store(3);
     let late = client.probe(START);
-    assert_eq!(server.take(&late, START).unwrap().0, Outcome::Answer { changed: true });
+    assert_eq!(server.take(&late, START).unwrap().0, Outcome::Answer { changed: true, newest: true });
     let said = View::unpack(server.state.peer_view.load());
     assert_eq!((said.epoch, said.rank), (6, 2));
     assert_eq!(said.flags, flags::ACTIVE | flags::DRAINED | flags::CLIENT);
     assert_eq!(server.state.peer_generation.load(), 3);
-    assert_eq!(server.take(&early, START).unwrap().0, Outcome::Answer { changed: false }, "overtaken");
+    assert_eq!(server.take(&early, START).unwrap().0, Outcome::Answer { changed: false, newest: false }, "overtaken");
     assert_eq!(View::unpack(server.state.peer_view.load()), said);
     let again = client.probe(START);
-    assert_eq!(server.take(&again, START).unwrap().0, Outcome::Answer { changed: false }, "nothing new");
+    assert_eq!(server.take(&again, START).unwrap().0, Outcome::Answer { changed: false, newest: true }, "nothing new");
 }
 
 #[test]
@@ -439,7 +562,7 @@ fn two_cpus_with_the_same_packet_accept_it_once() {
     let contended = |others| Contended { word: Shared::of(window::EMPTY), others: Shared::of(others) };
     assert_eq!(take(&contended(1), 1), Err(Refusal::Replayed), "the other one had the same");
     let word = contended(3);
-    assert_eq!(take(&word, 10), Ok(()), "three others had other ones");
+    assert_eq!(take(&word, 10), Ok(true), "three others had other ones");
     assert_eq!(window::highest(word.load()), 10);
     assert_eq!(take(&contended(4), 10), Err(Refusal::Replayed), "a bound on tries");
 }

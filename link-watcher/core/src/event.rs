@@ -3,7 +3,10 @@
 //!
 //! Times are nanoseconds of the monotonic clock (`CLOCK_MONOTONIC`, which is also what the kernel program stamps with).
 
-use link_watcher_common::{maps::View, wire::flags};
+use link_watcher_common::{
+    maps::{Party, View},
+    wire::flags,
+};
 use serde::{Deserialize, Serialize};
 
 /// A link's number: its slot in the BPF maps. Stable from configuration to reload, as long as the link does not change.
@@ -89,6 +92,15 @@ pub enum Event {
         /// Last good packet; 0: never.
         last_good_ns: u64,
     },
+    /// A peer's link answers, but not as a working one does.
+    Impaired {
+        /// Link.
+        link: LinkId,
+        /// How.
+        impairment: Impairment,
+        /// Last good packet, ns; 0: never.
+        last_good_ns: u64,
+    },
     /// An uplink's probes have come to another verdict.
     Probed {
         /// Link.
@@ -118,6 +130,24 @@ pub enum Event {
     Command(Command),
 }
 
+/// How a peer's link answers that is only better than none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Impairment {
+    /// Its echoes are too old to prove anything about now.
+    Late {
+        /// Round trip of the last one, ns.
+        rtt_ns: u64,
+        /// What is usual on this link, ns; 0: not known.
+        usual_ns: u64,
+    },
+    /// The peer's kernel program answers, but nothing comes through its network stack.
+    Beneath {
+        /// Since how long, ns.
+        for_ns: u64,
+    },
+}
+
 /// What an uplink's probes say of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -133,7 +163,9 @@ pub enum Health {
 /// What the peer says of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PeerSaid {
-    /// Its session; changes when it restarts.
+    /// Its daemon; changes when it restarts.
+    pub instance: u32,
+    /// Its session on this link; changes when the link starts anew there.
     pub session: u32,
     /// Its agreement epoch.
     pub epoch: u32,
@@ -147,19 +179,23 @@ pub struct PeerSaid {
     pub hears: bool,
     /// It is about to stop for a moment.
     pub restarting: bool,
+    /// Seconds for which its daemon has been silent, at most 255, while its kernel answers; 0: it lives.
+    pub silence_seconds: u8,
 }
 
 impl PeerSaid {
-    /// What a packet of this session said.
-    pub const fn heard(session: u32, view: View) -> Self {
+    /// What a packet of this sender said.
+    pub const fn heard(sender: Party, view: View) -> Self {
         Self {
-            session,
+            instance: sender.instance,
+            session: sender.session,
             epoch: view.epoch,
             rank: view.rank,
             active: view.flags & flags::ACTIVE != 0,
             drained: view.flags & flags::DRAINED != 0,
             hears: view.flags & flags::HEARS != 0,
             restarting: view.flags & flags::RESTARTING != 0,
+            silence_seconds: view.silence_seconds,
         }
     }
 }
@@ -269,7 +305,7 @@ impl Said {
             (flags::CLIENT, role == Role::Client),
         ];
         let flags = bits.iter().filter(|(_, set)| *set).fold(0, |flags, (bit, _)| flags | bit);
-        View { epoch: self.epoch, rank: self.rank, flags }
+        View { epoch: self.epoch, rank: self.rank, silence_seconds: 0, flags }
     }
 }
 
@@ -322,6 +358,10 @@ pub enum What {
     Ordered,
     /// The peer has started anew.
     PeerRestarted,
+    /// The peer's daemon gives no sign of life, while its kernel goes on answering.
+    PeerSilent,
+    /// It gives some again.
+    PeerBack,
 }
 
 /// State of a link.

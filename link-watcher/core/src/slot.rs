@@ -1,28 +1,31 @@
-//! A link's slot in the tables that the verifier of packets and its prober share: how it begins, and how it is forgotten.
+//! A link's slot in the tables that the verifier of packets and its prober share: how it begins, and how it ends.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use link_watcher_common::{
-    maps::{Intent, LinkState},
+    maps::{Intent, LinkState, Party},
     window,
 };
 
-/// Life of a daemon in which a link can use one sequence, ns: half of the least interval, so that orders, which send
-/// probes out of turn, have their share. 2^40 of these are 18 years.
-const SEQUENCE_NS: u64 = 1 << 19;
-
-/// Prepares a slot for a link that is probed from now on, whose first probe has the sequence behind `sequence`.
+/// Prepares a slot for a link that is probed from now on, as `me`; its first probe has sequence 1.
 ///
-/// Whatever the peer or somebody in between has kept of earlier packets stays worthless: sequences never start again
-/// within a session, answers to earlier ones do not count, and the peer's session and sequences stay known.
-pub fn begin(intent: &Intent<AtomicU64>, state: &LinkState<AtomicU64>, sequence: u64) {
+/// Whatever the peer or somebody in between has kept of earlier packets stays worthless: the session is a new one, and who
+/// the peer is, and which of its packets were seen, stays known.
+pub fn begin(intent: &Intent<AtomicU64>, state: &LinkState<AtomicU64>, me: Party) {
     forget(state);
-    state.echo_window.store(window::all_until(sequence), Relaxed);
-    intent.sent_sequence.store(sequence, Relaxed);
+    intent.me.store(me.pack(), Relaxed);
+    state.echo_window.store(window::EMPTY, Relaxed);
+    intent.sent_sequence.store(0, Relaxed);
+}
+
+/// Ends a slot's link: from now on nothing is answered or believed in its name.
+pub fn end(intent: &Intent<AtomicU64>, state: &LinkState<AtomicU64>) {
+    intent.me.store(0, Relaxed);
+    forget(state);
 }
 
 /// Forgets what was measured of a link.
-pub fn forget(state: &LinkState<AtomicU64>) {
+fn forget(state: &LinkState<AtomicU64>) {
     let LinkState {
         last_echo_ns,
         rtt_ns,
@@ -34,11 +37,17 @@ pub fn forget(state: &LinkState<AtomicU64>) {
         peer_view,
         peer_generation,
         peer_received,
+        neighbour,
+        newest_sent_ns,
+        newest_answered,
+        late_echoes,
+        last_late_ns,
+        late_rtt_ns,
+        other_version,
         echo_window: _,
         probe_window: _,
-        peer_session: _,
+        peer: _,
         control_window: _,
-        neighbour,
         reserved: _,
     } = state;
     for word in [
@@ -53,13 +62,13 @@ pub fn forget(state: &LinkState<AtomicU64>) {
         peer_generation,
         peer_received,
         neighbour,
+        newest_sent_ns,
+        newest_answered,
+        late_echoes,
+        last_late_ns,
+        late_rtt_ns,
+        other_version,
     ] {
         word.store(0, Relaxed);
     }
-}
-
-/// The sequence behind which a link that starts now begins: one for each half millisecond of the daemon's life, more than
-/// any link can have used meanwhile.
-pub fn first_sequence(since_start_ns: u64) -> u64 {
-    (since_start_ns / SEQUENCE_NS).min(window::MAX_SEQUENCE)
 }

@@ -38,6 +38,9 @@ pub struct GroupSnapshot {
     pub since: String,
     /// Why these.
     pub reason: String,
+    /// For how long the peer's daemon has given no sign of life while its kernel answers, s, at most 255.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_silence_s: Option<u8>,
     /// Routes.
     pub routes: RoutesSnapshot,
     /// Prefixes that the peer wants sent to it, as far as they are accepted.
@@ -121,4 +124,16 @@ pub struct DroppedSnapshot {
     /// Our own, mirrored; or both ends have the same role.
     #[serde(default)]
     pub reflected: u64,
+    /// Valid echoes that came too late to prove anything.
+    #[serde(default)]
+    pub late: u64,
+    /// From further away than `max-hops` allows.
+    #[serde(default)]
+    pub distant: u64,
+    /// Of another version of the protocol.
+    #[serde(default)]
+    pub version: u64,
+    /// What reached the socket without being a keepalive for user space, and what exceeded its budget.
+    #[serde(default)]
+    pub junk: u64,
 }

@@ -7,7 +7,7 @@ mod sim;
 
 use link_watcher_core::event::{Command, Device, Failback, LinkId};
 
-use self::sim::{CLIENT, GROUP, MS, Random, SERVER, Setup, Sim};
+use self::sim::{Attacker, CLIENT, GROUP, MS, Random, SERVER, Setup, Sim};
 
 /// Scenarios of each kind unless told otherwise.
 const SEEDS: u64 = 150;
@@ -202,4 +202,55 @@ fn operators_meddle() {
         mend_everything(&mut sim, &mut random);
         settle_and_judge(sim, 2500 * MS)
     });
+}
+
+/// Lets time pass under the eyes of an attacker who sends as many packets as the daemons, or more.
+fn run_attacked(sim: &mut Sim, random: &mut Random, ns: u64) {
+    let until_ns = sim.now_ns + ns;
+    while sim.now_ns < until_ns {
+        let packets = random.below(12);
+        sim.attack(packets);
+        sim.run_for(random.between(MS / 2, 5 * MS));
+    }
+}
+
+/// Nobody without a key makes a dead link look alive, a live one dead, or moves traffic: the promises are the same as without
+/// them. Links that are cut one way or both, daemons that restart, and packets that are copied, moved to other links, sent
+/// back, held, doubled and reordered all the while.
+#[test]
+fn somebody_in_between_copies_moves_holds_and_reorders() {
+    let injected = std::cell::Cell::new((0, 0));
+    many("attacker", |seed| {
+        let mut random = Random(seed ^ 0xa77a);
+        let mut setup = random_setup(&mut random);
+        setup.multiplier = setup.multiplier.max(3);
+        setup.delay_ns.iter_mut().for_each(|delay_ns| *delay_ns = (*delay_ns).min(3 * MS));
+        let mut sim = Sim::new(seed, setup);
+        sim.attacker = Some(Attacker::default());
+        run_attacked(&mut sim, &mut random, 500 * MS);
+        for _ in 0..random.between(1, 12) {
+            let at = random.below(2) as usize;
+            match random.below(8) {
+                0 if sim.sides[at].engine.is_some() => sim.stop(at, random.chance(60)),
+                0 | 1 if sim.sides[at].engine.is_none() => sim.start(at),
+                _ => break_something(&mut sim, &mut random),
+            }
+            let ns = random.between(0, 300) * MS;
+            run_attacked(&mut sim, &mut random, ns);
+        }
+        for at in [CLIENT, SERVER] {
+            if sim.sides[at].engine.is_none() {
+                sim.start(at);
+            }
+        }
+        mend_everything(&mut sim, &mut random);
+        run_attacked(&mut sim, &mut random, 3000 * MS);
+        let attacker = sim.attacker.as_ref().unwrap();
+        let (packets, delayed) = injected.get();
+        injected.set((packets + attacker.injected, delayed + attacker.delayed));
+        settle_and_judge(sim, 0)
+    });
+    let (packets, delayed) = injected.get();
+    println!("attacker: {packets} packets sent again, {delayed} delayed");
+    assert!(packets > 10_000 && delayed > 1_000, "the attacker hardly did anything: {packets}, {delayed}");
 }

@@ -6,7 +6,7 @@ use std::{net::Ipv4Addr, path::Path, sync::atomic::Ordering::Relaxed, time::Dura
 use aya::programs::{Program, TestRun as _, TestRunOptions};
 use link_watcher_common::{
     hmac,
-    maps::{KeySet, LinkKey},
+    maps::{KeySet, LinkKey, Party},
     wire::{DEFAULT_PORT, Header, Kind, PACKET_LEN, Packet, flags},
 };
 
@@ -118,6 +118,8 @@ fn measure_with(kernel: &mut Kernel, ifindex: u32) -> Result<Vec<Measured>, Erro
         sequence: 5,
         sent_ns: 1,
         received: 0,
+        silence_seconds: 0,
+        instance: PEERS,
     };
     let echo = Header { kind: Kind::Echo, ..probe };
     let forged = |header| {
@@ -157,11 +159,15 @@ fn measure_with(kernel: &mut Kernel, ifindex: u32) -> Result<Vec<Measured>, Erro
 fn prepare(kernel: &mut Kernel, ifindex: u32) -> Result<(), Error> {
     let tables = kernel.tables();
     let intent = &tables.intents()[SLOT as usize];
-    intent.session.store(u64::from(MINE), Relaxed);
+    intent.me.store(Party { instance: MINE, session: MINE }.pack(), Relaxed);
     intent.sent_sequence.store(1000, Relaxed);
     intent.detection_ns.store(1_000_000_000, Relaxed);
-    intent.key_slot.store(u64::from(SLOT), Relaxed);
-    tables.settings().lease_until_ns.store(u64::MAX, Relaxed);
+    // As on a link: what is asked for is asked for here too.
+    intent.max_age_ns.store(u64::MAX, Relaxed);
+    intent.max_lag.store(u64::MAX, Relaxed);
+    intent.lease_ns.store(u64::MAX, Relaxed);
+    intent.min_hops.store(64, Relaxed);
+    intent.mac.store(u64::from_ne_bytes([2, 0, 0, 0, 0, 1, 0, 0]), Relaxed);
     let mut keys = KeySet { count: 1, ids: [1, 0, 0, 0], ..KeySet::default() };
     keys.states[0] = hmac::key_state(&KEY);
     kernel.set_keys(SLOT, &keys)?;

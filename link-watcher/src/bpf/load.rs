@@ -9,8 +9,7 @@ use link_watcher_common::maps::MAX_LINKS;
 use super::{Error, Hook, LinkLayer};
 
 /// Maps that exist for reading and for whoever looks from outside; those with secrets and scratch are not among them.
-pub(super) const PINNED_MAPS: [&str; 8] =
-    ["LINKS", "INTENTS", "SETTINGS", "LINK_IDS", "PORTS", "COUNTERS", "TRAFFIC", "EVENTS"];
+pub(super) const PINNED_MAPS: [&str; 7] = ["LINKS", "INTENTS", "LINK_IDS", "PORTS", "COUNTERS", "TRAFFIC", "EVENTS"];
 /// Least number of slots: a reload with a few more links needs no new maps.
 const MIN_SLOTS: u32 = 64;
 

@@ -9,8 +9,7 @@ use std::{
 
 use aya::maps::{Array, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf};
 use link_watcher_common::maps::{
-    Changed, Counters, Intent, KeySet, LinkEntry, LinkKey, LinkState, MAX_LINKS, PORT_WORDS, PROBES, Settings, Traffic,
-    home,
+    Changed, Counters, Intent, KeySet, LinkEntry, LinkKey, LinkState, MAX_LINKS, PORT_WORDS, PROBES, Traffic, home,
 };
 use zeroize::Zeroize as _;
 
@@ -40,8 +39,6 @@ pub(super) unsafe trait Mappable {}
 unsafe impl Mappable for LinkState<AtomicU64> {}
 // SAFETY: as above.
 unsafe impl Mappable for Intent<AtomicU64> {}
-// SAFETY: as above.
-unsafe impl Mappable for Settings<AtomicU64> {}
 
 /// The values of a map, in this process's memory. They stay valid without the map's descriptor.
 #[derive(Debug)]
@@ -94,7 +91,6 @@ impl<T> Drop for Mapping<T> {
 pub struct SharedTables {
     states: Mapping<LinkState<AtomicU64>>,
     intents: Mapping<Intent<AtomicU64>>,
-    settings: Mapping<Settings<AtomicU64>>,
 }
 
 impl SharedTables {
@@ -108,12 +104,6 @@ impl SharedTables {
     #[must_use]
     pub fn intents(&self) -> &[Intent<AtomicU64>] {
         self.intents.values()
-    }
-
-    /// What holds for all.
-    #[must_use]
-    pub fn settings(&self) -> &Settings<AtomicU64> {
-        &self.settings.values()[0] // Mapped with a length of one.
     }
 }
 
@@ -167,7 +157,6 @@ impl Maps {
             tables: Arc::new(SharedTables {
                 states: Mapping::new(ebpf, "LINKS", slots)?,
                 intents: Mapping::new(ebpf, "INTENTS", slots)?,
-                settings: Mapping::new(ebpf, "SETTINGS", 1)?,
             }),
             events: Some(Events(take(ebpf, "EVENTS")?)),
             keys: take(ebpf, "KEYS")?,

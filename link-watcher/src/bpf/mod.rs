@@ -289,13 +289,13 @@ impl Kernel {
         self.maps.events.take()
     }
 
-    /// Sets a peer's keys.
+    /// Sets a link's keys.
     ///
     /// # Errors
     ///
     /// If the slot is out of range.
-    pub fn set_keys(&mut self, key_slot: u32, keys: &KeySet) -> Result<(), Error> {
-        self.maps.set_keys(key_slot, keys)
+    pub fn set_keys(&mut self, slot: u32, keys: &KeySet) -> Result<(), Error> {
+        self.maps.set_keys(slot, keys)
     }
 
     /// Makes packets that arrive like this a link's. Its slot's intent and keys are to be written before.

@@ -158,6 +158,8 @@ pub struct PeerLinkConfig {
     pub tier: u32,
     /// Share among the active links of one tier, 1 to 256.
     pub weight: u32,
+    /// How far away the peer may be: 1: no router between; nothing: 1 where `remote` is on the link, else any.
+    pub max_hops: Option<u8>,
 }
 
 /// A configuration, and what is doubtful about it.

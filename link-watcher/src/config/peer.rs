@@ -55,7 +55,7 @@ pub(super) const PEER_KEYS: &[&str] = &[
     "rule-priority",
     "link",
 ];
-const LINK_KEYS: &[&str] = &["name", "interface", "local", "remote", "tier", "weight"];
+const LINK_KEYS: &[&str] = &["name", "interface", "local", "remote", "tier", "weight", "max-hops"];
 
 /// `[[peer]]` with the places of what is compared with other values.
 pub(super) struct Peer<'a> {
@@ -87,6 +87,7 @@ pub(super) struct Link<'a> {
     pub(super) remote: Option<Spanned<IpAddr>>,
     tier: u32,
     weight: u32,
+    max_hops: Option<u8>,
 }
 
 impl<'a> Peer<'a> {
@@ -197,6 +198,7 @@ impl<'a> Link<'a> {
             remote: section.address("remote", "10.248.248.1"),
             tier: section.integer("tier", 1..=65535).map_or(position, Spanned::into_inner),
             weight: section.integer("weight", 1..=256).map_or(1, Spanned::into_inner),
+            max_hops: section.integer("max-hops", 1..=255).map(|hops| hops.into_inner() as u8),
             section,
         }
     }
@@ -209,6 +211,7 @@ impl<'a> Link<'a> {
             remote: self.remote?.into_inner(),
             tier: self.tier,
             weight: self.weight,
+            max_hops: self.max_hops,
         })
     }
 }

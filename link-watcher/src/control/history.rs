@@ -88,6 +88,8 @@ fn what(what: &What) -> &'static str {
         What::NoUsableLink => "no-usable-link",
         What::Ordered => "ordered",
         What::PeerRestarted => "peer-restarted",
+        What::PeerSilent => "peer-silent",
+        What::PeerBack => "peer-back",
     }
 }
 

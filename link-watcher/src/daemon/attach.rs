@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-use link_watcher_common::maps::Counters;
+use link_watcher_common::maps::{Counters, KeySet};
 use tracing::{info, warn};
 
 use super::links::{Link, Running};
@@ -33,8 +33,7 @@ impl Attacher {
     }
 
     /// Makes the best engine serve a link.
-    pub(super) fn start(&mut self, link: &Link, ifindex: u32, local: IpAddr, interfaces: &Interfaces) -> Running {
-        let mut running = Running { ifindex, local, verifier: Verifier::Socket, engine: "socket", engine_reason: None };
+    pub(super) fn start(&mut self, link: &Link, mut running: Running, interfaces: &Interfaces) -> Running {
         if self.choice == EngineChoice::Socket {
             return running;
         }
@@ -67,7 +66,7 @@ impl Attacher {
         let slot = link.id.0;
         let [exact, endpoint] = link.keys_in_map(running);
         kernel
-            .set_keys(slot, &link.keys)
+            .set_keys(slot, &link.keys(running))
             .and_then(|()| kernel.clear_counters(slot))
             .and_then(|()| kernel.track_traffic(running.ifindex))
             .and_then(|()| kernel.set_port(link.port, true))
@@ -119,9 +118,9 @@ impl Attacher {
     }
 
     /// Gives a link's new keys to the kernel.
-    pub(super) fn rekey(&mut self, link: &Link) {
+    pub(super) fn rekey(&mut self, link: &Link, keys: &KeySet) {
         if let Ok(kernel) = &mut self.kernel
-            && let Err(error) = kernel.set_keys(link.id.0, &link.keys)
+            && let Err(error) = kernel.set_keys(link.id.0, keys)
         {
             warn!("new keys of {} are not in the kernel: {}", link.config.name, chain(&error));
         }

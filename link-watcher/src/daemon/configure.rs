@@ -1,7 +1,5 @@
 //! From a configuration to what runs: at the start and at each reload.
 
-use std::sync::Arc;
-
 use tracing::{error, info, warn};
 
 use super::{
@@ -94,12 +92,10 @@ impl Core {
                     None => drop(self.links.insert(link_spec.id, fresh)),
                     Some(link) => {
                         let rekeyed = link.take_over(fresh);
-                        if rekeyed && link.running.is_some() {
-                            self.attacher.rekey(link);
-                            self.order(Order::Keys {
-                                link: link_spec.id,
-                                keys: Arc::clone(&self.links[&link_spec.id].keys),
-                            });
+                        if rekeyed && let Some(running) = &link.running {
+                            let keys = link.keys(running);
+                            self.attacher.rekey(link, &keys);
+                            self.order(Order::Keys { link: link_spec.id, keys });
                         }
                     }
                 }

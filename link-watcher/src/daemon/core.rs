@@ -42,8 +42,6 @@ use crate::{
 
 /// Kernel events taken in before the engine decides.
 const EVENTS_A_ROUND: usize = 256;
-/// How long the kernel program goes on answering after a planned stop: time enough for an upgrade.
-const PLANNED_STOP_LEASE_NS: u64 = 30_000_000_000;
 
 /// Moves of uplinks' traffic of which people are told when the kernel has them; beyond these at once.
 const MAX_UNTOLD: usize = 64;
@@ -90,8 +88,8 @@ pub(super) struct Core {
     pub(super) config_path: PathBuf,
     pub(super) config: Config,
     pub(super) started_ns: u64,
-    /// Our session, in every packet.
-    pub(super) session: u32,
+    /// This daemon, in every packet.
+    pub(super) instance: u32,
     pub(super) registry: Registry,
     pub(super) engine: crate::engine::Engine,
     pub(super) groups: BTreeMap<GroupId, Group>,
@@ -208,11 +206,15 @@ impl Core {
             Report::Said { link, said, woke_ns } => {
                 self.news.said(link, Noticed { due_ns: None, woke_ns: Some(woke_ns), received_ns: now_ns });
                 if let Some(group) = self.group_of(link) {
-                    group.sender.peer_session(said.session);
+                    group.sender.peer_session(said.instance);
                 }
                 self.engine.handle(now_ns, Event::Peer { link, said });
             }
-            Report::Control { link, session, kind, body } => self.control(link, session, kind, &body),
+            Report::Impaired { link, impairment, last_good_ns, woke_ns } => {
+                self.news.failed(link, Noticed { due_ns: None, woke_ns: Some(woke_ns), received_ns: now_ns });
+                self.engine.handle(now_ns, Event::Impaired { link, impairment, last_good_ns });
+            }
+            Report::Control { link, instance, kind, body } => self.control(link, instance, kind, &body),
         }
     }
 
@@ -328,11 +330,11 @@ impl Core {
 
 // What peers tell each other beyond keepalives.
 impl Core {
-    fn control(&mut self, link: LinkId, session: u32, kind: Kind, body: &[u8]) {
+    fn control(&mut self, link: LinkId, instance: u32, kind: Kind, body: &[u8]) {
         let Some(group) = self.group_of(link) else { return };
         match kind {
             Kind::AnnounceAck => group.sender.acknowledge(body),
-            Kind::Announce => match group.receiver.take(session, body) {
+            Kind::Announce => match group.receiver.take(instance, body) {
                 Err(error) => warn!("{}: announcement refused: {error}", group.config.name),
                 Ok(received) => {
                     if let Some(announced) = received.complete {
@@ -345,7 +347,9 @@ impl Core {
                 }
             },
             // Nothing is told this way yet by this version; a later one may.
-            Kind::Notice | Kind::Probe | Kind::Echo => debug!("{kind:?} from {}", group.config.name),
+            Kind::Notice | Kind::Probe | Kind::Echo | Kind::StackProbe | Kind::StackEcho => {
+                debug!("{kind:?} from {}", group.config.name)
+            }
         }
     }
 
@@ -391,15 +395,14 @@ impl Core {
 impl Core {
     async fn stop(mut self) -> Result<()> {
         let keep = self.config.daemon.on_exit == OnExit::Keep;
-        let lease_until_ns = if keep { clock::now_ns() + PLANNED_STOP_LEASE_NS } else { 0 };
         if let Some(prober) = self.prober.take() {
-            prober.stop(lease_until_ns);
+            prober.stop();
         }
         if let Some(uplinks) = self.uplinks.take() {
             uplinks.stop(!keep).await;
         }
         if keep {
-            info!("stopping; routes stay, and the kernel goes on answering for 30 s");
+            info!("stopping; routes stay, and the kernel goes on answering, and says that this daemon is silent");
         } else {
             let report = self.routes.remove_all(clock::now_ns()).await;
             for refusal in report.refused {

@@ -1,10 +1,8 @@
 //! What happens in the kernel: links come, go and change with their interfaces.
 
-use std::sync::{
-    Arc,
-    atomic::Ordering::{Relaxed, Release},
-};
+use std::sync::atomic::Ordering::{Relaxed, Release};
 
+use link_watcher_common::maps::Party;
 use tracing::{info, warn};
 
 use super::{
@@ -17,9 +15,14 @@ use crate::{
     config::PeerLinkConfig as LinkConfig,
     event::{Device, Event, LinkId},
     probe::{Order, ProbedLink},
+    random,
     route::RouteSink as _,
     system::{Interfaces, KernelEvent},
 };
+
+/// Least time without a sign of life of ours until the kernel's answers say that we are silent, ns: a daemon stalled for a
+/// moment is none.
+const MIN_LEASE_NS: u64 = 1_000_000_000;
 
 impl Core {
     pub(super) fn kernel_event(&mut self, event: &KernelEvent) {
@@ -67,6 +70,8 @@ impl Core {
             Device::Ready | Device::NoCarrier | Device::Disabled => self.interfaces.index(interface).zip(local),
         };
         let running = link.running.as_ref().map(|running| (running.ifindex, running.local));
+        // What goes to another Ethernet address is not for us, and a new one holds from now on.
+        self.tables.intents()[id.0 as usize].mac.store(mac_word(&self.interfaces, interface), Relaxed);
         if running != wanted {
             if let Some(running) = link.running.take() {
                 self.attacher.stop(link, &running);
@@ -75,13 +80,20 @@ impl Core {
                 }
             }
             if let Some((ifindex, local)) = wanted {
+                let running = Running::by_socket(ifindex, local, self.interfaces.is_on_link(interface, local, *remote));
                 let intent = &self.tables.intents()[id.0 as usize];
-                intent.key_slot.store(u64::from(id.0), Relaxed);
-                intent.detection_ns.store(link.interval_ns * u64::from(link.multiplier), Relaxed);
-                // Last: from now on the kernel program may answer for the link.
-                intent.session.store(u64::from(self.session), Release);
-                let running = self.attacher.start(link, ifindex, local, &self.interfaces);
-                let probed = probed(link, &running);
+                let detection_ns = link.interval_ns * u64::from(link.multiplier);
+                let session = random::nonzero();
+                intent.detection_ns.store(detection_ns, Relaxed);
+                intent.min_hops.store(u64::from(link.identity(&running).min_hops()), Relaxed);
+                intent.renewed_ns.store(clock::now_ns(), Relaxed);
+                intent.lease_ns.store(detection_ns.max(MIN_LEASE_NS), Relaxed);
+                // Last: from now on the kernel program may answer for the link. Where it was probed until now, the prober
+                // changes over by itself, for it may be sending under the former session at this moment.
+                let me = Party { instance: self.instance, session }.pack();
+                let _ = intent.me.compare_exchange(0, me, Release, Relaxed);
+                let running = self.attacher.start(link, running, &self.interfaces);
+                let probed = probed(link, &running, session);
                 link.running = Some(running);
                 if let Some(prober) = &self.prober {
                     prober.order(Order::Add(Box::new(probed)));
@@ -102,9 +114,18 @@ impl Core {
     }
 }
 
-fn probed(link: &Link, running: &Running) -> ProbedLink {
+/// An interface's Ethernet address as [`link_watcher_common::maps::Intent::mac`] has it; 0: it has none.
+fn mac_word(interfaces: &Interfaces, name: &str) -> u64 {
+    interfaces
+        .get(name)
+        .and_then(|interface| interface.link.mac)
+        .map_or(0, |[a, b, c, d, e, f]| u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]))
+}
+
+fn probed(link: &Link, running: &Running, session: u32) -> ProbedLink {
     ProbedLink {
         id: link.id,
+        session,
         ifindex: running.ifindex,
         interface: link.config.interface.clone(),
         local: running.local,
@@ -112,7 +133,7 @@ fn probed(link: &Link, running: &Running) -> ProbedLink {
         port: link.port,
         interval_ns: link.interval_ns,
         multiplier: link.multiplier,
-        keys: Arc::clone(&link.keys),
+        keys: link.keys(running),
         verifier: running.verifier,
     }
 }

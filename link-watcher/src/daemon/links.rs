@@ -6,8 +6,9 @@ use link_watcher_common::maps::{KeySet, LinkKey, MAX_KEYS};
 
 use crate::{
     config::{EngineChoice, PeerConfig, PeerLinkConfig},
-    event::{Device, GroupId, LinkId},
+    event::{Device, GroupId, LinkId, Role},
     keys::Key,
+    link_identity::{LinkIdentity, mapped},
     probe::Verifier,
 };
 
@@ -19,7 +20,11 @@ pub(super) struct Link {
     pub(super) port: u16,
     pub(super) interval_ns: u64,
     pub(super) multiplier: u32,
-    pub(super) keys: Arc<KeySet>,
+    role: Role,
+    /// Whether another link of the peer has the same remote address.
+    shares_remote: bool,
+    /// Keys of the peer, from which the link's are derived.
+    roots: Arc<KeySet>,
     /// What the engine knows of its interface.
     pub(super) device: Option<Device>,
     /// What runs now.
@@ -31,11 +36,20 @@ pub(super) struct Link {
 pub(super) struct Running {
     pub(super) ifindex: u32,
     pub(super) local: IpAddr,
+    /// Whether the peer's address lies in a prefix of the interface.
+    pub(super) on_link: bool,
     pub(super) verifier: Verifier,
     /// As the status prints it.
     pub(super) engine: &'static str,
     /// Why no better one.
     pub(super) engine_reason: Option<String>,
+}
+
+impl Running {
+    /// As every link begins: until a kernel program serves it.
+    pub(super) const fn by_socket(ifindex: u32, local: IpAddr, on_link: bool) -> Self {
+        Self { ifindex, local, on_link, verifier: Verifier::Socket, engine: "socket", engine_reason: None }
+    }
 }
 
 impl Link {
@@ -47,7 +61,9 @@ impl Link {
             port: peer.port,
             interval_ns: super::registry::nanoseconds(peer.interval),
             multiplier: peer.multiplier,
-            keys: Arc::new(key_set(&peer.keys)),
+            role: peer.role,
+            shares_remote: peer.links.iter().filter(|other| other.remote == config.remote).count() > 1,
+            roots: Arc::new(key_set(&peer.keys)),
             device: None,
             running: None,
         }
@@ -55,12 +71,33 @@ impl Link {
 
     /// Takes over what a reload may change without a new start; says whether the keys did.
     pub(super) fn take_over(&mut self, fresh: Self) -> bool {
-        let rekeyed = fresh.keys.ids != self.keys.ids
-            || fresh.keys.count != self.keys.count
-            || fresh.keys.states.iter().zip(&self.keys.states).any(|(new, old)| new.inner != old.inner);
+        let rekeyed = fresh.roots.ids != self.roots.ids
+            || fresh.roots.count != self.roots.count
+            || fresh.roots.states.iter().zip(&self.roots.states).any(|(new, old)| new.inner != old.inner)
+            || fresh.shares_remote != self.shares_remote;
         self.config = fresh.config;
-        self.keys = fresh.keys;
+        self.roots = fresh.roots;
+        self.shares_remote = fresh.shares_remote;
         rekeyed
+    }
+
+    /// What makes it this link, where it runs.
+    pub(super) fn identity(&self, running: &Running) -> LinkIdentity<'_> {
+        LinkIdentity {
+            role: self.role,
+            port: self.port,
+            local: running.local,
+            remote: self.config.remote,
+            name: &self.config.name,
+            max_hops: self.config.max_hops,
+            on_link: running.on_link,
+            shares_remote: self.shares_remote,
+        }
+    }
+
+    /// Its keys, where it runs.
+    pub(super) fn keys(&self, running: &Running) -> Arc<KeySet> {
+        Arc::new(self.identity(running).keys(&self.roots))
     }
 
     /// Where its packets arrive: for one link, and for the endpoint itself.
@@ -74,14 +111,6 @@ impl Link {
             reserved: 0,
         };
         [link, LinkKey { remote: [0; 16], ..link }]
-    }
-}
-
-/// An address as the maps have it.
-fn mapped(address: IpAddr) -> [u8; 16] {
-    match address {
-        IpAddr::V4(address) => address.to_ipv6_mapped().octets(),
-        IpAddr::V6(address) => address.octets(),
     }
 }
 

@@ -50,7 +50,7 @@ use crate::{
     engine::Engine,
     metrics::{self, Counters},
     probe::{self, HeapTables, KernelNews, Stats, Tables},
-    realtime,
+    random, realtime,
     route::{Actuation, NetlinkObjects, NetlinkRoutes, NetlinkTables},
     system::{Interfaces, KernelEvents, LinkSysctls, ProcSysctl},
 };
@@ -179,11 +179,11 @@ async fn build(
         Err(_) => (Arc::new(HeapTables::new(slots as usize)), None),
     };
     let stats = Arc::new(Stats::new(slots as usize));
-    let session = session()?;
+    let instance = random::nonzero();
     let (reports_in, reports) = mpsc::channel(QUEUE);
     let (uplink_reports_in, uplink_reports) = mpsc::channel(QUEUE);
     let realtime = config.daemon.realtime;
-    let prober = probe::spawn(Arc::clone(&tables), Arc::clone(&stats), news, session, realtime, reports_in)?;
+    let prober = probe::spawn(Arc::clone(&tables), Arc::clone(&stats), news, instance, realtime, reports_in)?;
     // Before the first dump, so that nothing is missed between the two.
     let kernel_events = KernelEvents::open().context("listening to the kernel's events")?;
     let interfaces = Interfaces::read().context("reading the interfaces")?;
@@ -197,7 +197,7 @@ async fn build(
     let mut core = Core {
         config_path,
         started_ns,
-        session,
+        instance,
         registry: Registry::default(),
         engine: Engine::new(epoch),
         groups: BTreeMap::new(),
@@ -244,13 +244,6 @@ fn load_kernel(config: &Config, slots: u32) -> std::result::Result<Kernel, Strin
     loaded.map_err(|error| format!("{:#}", anyhow::Error::from(error))).inspect_err(|reason| {
         warn!("no kernel program, keepalives are verified by sockets: {reason}");
     })
-}
-
-/// A fresh session: random, and never zero.
-fn session() -> Result<u32> {
-    let mut bytes = [0; 4];
-    getrandom::fill(&mut bytes).map_err(|error| anyhow!("no random numbers from the kernel: {error}"))?;
-    Ok(u32::from_ne_bytes(bytes).max(1))
 }
 
 /// What is missing to run at all, and how to get it.

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     config::{Config, PeerConfig, PeerLinkConfig, UplinksConfig},
-    event::{GroupId, GroupSpec, LinkId, LinkSpec},
+    event::{GroupId, GroupSpec, LinkId, LinkSpec, Role},
 };
 
 /// Uplinks have no slots in the tables of peers' links: their numbers begin here.
@@ -21,6 +21,8 @@ struct Identity {
     local: Option<IpAddr>,
     remote: IpAddr,
     port: u16,
+    role: Role,
+    max_hops: Option<u8>,
     interval_ns: u64,
     multiplier: u32,
 }
@@ -32,6 +34,8 @@ impl Identity {
             local: link.local,
             remote: link.remote,
             port: peer.port,
+            role: peer.role,
+            max_hops: link.max_hops,
             interval_ns: nanoseconds(peer.interval),
             multiplier: peer.multiplier,
         }

@@ -46,6 +46,7 @@ impl Core {
             active: status.active.iter().map(|link| self.link_name(*link)).collect(),
             since: clock::rfc3339(status.since_ns),
             reason: status.reason.clone(),
+            peer_silence_s: (status.peer_silence_seconds > 0).then_some(status.peer_silence_seconds),
             routes: RoutesSnapshot {
                 installed: report.installed,
                 refused: report.refused.len() + group.refused_count,
@@ -99,6 +100,10 @@ impl Core {
             replayed: counters.replayed,
             forged: counters.forged,
             reflected: counters.reflected,
+            late: counters.late,
+            distant: counters.distant,
+            version: counters.version,
+            junk: 0,
         }
     }
 }

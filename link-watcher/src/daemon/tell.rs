@@ -119,6 +119,8 @@ impl Core {
             What::NoUsableLink => error!("{group}: {why}"),
             What::Ordered => info!("{why}"),
             What::PeerRestarted => info!("{group}: the peer has started anew: {why}"),
+            What::PeerSilent => warn!("{group}: the peer is silent: {why}"),
+            What::PeerBack => info!("{group}: {why}"),
             What::ActiveChanged { from, to } => {
                 let names = |links: &[LinkId]| {
                     let names: Vec<String> = links.iter().map(|link| self.link_name(*link)).collect();

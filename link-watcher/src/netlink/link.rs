@@ -46,6 +46,8 @@ pub struct Link {
     pub link_type: u16,
     /// Length of its link-layer address, bytes; 0: none.
     pub address_len: u8,
+    /// That address, where it is one of Ethernet's.
+    pub mac: Option<[u8; 6]>,
     /// Largest packet, bytes.
     pub mtu: u32,
     /// It has only one other end (`IFF_POINTOPOINT`), so that packets need no gateway there.
@@ -121,7 +123,10 @@ pub(crate) fn parse_link(payload: &[u8]) -> Option<Link> {
             _ => continue,
         }
         match LinkAttribute::parse_with_param(&nla, header.interface_family) {
-            Ok(LinkAttribute::Address(address)) => link.address_len = address.len() as u8,
+            Ok(LinkAttribute::Address(address)) => {
+                link.address_len = address.len() as u8;
+                link.mac = address.as_slice().try_into().ok();
+            }
             Ok(LinkAttribute::Mtu(mtu)) => link.mtu = mtu,
             Ok(
                 LinkAttribute::OperState(State::NotPresent | State::Down | State::LowerLayerDown)

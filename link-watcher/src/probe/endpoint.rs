@@ -4,11 +4,15 @@ use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd as _, BorrowedFd},
 };
 
 use anyhow::{Context as _, Result};
-use link_watcher_common::wire::MAX_PACKET_LEN;
+use link_watcher_common::wire::{HOPS, MAX_PACKET_LEN};
+use nix::{
+    errno::Errno,
+    sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt},
+};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use crate::event::LinkId;
@@ -87,9 +91,13 @@ impl Endpoint {
         })?;
         if key.local.is_ipv4() {
             socket.set_tos_v4(TOS_NETWORK_CONTROL).with_context(what)?;
+            socket.set_ttl_v4(u32::from(HOPS)).with_context(what)?;
+            setsockopt(&socket, sockopt::Ipv4RecvTtl, &true).with_context(what)?;
         } else {
             socket.set_only_v6(true).with_context(what)?;
             socket.set_tclass_v6(TOS_NETWORK_CONTROL).with_context(what)?;
+            socket.set_unicast_hops_v6(u32::from(HOPS)).with_context(what)?;
+            setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true).with_context(what)?;
         }
         // Only a wish: it needs CAP_NET_ADMIN, without which the type of service still does most.
         let _ = socket.set_priority(PRIORITY_CONTROL);
@@ -105,18 +113,36 @@ impl Endpoint {
         self.socket.send_to(packet, &SockAddr::from(to)).map(drop)
     }
 
-    /// Takes one packet out: its length, which is more than `MAX_PACKET_LEN` for one that is too long, and its sender.
-    /// `None`: nothing there.
-    pub(super) fn receive(&self, buffer: &mut [u8; MAX_PACKET_LEN + 1]) -> io::Result<Option<(usize, IpAddr)>> {
-        match rustix::net::recvfrom(&self.socket, buffer.as_mut_slice(), rustix::net::RecvFlags::DONTWAIT) {
-            Ok((_, length, from)) => {
-                let from = from.and_then(|address| SocketAddr::try_from(address).ok());
-                Ok(from.map(|from| (length, from.ip())))
-            }
-            Err(rustix::io::Errno::AGAIN) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+    /// Takes one packet out. `None`: nothing there.
+    pub(super) fn receive(&self, buffer: &mut [u8; MAX_PACKET_LEN + 1]) -> io::Result<Option<Arrived>> {
+        let mut parts = [io::IoSliceMut::new(buffer)];
+        let mut control = nix::cmsg_space!(i32);
+        let fd = self.socket.as_raw_fd();
+        let message = match recvmsg::<SockaddrStorage>(fd, &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT) {
+            Ok(message) => message,
+            Err(Errno::EAGAIN) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let hops = message.cmsgs()?.find_map(|part| match part {
+            ControlMessageOwned::Ipv4Ttl(hops) | ControlMessageOwned::Ipv6HopLimit(hops) => u8::try_from(hops).ok(),
+            _ => None,
+        });
+        let from = message.address.and_then(|address| {
+            let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
+            v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
+        });
+        // Always there: a datagram has a sender and a TTL. What had none would be refused as coming from afar.
+        Ok(from.map(|from| Arrived { length: message.bytes, from, hops: hops.unwrap_or(0) }))
     }
+}
+
+/// A packet that a socket had.
+pub(super) struct Arrived {
+    /// Bytes of it in the buffer; more than `MAX_PACKET_LEN` for one that is too long.
+    pub(super) length: usize,
+    pub(super) from: SocketAddr,
+    /// TTL or hop limit that it came with.
+    pub(super) hops: u8,
 }
 
 impl AsFd for Endpoint {

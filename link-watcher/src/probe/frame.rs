@@ -1,8 +1,8 @@
 //! Probes as frames, handed to the interface without the network stack's way down: half the price of a UDP socket's.
 //!
-//! Only a link that answers is probed this way, and where its last echo came from. Everything else goes by the socket:
-//! every probe after one that was not answered, and one in each [`SOCKET_EVERY_NS`]. So whatever the stack has to say
-//! (neighbours, routes, filters) still decides over the link, and nothing goes to an address that has moved for longer
+//! Only a link that answers is probed this way, and where the peer's last probe came from. Everything else goes by the socket:
+//! every probe after one that was not answered, and all that shall take the whole way of data. So whatever the stack has to
+//! say (neighbours, routes, filters) still decides over the link, and nothing goes to an address that has moved for longer
 //! than one probe.
 
 use std::{
@@ -11,22 +11,16 @@ use std::{
     os::fd::OwnedFd,
 };
 
-use link_watcher_common::wire::{PACKET_LEN, Packet};
+use link_watcher_common::wire::{HOPS, PACKET_LEN, Packet};
 
 use super::endpoint::{PRIORITY_CONTROL, TOS_NETWORK_CONTROL};
 use crate::bpf::packet;
-
-/// A probe of a link that answers goes by the socket when none has for so long, ns: before a firewall's shortest memory
-/// of a connection is over (30 s), and often enough that a filter which has been set up against probes is noticed.
-pub(super) const SOCKET_EVERY_NS: u64 = 5_000_000_000;
 
 /// Lengths of headers, bytes.
 const IPV4_LEN: usize = 20;
 const IPV6_LEN: usize = 40;
 const UDP_LEN: usize = 8;
 const LONGEST: usize = IPV6_LEN + UDP_LEN + PACKET_LEN;
-/// TTL or hop limit (RFC 1700).
-const HOPS: u8 = 64;
 /// `IPPROTO_UDP`.
 const PROTOCOL: u8 = 17;
 
@@ -157,7 +151,7 @@ mod tests {
     fn ipv4_headers_are_complete() {
         let bytes = written("192.0.2.1", "192.0.2.2");
         assert_eq!(bytes.len(), 108);
-        assert_eq!(bytes[..10], [0x45, 0xc0, 0, 108, 0, 0, 0x40, 0, 64, 17]);
+        assert_eq!(bytes[..10], [0x45, 0xc0, 0, 108, 0, 0, 0x40, 0, 255, 17]);
         assert_eq!(bytes[12..20], [192, 0, 2, 1, 192, 0, 2, 2]);
         assert_eq!(bytes[20..26], [0xb6, 0x81, 0xb6, 0x81, 0, 88]);
         // A sum over a correct checksum has all bits set.
@@ -169,7 +163,7 @@ mod tests {
     fn ipv6_headers_are_complete() {
         let bytes = written("2001:db8::1", "2001:db8::2");
         assert_eq!(bytes.len(), 128);
-        assert_eq!(bytes[..8], [0x6c, 0, 0, 0, 0, 88, 17, 64]);
+        assert_eq!(bytes[..8], [0x6c, 0, 0, 0, 0, 88, 17, 255]);
         assert_eq!((bytes[23], bytes[39]), (1, 2));
         assert_eq!(fold(add(&bytes[8..]) + 17 + 88), 0xffff);
     }

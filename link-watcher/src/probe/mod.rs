@@ -20,7 +20,7 @@ pub use self::{
     tables::{HeapTables, LinkStats, Stats, Tables},
     thread::{KernelNews, spawn},
 };
-use crate::event::{LinkId, PeerSaid};
+use crate::event::{Impairment, LinkId, PeerSaid};
 
 /// What verifies a link's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub enum Verifier {
 pub struct ProbedLink {
     /// Its slot.
     pub id: LinkId,
+    /// Our session on it from now on: random, never zero.
+    pub session: u32,
     /// Interface index.
     pub ifindex: u32,
     /// Interface name.
@@ -80,11 +82,8 @@ pub enum Order {
         /// At most [`link_watcher_common::wire::MAX_BODY_LEN`] bytes.
         body: Vec<u8>,
     },
-    /// Renews the lease up to this instant, monotonic ns, says goodbye on every link and ends.
-    Stop {
-        /// Last instant at which the kernel program still answers.
-        lease_until_ns: u64,
-    },
+    /// Says on every link that this is a planned stop, and ends.
+    Stop,
 }
 
 /// What the prober has noticed.
@@ -92,6 +91,17 @@ pub enum Order {
 pub enum Report {
     /// Echoes arrive.
     Alive(LinkId),
+    /// The link answers, but not as a working one does.
+    Impaired {
+        /// Link.
+        link: LinkId,
+        /// How.
+        impairment: Impairment,
+        /// Last echo that counted, ns; 0: never.
+        last_good_ns: u64,
+        /// When the thread woke that noticed it.
+        woke_ns: u64,
+    },
     /// No echoes for the detection time.
     Silent {
         /// Link.
@@ -116,8 +126,8 @@ pub enum Report {
     Control {
         /// Link.
         link: LinkId,
-        /// The sender's session.
-        session: u32,
+        /// The sender's daemon.
+        instance: u32,
         /// What it is.
         kind: Kind,
         /// Its body.

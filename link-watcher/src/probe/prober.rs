@@ -26,8 +26,8 @@ impl Prober {
     }
 
     /// Stops the thread and waits for it.
-    pub fn stop(mut self, lease_until_ns: u64) {
-        self.order(Order::Stop { lease_until_ns });
+    pub fn stop(mut self) {
+        self.order(Order::Stop);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {

@@ -4,9 +4,9 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use link_watcher_common::{
     hmac,
-    maps::{Intent, KeySet, LinkState},
+    maps::{Intent, KeySet, LinkState, Party},
     verify::{self, Outcome, Refusal},
-    wire::{Header, MAX_PACKET_LEN, PACKET_LEN, Packet},
+    wire::{Header, MAX_PACKET_LEN, PACKET_LEN, Packet, Unreadable},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -17,7 +17,8 @@ pub(super) struct Judge<'a> {
     pub(super) intent: &'a Intent<AtomicU64>,
     pub(super) state: &'a LinkState<AtomicU64>,
     pub(super) keys: &'a KeySet,
-    pub(super) lease_until_ns: u64,
+    /// TTL or hop limit that it came with.
+    pub(super) hops: u8,
     pub(super) now_ns: u64,
 }
 
@@ -43,48 +44,77 @@ impl Verdict {
 
 /// Judges a whole UDP payload as the socket engine.
 pub(super) fn judge(payload: &[u8], judge: &Judge<'_>) -> Result<Verdict, Refusal> {
-    let (packet, header, body) = split(payload)?;
-    let candidate = verify::screen(&header, judge.intent, judge.state, || judge.lease_until_ns, || judge.now_ns)?;
+    let (packet, header, body) = split(payload, judge)?;
+    let candidate = verify::screen(&header, judge.hops, judge.intent, judge.state, || judge.now_ns)?;
     verify::authentic(header.key_id, judge.keys, |key| hmac::verify(packet, key))?;
-    if header.kind.is_control() && body_digest(body) != header.body_digest() {
+    if header.kind.has_body() && body_digest(body) != header.body_digest() {
         return Err(Refusal::Forged);
     }
-    Ok(match verify::commit(&header, candidate, judge.state, judge.now_ns)? {
+    Ok(match verify::commit(&header, candidate, judge.intent, judge.state, judge.now_ns)? {
         Outcome::Alive { changed } => Verdict::Alive { changed },
         Outcome::Deliver => Verdict::Deliver { header },
-        Outcome::Answer { changed } => {
+        Outcome::Answer { changed, .. } => {
             let mut echo = [0; PACKET_LEN];
-            verify::echo(&header, judge.intent, judge.state, judge.keys).emit(&mut echo);
+            verify::echo(&header, judge.intent, judge.state, judge.keys, judge.now_ns).emit(&mut echo);
             hmac::sign(&mut echo, &judge.keys.states[0]);
             Verdict::Answer { echo, changed }
         }
     })
 }
 
-/// Judges a packet that the kernel program has passed: it checked and moved the windows already, but not the body. What
-/// is no control packet came in before the program was attached, and is left to the next one.
-pub(super) fn judge_passed(payload: &[u8], judge: &Judge<'_>) -> Result<Option<Header>, Refusal> {
-    let (packet, header, body) = split(payload)?;
+/// Which control packets of a link have reached user space, where a kernel program verifies: it keeps a window of its own, but
+/// not everything comes to a socket through it. Fragments, for one, are put together behind it.
+#[derive(Default)]
+pub(super) struct PassedWindow {
+    /// Whose sequences they are, as [`LinkState::peer`] has it.
+    peer: u64,
+    window: AtomicU64,
+}
+
+/// Judges a packet that the kernel program has passed, in full. What is no control packet came in before the program was
+/// attached or around it, and is left to the next one.
+pub(super) fn judge_passed(
+    payload: &[u8],
+    judge: &Judge<'_>,
+    passed: &mut PassedWindow,
+) -> Result<Option<Header>, Refusal> {
+    let (packet, header, body) = split(payload, judge)?;
     if !header.kind.is_control() {
         return Ok(None);
     }
-    let sessions_match = u64::from(header.receiver_session) == judge.intent.session.load(Relaxed)
-        && u64::from(header.sender_session) == judge.state.peer_session.load(Relaxed);
-    if !sessions_match {
+    if u64::from(judge.hops) < judge.intent.min_hops.load(Relaxed) {
+        return Err(Refusal::Distant);
+    }
+    let sender = Party { instance: header.instance, session: header.sender_session }.pack();
+    let me = Party::unpack(judge.intent.me.load(Relaxed));
+    if header.receiver_session != me.session || sender != judge.state.peer.load(Relaxed) {
         return Err(Refusal::Replayed);
     }
     verify::authentic(header.key_id, judge.keys, |key| hmac::verify(packet, key))?;
-    if body_digest(body) == header.body_digest() { Ok(Some(header)) } else { Err(Refusal::Forged) }
+    if header.kind.has_body() && body_digest(body) != header.body_digest() {
+        return Err(Refusal::Forged);
+    }
+    if passed.peer != sender {
+        *passed = PassedWindow { peer: sender, ..PassedWindow::default() };
+    }
+    verify::take(&passed.window, header.sequence)?;
+    Ok(Some(header))
 }
 
 /// The signed part, read, and the body.
-fn split(payload: &[u8]) -> Result<(&Packet, Header, &[u8]), Refusal> {
+fn split<'a>(payload: &'a [u8], judge: &Judge<'_>) -> Result<(&'a Packet, Header, &'a [u8]), Refusal> {
     if payload.len() > MAX_PACKET_LEN {
         return Err(Refusal::Malformed);
     }
     let (packet, body) = payload.split_first_chunk::<PACKET_LEN>().ok_or(Refusal::Malformed)?;
-    let header = Header::parse(packet).map_err(|_| Refusal::Malformed)?;
-    if !header.kind.is_control() && !body.is_empty() {
+    let header = Header::parse(packet).map_err(|unreadable| match unreadable {
+        Unreadable::Malformed => Refusal::Malformed,
+        Unreadable::OtherVersion(version) => {
+            judge.state.other_version.store(judge.now_ns & !0xff | u64::from(version), Relaxed);
+            Refusal::Version
+        }
+    })?;
+    if !header.kind.has_body() && !body.is_empty() {
         return Err(Refusal::Malformed);
     }
     Ok((packet, header, body))

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use link_watcher_common::{
-    maps::{Counters, Intent, LinkState, Settings},
+    maps::{Counters, Intent, LinkState},
     verify::Refusal,
 };
 
@@ -15,15 +15,12 @@ pub trait Tables: Send + Sync {
     fn states(&self) -> &[LinkState<AtomicU64>];
     /// What we say on each link.
     fn intents(&self) -> &[Intent<AtomicU64>];
-    /// What holds for all.
-    fn settings(&self) -> &Settings<AtomicU64>;
 }
 
 /// [`Tables`] of a daemon without BPF.
 pub struct HeapTables {
     states: Vec<LinkState<AtomicU64>>,
     intents: Vec<Intent<AtomicU64>>,
-    settings: Settings<AtomicU64>,
 }
 
 impl HeapTables {
@@ -32,7 +29,6 @@ impl HeapTables {
         Self {
             states: std::iter::repeat_with(LinkState::default).take(slots).collect(),
             intents: std::iter::repeat_with(Intent::default).take(slots).collect(),
-            settings: Settings::default(),
         }
     }
 }
@@ -44,9 +40,6 @@ impl Tables for HeapTables {
     fn intents(&self) -> &[Intent<AtomicU64>] {
         &self.intents
     }
-    fn settings(&self) -> &Settings<AtomicU64> {
-        &self.settings
-    }
 }
 
 impl Tables for crate::bpf::SharedTables {
@@ -55,9 +48,6 @@ impl Tables for crate::bpf::SharedTables {
     }
     fn intents(&self) -> &[Intent<AtomicU64>] {
         self.intents()
-    }
-    fn settings(&self) -> &Settings<AtomicU64> {
-        self.settings()
     }
 }
 
@@ -80,7 +70,9 @@ pub struct LinkStats {
     replayed: AtomicU64,
     reflected: AtomicU64,
     forged: AtomicU64,
-    unleased: AtomicU64,
+    late: AtomicU64,
+    distant: AtomicU64,
+    version: AtomicU64,
 }
 
 impl LinkStats {
@@ -92,7 +84,9 @@ impl LinkStats {
             Refusal::Replayed => &self.replayed,
             Refusal::Reflected => &self.reflected,
             Refusal::Forged => &self.forged,
-            Refusal::Unleased => &self.unleased,
+            Refusal::Late => &self.late,
+            Refusal::Distant => &self.distant,
+            Refusal::Version => &self.version,
         };
         counter.fetch_add(1, Relaxed);
     }
@@ -118,7 +112,9 @@ impl LinkStats {
             replayed: self.replayed.load(Relaxed),
             reflected: self.reflected.load(Relaxed),
             forged: self.forged.load(Relaxed),
-            unleased: self.unleased.load(Relaxed),
+            late: self.late.load(Relaxed),
+            distant: self.distant.load(Relaxed),
+            version: self.version.load(Relaxed),
         }
     }
 }

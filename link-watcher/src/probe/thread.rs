@@ -12,8 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use link_watcher_common::{
-    maps::{KeyState, View},
-    window,
+    maps::{KeyState, Party, View},
     wire::MAX_PACKET_LEN,
 };
 use rustix::{
@@ -28,12 +27,13 @@ use super::{
     due::{Due, Lateness},
     endpoint::{EndpointKey, Endpoints},
     frame::{Frames, Head},
+    receive::PassedWindow,
 };
 use crate::{
     clock,
     event::{LinkId, PeerSaid},
     link::{Detector, Echoes, Edge},
-    slot::{begin, first_sequence, forget},
+    slot::{begin, end},
 };
 
 /// Links whose probes leave at one instant; the next ones leave a little later, so that a thousand links do not overrun
@@ -41,8 +41,6 @@ use crate::{
 const LINKS_A_PHASE: u32 = 32;
 /// Parts of an interval over which the links are spread.
 const PHASES: u32 = 16;
-/// Least lease: a daemon stalled for a moment does not look dead, ns.
-const MIN_LEASE_NS: u64 = 1_000_000_000;
 /// Priority under `SCHED_FIFO`, 1 to 99: above the daemon's other threads, below the kernel's own at 50.
 const REALTIME_PRIORITY: u8 = 20;
 
@@ -74,7 +72,7 @@ pub fn spawn(
     tables: Arc<dyn Tables>,
     stats: Arc<Stats>,
     news: Option<Box<dyn KernelNews>>,
-    session: u32,
+    instance: u32,
     realtime: bool,
     reports: mpsc::Sender<Vec<Report>>,
 ) -> Result<Prober> {
@@ -97,8 +95,7 @@ pub fn spawn(
         tables,
         stats,
         news,
-        session,
-        started_ns: clock::now_ns(),
+        instance,
         reports,
         epoll,
         timer,
@@ -112,12 +109,8 @@ pub fn spawn(
         changed: Vec::new(),
         outbox: Vec::new(),
         lost_one: false,
-        lease_ns: MIN_LEASE_NS,
         woke_ns: 0,
     };
-
-    // From the start: the kernel program may be attached before the first probe leaves.
-    thread.renew_lease(clock::now_ns());
     let thread = std::thread::Builder::new()
         .name("lw-probe".to_owned())
         .spawn(move || {
@@ -140,8 +133,8 @@ struct Probed {
     endpoint: usize,
     /// Headers of its probes as frames.
     head: Option<Head>,
-    /// When a probe last went by the socket.
-    by_socket_ns: u64,
+    /// Which control packets have come by the socket.
+    passed: PassedWindow,
     detector: Detector,
     sequence: u64,
     control_sequence: u64,
@@ -162,8 +155,8 @@ struct Thread {
     tables: Arc<dyn Tables>,
     stats: Arc<Stats>,
     news: Option<Box<dyn KernelNews>>,
-    session: u32,
-    started_ns: u64,
+    /// This daemon, in every packet.
+    instance: u32,
     reports: mpsc::Sender<Vec<Report>>,
     epoll: OwnedFd,
     timer: OwnedFd,
@@ -181,8 +174,6 @@ struct Thread {
     outbox: Vec<Report>,
     /// A link has turned silent in this round.
     lost_one: bool,
-    /// The longest detection time of all links, at least [`MIN_LEASE_NS`].
-    lease_ns: u64,
     /// When this round began.
     woke_ns: u64,
 }
@@ -251,8 +242,7 @@ impl Thread {
                 }
                 Order::Kick(id) => self.probe(id, clock::now_ns()),
                 Order::Control { link, kind, body } => self.send_control(link, kind, &body),
-                Order::Stop { lease_until_ns } => {
-                    self.tables.settings().lease_until_ns.store(lease_until_ns, Relaxed);
+                Order::Stop => {
                     self.say_restarting();
                     return true;
                 }
@@ -279,17 +269,16 @@ impl Thread {
         let now_ns = clock::now_ns();
         let phase_ns = u64::from((id.0 / LINKS_A_PHASE) % PHASES) * link.interval_ns / u64::from(PHASES);
         let first_ns = now_ns;
-        let sequence = first_sequence(now_ns - self.started_ns);
-        begin(intent, &self.tables.states()[id.0 as usize], sequence);
+        begin(intent, &self.tables.states()[id.0 as usize], Party { instance: self.instance, session: link.session });
         let probed = Probed {
             key: link.keys.states[0],
             key_id: link.keys.ids[0],
             endpoint,
             head: Head::new(link.local, link.remote, link.port),
-            by_socket_ns: 0,
-            detector: Detector::new(link.interval_ns, link.multiplier, now_ns, sequence),
-            sequence,
-            control_sequence: sequence,
+            passed: PassedWindow::default(),
+            detector: Detector::new(link.interval_ns, link.multiplier, now_ns),
+            sequence: 0,
+            control_sequence: 0,
             next_probe_ns: first_ns,
             phase_ns,
             due_ns: first_ns,
@@ -301,14 +290,12 @@ impl Thread {
         };
         self.links[id.0 as usize] = Some(probed);
         self.due.push(first_ns, id);
-        self.lease_ns = self.lease_ns.max(intent.detection_ns.load(Relaxed));
-        self.renew_lease(now_ns);
         Ok(())
     }
 
     fn remove(&mut self, id: LinkId) {
         let Some(probed) = self.links.get_mut(id.0 as usize).and_then(Option::take) else { return };
-        forget(&self.tables.states()[id.0 as usize]);
+        end(&self.tables.intents()[id.0 as usize], &self.tables.states()[id.0 as usize]);
         let Some(endpoint) = self.endpoints.get_mut(probed.endpoint) else { return };
         endpoint.links.remove(&probed.link.remote);
         if endpoint.links.is_empty() {
@@ -320,7 +307,6 @@ impl Thread {
     /// Serves every link whose time has come.
     fn serve_due(&mut self) {
         let now_ns = clock::now_ns();
-        let mut renewed = false;
         while let Some((due_ns, ids)) = self.due.pop(now_ns) {
             for &id in &ids {
                 let Some(probed) = probed(&mut self.links, id) else { continue };
@@ -337,10 +323,6 @@ impl Thread {
                     probed.next_probe_ns =
                         (now_ns - probed.phase_ns) / interval_ns * interval_ns + interval_ns + probed.phase_ns;
                     self.probe(id, now_ns);
-                    if !renewed {
-                        self.renew_lease(now_ns);
-                        renewed = true;
-                    }
                 }
                 self.look(id, now_ns);
                 self.schedule(id, now_ns);
@@ -363,10 +345,19 @@ impl Thread {
         let state = &self.tables.states()[id.0 as usize];
         let echoes = Echoes {
             last_ns: state.last_echo_ns.load(Relaxed),
-            highest: window::highest(state.echo_window.load(Relaxed)),
+            highest: state.newest_answered.load(Relaxed),
+            newest_sent_ns: state.newest_sent_ns.load(Relaxed),
+            rtt_ns: state.rtt_ns.load(Relaxed),
             count: state.echoes.load(Relaxed),
+            late: state.late_echoes.load(Relaxed),
+            last_late_ns: state.last_late_ns.load(Relaxed),
+            late_rtt_ns: state.late_rtt_ns.load(Relaxed),
         };
-        if let Some(edge) = probed.detector.poll(now_ns, echoes) {
+        let edge = probed.detector.poll(now_ns, echoes);
+        let intent = &self.tables.intents()[id.0 as usize];
+        intent.max_age_ns.store(probed.detector.max_age_ns(), Relaxed);
+        intent.max_lag.store(probed.detector.max_lag(), Relaxed);
+        if let Some(edge) = edge {
             self.lost_one |= matches!(edge, Edge::Silent { .. });
             probed.pending = Some(edge);
         }
@@ -397,14 +388,20 @@ impl Thread {
         let state = &self.tables.states()[id.0 as usize];
         // Before an echo its session and view are those of an earlier time.
         if state.last_echo_ns.load(Relaxed) != 0 {
-            let session = state.peer_session.load(Relaxed) as u32;
-            let said = PeerSaid::heard(session, View::unpack(state.peer_view.load(Relaxed)));
+            let peer = Party::unpack(state.peer.load(Relaxed));
+            let said = PeerSaid::heard(peer, View::unpack(state.peer_view.load(Relaxed)));
             if probed.told.replace(said) != Some(said) {
                 self.outbox.push(Report::Said { link: id, said, woke_ns: self.woke_ns });
             }
         }
         self.outbox.extend(probed.pending.take().map(|edge| match edge {
             Edge::Alive => Report::Alive(id),
+            Edge::Impaired(impairment) => Report::Impaired {
+                link: id,
+                impairment,
+                last_good_ns: state.last_echo_ns.load(Relaxed),
+                woke_ns: self.woke_ns,
+            },
             Edge::Silent { last_good_ns, due_ns } => Report::Silent {
                 link: id,
                 last_good_ns,
@@ -423,10 +420,6 @@ impl Thread {
         if let Ok(permit) = self.reports.try_reserve() {
             permit.send(std::mem::take(&mut self.outbox));
         }
-    }
-
-    fn renew_lease(&self, now_ns: u64) {
-        self.tables.settings().lease_until_ns.store(now_ns + self.lease_ns, Relaxed);
     }
 
     /// Sets the timer to the next instant at which something is due; with nothing due it stands still.

@@ -127,6 +127,17 @@ impl Interfaces {
         addresses.iter().filter(reaches).max_by_key(|address| address.prefix_len).map(|address| address.address)
     }
 
+    /// Whether `remote` is reached from the interface's address `local` without a router: it lies in that one's prefix, or is
+    /// its point-to-point peer.
+    pub fn is_on_link(&self, name: &str, local: IpAddr, remote: IpAddr) -> bool {
+        self.get(name).is_some_and(|interface| {
+            interface.addresses.iter().filter(|address| address.address == local).any(|address| {
+                IpNet::new(address.peer.unwrap_or(address.address), address.prefix_len)
+                    .is_ok_and(|prefix| prefix.contains(&remote))
+            })
+        })
+    }
+
     /// The connected prefixes of an interface that others can be told of: of global scope, usable, and not those of a
     /// single address (they connect nothing), in order. Nothing while the interface is administratively down.
     pub fn connected(&self, name: &str) -> Vec<IpNet> {

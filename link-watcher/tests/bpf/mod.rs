@@ -13,8 +13,8 @@ use hmac::{Hmac, KeyInit, Mac};
 use link_watcher::bpf::{Kernel, LinkLayer, Run};
 use link_watcher_common::{
     hmac::key_state,
-    maps::{Counters, Intent, KeySet, LinkKey, LinkState, View},
-    wire::{HEADER_LEN, Header, Kind, PACKET_LEN, Packet, flags},
+    maps::{Counters, Intent, KeySet, LinkKey, LinkState, Party, View},
+    wire::{HEADER_LEN, Header, Kind, PACKET_LEN, Packet, TAG_LEN, flags},
 };
 use sha2::Sha256;
 
@@ -26,11 +26,19 @@ pub const TX: u32 = 3;
 pub const LO: u32 = 1;
 pub const PORT: u16 = 46721;
 pub const SLOT: u32 = 5;
-pub const KEY_SLOT: u32 = 3;
 pub const KEY_ID: u8 = 77;
 pub const KEY: &[u8] = b"a key of no particular length, neither short nor long";
 pub const MINE: u32 = 0x1111_2222;
 pub const PEERS: u32 = 0x3333_4444;
+/// The two daemons.
+pub const MY_INSTANCE: u32 = 0x5555_6666;
+pub const PEERS_INSTANCE: u32 = 0x7777_8888;
+/// How old an echo may be here.
+pub const MAX_AGE_NS: u64 = 1_000_000_000;
+/// How far an acknowledgement may lag behind here.
+pub const MAX_LAG: u64 = 100;
+/// Highest sequence that was sent.
+pub const SENT: u64 = 1_000_000;
 pub const DETECTION_NS: u64 = 300_000_000;
 
 /// The object that `cargo xtask build-ebpf` made.
@@ -107,15 +115,19 @@ impl Bench {
 
     pub fn with(kernel: Kernel, ends: Ends) -> Self {
         let mut bench = Self { kernel: Some(kernel), started: Instant::now() };
-        bench.intent().session.store(u64::from(MINE), Ordering::Relaxed);
-        let view = View { epoch: 9, rank: 4, flags: flags::HEARS };
+        let me = Party { instance: MY_INSTANCE, session: MINE };
+        bench.intent().me.store(me.pack(), Ordering::Relaxed);
+        let view = View { epoch: 9, rank: 4, silence_seconds: 0, flags: flags::HEARS };
         bench.intent().view.store(view.pack(), Ordering::Relaxed);
         bench.intent().generation.store(12, Ordering::Relaxed);
-        bench.intent().sent_sequence.store(1_000_000, Ordering::Relaxed);
+        bench.intent().sent_sequence.store(SENT, Ordering::Relaxed);
         bench.intent().detection_ns.store(DETECTION_NS, Ordering::Relaxed);
-        bench.intent().key_slot.store(u64::from(KEY_SLOT), Ordering::Relaxed);
-        bench.lease(u64::MAX);
-        bench.kernel().set_keys(KEY_SLOT, &keys()).unwrap();
+        bench.intent().max_age_ns.store(MAX_AGE_NS, Ordering::Relaxed);
+        bench.intent().max_lag.store(MAX_LAG, Ordering::Relaxed);
+        bench.intent().mac.store(mac_word(ETHERNET_DESTINATION), Ordering::Relaxed);
+        bench.intent().min_hops.store(200, Ordering::Relaxed);
+        bench.renew(now_ns(), u64::MAX);
+        bench.kernel().set_keys(SLOT, &keys()).unwrap();
         bench.add_link(ends, 0);
         bench.kernel().set_port(PORT, true).unwrap();
         bench
@@ -150,8 +162,10 @@ impl Bench {
         get(Box::leak(Box::new(self.kernel().tables())))
     }
 
-    pub fn lease(&mut self, until_ns: u64) {
-        self.kernel().tables().settings().lease_until_ns.store(until_ns, Ordering::Relaxed);
+    /// The daemon's last sign of life, and how long it may give none.
+    pub fn renew(&mut self, at_ns: u64, lease_ns: u64) {
+        self.intent().renewed_ns.store(at_ns, Ordering::Relaxed);
+        self.intent().lease_ns.store(lease_ns, Ordering::Relaxed);
     }
 
     pub fn counters(&mut self) -> Counters {
@@ -171,13 +185,23 @@ impl Bench {
         let sequence = 1;
         let run = self.run(&Udp::new(v4(), &signed(&echo(sequence))).frame());
         assert_eq!(run.verdict, DROP);
-        assert_eq!(self.state().peer_session.load(Ordering::Relaxed), u64::from(PEERS));
+        assert_eq!(self.state().peer.load(Ordering::Relaxed), peer(PEERS));
     }
 
     /// Every word of the state.
     pub fn words(&mut self) -> Vec<u64> {
         words(self.state())
     }
+}
+
+/// A peer of this session, as a state has it.
+pub fn peer(session: u32) -> u64 {
+    Party { instance: PEERS_INSTANCE, session }.pack()
+}
+
+/// An Ethernet address, as an intent has it.
+pub fn mac_word([a, b, c, d, e, f]: [u8; 6]) -> u64 {
+    u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
 }
 
 /// Every word of a state, in order.
@@ -192,11 +216,18 @@ pub fn words(state: &LinkState<AtomicU64>) -> Vec<u64> {
         &state.last_probe_ns,
         &state.probe_window,
         &state.probes,
-        &state.peer_session,
+        &state.peer,
         &state.peer_view,
         &state.peer_generation,
         &state.peer_received,
         &state.control_window,
+        &state.neighbour,
+        &state.newest_sent_ns,
+        &state.newest_answered,
+        &state.late_echoes,
+        &state.last_late_ns,
+        &state.late_rtt_ns,
+        &state.other_version,
     ]
     .map(|word| word.load(Ordering::Relaxed))
     .to_vec()
@@ -215,6 +246,7 @@ pub fn probe(sequence: u64) -> Header {
         kind: Kind::Probe,
         flags: flags::CLIENT | flags::HEARS,
         key_id: KEY_ID,
+        silence_seconds: 0,
         sender_session: PEERS,
         receiver_session: MINE,
         rank: 1,
@@ -222,7 +254,8 @@ pub fn probe(sequence: u64) -> Header {
         epoch: 3,
         sequence,
         sent_ns: 123_456,
-        received: 0,
+        received: SENT - 1,
+        instance: PEERS_INSTANCE,
     }
 }
 
@@ -250,7 +283,7 @@ pub fn signed_with(header: &Header, key: &[u8]) -> Packet {
 pub fn sign(packet: &mut [u8], key: &[u8]) {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap();
     mac.update(&packet[..HEADER_LEN]);
-    packet[HEADER_LEN..PACKET_LEN].copy_from_slice(&mac.finalize().into_bytes());
+    packet[HEADER_LEN..PACKET_LEN].copy_from_slice(&mac.finalize().into_bytes()[..TAG_LEN]);
 }
 
 /// A UDP datagram and everything below it.

@@ -138,6 +138,7 @@ pub fn snapshot() -> Snapshot {
         uptime_s: 12.3,
         engine: "xdp".to_owned(),
         groups: vec![GroupSnapshot {
+            peer_silence_s: None,
             name: "hq".to_owned(),
             kind: "peer".to_owned(),
             role: Some(Role::Client),

@@ -104,10 +104,10 @@ fn craft(attack: Attack, captured: &[Frame], number: u64) -> Option<Frame> {
         }
         Attack::Malformed => {
             let (frame, (_, packet)) = probes.first()?;
-            // In turn: shorter by one byte and more, another magic, and longer than any packet of ours may be.
+            // In turn: shorter by one byte and more, other letters at its beginning, and longer than any packet of ours may be.
             match number % 3 {
                 0 => frame.with_payload(&packet[..number as usize / 3 % PACKET_LEN]),
-                1 => frame.with_flipped_bit(number as usize / 3 % 32),
+                1 => frame.with_flipped_bit(number as usize / 3 % 24),
                 _ => frame.with_payload(&[*packet, *packet].concat()),
             }
         }

@@ -14,7 +14,6 @@ use super::Verdict;
 use super::attack::{self, Attack};
 use super::paint::{Paint, outage};
 use super::stage::Stage;
-use link_watcher_core::status::GroupSnapshot;
 
 /// What a cut may take beyond interval × multiplier and one interval: changing the routes, the meter's precision at both
 /// ends of an outage, and being woken late on a busy machine.
@@ -135,8 +134,11 @@ impl Script {
             stage.routers().server_daemon.kill();
             stage.routers().lab.wait_until("the client to notice", PATIENCE, || {
                 let group = stage.group(End::Client)?;
-                let noticed = group.links.iter().all(|link| !link.usable);
-                Ok(noticed.then(|| format!("the client notices: {}", reason(&group))))
+                let links = group.links.iter().filter(|link| link.usable).count();
+                let noticed = group.peer_silence_s.filter(|_| links == group.links.len());
+                Ok(noticed.map(|seconds| {
+                    format!("the client notices: a silent daemon ({seconds} s) behind {links} good links")
+                }))
             })
         })?;
         self.unmoved("it is started again", |stage| {
@@ -307,12 +309,6 @@ fn complaint(bound: Bound, reports: &[Report; 2]) -> Option<String> {
             (lost > 0).then(|| format!("{lost} packets were lost where none may be"))
         }
     }
-}
-
-/// Why a group is as it is: its own words, or those of the first link that went down.
-fn reason(group: &GroupSnapshot) -> String {
-    let down = group.links.iter().find_map(|link| link.last_down_reason.clone());
-    down.unwrap_or_else(|| group.reason.clone())
 }
 
 #[cfg(test)]

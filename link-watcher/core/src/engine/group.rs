@@ -5,10 +5,12 @@ mod orders;
 
 use std::collections::BTreeSet;
 
+use link_watcher_common::verify::older;
+
 use crate::{
     event::{
-        Action, Device, Failback, GroupId, GroupSpec, Health, LinkId, LinkVerdict, PeerSaid, Plan, Role, Said,
-        Transition, What,
+        Action, Device, Failback, GroupId, GroupSpec, Health, Impairment, LinkId, LinkVerdict, PeerSaid, Plan, Role,
+        Said, Transition, What,
     },
     link::{Link, Turn},
 };
@@ -28,6 +30,8 @@ pub struct GroupStatus {
     pub since_ns: u64,
     /// Why these.
     pub reason: String,
+    /// Seconds for which the peer's daemon has been silent while its kernel answers, at most 255; 0: it lives.
+    pub peer_silence_seconds: u8,
     /// Links, in the order of the file.
     pub links: Vec<LinkStatus>,
 }
@@ -55,6 +59,9 @@ pub struct LinkStatus {
     pub last_down_reason: Option<String>,
 }
 
+/// A peer that has said that it is about to stop for a moment may be silent for so long.
+const PLANNED_STOP_SECONDS: u8 = 30;
+
 #[derive(Debug)]
 pub(super) struct Group {
     spec: GroupSpec,
@@ -69,14 +76,18 @@ pub(super) struct Group {
     pinned: Option<LinkId>,
     /// Client: grows with each choice. Server: the client's that it follows.
     epoch: u32,
-    /// The peer's session that is in force: the newest learned.
-    peer_session: Option<u32>,
+    /// The peer's daemon that is in force: the newest learned.
+    peer_instance: Option<u32>,
     /// Server: epoch of the client's choice that it had to leave because it was dead here.
     fell_at_epoch: Option<u32>,
     /// Server: the client's newest choice, as far as it has been heard: epoch and links.
     clients_choice: Option<(u32, Vec<LinkId>)>,
     /// Client: the server was seen to follow this epoch.
     followed_epoch: Option<u32>,
+    /// Seconds for which the peer's daemon has been silent, as its kernel says; 0: it lives.
+    peer_silence_seconds: u8,
+    /// That has been told.
+    told_silent: bool,
     /// It has been told that nothing is usable.
     told_none: bool,
     /// What has happened since the last choice, for the log.
@@ -99,10 +110,12 @@ impl Group {
             failover: true,
             pinned: None,
             epoch: if spec.role == Some(Role::Client) { epoch } else { 0 },
-            peer_session: None,
+            peer_instance: None,
             fell_at_epoch: None,
             clients_choice: None,
             followed_epoch: None,
+            peer_silence_seconds: 0,
+            told_silent: false,
             told_none: false,
             why: None,
             plan: None,
@@ -184,6 +197,18 @@ impl Group {
         self.turned(now_ns, id, turn, actions);
     }
 
+    pub(super) fn impaired(
+        &mut self,
+        now_ns: u64,
+        id: LinkId,
+        impairment: Impairment,
+        last_good_ns: u64,
+        actions: &mut Vec<Action>,
+    ) {
+        let turn = self.link_mut(id).and_then(|link| link.on_impaired(now_ns, impairment, last_good_ns));
+        self.turned(now_ns, id, turn, actions);
+    }
+
     pub(super) fn silent(&mut self, now_ns: u64, id: LinkId, last_good_ns: u64, actions: &mut Vec<Action>) {
         let detection_ns = self.spec.detection_ns;
         let turn = self.link_mut(id).and_then(|link| link.on_silent(now_ns, last_good_ns, detection_ns));
@@ -221,13 +246,14 @@ impl Group {
     pub(super) fn peer_said(&mut self, now_ns: u64, id: LinkId, said: PeerSaid, actions: &mut Vec<Action>) {
         let Some(link) = self.link_mut(id) else { return };
         let before = link.peer.replace(said);
-        if self.peer_session != Some(said.session) && before.map(|before| before.session) != Some(said.session) {
-            // Sessions are learned from fresh echoes only, so the newest is the one in force.
-            if self.peer_session.replace(said.session).is_some() {
-                self.tell(now_ns, None, What::PeerRestarted, "its session is a new one".to_owned(), 0, actions);
+        if self.peer_instance != Some(said.instance) && before.map(|before| before.instance) != Some(said.instance) {
+            // They are learned from fresh echoes only, so the newest is the one in force.
+            if self.peer_instance.replace(said.instance).is_some() {
+                self.tell(now_ns, None, What::PeerRestarted, "its daemon has started anew".to_owned(), 0, actions);
             }
             (self.fell_at_epoch, self.followed_epoch, self.clients_choice) = (None, None, None);
         }
+        self.hear_silence(now_ns, actions);
         if before.is_some_and(|before| before.hears) && !said.hears {
             self.happened(id, format!("{}: the peer does not hear us on it any more", self.name(id)));
         } else if said.drained && !before.is_some_and(|before| before.drained) {
@@ -235,10 +261,10 @@ impl Group {
         } else if self.spec.role == Some(Role::Server) && said.active {
             self.happened(id, "the client chose it".to_owned());
         }
-        if self.spec.role == Some(Role::Client) && said.epoch > self.epoch {
+        if self.spec.role == Some(Role::Client) && older(self.epoch, said.epoch) {
             // It still follows our life before the start, when the clock that our first epoch came from was ahead. Of a
             // session's words those with a lower epoch count as overtaken, so ours must be the highest again.
-            self.epoch = said.epoch.saturating_add(1);
+            self.epoch = said.epoch.wrapping_add(1);
             self.followed_epoch = None;
         }
         if self.spec.role == Some(Role::Client) && self.server_left(id, said) {
@@ -248,10 +274,40 @@ impl Group {
         }
     }
 
+    /// Whether the peer's daemon lives, by what its kernel says of it on the links that answer. A path whose far end has lost
+    /// its daemon is no dead path; but people want to know.
+    fn hear_silence(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        let answering = self
+            .links
+            .iter()
+            .filter(|link| matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Degraded | LinkVerdict::Starting));
+        let said = answering.filter_map(|link| link.peer).filter(|peer| Some(peer.instance) == self.peer_instance);
+        // One link on which it lives is enough.
+        let (silence_seconds, restarting) = said
+            .map(|peer| (peer.silence_seconds, peer.restarting))
+            .min()
+            .unwrap_or((self.peer_silence_seconds, false));
+        self.peer_silence_seconds = silence_seconds;
+        let missed = silence_seconds > if restarting { PLANNED_STOP_SECONDS } else { 0 };
+        if missed == self.told_silent {
+            return;
+        }
+        self.told_silent = missed;
+        if missed {
+            let why = format!(
+                "its daemon has given no sign of life for {silence_seconds} s; its kernel still answers, so the paths are \
+                 judged as ever, but nobody moves its routes"
+            );
+            self.tell(now_ns, None, What::PeerSilent, why, 0, actions);
+        } else if silence_seconds == 0 {
+            self.tell(now_ns, None, What::PeerBack, "its daemon lives again".to_owned(), 0, actions);
+        }
+    }
+
     /// Whether the server, which had followed the present choice, now sends its traffic elsewhere: it does so only
     /// when it finds all of the choice dead.
     fn server_left(&mut self, id: LinkId, said: PeerSaid) -> bool {
-        if !said.active || said.epoch != self.epoch || Some(said.session) != self.peer_session {
+        if !said.active || said.epoch != self.epoch || Some(said.instance) != self.peer_instance {
             return false;
         }
         if self.active.contains(&id) {
@@ -415,6 +471,7 @@ impl Group {
             active: self.active.clone(),
             since_ns: self.since_ns,
             reason: self.reason.clone(),
+            peer_silence_seconds: self.peer_silence_seconds,
             links: self.links.iter().map(status).collect(),
         }
     }

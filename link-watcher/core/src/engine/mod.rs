@@ -59,6 +59,9 @@ impl Engine {
             }
             Event::Command(command) => drop(self.command(now_ns, command)),
             Event::Alive { link } => self.with(link, |group, actions| group.alive(now_ns, link, actions)),
+            Event::Impaired { link, impairment, last_good_ns } => {
+                self.with(link, |group, actions| group.impaired(now_ns, link, impairment, last_good_ns, actions));
+            }
             Event::Silent { link, last_good_ns } => {
                 self.with(link, |group, actions| group.silent(now_ns, link, last_good_ns, actions));
             }

@@ -1,9 +1,11 @@
 //! One link, pure: [`Detector`] for its silence, [`Link`] for what follows from everything known about it.
 
 mod detector;
+mod stack;
 mod state;
 
 pub use self::{
     detector::{Detector, Echoes, Edge},
+    stack::StackWatch,
     state::{Link, Turn},
 };

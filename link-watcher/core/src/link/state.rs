@@ -1,6 +1,6 @@
 //! What follows for one link from its echoes, its interface, its peer and its operator.
 
-use crate::event::{Device, Health, LinkSpec, LinkVerdict, PeerSaid};
+use crate::event::{Device, Health, Impairment, LinkSpec, LinkVerdict, PeerSaid};
 
 /// One link's state. Times are nanoseconds of one monotonic clock.
 #[derive(Clone, Debug)]
@@ -90,6 +90,25 @@ impl Link {
             self.last_good_ns = last_good_ns;
         }
         self.judge(now_ns, hold_up_ns, || why)
+    }
+
+    /// It answers, but not as a working link does.
+    pub fn on_impaired(&mut self, now_ns: u64, impairment: Impairment, last_good_ns: u64) -> Option<Turn> {
+        self.health = Some(Health::Degraded);
+        if self.verdict == LinkVerdict::Up {
+            self.last_good_ns = last_good_ns;
+        }
+        self.judge(now_ns, 0, || match impairment {
+            Impairment::Late { rtt_ns, usual_ns: 0 } => format!("its answers come {} late", milliseconds(rtt_ns)),
+            Impairment::Late { rtt_ns, usual_ns } => {
+                format!("its answers take {}; {} is usual here", milliseconds(rtt_ns), milliseconds(usual_ns))
+            }
+            Impairment::Beneath { for_ns } => format!(
+                "keepalives are answered by the peer's kernel, but for {:.1} s nothing came through its network stack: does a \
+                 firewall there or here drop UDP packets of this port?",
+                for_ns as f64 / 1e9
+            ),
+        })
     }
 
     /// No echo for the detection time.

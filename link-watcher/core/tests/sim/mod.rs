@@ -6,7 +6,7 @@
 pub mod oracle;
 pub mod side;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use link_watcher_common::{
     maps::KeySet,
@@ -122,13 +122,33 @@ pub struct Wire {
     pub broke_ns: u64,
     /// Since when packets of this sender get lost.
     pub dead_since_ns: [Option<u64>; 2],
+    /// Both ends know its usual round trip.
+    rtt_known: bool,
 }
 
+#[derive(Clone, Debug)]
 struct InFlight {
     to: usize,
     link: usize,
     header: Header,
+    /// The link by whose keys it is signed.
+    signed_for: usize,
+    /// The attacker sent it: a cut does not stop it.
+    by_hand: bool,
 }
+
+/// Somebody between the two ends, on all links, without a key: what they have seen, and how much of it they have sent again.
+#[derive(Debug, Default)]
+pub struct Attacker {
+    seen: VecDeque<InFlight>,
+    /// What was sent into links that are cut.
+    held: VecDeque<InFlight>,
+    pub injected: u64,
+    pub delayed: u64,
+}
+
+/// What an attacker remembers.
+const MEMORY: usize = 400;
 
 pub struct Sim {
     pub now_ns: u64,
@@ -138,6 +158,8 @@ pub struct Sim {
     pub wires: Vec<Wire>,
     pub oracle: Oracle,
     pub log: Vec<String>,
+    /// Nothing: nobody is in between.
+    pub attacker: Option<Attacker>,
     packets: BTreeMap<(u64, u64), InFlight>,
     serial: u64,
 }
@@ -152,6 +174,7 @@ impl Sim {
             good_since_ns: Some(0),
             broke_ns: 0,
             dead_since_ns: [None; 2],
+            rtt_known: false,
         };
         let mut sim = Self {
             now_ns: 1_000 * MS,
@@ -161,6 +184,7 @@ impl Sim {
             setup,
             random: Random(seed),
             log: Vec::new(),
+            attacker: None,
             packets: BTreeMap::new(),
             serial: 0,
         };
@@ -216,7 +240,16 @@ impl Sim {
     }
 
     pub fn send(&mut self, from: usize, link: usize, header: Header) {
-        if !self.passes(from, link) {
+        let packet = InFlight { to: 1 - from, link, header, signed_for: link, by_hand: false };
+        let passes = self.passes(from, link);
+        if let Some(attacker) = &mut self.attacker {
+            let memory = if passes { &mut attacker.seen } else { &mut attacker.held };
+            if memory.len() == MEMORY {
+                memory.pop_front();
+            }
+            memory.push_back(packet.clone());
+        }
+        if !passes {
             return;
         }
         let wire = &mut self.wires[link];
@@ -229,10 +262,58 @@ impl Sim {
             wire.lost[from] = 0;
         }
         let at_ns = self.now_ns + self.setup.delay_ns[link] + self.random.below(self.setup.jitter_ns + 1);
-        let at_ns = at_ns.max(wire.last_ns[from]);
+        // An attacker makes some of them late, so that others overtake them, but not so late that it is an outage.
+        let at_ns = match &mut self.attacker {
+            Some(attacker) if self.random.chance(5) => {
+                attacker.delayed += 1;
+                at_ns + self.random.below(self.setup.interval_ns / 4)
+            }
+            Some(_) => at_ns,
+            None => at_ns.max(wire.last_ns[from]),
+        };
         wire.last_ns[from] = at_ns;
+        self.deliver(at_ns, packet);
+    }
+
+    fn deliver(&mut self, at_ns: u64, packet: InFlight) {
         self.serial += 1;
-        self.packets.insert((at_ns, self.serial), InFlight { to: 1 - from, link, header });
+        self.packets.insert((at_ns, self.serial), packet);
+    }
+
+    /// The attacker sends some of what they know: the same packet again, on this link or another, to its receiver or back to
+    /// its sender, of now or of long ago, and what never arrived.
+    pub fn attack(&mut self, packets: u64) {
+        let links = self.wires.len() as u64;
+        for _ in 0..packets {
+            let Some(attacker) = &mut self.attacker else { return };
+            let from_held = self.random.chance(40) && !attacker.held.is_empty();
+            let memory = if from_held { &mut attacker.held } else { &mut attacker.seen };
+            let newest = self.random.chance(50);
+            let at = if newest { 3_u64.min(memory.len() as u64) } else { memory.len() as u64 };
+            let at = memory.len().saturating_sub(1 + self.random.below(at) as usize);
+            let Some(mut packet) = memory.get(at).cloned() else { continue };
+            if from_held && self.random.chance(30) {
+                memory.remove(at);
+            }
+            if self.random.chance(50) {
+                packet.link = self.random.below(links) as usize;
+            }
+            if self.random.chance(10) {
+                packet.to = 1 - packet.to;
+            }
+            // Who passes every keepalive on at once, and nothing else, is a link that works as far as keepalives can tell; and
+            // a slow one, where nobody knows how fast it was.
+            let own_place = packet.link == packet.signed_for && from_held;
+            let known = self.wires[packet.link].rtt_known;
+            let least_ns = self.setup.detection_ns() + self.setup.interval_ns + self.setup.rtt_ns();
+            let promptly_ns = if known { least_ns } else { least_ns + 2_000 * MS };
+            if own_place && self.now_ns.saturating_sub(packet.header.sent_ns) < promptly_ns {
+                continue;
+            }
+            attacker.injected += 1;
+            let at_ns = self.now_ns + self.random.below(MS);
+            self.deliver(at_ns, InFlight { by_hand: true, ..packet });
+        }
     }
 
     /// Whether what a side sends gets to the other one.
@@ -241,19 +322,24 @@ impl Sim {
     }
 
     fn arrive(&mut self, packet: InFlight) {
-        let InFlight { to, link, header } = packet;
-        if !self.passes(1 - to, link) {
+        let InFlight { to, link, header, signed_for, by_hand } = packet;
+        let arrives = if by_hand { self.sides[to].device[link] == Device::Ready } else { self.passes(1 - to, link) };
+        if !arrives {
             return;
         }
         let side = &mut self.sides[to];
         let (intent, state) = &side.kernel[link];
-        let Ok(candidate) = verify::screen(&header, intent, state, || side.lease_until_ns, || self.now_ns) else {
+        let Ok(candidate) = verify::screen(&header, 255, intent, state, || self.now_ns) else {
             return;
         };
-        match verify::commit(&header, candidate, state, self.now_ns) {
+        // Each link has keys of its own: what was signed for another one is forged here.
+        if signed_for != link {
+            return;
+        }
+        match verify::commit(&header, candidate, intent, state, self.now_ns) {
             Ok(verify::Outcome::Alive { changed }) => side.news(link, changed, self.now_ns),
-            Ok(verify::Outcome::Answer { changed }) => {
-                let echo = verify::echo(&header, intent, state, &KeySet::default());
+            Ok(verify::Outcome::Answer { changed, .. }) => {
+                let echo = verify::echo(&header, intent, state, &KeySet::default(), self.now_ns);
                 side.news(link, changed, self.now_ns);
                 self.send(to, link, echo);
             }
@@ -263,6 +349,10 @@ impl Sim {
 
     fn look(&mut self) {
         self.oracle.next_look_ns = self.now_ns + MS;
+        let known_ns = self.now_ns.saturating_sub(3 * self.setup.detection_ns());
+        for wire in &mut self.wires {
+            wire.rtt_known |= wire.good_since_ns.is_some_and(|since_ns| since_ns <= known_ns);
+        }
         let mut oracle = std::mem::take(&mut self.oracle);
         oracle.look(self);
         self.oracle = oracle;
@@ -294,14 +384,16 @@ impl Sim {
     pub fn set_device(&mut self, at: usize, link: usize, device: Device) {
         self.note(format_args!("{}: link{link} is {device:?}", self.sides[at].name()));
         self.sides[at].set_device(self.now_ns, link, device);
+        self.wires[link].rtt_known = false;
         self.media_changed();
     }
 
     pub fn start(&mut self, at: usize) {
         self.note(format_args!("{} starts", self.sides[at].name()));
-        self.oracle.disturbed(at, self.now_ns, self.now_ns);
+        self.oracle.disturbed(at, self.now_ns);
         let setup = self.setup.clone();
         self.sides[at].start(self.now_ns, &setup);
+        self.wires.iter_mut().for_each(|wire| wire.rtt_known = false);
     }
 
     /// `planned`: as by SIGTERM; else as by SIGKILL.
@@ -323,7 +415,7 @@ impl Sim {
         if core {
             self.sides[at].core_stalled_until_ns = until_ns;
         }
-        self.oracle.disturbed(at, self.now_ns, until_ns);
+        self.oracle.disturbed(at, until_ns);
     }
 
     pub fn command(&mut self, at: usize, command: Command) -> Option<Result<String, String>> {

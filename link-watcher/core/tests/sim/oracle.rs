@@ -9,10 +9,8 @@ pub struct Oracle {
     pub next_look_ns: u64,
     /// Until when each side is excused for being late: it was stalled, or has just started.
     disturbed_until_ns: [u64; 2],
-    /// How long its last stall was.
-    stall_ns: [u64; 2],
     ordered_ns: u64,
-    /// When each side's kernel program was last seen not to answer, because its daemon was dead or stalled.
+    /// When each side's daemon was last seen dead or stalled, its kernel alone answering.
     lapsed_ns: [u64; 2],
     fresh: Vec<(usize, Transition)>,
     /// Every move of traffic: side, time, from, to.
@@ -24,8 +22,7 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    pub fn disturbed(&mut self, at: usize, from_ns: u64, until_ns: u64) {
-        self.stall_ns[at] = until_ns - from_ns;
+    pub fn disturbed(&mut self, at: usize, until_ns: u64) {
         self.disturbed_until_ns[at] = self.disturbed_until_ns[at].max(until_ns);
     }
 
@@ -49,7 +46,7 @@ impl Oracle {
 
     pub fn look(&mut self, sim: &Sim) {
         for side in &sim.sides {
-            if side.lease_until_ns <= sim.now_ns {
+            if side.is_silent(sim.now_ns) {
                 self.lapsed_ns[side.at] = sim.now_ns;
             }
         }
@@ -123,8 +120,6 @@ impl Oracle {
     /// No link goes down that works.
     fn down(&mut self, sim: &Sim, at: usize, link: usize, why: &str) {
         let settled_ns = Self::settled_ns(sim);
-        // What was silent just before a stall still counts after it.
-        let peer_answers = self.lapsed_ns[1 - at] + settled_ns + self.stall_ns[at] <= sim.now_ns;
         // A core that was stalled tells old news.
         let on_time = sim.sides[at].core_stalled_until_ns + settled_ns <= sim.now_ns;
         // A new session is learned from the peer's own probes, or when those have stayed away for the detection time.
@@ -133,7 +128,7 @@ impl Oracle {
         let starting = self.disturbed_until_ns[at] + settled_ns > sim.now_ns;
         // Sessions are exchanged in two round trips, and where these last an interval each, that is the detection time.
         let peer_probes = peer_probes && 2 * sim.setup.rtt_ns() < sim.setup.detection_ns();
-        if Self::good(sim, link, settled_ns) && peer_answers && on_time && (peer_probes || !starting) {
+        if Self::good(sim, link, settled_ns) && on_time && (peer_probes || !starting) {
             self.false_downs += 1;
             let text = format!("{} takes link{link} down, which works: {why}", sim.sides[at].name());
             self.violated(sim, text);

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use link_watcher_common::{
-    maps::{Intent, LinkState, View},
+    maps::{Intent, LinkState, Party, View},
     window,
     wire::{Header, Kind, flags},
 };
@@ -11,14 +11,13 @@ use link_watcher_core::{
     engine::{Engine, GroupStatus},
     event::{Action, Command, Device, Event, LinkId, PeerSaid, Role, Transition, What},
     link::{Detector, Echoes, Edge},
-    slot::{begin, first_sequence, forget},
+    slot::{begin, end},
 };
 
 use super::{CLIENT, GROUP, MS, Random, Setup};
 
 /// Lease of a running daemon, ns.
 const LEASE_NS: u64 = 300 * MS;
-const PLANNED_LEASE_NS: u64 = 30_000 * MS;
 const GRID_NS: u64 = 250_000;
 
 pub struct Prober {
@@ -32,9 +31,11 @@ pub struct Prober {
 pub struct Side {
     pub at: usize,
     pub engine: Option<Engine>,
-    pub session: u32,
-    started_ns: u64,
-    pub lease_until_ns: u64,
+    /// Its daemon's life; grows with each start.
+    pub instance: u32,
+    sessions: u32,
+    /// When its prober last ran.
+    renewed_ns: u64,
     pub kernel: Vec<(Intent<AtomicU64>, LinkState<AtomicU64>)>,
     pub device: Vec<Device>,
     pub prober_stalled_until_ns: u64,
@@ -57,9 +58,9 @@ impl Side {
         Self {
             at,
             engine: None,
-            session: 100 * (at as u32 + 1),
-            started_ns: 0,
-            lease_until_ns: 0,
+            instance: 100_000 * (at as u32 + 1),
+            sessions: 0,
+            renewed_ns: 0,
             kernel: (0..links).map(|_| Default::default()).collect(),
             device: vec![Device::Ready; links],
             prober_stalled_until_ns: 0,
@@ -75,6 +76,11 @@ impl Side {
         }
     }
 
+    /// Whether its daemon is dead, or was stalled until now: its kernel alone is there.
+    pub fn is_silent(&self, now_ns: u64) -> bool {
+        self.renewed_ns + LEASE_NS <= now_ns
+    }
+
     fn role(&self) -> Role {
         if self.at == CLIENT { Role::Client } else { Role::Server }
     }
@@ -88,8 +94,7 @@ impl Side {
     }
 
     pub fn start(&mut self, now_ns: u64, setup: &Setup) {
-        self.session += 1;
-        self.started_ns = now_ns;
+        self.instance += 1;
         let mut engine = Engine::new(1_000_000 + (now_ns / 1_000_000_000) as u32);
         engine.handle(now_ns, Event::Configure(vec![setup.spec(self.role())]));
         self.drained.fill(false);
@@ -112,7 +117,7 @@ impl Side {
             self.kernel[link].1 = LinkState::default();
             self.probe_if_there(now_ns, link, setup.interval_ns, setup.multiplier);
         }
-        self.lease_until_ns = now_ns + LEASE_NS;
+        self.renewed_ns = now_ns;
         self.core_wanted_ns = now_ns;
     }
 
@@ -121,17 +126,16 @@ impl Side {
             return;
         }
         let (intent, state) = &self.kernel[link];
-        let sequence = first_sequence(now_ns - self.started_ns);
-        begin(intent, state, sequence);
+        self.sessions += 1;
+        begin(intent, state, Party { instance: self.instance, session: self.sessions });
+        let detector = Detector::new(interval_ns, multiplier, now_ns);
         intent.detection_ns.store(interval_ns * u64::from(multiplier), Relaxed);
-        intent.session.store(u64::from(self.session), Relaxed);
-        self.probers[link] = Some(Prober {
-            detector: Detector::new(interval_ns, multiplier, now_ns, sequence),
-            sequence,
-            next_probe_ns: now_ns,
-            look_ns: u64::MAX,
-            told: None,
-        });
+        intent.max_age_ns.store(detector.max_age_ns(), Relaxed);
+        intent.max_lag.store(detector.max_lag(), Relaxed);
+        intent.renewed_ns.store(now_ns, Relaxed);
+        intent.lease_ns.store(LEASE_NS, Relaxed);
+        self.probers[link] =
+            Some(Prober { detector, sequence: 0, next_probe_ns: now_ns, look_ns: u64::MAX, told: None });
     }
 
     pub fn stop(&mut self, now_ns: u64, planned: bool, sent: &mut Vec<(usize, Header)>) {
@@ -143,7 +147,6 @@ impl Side {
                 view.store(said.pack(), Relaxed);
                 self.probe(now_ns, link, sent);
             }
-            self.lease_until_ns = now_ns + PLANNED_LEASE_NS;
         }
         self.engine = None;
         self.inbox.clear();
@@ -158,7 +161,7 @@ impl Side {
         let gone = |device| matches!(device, Device::Missing | Device::NoAddress);
         if gone(device) {
             self.probers[link] = None;
-            forget(&self.kernel[link].1);
+            end(&self.kernel[link].0, &self.kernel[link].1);
         } else if gone(before) {
             let multiplier = self.kernel[link].0.detection_ns.load(Relaxed) / self.interval_ns;
             self.probe_if_there(now_ns, link, self.interval_ns, multiplier as u32);
@@ -262,22 +265,26 @@ impl Side {
         let (intent, state) = &self.kernel[link];
         prober.sequence += 1;
         intent.sent_sequence.store(prober.sequence, Relaxed);
+        intent.renewed_ns.store(now_ns, Relaxed);
         prober.detector.on_sent(now_ns, prober.sequence);
         let mine = View::unpack(intent.view.load(Relaxed));
+        let me = Party::unpack(intent.me.load(Relaxed));
         sent.push((
             link,
             Header {
                 kind: Kind::Probe,
                 flags: mine.flags,
                 key_id: 0,
-                sender_session: self.session,
-                receiver_session: state.peer_session.load(Relaxed) as u32,
+                silence_seconds: 0,
+                sender_session: me.session,
+                receiver_session: Party::unpack(state.peer.load(Relaxed)).session,
                 rank: mine.rank,
                 generation: 0,
                 epoch: mine.epoch,
                 sequence: prober.sequence,
                 sent_ns: now_ns,
-                received: 0,
+                received: window::highest(state.probe_window.load(Relaxed)),
+                instance: me.instance,
             },
         ));
     }
@@ -289,7 +296,7 @@ impl Side {
             prober.look_ns = u64::MAX;
             if prober.next_probe_ns <= now_ns {
                 prober.next_probe_ns = now_ns / self.interval_ns * self.interval_ns + self.interval_ns;
-                self.lease_until_ns = now_ns + LEASE_NS;
+                self.renewed_ns = now_ns;
                 self.probe(now_ns, link, sent);
             }
             lost_one |= self.look(now_ns, link);
@@ -308,13 +315,20 @@ impl Side {
         let state = &self.kernel[link].1;
         let echoes = Echoes {
             last_ns: state.last_echo_ns.load(Relaxed),
-            highest: window::highest(state.echo_window.load(Relaxed)),
+            highest: state.newest_answered.load(Relaxed),
+            newest_sent_ns: state.newest_sent_ns.load(Relaxed),
+            rtt_ns: state.rtt_ns.load(Relaxed),
             count: state.echoes.load(Relaxed),
+            late: state.late_echoes.load(Relaxed),
+            last_late_ns: state.last_late_ns.load(Relaxed),
+            late_rtt_ns: state.late_rtt_ns.load(Relaxed),
         };
         let edge = prober.detector.poll(now_ns, echoes);
+        self.kernel[link].0.max_age_ns.store(prober.detector.max_age_ns(), Relaxed);
+        self.kernel[link].0.max_lag.store(prober.detector.max_lag(), Relaxed);
         if state.last_echo_ns.load(Relaxed) != 0 {
-            let session = state.peer_session.load(Relaxed) as u32;
-            let said = PeerSaid::heard(session, View::unpack(state.peer_view.load(Relaxed)));
+            let peer = Party::unpack(state.peer.load(Relaxed));
+            let said = PeerSaid::heard(peer, View::unpack(state.peer_view.load(Relaxed)));
             if prober.told.replace(said) != Some(said) {
                 self.inbox.push((now_ns, Event::Peer { link: LinkId(link as u32), said }));
             }
@@ -329,6 +343,7 @@ fn report(link: usize, edge: Edge) -> Event {
     let link = LinkId(link as u32);
     match edge {
         Edge::Alive => Event::Alive { link },
+        Edge::Impaired(impairment) => Event::Impaired { link, impairment, last_good_ns: 0 },
         Edge::Silent { last_good_ns, .. } => Event::Silent { link, last_good_ns },
     }
 }

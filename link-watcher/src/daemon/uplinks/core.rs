@@ -109,6 +109,7 @@ impl Core {
         let problems = problems.unwrap_or_default();
         let installed = if problems.is_empty() { group.config.routes.len() } else { 0 };
         Some(GroupSnapshot {
+            peer_silence_s: None,
             name: group.config.name.clone(),
             kind: "uplinks".to_owned(),
             role: None,

@@ -1,5 +1,7 @@
 //! Which links carry a group's traffic: by its own rule, or a server by its client's word.
 
+use link_watcher_common::verify::older;
+
 use super::Group;
 use crate::{
     event::{Failback, LinkId, LinkVerdict, Role},
@@ -54,7 +56,9 @@ impl Group {
             let works = |link: &&Link| {
                 let meant = self.active.contains(&link.spec.id)
                     || link.peer.is_some_and(|peer| peer.active && peer.epoch == epoch);
-                link.verdict() == LinkVerdict::Up && meant && (fresh || !link.holds(now_ns))
+                matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Degraded)
+                    && meant
+                    && (fresh || !link.holds(now_ns))
             };
             let alive: Vec<LinkId> =
                 chosen.iter().filter_map(|id| self.link(*id)).filter(works).map(|link| link.spec.id).collect();
@@ -76,7 +80,8 @@ impl Group {
             return Choice { reason: "the client's choice is dead here: the next usable link", ..choice };
         }
         // Until a client that has started anew has chosen, what is there stays; with nothing there, the best.
-        let works = |link: &Link| matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Starting);
+        let works =
+            |link: &Link| matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Degraded | LinkVerdict::Starting);
         if self.active.iter().filter_map(|id| self.link(*id)).any(works) {
             return Choice { active: self.active.clone(), reason: "as before, until the client has chosen" };
         }
@@ -108,14 +113,15 @@ impl Group {
     fn hear_choice(&mut self) {
         let stamped = || {
             self.links.iter().filter_map(|link| {
-                let peer = link.peer.filter(|peer| peer.active && Some(peer.session) == self.peer_session)?;
+                let peer = link.peer.filter(|peer| peer.active && Some(peer.instance) == self.peer_instance)?;
                 Some((peer.epoch, link.spec.id))
             })
         };
-        let Some(newest) = stamped().map(|(epoch, _)| epoch).max() else { return };
+        let newer = |a: u32, b: u32| if older(a, b) { b } else { a };
+        let Some(newest) = stamped().map(|(epoch, _)| epoch).reduce(newer) else { return };
         let mut chosen: Vec<LinkId> = stamped().filter(|(epoch, _)| *epoch == newest).map(|(_, id)| id).collect();
         match &mut self.clients_choice {
-            Some((known, _)) if *known > newest => {}
+            Some((known, _)) if older(newest, *known) => {}
             Some((known, links)) if *known == newest => {
                 chosen.retain(|id| !links.contains(id));
                 links.extend(chosen);
