@@ -8,12 +8,14 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod keys;
+pub mod link_identity;
 pub mod metrics;
 pub mod probe;
 pub mod realtime;
 pub mod route;
 pub mod system;
 pub mod trace;
+pub mod trust;
 pub mod uplink;
 
 pub use bpf_object::bpf_object;

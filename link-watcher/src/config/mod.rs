@@ -43,6 +43,7 @@ use crate::{
     event::{Failback, Role},
     keys::Key,
     route::TableRange,
+    trust,
 };
 
 /// Where the configuration is unless somebody says otherwise.
@@ -158,6 +159,8 @@ pub struct PeerLinkConfig {
     pub tier: u32,
     /// Share among the active links of one tier, 1 to 256.
     pub weight: u32,
+    /// Hops allowed, 1 to 255 (RFC 5082); nothing: 1 where `remote` is on the link, else no demand.
+    pub max_hops: Option<u8>,
 }
 
 /// A configuration, and what is doubtful about it.
@@ -190,6 +193,8 @@ pub fn check(path: &Path) -> Result<Loaded, Refused> {
 }
 
 fn read(path: &Path, absent: Severity) -> Result<Loaded, Refused> {
+    // Who can change it can have everything that the daemon may do.
+    trust::check(path).map_err(|untrusted| about_file(path, untrusted.to_string(), &untrusted.remedy(), false))?;
     let text = read_text(path)?;
     let host = Host::read()
         .map_err(|error| about_file(path, format!("the kernel does not list its interfaces: {error}"), "", false))?;

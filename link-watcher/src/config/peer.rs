@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    ops::Range,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -55,7 +56,7 @@ pub(super) const PEER_KEYS: &[&str] = &[
     "rule-priority",
     "link",
 ];
-const LINK_KEYS: &[&str] = &["name", "interface", "local", "remote", "tier", "weight"];
+const LINK_KEYS: &[&str] = &["name", "interface", "local", "remote", "tier", "weight", "max-hops"];
 
 /// `[[peer]]` with the places of what is compared with other values.
 pub(super) struct Peer<'a> {
@@ -63,7 +64,7 @@ pub(super) struct Peer<'a> {
     pub(super) name: Option<Spanned<String>>,
     role: Option<Role>,
     pub(super) port: u16,
-    keys: Vec<Key>,
+    pub(super) keys: Vec<KeyFile>,
     interval: Duration,
     multiplier: u32,
     pub(super) routes: Vec<Spanned<IpNet>>,
@@ -78,6 +79,13 @@ pub(super) struct Peer<'a> {
     pub(super) links: Vec<Link<'a>>,
 }
 
+/// A key with where it came from.
+pub(super) struct KeyFile {
+    pub(super) span: Range<usize>,
+    pub(super) path: PathBuf,
+    pub(super) key: Key,
+}
+
 /// `[[peer.link]]`, likewise.
 pub(super) struct Link<'a> {
     pub(super) section: Section<'a>,
@@ -87,6 +95,7 @@ pub(super) struct Link<'a> {
     pub(super) remote: Option<Spanned<IpAddr>>,
     tier: u32,
     weight: u32,
+    max_hops: Option<u8>,
 }
 
 impl<'a> Peer<'a> {
@@ -162,7 +171,7 @@ impl<'a> Peer<'a> {
             name: self.name?.into_inner(),
             role: self.role?,
             port: self.port,
-            keys: self.keys,
+            keys: self.keys.into_iter().map(|file| file.key).collect(),
             interval: self.interval,
             multiplier: self.multiplier,
             routes: values(self.routes),
@@ -197,6 +206,7 @@ impl<'a> Link<'a> {
             remote: section.address("remote", "10.248.248.1"),
             tier: section.integer("tier", 1..=65535).map_or(position, Spanned::into_inner),
             weight: section.integer("weight", 1..=256).map_or(1, Spanned::into_inner),
+            max_hops: section.integer("max-hops", 1..=255).and_then(|hops| u8::try_from(hops.into_inner()).ok()),
             section,
         }
     }
@@ -209,11 +219,12 @@ impl<'a> Link<'a> {
             remote: self.remote?.into_inner(),
             tier: self.tier,
             weight: self.weight,
+            max_hops: self.max_hops,
         })
     }
 }
 
-fn read_keys(section: &Section<'_>, directory: &Path) -> Vec<Key> {
+fn read_keys(section: &Section<'_>, directory: &Path) -> Vec<KeyFile> {
     let findings = section.findings;
     let files = section.strings("key-files", "[\"/etc/link-watcher/hq.key\"]");
     match section.get("key-files") {
@@ -232,7 +243,7 @@ fn read_keys(section: &Section<'_>, directory: &Path) -> Vec<Key> {
         ),
         Some(_) => {}
     }
-    let mut keys: Vec<(PathBuf, Key)> = Vec::new();
+    let mut keys: Vec<KeyFile> = Vec::new();
     for file in files {
         let path = directory.join(file.get_ref());
         let key = match Key::read(&path) {
@@ -243,7 +254,7 @@ fn read_keys(section: &Section<'_>, directory: &Path) -> Vec<Key> {
                 continue;
             }
         };
-        if let Some((other, same)) = keys.iter().find(|(_, other)| other.id() == key.id()) {
+        if let Some(KeyFile { path: other, key: same, .. }) = keys.iter().find(|other| other.key.id() == key.id()) {
             let message = if *same == key {
                 format!("key file {} holds the same key as {}", path.display(), other.display())
             } else {
@@ -257,7 +268,7 @@ fn read_keys(section: &Section<'_>, directory: &Path) -> Vec<Key> {
             };
             findings.error(&file.span(), message, "leave one of them out, or make another key");
         }
-        keys.push((path, key));
+        keys.push(KeyFile { span: file.span(), path, key });
     }
-    keys.into_iter().map(|(_, key)| key).collect()
+    keys
 }

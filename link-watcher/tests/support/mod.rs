@@ -11,7 +11,7 @@ use std::{
 
 use link_watcher::{
     config::{self, Address, Host, Loaded, Refused, Severity},
-    keys::Key,
+    keys::Secret,
 };
 use tempfile::TempDir;
 
@@ -24,7 +24,7 @@ impl Desk {
     /// With a good key `hq.key`.
     pub fn new() -> Self {
         let desk = Self { directory: tempfile::tempdir().unwrap() };
-        desk.write_key("hq.key", 0o600, Key::generate().unwrap().to_base64().as_str());
+        desk.write_key("hq.key", 0o600, Secret::generate().unwrap().to_base64().as_str());
         desk
     }
 
