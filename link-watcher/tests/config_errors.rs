@@ -280,7 +280,7 @@ fn names() {
 
 #[test]
 fn duplicate_names() {
-    let other = peer("port = 1\nroutes = [\"10.8.0.0/16\"]");
+    let other = peer("port = 1\nroutes = [\"10.8.0.0/16\"]").replace("hq.key", "b.key");
     assert_eq!(
         in_file(&(peer("") + &other)),
         "error 13:8: two groups are called \"hq\"; the other is at line 2 | give each a name of its own"
@@ -319,7 +319,7 @@ fn two_links_with_one_address() {
 
 #[test]
 fn two_peers_with_one_address() {
-    let other = peer("routes = [\"10.8.0.0/16\"]").replace("hq\"", "b\"").replace("optic", "c");
+    let other = peer("routes = [\"10.8.0.0/16\"]").replace("\"hq", "\"b").replace("optic", "c");
     assert_eq!(
         in_file(&(peer("") + &other)),
         "error 22:10: two links with one address: 10.248.248.1 is `remote` of \"c\", and of \"optic\" at line 11 | give one \
@@ -409,7 +409,7 @@ fn overlapping_prefixes() {
     );
     let between = |one: &str, two: &str| {
         let routes = |prefix: &str| peer(&format!("routes = [\"{prefix}\"]"));
-        in_file(&(routes(one) + &routes(two).replace("hq\"", "b\"").replace("\"10.248.248.1\"", "\"10.248.248.3\"")))
+        in_file(&(routes(one) + &routes(two).replace("\"hq", "\"b").replace("\"10.248.248.1\"", "\"10.248.248.3\"")))
     };
     let help = "one table has one way for each prefix: change one, or give a peer another `table` than 254";
     assert_eq!(

@@ -21,10 +21,12 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// With a good key `hq.key`.
+    /// With two good keys, `hq.key` and `b.key`: a second peer needs one of its own.
     pub fn new() -> Self {
         let desk = Self { directory: tempfile::tempdir().unwrap() };
-        desk.write_key("hq.key", 0o600, Secret::generate().unwrap().to_base64().as_str());
+        for name in ["hq.key", "b.key"] {
+            desk.write_key(name, 0o600, Secret::generate().unwrap().to_base64().as_str());
+        }
         desk
     }
 
