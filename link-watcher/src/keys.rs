@@ -15,7 +15,9 @@ use hmac::{Hmac, KeyInit, Mac};
 use link_watcher_common::{hmac as keepalive_hmac, maps::KeyState};
 use rustix::fs::OFlags;
 use sha2::{Digest, Sha256};
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::trust::{self, Untrusted};
 
 /// Shortest secret, bytes: the length of the tag it makes (RFC 2104, section 3).
 pub const MIN_KEY_LEN: usize = 32;
@@ -26,18 +28,27 @@ const MIN_DISTINCT_BYTES: usize = 16;
 /// What keepalives are signed with is derived for that purpose alone.
 const DERIVATION_LABEL: &[u8] = b"link-watcher keepalive v2";
 
-/// A shared secret, at least 32 bytes.
-#[derive(Clone)]
-pub struct Key {
+/// What two people read to each other is derived for that purpose alone, so that it says nothing about the secret.
+const FINGERPRINT_LABEL: &[u8] = b"link-watcher key fingerprint";
+/// Bytes of a fingerprint: nobody finds two random keys with the same, and four groups can be read aloud.
+const FINGERPRINT_LEN: usize = 8;
+/// Bytes of stack below a derivation that are overwritten after it; the compression of SHA-256 takes less than half.
+const STACK_USED: usize = 8192;
+
+/// A shared secret, at least 32 bytes: what a file holds. Whoever signs has a [`Key`] instead.
+pub struct Secret {
     bytes: Zeroizing<Vec<u8>>,
 }
 
-impl Key {
-    /// From its bytes.
-    pub fn new(bytes: Vec<u8>) -> Self {
-        Self { bytes: Zeroizing::new(bytes) }
-    }
+/// What remains of a secret once it is read: the HMAC states that sign, and two names. Wiped on drop.
+#[derive(Clone)]
+pub struct Key {
+    id: u8,
+    fingerprint: [u8; FINGERPRINT_LEN],
+    state: KeyState,
+}
 
+impl Secret {
     /// A fresh one from the kernel's random number generator.
     ///
     /// # Errors
@@ -47,15 +58,6 @@ impl Key {
         let mut bytes = Zeroizing::new(vec![0; MIN_KEY_LEN]);
         getrandom::fill(&mut bytes).map_err(io::Error::other)?;
         Ok(Self { bytes })
-    }
-
-    /// Reads a key file.
-    ///
-    /// # Errors
-    ///
-    /// See [`KeyProblem`].
-    pub fn read(path: &Path) -> Result<Self, KeyError> {
-        read(path).map_err(|problem| KeyError { path: path.to_owned(), problem })
     }
 
     /// Writes a new key file with mode 0600.
@@ -78,36 +80,84 @@ impl Key {
         Zeroizing::new(BASE64.encode(self.bytes.as_slice()))
     }
 
-    /// Its bytes.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+    /// What is kept of it.
+    pub fn into_key(self) -> Key {
+        let key = self.derive_key();
+        drop(self);
+        wipe_stack();
+        key
+    }
+
+    // Not inlined: what it leaves on the stack must lie where `wipe_stack` overwrites it.
+    #[inline(never)]
+    fn derive_key(&self) -> Key {
+        let derived = self.derived(DERIVATION_LABEL);
+        let mut fingerprint = [0; FINGERPRINT_LEN];
+        fingerprint.copy_from_slice(&self.derived(FINGERPRINT_LABEL)[..FINGERPRINT_LEN]);
+        Key {
+            id: Sha256::digest(derived.as_slice())[0],
+            fingerprint,
+            state: keepalive_hmac::key_state(derived.as_slice()),
+        }
+    }
+
+    fn derived(&self, label: &[u8]) -> Zeroizing<[u8; 32]> {
+        // HMAC takes keys of every length (RFC 2104, section 2), so this cannot fail.
+        #[allow(clippy::unwrap_used)]
+        let mut mac = Hmac::<Sha256>::new_from_slice(&self.bytes).unwrap();
+        mac.update(label);
+        Zeroizing::new(mac.finalize().into_bytes().into())
+    }
+}
+
+/// HMAC pads the secret on the stack, and does not clean up.
+#[inline(never)]
+fn wipe_stack() {
+    let mut used = [0_u8; STACK_USED];
+    used.zeroize();
+}
+
+impl Key {
+    /// Reads a key file. The secret itself is gone from memory when this returns.
+    ///
+    /// # Errors
+    ///
+    /// See [`KeyProblem`].
+    pub fn read(path: &Path) -> Result<Self, KeyError> {
+        read(path).map(Secret::into_key).map_err(|problem| KeyError { path: path.to_owned(), problem })
     }
 
     /// How a packet names it: the first byte of the derived key's SHA-256. Says nothing useful about the secret.
     pub fn id(&self) -> u8 {
-        Sha256::digest(self.derived().as_slice())[0]
+        self.id
     }
 
     /// What the keys of links are derived from ([`crate::link_identity`]): the HMAC states of the derived key,
     /// HMAC-SHA256(secret, label).
     pub fn signing_state(&self) -> KeyState {
-        keepalive_hmac::key_state(self.derived().as_slice())
+        self.state
     }
 
-    fn derived(&self) -> Zeroizing<[u8; 32]> {
-        // HMAC takes keys of every length (RFC 2104, section 2), so this cannot fail.
-        #[allow(clippy::unwrap_used)]
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.bytes).unwrap();
-        mac.update(DERIVATION_LABEL);
-        Zeroizing::new(mac.finalize().into_bytes().into())
+    /// What people compare: four groups of four hexadecimal digits, the same for the same secret however its file is
+    /// written.
+    pub fn fingerprint(&self) -> String {
+        let group = |pair: &[u8]| pair.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        self.fingerprint.chunks(2).map(group).collect::<Vec<_>>().join("-")
     }
 }
 
-/// In constant time for secrets of one length.
+impl Drop for Key {
+    fn drop(&mut self) {
+        self.state.inner.zeroize();
+        self.state.outer.zeroize();
+    }
+}
+
+/// In constant time.
 impl PartialEq for Key {
     fn eq(&self, other: &Self) -> bool {
-        self.bytes.len() == other.bytes.len()
-            && self.bytes.iter().zip(other.bytes.iter()).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
+        let words = |key: &KeyState| key.inner.into_iter().chain(key.outer);
+        words(&self.state).zip(words(&other.state)).fold(0, |differs, (a, b)| differs | (a ^ b)) == 0
     }
 }
 
@@ -116,6 +166,12 @@ impl Eq for Key {}
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Key(redacted)")
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(redacted)")
     }
 }
 
@@ -150,6 +206,9 @@ pub enum KeyProblem {
     /// Its owner is neither root nor us.
     #[error("belongs to user {0}, who can read it")]
     Owner(u32),
+    /// Others can put another in its place.
+    #[error("is not safe: {0}")]
+    Untrusted(Untrusted),
     /// Longer than any key.
     #[error("is longer than {MAX_FILE_LEN} bytes")]
     TooLong,
@@ -174,8 +233,9 @@ impl KeyError {
     /// What to do about it.
     pub fn remedy(&self) -> String {
         let path = self.path.display();
-        match self.problem {
+        match &self.problem {
             KeyProblem::Missing => format!("make one: link-watcher generate key --output {path}"),
+            KeyProblem::Untrusted(untrusted) => untrusted.remedy(),
             KeyProblem::Denied => "run this as root, as the daemon does".to_owned(),
             KeyProblem::Io(_) | KeyProblem::NotRegular | KeyProblem::TooLong => {
                 "name a file with one line of base64".to_owned()
@@ -195,7 +255,7 @@ impl KeyError {
     }
 }
 
-fn read(path: &Path) -> Result<Key, KeyProblem> {
+fn read(path: &Path) -> Result<Secret, KeyProblem> {
     // Without NONBLOCK a pipe in its place would hold us up for good.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::options().read(true).custom_flags(flags.bits() as i32).open(path).map_err(|error| match error
@@ -216,6 +276,8 @@ fn read(path: &Path) -> Result<Key, KeyProblem> {
     if metadata.uid() != 0 && metadata.uid() != rustix::process::geteuid().as_raw() {
         return Err(KeyProblem::Owner(metadata.uid()));
     }
+    // The file's own mode and owner are told above, in words of their own; this is about the way to it.
+    trust::check(path).map_err(KeyProblem::Untrusted)?;
     if metadata.len() > MAX_FILE_LEN {
         return Err(KeyProblem::TooLong);
     }
@@ -226,7 +288,7 @@ fn read(path: &Path) -> Result<Key, KeyProblem> {
 }
 
 /// What a key file holds.
-fn parse(text: &[u8]) -> Result<Key, KeyProblem> {
+fn parse(text: &[u8]) -> Result<Secret, KeyProblem> {
     let line = text.trim_ascii();
     if line.is_empty() {
         return Err(KeyProblem::Empty);
@@ -241,7 +303,7 @@ fn parse(text: &[u8]) -> Result<Key, KeyProblem> {
     if let Some(weakness) = weakness(&bytes) {
         return Err(KeyProblem::Weak(weakness));
     }
-    Ok(Key { bytes })
+    Ok(Secret { bytes })
 }
 
 /// Why these cannot be random bytes, if that is obvious.
@@ -274,10 +336,10 @@ mod tests {
 
     #[test]
     fn a_generated_key_survives_its_file() {
-        let key = Key::generate().unwrap();
-        let line = format!("{}\n", key.to_base64().as_str());
-        assert_eq!(parse(line.as_bytes()).unwrap(), key);
-        assert_eq!(key.bytes().len(), MIN_KEY_LEN);
+        let secret = Secret::generate().unwrap();
+        let line = format!("{}\n", secret.to_base64().as_str());
+        assert_eq!(secret.bytes.len(), MIN_KEY_LEN);
+        assert_eq!(parse(line.as_bytes()).unwrap().into_key(), secret.into_key());
     }
 
     #[test]
@@ -304,18 +366,36 @@ mod tests {
 
     #[test]
     fn debug_tells_nothing() {
-        assert_eq!(format!("{:?}", Key::new(vec![1; 32])), "Key(redacted)");
+        let secret = Secret { bytes: Zeroizing::new(vec![1; 32]) };
+        assert_eq!(format!("{secret:?}"), "Secret(redacted)");
+        assert_eq!(format!("{:?}", secret.into_key()), "Key(redacted)");
     }
 
     #[test]
     fn the_signing_key_is_derived() {
-        let key = Key::new((0..32).map(|i| i * 7).collect());
-        let mut mac = Hmac::<Sha256>::new_from_slice(key.bytes()).unwrap();
+        let bytes: Vec<u8> = (0..32).map(|i| i * 7).collect();
+        let mut mac = Hmac::<Sha256>::new_from_slice(&bytes).unwrap();
+        let key = Secret { bytes: Zeroizing::new(bytes) }.into_key();
         mac.update(b"link-watcher keepalive v2");
         let derived = mac.finalize().into_bytes();
         let expected = keepalive_hmac::key_state(&derived);
         assert_eq!(key.signing_state().inner, expected.inner);
         assert_eq!(key.signing_state().outer, expected.outer);
         assert_eq!(key.id(), Sha256::digest(derived)[0]);
+    }
+
+    #[test]
+    fn a_fingerprint_is_the_secrets_and_not_the_files() {
+        let secret = Secret::generate().unwrap();
+        let line = secret.to_base64();
+        let print = |text: String| parse(text.as_bytes()).unwrap().into_key().fingerprint();
+        let plain = print(line.as_str().to_owned());
+        assert_eq!(plain, print(format!("  {}\r\n\n", line.as_str())));
+        assert_ne!(plain, Secret::generate().unwrap().into_key().fingerprint());
+        assert_eq!(plain.len(), 19);
+        assert!(plain.split('-').all(|group| group.len() == 4 && u16::from_str_radix(group, 16).is_ok()), "{plain}");
+        // Another label: nothing of it is part of what signs.
+        let id = secret.into_key().id();
+        assert_eq!(id, parse(line.as_bytes()).unwrap().into_key().id());
     }
 }

@@ -17,6 +17,7 @@ pub mod realtime;
 pub mod route;
 pub mod system;
 pub mod trace;
+pub mod trust;
 pub mod uplink;
 
 pub use bpf_object::bpf_object;

@@ -10,7 +10,12 @@ use std::{
     process::{Command, Output, Stdio},
 };
 
-use link_watcher::{cli, control::Change, keys::Key, trace::Trace};
+use link_watcher::{
+    cli,
+    control::Change,
+    keys::{Key, Secret},
+    trace::Trace,
+};
 use serde_json::Value;
 use support::{
     Desk,
@@ -360,7 +365,7 @@ fn the_nftables_of_a_configuration_are_printed() {
     assert!(stdout(&printed).contains("\ntable inet link_watcher {\n"), "{}", stdout(&printed));
     assert!(stdout(&printed).contains("numgen inc mod "));
     let desk = Desk::new();
-    desk.write_key("hq.key", 0o600, Key::generate().unwrap().to_base64().as_str());
+    desk.write_key("hq.key", 0o600, Secret::generate().unwrap().to_base64().as_str());
     let peer_only = desk.write("peer.toml", ON_LOOPBACK);
     let refused = run(&["generate", "nft", "--config", peer_only.to_str().unwrap()]);
     assert_eq!(code(&refused), 1);
@@ -436,7 +441,7 @@ fn without_privilege_it_is_77_and_names_what_is_missing() {
     let daemon = FakeDaemon::start(&desk.path("c.sock")).unwrap();
     let config = desk.write("c.toml", ON_LOOPBACK);
     // A key that nobody may read, and so only what only root can do is missing.
-    desk.write_key("nobody.key", 0o600, Key::generate().unwrap().to_base64().as_str());
+    desk.write_key("nobody.key", 0o600, Secret::generate().unwrap().to_base64().as_str());
     let own = desk.write("own.toml", &ON_LOOPBACK.replace("hq.key", "nobody.key"));
     if std::os::unix::fs::chown(desk.path("nobody.key"), Some(65534), None).is_err() {
         return;
@@ -452,4 +457,41 @@ fn without_privilege_it_is_77_and_names_what_is_missing() {
         assert_eq!(code(&output), 77, "{arguments:?}: {}", stderr(&output));
         assert!(stderr(&output).contains(complaint), "{}", stderr(&output));
     }
+}
+
+#[test]
+fn a_fingerprint_is_compared_instead_of_the_key() {
+    let desk = Desk::new();
+    let path = desk.path("made.key");
+    let made = run(&["key", "generate", path.to_str().unwrap()]);
+    assert_eq!(code(&made), 0, "{}", stderr(&made));
+    let text = fs::read_to_string(&path).unwrap();
+    desk.write_key("copy.key", 0o400, &format!("\n {text}\n"));
+    let print = |name: &str| run(&["key", "fingerprint", desk.path(name).to_str().unwrap()]);
+    let printed = stdout(&print("made.key"));
+    assert_eq!(printed.trim(), Key::read(&path).unwrap().fingerprint());
+    assert_eq!(printed, stdout(&print("copy.key")));
+    assert_ne!(printed, stdout(&print("hq.key")));
+    desk.write_key("open.key", 0o644, &text);
+    let refused = print("open.key");
+    assert_eq!(code(&refused), 1);
+    assert!(stderr(&refused).contains("has mode 0644"), "{}", stderr(&refused));
+    assert!(stderr(&refused).contains("; chmod 600 "), "{}", stderr(&refused));
+}
+
+#[test]
+fn a_configuration_that_others_can_change_is_refused() {
+    let desk = Desk::new();
+    let file = desk.write("c.toml", ON_LOOPBACK);
+    for (mode, bits) in [(0o666, "0666"), (0o620, "0620")] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let refused = run(&["check", file.to_str().unwrap()]);
+        assert_eq!(code(&refused), 78);
+        let said = stderr(&refused);
+        assert!(said.contains(&format!("others can change it: file {} has mode {bits}", file.display())), "{said}");
+        assert!(said.contains(&format!("chmod go-w {}", file.display())), "{said}");
+    }
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let good = run(&["check", file.to_str().unwrap()]);
+    assert_eq!(code(&good), 0, "{}", stderr(&good));
 }

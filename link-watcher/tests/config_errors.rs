@@ -280,7 +280,7 @@ fn names() {
 
 #[test]
 fn duplicate_names() {
-    let other = peer("port = 1\nroutes = [\"10.8.0.0/16\"]");
+    let other = peer("port = 1\nroutes = [\"10.8.0.0/16\"]").replace("hq.key", "b.key");
     assert_eq!(
         in_file(&(peer("") + &other)),
         "error 13:8: two groups are called \"hq\"; the other is at line 2 | give each a name of its own"
@@ -319,7 +319,7 @@ fn two_links_with_one_address() {
 
 #[test]
 fn two_peers_with_one_address() {
-    let other = peer("routes = [\"10.8.0.0/16\"]").replace("hq\"", "b\"").replace("optic", "c");
+    let other = peer("routes = [\"10.8.0.0/16\"]").replace("\"hq", "\"b").replace("optic", "c");
     assert_eq!(
         in_file(&(peer("") + &other)),
         "error 22:10: two links with one address: 10.248.248.1 is `remote` of \"c\", and of \"optic\" at line 11 | give one \
@@ -409,7 +409,7 @@ fn overlapping_prefixes() {
     );
     let between = |one: &str, two: &str| {
         let routes = |prefix: &str| peer(&format!("routes = [\"{prefix}\"]"));
-        in_file(&(routes(one) + &routes(two).replace("hq\"", "b\"").replace("\"10.248.248.1\"", "\"10.248.248.3\"")))
+        in_file(&(routes(one) + &routes(two).replace("\"hq", "\"b").replace("\"10.248.248.1\"", "\"10.248.248.3\"")))
     };
     let help = "one table has one way for each prefix: change one, or give a peer another `table` than 254";
     assert_eq!(
@@ -582,4 +582,64 @@ fn tables_and_rules_of_peers() {
     let both = |line: &str| in_file(&(peer(line) + uplinks));
     assert!(both("table-base = 6950").contains("and 7000 to 7001 are those of the uplinks \"wan\""));
     assert!(both("rule-priority = 19950").contains("those of the uplinks begin at 20000"));
+}
+
+#[test]
+fn two_peers_with_one_secret_are_refused_whatever_their_files_are_called() {
+    let desk = Desk::new();
+    let good = std::fs::read_to_string(desk.path("hq.key")).unwrap();
+    desk.write_key("copy.key", 0o600, &format!(" {good}\n"));
+    let second = |key: &str| {
+        peer("port = 46722")
+            .replace("hq.key", key)
+            .replace("\"hq\"", "\"office\"")
+            .replace("0.0.0.0/0", "192.0.2.0/24")
+            .replace("eth1", "eth2")
+            .replace("248.248.", "248.249.")
+    };
+    for key in ["copy.key", "hq.key"] {
+        assert_eq!(
+            one(desk.findings(&(peer("") + &second(key)))),
+            format!(
+                "error 15:14: peers \"hq\" and \"office\" have one secret: key files DIR/hq.key and DIR/{key} hold the same | \
+                 each peer needs a key of its own: link-watcher key generate FILE, at both ends of one of the two"
+            )
+        );
+    }
+    desk.write_key("own.key", 0o600, link_watcher::keys::Secret::generate().unwrap().to_base64().as_str());
+    assert_eq!(desk.findings(&(peer("") + &second("own.key"))), [""; 0]);
+}
+
+#[test]
+fn a_key_that_others_can_replace_is_refused() {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+    let desk = Desk::new();
+    let good = std::fs::read_to_string(desk.path("hq.key")).unwrap();
+    std::fs::create_dir(desk.path("open")).unwrap();
+    desk.write_key("open/key", 0o600, &good);
+    std::fs::set_permissions(desk.path("open"), std::fs::Permissions::from_mode(0o777)).unwrap();
+    symlink("../hq.key", desk.path("open/link")).unwrap();
+    symlink("open/link", desk.path("innocent")).unwrap();
+    for file in ["open/key", "open/link", "innocent"] {
+        assert_eq!(
+            one(desk.findings(&peer("").replace("hq.key", file))),
+            format!(
+                "error 4:14: key file DIR/{file} is not safe: others can change it: directory DIR/open has mode 0777 | \
+                 chmod go-w DIR/open"
+            )
+        );
+    }
+}
+
+#[test]
+fn hops_have_a_range() {
+    let with = |hops: &str| peer("") + "max-hops = " + hops + "\n";
+    let loaded = Desk::new().parse(&with("2")).unwrap();
+    assert_eq!(loaded.config.peers[0].links[0].max_hops, Some(2));
+    for hops in ["0", "256"] {
+        assert_eq!(
+            in_file(&with(hops)),
+            format!("error 12:12: `max-hops` is out of range: {hops} | it goes from 1 to 255")
+        );
+    }
 }

@@ -13,6 +13,7 @@
 //! | [`slot`] | how a link begins in the tables that it shares with the verifier of packets |
 //! | [`event`] | the engine's border: what goes in, what comes out |
 //! | [`status`] | what people and scripts are shown |
+//! | [`suspicion`] | why nothing good arrives on a link, from what was refused lately |
 
 pub mod announce;
 pub mod engine;
@@ -22,3 +23,4 @@ pub mod link;
 pub mod select;
 pub mod slot;
 pub mod status;
+pub mod suspicion;

@@ -119,6 +119,12 @@ pub enum Command {
         #[arg(long, value_name = "FILE")]
         output: Option<PathBuf>,
     },
+    /// Make a key for a peer, or print what to compare by telephone
+    Key {
+        /// What
+        #[command(subcommand)]
+        action: KeyAction,
+    },
     /// Build routers in network namespaces, run real daemons, break links, show what happens
     #[cfg(feature = "demo")]
     Demo {
@@ -147,6 +153,21 @@ pub enum Command {
     Man {
         /// Command
         command: Option<String>,
+    },
+}
+
+/// What is done with a key.
+#[derive(Clone, Debug, Subcommand)]
+pub enum KeyAction {
+    /// Print a fresh key, or write it to a new file that only its owner can read
+    Generate {
+        /// New file
+        file: Option<PathBuf>,
+    },
+    /// Print a key's fingerprint: the same at both ends where the key is, and useless to anybody else
+    Fingerprint {
+        /// Key file
+        file: PathBuf,
     },
 }
 

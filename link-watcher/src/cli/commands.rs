@@ -12,7 +12,7 @@ use clap::CommandFactory;
 
 use super::{
     Arguments, Command, EXIT_CONFIG, EXIT_FAILED, EXIT_USAGE, Failure,
-    arguments::{Generated, OnOff},
+    arguments::{Generated, KeyAction, OnOff},
     doctor, events, generate, nft,
     output::{Style, print},
     status,
@@ -60,6 +60,8 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             EXIT_USAGE,
             "link-watcher: only `generate config` has examples and --from, and `generate nft` has no --output",
         )),
+        Command::Key { action: KeyAction::Generate { file } } => generate::key(file.as_deref()),
+        Command::Key { action: KeyAction::Fingerprint { file } } => generate::fingerprint(&file),
         #[cfg(feature = "demo")]
         Command::Demo { scenario, script, interval, multiplier, engine } => {
             let options = link_watcher_demo::Options { script, interval, multiplier, engine };

@@ -9,7 +9,7 @@ use std::{
 use super::{
     EXIT_CONFIG, EXIT_FAILED, EXIT_PRIVILEGE, EXIT_USAGE, Failure, arguments::Example, migrate, output::print,
 };
-use crate::keys::Key;
+use crate::keys::{Key, KeyProblem, Secret};
 
 /// The commented examples; a test validates them.
 const PEER_EXAMPLE: &str = include_str!("../../examples/link-watcher.toml");
@@ -66,8 +66,18 @@ pub(super) fn key(output: Option<&Path>) -> Result<(), Failure> {
     }
 }
 
-fn fresh_key() -> Result<Key, Failure> {
-    Key::generate()
+/// `key fingerprint`.
+pub(super) fn fingerprint(path: &Path) -> Result<(), Failure> {
+    let key = Key::read(path).map_err(|error| {
+        let denied = matches!(error.problem, KeyProblem::Denied);
+        let why = format!("link-watcher: {error}; {}", error.remedy());
+        Failure::new(if denied { EXIT_PRIVILEGE } else { EXIT_FAILED }, why)
+    })?;
+    print(&format!("{}\n", key.fingerprint()))
+}
+
+fn fresh_key() -> Result<Secret, Failure> {
+    Secret::generate()
         .map_err(|error| Failure::new(EXIT_FAILED, format!("link-watcher: the kernel gives no random bytes: {error}")))
 }
 

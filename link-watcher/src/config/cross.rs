@@ -37,6 +37,7 @@ pub(super) fn check(peers: &[Peer<'_>], uplinks: &[Uplinks<'_>], findings: &Find
         findings.error(&excess.section.span(), format!("there are more than {MAX_LINKS} links"), "");
     }
     shared_addresses(peers, findings);
+    shared_secrets(peers, findings);
     overlaps_between_peers(peers, findings);
 }
 
@@ -78,6 +79,28 @@ fn ends_of_link(link: &Link<'_>, findings: &Findings<'_>) {
             format!("`local` is {}, `remote` is {}", family(local.get_ref()), family(remote.get_ref())),
             "a link's ends have one family; for both families make two links",
         );
+    }
+}
+
+/// Two peers with one secret: what one of them signs, the other would believe. Compared are the secrets, so that a copy
+/// of a file is found out too.
+fn shared_secrets(peers: &[Peer<'_>], findings: &Findings<'_>) {
+    for (i, peer) in peers.iter().enumerate() {
+        for file in &peer.keys {
+            let earlier = peers[..i].iter().flat_map(|first| first.keys.iter().map(move |other| (first, other)));
+            let Some((first, other)) = earlier.into_iter().find(|(_, other)| other.key == file.key) else { continue };
+            findings.error(
+                &file.span,
+                format!(
+                    "peers \"{}\" and \"{}\" have one secret: key files {} and {} hold the same",
+                    first.called(),
+                    peer.called(),
+                    other.path.display(),
+                    file.path.display()
+                ),
+                "each peer needs a key of its own: link-watcher key generate FILE, at both ends of one of the two",
+            );
+        }
     }
 }
 

@@ -43,6 +43,7 @@ use crate::{
     event::{Failback, Role},
     keys::Key,
     route::TableRange,
+    trust,
 };
 
 /// Where the configuration is unless somebody says otherwise.
@@ -192,6 +193,8 @@ pub fn check(path: &Path) -> Result<Loaded, Refused> {
 }
 
 fn read(path: &Path, absent: Severity) -> Result<Loaded, Refused> {
+    // Who can change it can have everything that the daemon may do.
+    trust::check(path).map_err(|untrusted| about_file(path, untrusted.to_string(), &untrusted.remedy(), false))?;
     let text = read_text(path)?;
     let host = Host::read()
         .map_err(|error| about_file(path, format!("the kernel does not list its interfaces: {error}"), "", false))?;

@@ -2,6 +2,7 @@
 
 use std::{
     net::IpAddr,
+    ops::Range,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -63,7 +64,7 @@ pub(super) struct Peer<'a> {
     pub(super) name: Option<Spanned<String>>,
     role: Option<Role>,
     pub(super) port: u16,
-    keys: Vec<Key>,
+    pub(super) keys: Vec<KeyFile>,
     interval: Duration,
     multiplier: u32,
     pub(super) routes: Vec<Spanned<IpNet>>,
@@ -76,6 +77,13 @@ pub(super) struct Peer<'a> {
     metric: u32,
     pub(super) actuation: Actuation,
     pub(super) links: Vec<Link<'a>>,
+}
+
+/// A key with where it came from.
+pub(super) struct KeyFile {
+    pub(super) span: Range<usize>,
+    pub(super) path: PathBuf,
+    pub(super) key: Key,
 }
 
 /// `[[peer.link]]`, likewise.
@@ -163,7 +171,7 @@ impl<'a> Peer<'a> {
             name: self.name?.into_inner(),
             role: self.role?,
             port: self.port,
-            keys: self.keys,
+            keys: self.keys.into_iter().map(|file| file.key).collect(),
             interval: self.interval,
             multiplier: self.multiplier,
             routes: values(self.routes),
@@ -198,7 +206,7 @@ impl<'a> Link<'a> {
             remote: section.address("remote", "10.248.248.1"),
             tier: section.integer("tier", 1..=65535).map_or(position, Spanned::into_inner),
             weight: section.integer("weight", 1..=256).map_or(1, Spanned::into_inner),
-            max_hops: section.integer("max-hops", 1..=255).map(|hops| hops.into_inner() as u8),
+            max_hops: section.integer("max-hops", 1..=255).and_then(|hops| u8::try_from(hops.into_inner()).ok()),
             section,
         }
     }
@@ -216,7 +224,7 @@ impl<'a> Link<'a> {
     }
 }
 
-fn read_keys(section: &Section<'_>, directory: &Path) -> Vec<Key> {
+fn read_keys(section: &Section<'_>, directory: &Path) -> Vec<KeyFile> {
     let findings = section.findings;
     let files = section.strings("key-files", "[\"/etc/link-watcher/hq.key\"]");
     match section.get("key-files") {
@@ -235,7 +243,7 @@ fn read_keys(section: &Section<'_>, directory: &Path) -> Vec<Key> {
         ),
         Some(_) => {}
     }
-    let mut keys: Vec<(PathBuf, Key)> = Vec::new();
+    let mut keys: Vec<KeyFile> = Vec::new();
     for file in files {
         let path = directory.join(file.get_ref());
         let key = match Key::read(&path) {
@@ -246,7 +254,7 @@ fn read_keys(section: &Section<'_>, directory: &Path) -> Vec<Key> {
                 continue;
             }
         };
-        if let Some((other, same)) = keys.iter().find(|(_, other)| other.id() == key.id()) {
+        if let Some(KeyFile { path: other, key: same, .. }) = keys.iter().find(|other| other.key.id() == key.id()) {
             let message = if *same == key {
                 format!("key file {} holds the same key as {}", path.display(), other.display())
             } else {
@@ -260,7 +268,7 @@ fn read_keys(section: &Section<'_>, directory: &Path) -> Vec<Key> {
             };
             findings.error(&file.span(), message, "leave one of them out, or make another key");
         }
-        keys.push((path, key));
+        keys.push(KeyFile { span: file.span(), path, key });
     }
-    keys.into_iter().map(|(_, key)| key).collect()
+    keys
 }

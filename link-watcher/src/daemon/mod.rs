@@ -29,7 +29,10 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow};
 use link_watcher_common::maps::MAX_LINKS;
-use rustix::thread::CapabilitySet;
+use rustix::{
+    process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
+    thread::CapabilitySet,
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::{mpsc, oneshot, watch},
@@ -73,8 +76,12 @@ fn slots_for(links: usize) -> u32 {
 ///
 /// With what keeps it from starting, and the remedy.
 pub fn run(config_path: &Path) -> Result<ExitCode> {
+    let hidden = hide_memory();
     let loaded = config::load(config_path)?;
     start_logging();
+    if let Err(error) = hidden {
+        warn!("this process can be dumped ({error}): a core dump would hold what signs keepalives");
+    }
     for warning in &loaded.warnings {
         warn!("{}", warning.summary());
     }
@@ -84,6 +91,14 @@ pub fn run(config_path: &Path) -> Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(serve(config_path, loaded.config)).map(|()| ExitCode::SUCCESS)
+}
+
+/// No core dump and no debugger of an equal gets at the keys (`PR_SET_DUMPABLE`, prctl(2)). `/proc/PID` belongs to root
+/// from then on, whoever runs this.
+fn hide_memory() -> rustix::io::Result<()> {
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    setrlimit(Resource::Core, none)?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
 /// Everything between the first thread and the last.

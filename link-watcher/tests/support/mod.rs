@@ -11,7 +11,7 @@ use std::{
 
 use link_watcher::{
     config::{self, Address, Host, Loaded, Refused, Severity},
-    keys::Key,
+    keys::Secret,
 };
 use tempfile::TempDir;
 
@@ -21,10 +21,12 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// With a good key `hq.key`.
+    /// With two good keys, `hq.key` and `b.key`: a second peer needs one of its own.
     pub fn new() -> Self {
         let desk = Self { directory: tempfile::tempdir().unwrap() };
-        desk.write_key("hq.key", 0o600, Key::generate().unwrap().to_base64().as_str());
+        for name in ["hq.key", "b.key"] {
+            desk.write_key(name, 0o600, Secret::generate().unwrap().to_base64().as_str());
+        }
         desk
     }
 

@@ -560,7 +560,7 @@ mod tests {
         let (mut detector, mut edges) = (Detector::new(interval, 3, 1), Vec::new());
         let (mut echoes, mut in_flight, mut sequence) = (Echoes::default(), Vec::new(), 0);
         for now in (1..until).step_by((interval / 20) as usize) {
-            if now >= 1 + sequence * interval {
+            if now > sequence * interval {
                 sequence += 1;
                 detector.on_sent(now, sequence);
                 in_flight.extend(delay(now).map(|delay| (now + delay, now, sequence)));
