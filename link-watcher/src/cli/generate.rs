@@ -6,9 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    EXIT_CONFIG, EXIT_FAILED, EXIT_PRIVILEGE, EXIT_USAGE, Failure, arguments::Example, migrate, output::print,
-};
+use super::{Exit, Failure, arguments::Example, migrate, output::print};
 use crate::keys::Key;
 
 /// The commented examples; a test validates them.
@@ -30,7 +28,7 @@ pub(super) fn config(example: Option<Example>, from: Option<&[PathBuf]>, output:
         Some(words) => {
             let format = words.first().map_or_else(String::new, |format| format.display().to_string());
             let why = format!("link-watcher: cannot convert from {format}: FORMAT is {FAULT_TOLERANT_ROUTER}");
-            return Err(Failure::new(EXIT_USAGE, why));
+            return Err(Failure::new(Exit::Usage, why));
         }
         None => {
             let text = match example.unwrap_or(Example::Peer) {
@@ -50,7 +48,9 @@ pub(super) fn config(example: Option<Example>, from: Option<&[PathBuf]>, output:
         }
     }
     match refused {
-        Some(refused) => Err(Failure::new(EXIT_CONFIG, format!("{refused}: change it by hand where it says so"))),
+        Some(refused) => {
+            Err(Failure::new(Exit::Configuration, format!("{refused}: change it by hand where it says so")))
+        }
         None => Ok(()),
     }
 }
@@ -68,7 +68,7 @@ pub(super) fn key(output: Option<&Path>) -> Result<(), Failure> {
 
 fn fresh_key() -> Result<Key, Failure> {
     Key::generate()
-        .map_err(|error| Failure::new(EXIT_FAILED, format!("link-watcher: the kernel gives no random bytes: {error}")))
+        .map_err(|error| Failure::new(Exit::Failed, format!("link-watcher: the kernel gives no random bytes: {error}")))
 }
 
 fn failed(path: &Path, error: &io::Error) -> Failure {
@@ -80,5 +80,5 @@ fn failed(path: &Path, error: &io::Error) -> Failure {
         _ => format!("cannot write {path}: {error}"),
     };
     let denied = error.kind() == io::ErrorKind::PermissionDenied;
-    Failure::new(if denied { EXIT_PRIVILEGE } else { EXIT_FAILED }, format!("link-watcher: {message}"))
+    Failure::new(if denied { Exit::Privilege } else { Exit::Failed }, format!("link-watcher: {message}"))
 }
