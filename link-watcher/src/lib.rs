@@ -7,6 +7,7 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod daemon;
+pub mod error;
 pub mod keys;
 pub mod link_identity;
 pub mod metrics;

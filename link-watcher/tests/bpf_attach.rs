@@ -6,7 +6,6 @@ mod bpf;
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     path::{Path, PathBuf},
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -21,6 +20,7 @@ use link_watcher_common::{
     wire::{Header, Kind, PACKET_LEN},
 };
 use link_watcher_lab::{Lab, netns::Namespace, tunnel::Tunnel};
+use link_watcher_programs::{BPFTOOL, IP};
 
 /// Two namespaces joined by a veth pair; `here` has the program.
 struct Pair {
@@ -82,7 +82,7 @@ impl Pair {
 
     /// Whether a program is attached, by `ip link`.
     fn has_program(&self) -> bool {
-        let mut ip = Command::new("ip");
+        let mut ip = IP.command();
         let output = self.here.run(|| ip.args(["link", "show", "dev", HERE]).output()).unwrap().unwrap();
         String::from_utf8(output.stdout).unwrap().contains("prog/xdp")
     }
@@ -308,7 +308,7 @@ fn another_namespaces_pins_are_not_mistaken_for_ours() {
     let mut first = one.load();
     one.attach(&mut first).unwrap();
     // The same index in another namespace.
-    let (index, mut ip) = (one.ifindex().to_string(), Command::new("ip"));
+    let (index, mut ip) = (one.ifindex().to_string(), IP.command());
     ip.args(["link", "add", "twin", "index", &index, "type", "veth", "peer", "name", "twin-peer"]);
     assert!(other.here.run(|| ip.status()).unwrap().unwrap().success());
     let device = Device { ifindex: one.ifindex(), name: "twin", link_layer: LinkLayer::Ethernet, kind: Some("veth") };
@@ -334,7 +334,7 @@ fn an_interface_may_vanish_and_come_back_under_the_same_index() {
     assert!(matches!(error, Error::Attach { .. }), "{error}");
     kernel.detach(device.ifindex).unwrap();
 
-    let (ifindex, mut ip) = (device.ifindex.to_string(), Command::new("ip"));
+    let (ifindex, mut ip) = (device.ifindex.to_string(), IP.command());
     ip.args(["link", "add", HERE, "index", &ifindex, "type", "veth", "peer", "name", "peer"]);
     assert!(pair.here.run(|| ip.status()).unwrap().unwrap().success());
     assert_eq!(pair.attach(&mut kernel).unwrap(), Mode::XdpGeneric);
@@ -353,7 +353,7 @@ fn bpftool_reads_the_pinned_maps_by_name() {
     ask(&pair.socket(), 1).unwrap();
     let dump = |name: &str| {
         let pin = pair.directory().join(name);
-        let output = Command::new("bpftool").args(["map", "dump", "pinned"]).arg(&pin).output().unwrap();
+        let output = BPFTOOL.command().args(["map", "dump", "pinned"]).arg(&pin).output().unwrap();
         assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };

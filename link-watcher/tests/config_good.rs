@@ -6,8 +6,9 @@ mod support;
 use std::{path::Path, time::Duration};
 
 use link_watcher::{
-    config::{self, ActuationChoice, EngineChoice, OnExit, Severity},
+    config::{self, EngineChoice, OnExit, Severity},
     event::{Failback, Role},
+    route::RouteBackend,
 };
 use support::{Desk, host, peer, repository_file};
 
@@ -27,7 +28,7 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!((peer.failback, peer.hold_up), (Failback::After(30_000_000_000), Duration::from_secs(3)));
     assert_eq!((peer.table, peer.metric), (254, 0));
     // The tables follow from the name alone, in every version.
-    assert_eq!((peer.actuation, peer.range.rule_priority), (ActuationChoice::Auto, 32_600));
+    assert_eq!((peer.actuation, peer.range.rule_priority), (RouteBackend::Auto, 32_600));
     assert_eq!(peer.range.table_base, 3_036_864);
     let link = &peer.links[0];
     assert_eq!((link.tier, link.weight), (1, 1));

@@ -7,8 +7,7 @@ use std::{collections::BTreeMap, fs};
 
 use ipnet::IpNet;
 use link_watcher::{
-    config::ActuationChoice,
-    route::{GroupRoutes, Nexthop, Notice, Report, RouteSink},
+    route::{GroupRoutes, Nexthop, Notice, Report, RouteBackend, RouteSink},
     system::KernelEvents,
 };
 use route_support::{
@@ -33,7 +32,7 @@ impl AllBackEnds {
 }
 
 fn wish(prefixes: impl IntoIterator<Item = IpNet>, active: &[Nexthop], backups: &[Nexthop]) -> GroupRoutes {
-    route_support::wish(ActuationChoice::Nexthop, prefixes, active, backups)
+    route_support::wish(RouteBackend::Nexthop, prefixes, active, backups)
 }
 
 fn weighted(nexthop: Nexthop, weight: u32) -> Nexthop {
@@ -266,7 +265,7 @@ fn ipv6_has_a_group_of_its_own_and_carries_ipv4_too() {
         assert_eq!((way("2001:db8:20::1"), way("10.20.0.1")), ("eth3".into(), "eth3".into()));
         bench.settle(SECOND).await;
         // To next hops, and back.
-        let by_routes = GroupRoutes { choice: ActuationChoice::Routes, ..wish(prefixes.clone(), &[v6(3)], &[v6(2)]) };
+        let by_routes = GroupRoutes { choice: RouteBackend::Routes, ..wish(prefixes.clone(), &[v6(3)], &[v6(2)]) };
         assert_eq!(bench.apply(&by_routes).await.installed, 3);
         assert_eq!((objects(true).len(), ours().len()), (0, 6));
         assert_eq!(way("2001:db8:20::1"), "eth3");

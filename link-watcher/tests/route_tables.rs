@@ -7,14 +7,13 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use link_watcher::{
-    config::ActuationChoice,
-    route::{GroupRoutes, Nexthop, Notice, RouteSink},
+    route::{GroupRoutes, Nexthop, Notice, RouteBackend, RouteSink},
     system::KernelEvents,
 };
 use route_support::{AllBackEnds, GROUP, SECOND, foreign, ip, link, namespace, nets, ours, three_links, v4, v6, way};
 
 fn wish(prefixes: impl IntoIterator<Item = IpNet>, active: &[Nexthop], backups: &[Nexthop]) -> GroupRoutes {
-    route_support::wish(ActuationChoice::Tables, prefixes, active, backups)
+    route_support::wish(RouteBackend::Tables, prefixes, active, backups)
 }
 
 fn rules() -> Vec<String> {
@@ -152,7 +151,7 @@ fn crossing_the_threshold_strands_nobody() {
         };
         for (count, by_tables) in [(400, false), (1200, true), (400, false), (1200, true)] {
             let desired =
-                GroupRoutes { choice: ActuationChoice::Auto, prefixes: list(count), ..wish([], &[v4(1)], &[v4(2)]) };
+                GroupRoutes { choice: RouteBackend::Auto, prefixes: list(count), ..wish([], &[v4(1)], &[v4(2)]) };
             both.sink.apply(both.now_ns, GROUP, &desired).await;
             // After every portion of the change everybody who had a way has it.
             let end_ns = both.now_ns + 5 * SECOND;

@@ -5,7 +5,7 @@ mod route_support;
 
 use std::{
     net::{IpAddr, Ipv6Addr, SocketAddrV6},
-    process::{Child, Command},
+    process::Child,
     time::{Duration, Instant},
 };
 
@@ -16,6 +16,7 @@ use link_watcher::{
     system::{Interfaces, KernelEvent, KernelEvents},
     uplink::learn::{Learner, NetlinkLearn, Resolved},
 };
+use link_watcher_programs::{NSENTER, UNSHARE};
 use route_support::*;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
@@ -273,7 +274,7 @@ struct Other(Child);
 
 impl Other {
     fn new() -> Self {
-        let child = Command::new("unshare").args(["--net", "sleep", "60"]).spawn().unwrap();
+        let child = UNSHARE.command().args(["--net", "sleep", "60"]).spawn().unwrap();
         let other = Self(child);
         let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net"));
         let deadline = Instant::now() + Duration::from_secs(5);
@@ -286,7 +287,8 @@ impl Other {
     }
 
     fn ip(&self, arguments: &str) {
-        let status = Command::new("nsenter")
+        let status = NSENTER
+            .command()
             .args(["-t", &self.0.id().to_string(), "--net", "ip"])
             .args(arguments.split_whitespace())
             .status();

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -14,6 +13,7 @@ use link_watcher_lab::setup::Setup;
 use link_watcher_lab::status::{active, group, usable};
 use link_watcher_lab::trial::{PATIENCE, Trial};
 use link_watcher_lab::{Direction, End, Lab, monotonic_ns};
+use link_watcher_programs::{IP, own};
 
 fn trial(setup: Setup) -> Trial {
     Trial::start(Lab::new().unwrap(), setup, &binary().unwrap(), 1000).unwrap()
@@ -36,6 +36,14 @@ fn flaps(trial: &Trial) -> u64 {
     flaps_at(trial, End::Client) + flaps_at(trial, End::Server)
 }
 
+/// Packets that the server's daemon dropped, for whatever reason.
+fn dropped(trial: &Trial) -> u64 {
+    let status = trial.routers.daemon(End::Server).status().unwrap();
+    let links = group(&status, SERVER_GROUP).unwrap()["links"].as_array().unwrap();
+    let reasons = links.iter().flat_map(|link| link["dropped"].as_object().unwrap().values());
+    reasons.map(|count| count.as_u64().unwrap()).sum()
+}
+
 /// Traffic is where it was, and nothing was lost since.
 fn assert_untouched(trial: &Trial, since_ns: u64) {
     trial.wait_steady(monotonic_ns()).unwrap();
@@ -47,14 +55,14 @@ fn assert_untouched(trial: &Trial, since_ns: u64) {
 
 /// The client's routes of our protocol, one a line.
 fn routes(trial: &Trial) -> String {
-    let mut command = Command::new("ip");
+    let mut command = IP.command();
     command.args(["route", "show", "table", "main"]).stdout(std::process::Stdio::piped());
     let output = trial.routers.client.spawn(&mut command).unwrap().wait_with_output().unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
 
 fn ip(trial: &Trial, arguments: &[&str]) {
-    let status = trial.routers.client.spawn(Command::new("ip").args(arguments)).unwrap().wait_with_output().unwrap();
+    let status = trial.routers.client.spawn(IP.command().args(arguments)).unwrap().wait_with_output().unwrap();
     assert!(status.status.success(), "ip {}", arguments.join(" "));
 }
 
@@ -132,10 +140,13 @@ fn a_flood_of_junk_takes_no_link_down() {
         })
         .unwrap();
     let junk: Vec<_> = (0..64_u8).map(|byte| genuine[0].with_payload(&[byte; 80]).unwrap()).collect();
-    let before = flaps(&trial);
+    let (before, dropped_before) = (flaps(&trial), dropped(&trial));
     let since_ns = monotonic_ns();
     let sent = forge.flood(Direction::ToServer, &junk, 50_000, Duration::from_secs(5)).unwrap();
-    println!("{sent} junk packets in 5 s");
+    let dropped = dropped(&trial) - dropped_before;
+    println!("{sent} junk packets in 5 s, {dropped} dropped by the daemon");
+    assert!(sent >= 10_000, "no flood: {sent} packets");
+    assert!(dropped >= sent / 2, "of {sent} packets only {dropped} came to the daemon");
     assert_eq!(flaps(&trial), before);
     assert_untouched(&trial, since_ns);
 }
@@ -194,7 +205,7 @@ fn routes_stay_or_go_with_the_daemon_as_configured() {
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn the_demo_recovers_from_every_step() {
-    let output = Command::new(binary().unwrap()).args(["demo", "peer", "--script"]).output().unwrap();
+    let output = own(binary().unwrap()).args(["demo", "peer", "--script"]).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     println!("{text}");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

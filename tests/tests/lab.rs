@@ -5,7 +5,6 @@
 use std::fs;
 use std::net::UdpSocket;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +17,7 @@ use link_watcher_lab::service::Service;
 use link_watcher_lab::setup::{LinkSetup, Medium, Setup};
 use link_watcher_lab::wire::Wire;
 use link_watcher_lab::{Direction, End, Lab, monotonic_ns};
+use link_watcher_programs::{SH, SLEEP};
 
 const STEADY: Duration = Duration::from_millis(100);
 const LIMIT: Duration = Duration::from_secs(5);
@@ -248,7 +248,7 @@ fn nothing_is_left() {
     };
     let (routers, meter) = routers(Setup::default());
     let mine = lab_names(&routers);
-    let sleeper = routers.client.spawn(Command::new("sleep").arg("0")).unwrap();
+    let sleeper = routers.client.spawn(SLEEP.command().arg("0")).unwrap();
     assert!(sleeper.wait_with_output().unwrap().status.success());
     assert!(matches!(routers.wires[2], Wire::Tunnel(_)));
     assert_eq!(remains().iter().filter(|path| mine(path)).count(), 6, "five namespaces, a directory");
@@ -280,7 +280,7 @@ fn a_service_ends_with_all_that_it_started() {
     let lab = Lab::new().unwrap();
     let namespace = lab.namespace("service").unwrap();
     for by_lab in [false, true] {
-        let mut command = Command::new("sh");
+        let mut command = SH.command();
         command.args(["-c", "sleep 1000 & echo $!; wait"]);
         let service = Service::start(&lab, &namespace, "service", &mut command).unwrap();
         let started =
@@ -306,7 +306,7 @@ fn a_service_ends_with_all_that_it_started() {
 fn a_service_that_ends_by_itself_is_reported_with_its_last_words() {
     let lab = Lab::new().unwrap();
     let namespace = lab.namespace("service").unwrap();
-    let mut command = Command::new("sh");
+    let mut command = SH.command();
     command.args(["-c", "echo no such option; exit 3"]);
     let service = Service::start(&lab, &namespace, "service", &mut command).unwrap();
     let ended = lab.wait_until("the service to end", LIMIT, || Ok(service.check().err()));

@@ -9,6 +9,7 @@ use link_watcher_lab::routers::CLIENT_GROUP;
 use link_watcher_lab::setup::Setup;
 use link_watcher_lab::trial::Trial;
 use link_watcher_lab::{End, Lab, monotonic_ns, status};
+use link_watcher_programs::IP;
 
 /// What an outage may exceed interval × multiplier + interval by.
 const ALLOWANCE: Duration = Duration::from_millis(5);
@@ -44,7 +45,7 @@ fn nexthop_groups_carry_the_traffic_through_cuts_and_a_restart() {
     }
     let client = trial.routers.daemon(End::Client);
     let objects = || {
-        let output = client.namespace().run(|| std::process::Command::new("ip").args(["-o", "nexthop"]).output());
+        let output = client.namespace().run(|| IP.command().args(["-o", "nexthop"]).output());
         let text = String::from_utf8(output.unwrap().unwrap().stdout).unwrap();
         text.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>()
     };

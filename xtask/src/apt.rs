@@ -11,7 +11,7 @@ use crate::privilege::Privilege;
 
 /// Whether this machine has apt.
 pub(crate) fn present() -> bool {
-    exec::find_program("apt-get").is_some() && exec::find_program("apt-cache").is_some()
+    link_watcher_programs::find("apt-get").is_some() && link_watcher_programs::find("apt-cache").is_some()
 }
 
 /// Whether apt has ever read what its sources offer; minimal images come without.

@@ -7,6 +7,10 @@ use anyhow::Result;
 use crate::project::Project;
 use crate::{exec, setup};
 
+/// What finds dependencies that nothing uses.
+const MACHETE: &str = "cargo-machete";
+const MACHETE_VERSION: &str = "0.9.1";
+
 const LINT: &str = "the lints above say why; where cargo has no such command, `rustup component add clippy`";
 
 /// `cargo xtask check`. What fails makes the exit code.
@@ -22,6 +26,9 @@ pub(crate) fn check(project: &Project) -> ExitCode {
         eprintln!("== {name}");
         note(name, exec::run(&mut command, remedy));
     }
+    const DEPENDENCIES: &str = "dependencies that nothing uses";
+    eprintln!("== {DEPENDENCIES}");
+    note(DEPENDENCIES, unused_dependencies(project));
     const EBPF: &str = "lints, eBPF";
     eprintln!("== {EBPF}");
     note(EBPF, ebpf_lints(project));
@@ -48,6 +55,20 @@ fn host_checks(project: &Project) -> [(&'static str, Command, &'static str); 3] 
         ("lints, host", lints, LINT),
         ("docs", docs, "rustdoc's warnings above say why"),
     ]
+}
+
+/// Builds cargo-machete where it is missing, below `target` and of a version that is known to work.
+fn unused_dependencies(project: &Project) -> Result<()> {
+    let root = project.tools().join(format!("{MACHETE}-{MACHETE_VERSION}"));
+    let program = root.join("bin").join(MACHETE);
+    if !program.exists() {
+        eprintln!("building {MACHETE} {MACHETE_VERSION}, once; this takes about a minute");
+        let mut install = project.cargo();
+        install.args(["install", MACHETE, "--version", MACHETE_VERSION, "--locked", "--root"]).arg(&root);
+        exec::run(&mut install, "if crates.io could not be reached, try again later")?;
+    }
+    let mut search = Command::new(program);
+    exec::run(search.current_dir(&project.root), "take what it names out of that Cargo.toml")
 }
 
 /// For its own target, because the program has instructions that no host knows; so with the compiler that builds it.

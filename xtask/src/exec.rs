@@ -1,8 +1,6 @@
 //! Running other programs: shown before they run, and every failure with its remedy.
 
-use std::env;
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
@@ -45,20 +43,6 @@ pub(crate) fn output(command: &mut Command) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The program of this name: on the search path, or where administrators' programs are.
-pub(crate) fn find_program(name: &str) -> Option<PathBuf> {
-    let path = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&path)
-        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
-        .map(|directory| directory.join(name))
-        .find(|candidate| is_executable(candidate))
-}
-
-fn is_executable(path: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt as _;
-    path.metadata().is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0)
-}
-
 /// Takes out of a command's environment what ties it to the toolchain that runs this task.
 pub(crate) fn forget_toolchain(command: &mut Command) -> &mut Command {
     const OF_THIS_TOOLCHAIN: [&str; 8] = [
@@ -86,11 +70,5 @@ mod tests {
         let mut command = Command::new("cargo");
         command.args(["test", "--test", "bpf_*", ""]).env("A", "b c").env_remove("D");
         assert_eq!(render(&command), "A='b c' cargo test --test 'bpf_*' ''");
-    }
-
-    #[test]
-    fn a_program_that_does_not_exist_is_not_found() {
-        assert!(find_program("sh").is_some());
-        assert_eq!(find_program("link-watcher-no-such-program"), None);
     }
 }

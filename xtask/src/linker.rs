@@ -29,7 +29,7 @@ pub(crate) fn find(project: &Project, llvm_major: u32) -> Option<PathBuf> {
     if own.exists() {
         return Some(own);
     }
-    let installed = exec::find_program("bpf-linker")?;
+    let installed = link_watcher_programs::find("bpf-linker")?;
     // Statically linked ones, such as those that its makers publish, contain LLVM's signature.
     let mut search = Command::new("grep");
     search.args(["-aoEm1", r"LLVM[0-9]+\.[0-9]+\.[0-9]+"]).arg(&installed).env("LC_ALL", "C");

@@ -2,6 +2,11 @@
 //!
 //! Run as `cargo xtask TASK`. Every task installs what it lacks, or says what to type.
 
+#![allow(
+    clippy::disallowed_methods,
+    reason = "tasks run compilers and package managers, which bring the listed programs"
+)]
+
 mod apt;
 mod build;
 mod check;

@@ -1,24 +1,22 @@
 //! The programs that the benchmarks compare link-watcher with: installed from Debian, without letting their services run.
 
 use std::ffi::OsString;
-use std::path::Path;
 
 use anyhow::Result;
+use link_watcher_programs::{BIRD, FRR_BFDD, KEEPALIVED, Program};
 
-use crate::{apt, exec};
+use crate::apt;
 
-/// A program, the package that has it, and the package's service.
+/// A program, and its package's service.
 struct Peer {
-    program: &'static str,
-    package: &'static str,
-    service: Option<&'static str>,
+    program: Program,
+    service: &'static str,
 }
 
-const PEERS: [Peer; 4] = [
-    Peer { program: "bird", package: "bird2", service: Some("bird") },
-    Peer { program: "/usr/lib/frr/bfdd", package: "frr", service: Some("frr") },
-    Peer { program: "keepalived", package: "keepalived", service: Some("keepalived") },
-    Peer { program: "ping", package: "iputils-ping", service: None },
+const PEERS: [Peer; 3] = [
+    Peer { program: BIRD, service: "bird" },
+    Peer { program: FRR_BFDD, service: "frr" },
+    Peer { program: KEEPALIVED, service: "keepalived" },
 ];
 
 /// Whether the benchmarks are told to compare: `--peers`, or `--peers=PROGRAM,…`.
@@ -29,12 +27,12 @@ pub(crate) fn wanted(args: &[OsString]) -> bool {
 /// Installs the programs that are missing. Without them there is still something to compare: what cannot be had is said, and
 /// the benchmarks report it as missing.
 pub(crate) fn install() {
-    let missing: Vec<&Peer> = PEERS.iter().filter(|peer| !present(peer.program)).collect();
+    let missing: Vec<&Peer> = PEERS.iter().filter(|peer| peer.program.path().is_none()).collect();
     if missing.is_empty() {
         return;
     }
-    let packages: Vec<String> = missing.iter().map(|peer| peer.package.to_owned()).collect();
-    let services: Vec<&str> = missing.iter().filter_map(|peer| peer.service).collect();
+    let packages: Vec<String> = missing.iter().map(|peer| peer.program.packages()[0].to_owned()).collect();
+    let services: Vec<&str> = missing.iter().map(|peer| peer.service).collect();
     if let Err(error) = install_stopped(&packages, &services) {
         eprintln!("going on without {}: {error:#}", packages.join(", "));
     }
@@ -46,11 +44,6 @@ fn install_stopped(packages: &[String], services: &[&str]) -> Result<()> {
         command.args(["-c", STOPPED, "sh", &services.join(" "), "env"]);
         command
     })
-}
-
-fn present(program: &str) -> bool {
-    // A whole path stays what it is when it is joined.
-    exec::find_program(program).is_some() || Path::new(program).is_absolute() && Path::new(program).is_file()
 }
 
 /// `sh -c STOPPED sh SERVICES COMMAND…`: runs COMMAND while policy-rc.d (invoke-rc.d(8)) forbids every package to start its

@@ -23,7 +23,7 @@ impl Privilege {
         if is_root() {
             return Some(Self::Root);
         }
-        exec::find_program("sudo")?;
+        link_watcher_programs::find("sudo")?;
         let quietly = Command::new("sudo").args(["-n", "true"]).stdin(Stdio::null()).stderr(Stdio::null()).status();
         if quietly.is_ok_and(|status| status.success()) {
             return Some(Self::Sudo);

@@ -34,7 +34,7 @@ fn home() -> Option<PathBuf> {
 
 /// The program, if this machine has rustup at all.
 pub(crate) fn program() -> Option<PathBuf> {
-    exec::find_program("rustup").or_else(|| {
+    link_watcher_programs::find("rustup").or_else(|| {
         let bin = env::home_dir()?.join(".cargo/bin/rustup");
         bin.exists().then_some(bin)
     })

@@ -1,17 +1,15 @@
 //! Finds or installs what building and testing need.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use anyhow::{Result, bail};
+use link_watcher_programs::{ALL, Program, Purpose, find};
 
 use crate::privilege::Privilege;
 use crate::project::Project;
 use crate::toolchain::{Route, Toolchain};
 use crate::{apt, exec, linker, toolchain};
-
-/// Programs that the lab and the tests run, and the packages that have them, first choice first.
-const LAB_TOOLS: [(&str, &[&str]); 3] =
-    [("ip", &["iproute2"]), ("bpftool", &["bpftool", "linux-tools-generic"]), ("nft", &["nftables"])];
 
 /// What builds the eBPF program.
 pub(crate) struct EbpfTools {
@@ -35,7 +33,7 @@ pub(crate) fn setup(project: &Project, dry_run: bool) -> Result<()> {
     let tools = ebpf_tools(project)?;
     println!("eBPF compiler: {}", tools.toolchain.name);
     println!("bpf-linker: {}", tools.linker.display());
-    println!("lab: {} are here", LAB_TOOLS.map(|(tool, _)| tool).join(", "));
+    println!("lab: {} are here", lab_programs().map(Program::name).collect::<Vec<_>>().join(", "));
     Ok(())
 }
 
@@ -45,15 +43,13 @@ pub(crate) fn setup(project: &Project, dry_run: bool) -> Result<()> {
 ///
 /// Where no way leads to them, with what was tried and what would help.
 pub(crate) fn ebpf_tools(project: &Project) -> Result<EbpfTools> {
-    let (mut routes, mut rejected) = toolchain::survey(project);
-    if !matches!(routes[..], [Route::Present(_)]) && apt::present() && !apt::has_lists() {
-        // Which LLVM exists decides about the routes, so the lists are needed before choosing.
-        match apt::update() {
-            Ok(()) => (routes, rejected) = toolchain::survey(project),
-            Err(error) => rejected.push(format!("{error:#}")),
-        }
-    }
-    for route in routes {
+    let survey = || {
+        let (routes, rejected) = toolchain::survey(project);
+        let ready = matches!(routes[..], [Route::Present(_)]);
+        // Which LLVM exists decides about the routes, so lists are needed before choosing.
+        Survey { routes, rejected, blind: !ready && apt::present() && !apt::has_lists() }
+    };
+    let take = |route: Route| {
         let llvm_major = route.llvm_major();
         if !matches!(route, Route::Present(_)) {
             eprintln!("eBPF compiler: {}", route.describe());
@@ -62,14 +58,21 @@ pub(crate) fn ebpf_tools(project: &Project) -> Result<EbpfTools> {
             let linker = linker::ensure(project, toolchain.llvm_major)?;
             Ok(EbpfTools { toolchain, linker })
         });
-        match attempt {
-            Ok(tools) => return Ok(tools),
-            Err(error) => {
-                eprintln!("that did not work: {error:#}");
-                rejected.push(format!("with LLVM {llvm_major}: {error:#}"));
-            }
+        attempt.map_err(|error| {
+            eprintln!("that did not work: {error:#}");
+            format!("with LLVM {llvm_major}: {error:#}")
+        })
+    };
+    let refresh = || {
+        if !apt::present() {
+            return Ok(false);
         }
-    }
+        apt::update().map(|()| true).map_err(|error| format!("{error:#}"))
+    };
+    let rejected = match first_that_works(survey, refresh, take) {
+        Ok(tools) => return Ok(tools),
+        Err(rejected) => rejected,
+    };
     let debian = if apt::present() && !apt::has_lists() {
         "apt-get update; then this again, which names the packages"
     } else {
@@ -81,6 +84,56 @@ pub(crate) fn ebpf_tools(project: &Project) -> Result<EbpfTools> {
          {debian}",
         rejected.join("\n  ")
     )
+}
+
+/// The ways to a compiler, as they are seen now.
+struct Survey<R> {
+    /// Best first.
+    routes: Vec<R>,
+    /// Why others are not open.
+    rejected: Vec<String>,
+    /// Whether apt, which may know more ways, has never read what its sources offer.
+    blind: bool,
+}
+
+/// Tries one route after the other. Apt's lists are fetched once: at the beginning where there are none, and else before giving
+/// up, because lists that are months old lack what the mirror has. `refresh` says whether there is an apt at all.
+///
+/// # Errors
+///
+/// Where no route works: why, for each.
+fn first_that_works<R, T>(
+    survey: impl Fn() -> Survey<R>,
+    refresh: impl Fn() -> Result<bool, String>,
+    take: impl Fn(R) -> Result<T, String>,
+) -> Result<T, Vec<String>> {
+    let mut refreshed = false;
+    let mut seen = survey();
+    loop {
+        let mut rejected = seen.rejected;
+        if refreshed || !seen.blind {
+            for route in seen.routes {
+                match take(route) {
+                    Ok(taken) => return Ok(taken),
+                    Err(why) => rejected.push(why),
+                }
+            }
+            if refreshed {
+                return Err(rejected);
+            }
+            seen.routes = Vec::new();
+        }
+        refreshed = true;
+        match refresh() {
+            Ok(true) => seen = survey(),
+            Ok(false) => return Err(rejected),
+            // What is open without new lists is still tried.
+            Err(why) => {
+                rejected.push(why);
+                seen = Survey { routes: seen.routes, rejected, blind: false };
+            }
+        }
+    }
 }
 
 /// Installs the programs that the lab runs; silent where nothing is missing. To be called before anything is compiled:
@@ -121,26 +174,33 @@ fn missing_build_packages(project: &Project) -> Vec<String> {
     }
 }
 
+/// What tests, demo and daemon start.
+fn lab_programs() -> impl Iterator<Item = Program> {
+    ALL.iter().copied().filter(|program| program.purpose() == Purpose::Work)
+}
+
+/// The packages of the programs that are not here.
 fn missing_lab_tools() -> Vec<String> {
-    let missing: Vec<_> = LAB_TOOLS.into_iter().filter(|(tool, _)| exec::find_program(tool).is_none()).collect();
+    let missing: Vec<_> = lab_programs().filter(|program| program.path().is_none()).map(Program::packages).collect();
     if missing.is_empty() {
         return Vec::new();
     }
-    let names: Vec<_> = missing.iter().flat_map(|(_, packages)| packages.iter().copied()).collect();
-    let known = apt::candidates(&names);
+    let known = apt::candidates(&missing.concat());
     let choose =
-        |packages: &[&str]| packages.iter().find(|name| known.contains_key(**name)).unwrap_or(&packages[0]).to_string();
-    missing.into_iter().map(|(_, packages)| choose(packages)).collect()
+        |packages: &[&'static str]| *packages.iter().find(|name| known.contains_key(**name)).unwrap_or(&packages[0]);
+    missing.into_iter().map(choose).collect::<BTreeSet<_>>().into_iter().map(str::to_owned).collect()
 }
 
 /// `cargo xtask setup --dry-run`: one line a step, and changes nothing.
 fn explain(project: &Project) {
     let (routes, rejected) = toolchain::survey(project);
-    if !matches!(routes[..], [Route::Present(_)]) && apt::present() && !apt::has_lists() {
-        println!(
-            "apt: would run `apt-get update`, because apt does not know its packages yet; then it tells whether the \
-             distribution's compiler will do, and what follows may change"
-        );
+    if !matches!(routes[..], [Route::Present(_)]) && apt::present() {
+        let when = match (apt::has_lists(), routes.is_empty()) {
+            (false, _) => "would run `apt-get update`, because apt does not know its packages yet",
+            (true, true) => "would run `apt-get update`, because what apt knows leads to no compiler and may be old",
+            (true, false) => "if all that fails, would run `apt-get update` once, because what apt knows may be old",
+        };
+        println!("apt: {when}; then it tells whether the distribution's compiler will do, and what follows may change");
     }
     for why in rejected {
         println!("eBPF compiler: ruled out: {why}");
@@ -159,7 +219,7 @@ fn explain(project: &Project) {
     }
     let missing = missing_lab_tools();
     if missing.is_empty() {
-        println!("lab: found {}", LAB_TOOLS.map(|(tool, _)| tool).join(", "));
+        println!("lab: found {}", lab_programs().map(Program::name).collect::<Vec<_>>().join(", "));
     } else {
         println!("lab: would run `apt-get install {}`, because the lab runs their programs", missing.join(" "));
     }
@@ -167,7 +227,7 @@ fn explain(project: &Project) {
         let everything = [missing_build_packages(project), missing].concat();
         println!(
             "root: is needed for apt-get, and to run the demo and most tests; {}",
-            match exec::find_program("sudo") {
+            match find("sudo") {
                 Some(_) => "sudo will ask for your password".to_owned(),
                 None if everything.is_empty() => "this user is not root, and there is no sudo here".to_owned(),
                 None => format!("there is no sudo here, so first, {}", as_root(&everything)),
@@ -191,4 +251,55 @@ fn explain_linker(project: &Project, llvm_major: u32) {
         "bpf-linker: would run `{}`, because there is none for LLVM {llvm_major}; about a minute",
         exec::render(&linker::install_command(project, llvm_major))
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    /// A machine whose apt leads to `after` once its lists are read again, and to `before` until then.
+    fn try_with(
+        before: &[u32],
+        after: &[u32],
+        blind: bool,
+        refresh: Result<bool, String>,
+    ) -> (Result<u32, Vec<String>>, u32) {
+        let updates = Cell::new(0);
+        let survey = || match updates.get() {
+            0 => Survey { routes: before.to_vec(), rejected: vec!["old lists".to_owned()], blind },
+            _ => Survey { routes: after.to_vec(), rejected: vec!["new lists".to_owned()], blind: false },
+        };
+        let update = || {
+            updates.set(updates.get() + 1);
+            refresh.clone()
+        };
+        let take = |route| if route == 22 { Ok(route) } else { Err(format!("{route} fails")) };
+        (first_that_works(survey, update, take), updates.get())
+    }
+
+    #[test]
+    fn a_route_that_works_needs_no_new_lists() {
+        assert_eq!(try_with(&[21, 22], &[], false, Ok(true)), (Ok(22), 0));
+    }
+
+    #[test]
+    fn lists_that_are_old_are_read_again_once_before_giving_up() {
+        assert_eq!(try_with(&[], &[22], false, Ok(true)), (Ok(22), 1));
+        assert_eq!(try_with(&[21], &[22], false, Ok(true)), (Ok(22), 1));
+        let why = |words: &[&str]| Err(words.iter().map(|&word| word.to_owned()).collect());
+        assert_eq!(try_with(&[], &[21], false, Ok(true)), (why(&["new lists", "21 fails"]), 1));
+        assert_eq!(
+            try_with(&[21], &[], false, Err("no net".to_owned())),
+            (why(&["old lists", "21 fails", "no net"]), 1)
+        );
+        assert_eq!(try_with(&[21], &[22], false, Ok(false)), (why(&["old lists", "21 fails"]), 1), "no apt");
+    }
+
+    #[test]
+    fn lists_that_are_missing_come_first() {
+        assert_eq!(try_with(&[21], &[22], true, Ok(true)), (Ok(22), 1));
+        assert_eq!(try_with(&[22], &[], true, Err("no net".to_owned())), (Ok(22), 1), "what is open without is tried");
+    }
 }

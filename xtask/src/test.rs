@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::io::{self, IsTerminal as _};
-use std::path::Path;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
+use link_watcher_programs::{ALL, Program};
 
 use crate::lanes::{self, Counts, Lane};
 use crate::privilege::Privilege;
@@ -29,19 +31,20 @@ const PROGRAM_PREFIX: &str = "bpf_";
 pub(crate) fn test(project: &Project, filter: Option<&str>) -> Result<ExitCode> {
     setup::lab_tools(project)?;
     let daemon = build::build(project)?;
+    let search_path = search_path(project)?;
     let privilege = Privilege::acquire("for network namespaces and BPF (lanes 2 and 3)");
 
     let mut lanes = Vec::new();
     heading(PURE);
     let mut pure = project.cargo();
-    pure.args(["test", "--no-fail-fast", "--workspace", "--exclude", "link-watcher-ebpf", "--"]);
-    pure.args(colours()).args(filter).env("LINK_WATCHER_BIN", &daemon);
+    pure.args(["test", "--no-fail-fast", "--workspace", "--exclude", "link-watcher-ebpf"]);
+    pure.args(runner(None, &search_path)).arg("--").args(colours()).args(filter).env("LINK_WATCHER_BIN", &daemon);
     lanes.push(lanes::run(PURE, &mut pure)?);
 
     let in_daemon = test_files(&project.root.join("link-watcher/tests"));
     let (program, others): (Vec<_>, Vec<_>) = in_daemon.into_iter().partition(|name| name.starts_with(PROGRAM_PREFIX));
     let scenarios = test_files(&project.root.join("tests/tests"));
-    let rooted = Rooted { project, daemon: &daemon, filter, privilege };
+    let rooted = Rooted { project, daemon: &daemon, search_path: &search_path, filter, privilege };
     lanes.push(rooted.run(PROGRAM, &["--package", "link-watcher"], &program)?);
     // The daemon's own unit tests may want a namespace as well.
     let packages =
@@ -61,6 +64,7 @@ pub(crate) fn test(project: &Project, filter: Option<&str>) -> Result<ExitCode> 
 struct Rooted<'a> {
     project: &'a Project,
     daemon: &'a Path,
+    search_path: &'a Path,
     filter: Option<&'a str>,
     privilege: Option<Privilege>,
 }
@@ -86,14 +90,45 @@ impl Rooted<'_> {
                 },
             });
         };
-        if privilege == Privilege::Sudo {
-            // cargo builds as this user and starts only the finished tests as root.
-            command.args(["--config", "target.'cfg(all())'.runner=['sudo', '-E']"]);
-        }
+        command.args(runner(Some(privilege), self.search_path));
         // One at a time: they measure, and share two CPUs, interface names and the BPF file system.
         command.args(["--", "--ignored", "--test-threads=1"]).args(colours()).args(self.filter);
         lanes::run(name, &mut command)
     }
+}
+
+/// A directory with the listed programs and no others. The tests see nothing else, so that a program which is on no list, and
+/// which the set-up therefore does not install, fails on every machine and not only on a fresh one.
+fn search_path(project: &Project) -> Result<PathBuf> {
+    let directory = project.tools().join("test-path");
+    let make = || -> io::Result<()> {
+        if directory.exists() {
+            fs::remove_dir_all(&directory)?;
+        }
+        fs::create_dir_all(&directory)?;
+        for (name, path) in ALL.iter().copied().map(Program::name).zip(ALL.iter().map(|program| program.path())) {
+            // A whole path needs no search path.
+            if let Some(path) = path.filter(|_| !name.contains('/')) {
+                symlink(path, directory.join(name))?;
+            }
+        }
+        Ok(())
+    };
+    make()
+        .with_context(|| format!("cannot make {}; is the disk full, or is it another user's?", directory.display()))?;
+    Ok(directory)
+}
+
+/// What makes cargo start the finished tests with this search path, and as root where that takes sudo. cargo itself keeps its
+/// own path, which has the linker, and this user.
+fn runner(privilege: Option<Privilege>, search_path: &Path) -> [String; 2] {
+    let path = format!("PATH={}", search_path.display());
+    let mut words = match privilege {
+        Some(Privilege::Sudo) => vec!["sudo", "-E"],
+        _ => Vec::new(),
+    };
+    words.extend(["/usr/bin/env", &path]);
+    ["--config".to_owned(), format!("target.'cfg(all())'.runner={words:?}")]
 }
 
 fn heading(name: &str) {

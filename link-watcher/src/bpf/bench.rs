@@ -11,6 +11,7 @@ use link_watcher_common::{
 };
 
 use super::{Error, Hook, Kernel, LinkLayer, load};
+use crate::error::chain;
 
 /// What the program did with a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ impl Kernel {
         let Some(Program::Xdp(program)) = self.ebpf.program(name) else {
             return Err(Error::Object(format!("has a program {name} of another type")));
         };
-        let result = program.test_run(options).map_err(|error| Error::Run(load::chain(&error)))?;
+        let result = program.test_run(options).map_err(|error| Error::Run(chain(&error)))?;
         Ok(Run { verdict: result.return_value, packet: after, duration: result.duration })
     }
 }

@@ -7,6 +7,7 @@ use aya::{
 use link_watcher_common::maps::MAX_LINKS;
 
 use super::{Error, Hook, LinkLayer};
+use crate::error::chain;
 
 /// Maps that exist for reading and for whoever looks from outside; those with secrets and scratch are not among them.
 pub(super) const PINNED_MAPS: [&str; 7] = ["LINKS", "INTENTS", "LINK_IDS", "PORTS", "COUNTERS", "TRAFFIC", "EVENTS"];
@@ -73,18 +74,4 @@ fn explain(error: &ProgramError) -> String {
     let log = verifier_log.to_string();
     let lines: Vec<_> = log.lines().filter(|line| !line.is_empty()).collect();
     format!("{io_error}; the kernel's verifier: {}", lines[lines.len().saturating_sub(4)..].join(" / "))
-}
-
-/// An error and its causes.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

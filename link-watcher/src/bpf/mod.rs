@@ -29,6 +29,7 @@ pub use self::{
     maps::{Events, SharedTables},
     stats::RunTimes,
 };
+use crate::error::chain;
 
 /// What a device's packets start with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -189,8 +190,8 @@ pub enum Error {
 }
 
 impl Error {
-    fn map(name: &'static str, source: impl std::error::Error) -> Self {
-        Self::Map { name, text: load::chain(&source) }
+    fn map(name: &'static str, source: impl std::error::Error + 'static) -> Self {
+        Self::Map { name, text: chain(&source) }
     }
 }
 

@@ -4,14 +4,13 @@ use std::{
     io::{IsTerminal, stdout},
     ops::ControlFlow,
     path::{Path, PathBuf},
-    process::ExitCode,
     time::{Duration, SystemTime},
 };
 
 use clap::CommandFactory;
 
 use super::{
-    Arguments, Command, EXIT_CONFIG, EXIT_FAILED, EXIT_USAGE, Failure,
+    Arguments, Command, Exit, Failure,
     arguments::{Generated, KeyAction, OnOff},
     doctor, events, generate, nft,
     output::{Style, print},
@@ -28,14 +27,14 @@ const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Clears the screen and goes to its corner (ECMA-48: CUP, ED).
 const CLEAR: &str = "\x1b[H\x1b[2J";
 
-pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
+pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let socket = || socket(&arguments);
     let changed = |change: Change| -> Result<(), Failure> {
         let said = Client::connect(&socket()?)?.change(change)?;
         print(&format!("{said}\n"))
     };
     match arguments.command.clone().unwrap_or(Command::Run) {
-        Command::Run => return Ok(daemon::run(&arguments.config_path())?),
+        Command::Run => daemon::run(&arguments.config_path()).map_err(Failure::from),
         Command::Check { path } => check(&path.unwrap_or_else(|| arguments.config_path())),
         Command::Doctor { json } => return doctor::run(&arguments.config_path(), arguments.config.is_some(), json),
         Command::Status { json, watch: false } => print(&look(&socket()?, if json { Form::Json } else { Form::Text })?),
@@ -57,7 +56,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
             nft::generate(&arguments.config_path())
         }
         Command::Generate { .. } => Err(Failure::new(
-            EXIT_USAGE,
+            Exit::Usage,
             "link-watcher: only `generate config` has examples and --from, and `generate nft` has no --output",
         )),
         Command::Key { action: KeyAction::Generate { file } } => generate::key(file.as_deref()),
@@ -74,7 +73,7 @@ pub(super) fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         }
         Command::Man { command } => man(command.as_deref()),
     }?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Exit::Done)
 }
 
 /// The daemon's control socket: what `--socket` says, else what the configuration says, else the default.
@@ -94,7 +93,7 @@ fn reload(socket: &Path) -> Result<(), Failure> {
     match Client::connect(socket)?.change(Change::Reload) {
         Ok(said) => print(&format!("{said}\n")),
         // The daemon refuses to reload only for what is wrong with the configuration, and says it as `check` does.
-        Err(ClientError::Refused(why)) => Err(Failure::new(EXIT_CONFIG, why)),
+        Err(ClientError::Refused(why)) => Err(Failure::new(Exit::Configuration, why)),
         Err(error) => Err(error.into()),
     }
 }
@@ -133,7 +132,7 @@ fn look(socket: &Path, form: Form) -> Result<String, Failure> {
         Form::Json => serde_json::to_string_pretty(&snapshot),
         Form::JsonLine => serde_json::to_string(&snapshot),
     };
-    json.map(|text| text + "\n").map_err(|error| Failure::new(EXIT_FAILED, format!("link-watcher: {error}")))
+    json.map(|text| text + "\n").map_err(|error| Failure::new(Exit::Failed, format!("link-watcher: {error}")))
 }
 
 /// Again and again. On a terminal only the first failure ends it; a later one is shown instead, because a daemon that
@@ -164,7 +163,7 @@ fn show_events(socket: &Path, follow: bool, json: bool) -> Result<(), Failure> {
         printed = match reply {
             Reply::Event(record) if json => match serde_json::to_string(&record) {
                 Ok(line) => print(&format!("{line}\n")),
-                Err(error) => Err(Failure::new(EXIT_FAILED, format!("link-watcher: {error}"))),
+                Err(error) => Err(Failure::new(Exit::Failed, format!("link-watcher: {error}"))),
             },
             Reply::Event(record) => print(&format!("{}\n", events::render(&record, style))),
             Reply::Lost(lost) => {
@@ -188,7 +187,7 @@ fn man(command: Option<&str>) -> Result<(), Failure> {
             Some(found) => found.clone(),
             None => {
                 return Err(Failure::new(
-                    EXIT_USAGE,
+                    Exit::Usage,
                     format!("link-watcher: there is no command {name}; see link-watcher --help"),
                 ));
             }
@@ -197,6 +196,6 @@ fn man(command: Option<&str>) -> Result<(), Failure> {
     let mut text = Vec::new();
     clap_mangen::Man::new(page)
         .render(&mut text)
-        .map_err(|error| Failure::new(EXIT_FAILED, format!("link-watcher: {error}")))?;
+        .map_err(|error| Failure::new(Exit::Failed, format!("link-watcher: {error}")))?;
     print(&String::from_utf8_lossy(&text))
 }

@@ -6,9 +6,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::{
-    EXIT_CONFIG, EXIT_FAILED, EXIT_PRIVILEGE, EXIT_USAGE, Failure, arguments::Example, migrate, output::print,
-};
+use super::{Exit, Failure, arguments::Example, migrate, output::print};
 use crate::keys::{Key, KeyProblem, Secret};
 
 /// The commented examples; a test validates them.
@@ -30,7 +28,7 @@ pub(super) fn config(example: Option<Example>, from: Option<&[PathBuf]>, output:
         Some(words) => {
             let format = words.first().map_or_else(String::new, |format| format.display().to_string());
             let why = format!("link-watcher: cannot convert from {format}: FORMAT is {FAULT_TOLERANT_ROUTER}");
-            return Err(Failure::new(EXIT_USAGE, why));
+            return Err(Failure::new(Exit::Usage, why));
         }
         None => {
             let text = match example.unwrap_or(Example::Peer) {
@@ -50,7 +48,9 @@ pub(super) fn config(example: Option<Example>, from: Option<&[PathBuf]>, output:
         }
     }
     match refused {
-        Some(refused) => Err(Failure::new(EXIT_CONFIG, format!("{refused}: change it by hand where it says so"))),
+        Some(refused) => {
+            Err(Failure::new(Exit::Configuration, format!("{refused}: change it by hand where it says so")))
+        }
         None => Ok(()),
     }
 }
@@ -71,14 +71,14 @@ pub(super) fn fingerprint(path: &Path) -> Result<(), Failure> {
     let key = Key::read(path).map_err(|error| {
         let denied = matches!(error.problem, KeyProblem::Denied);
         let why = format!("link-watcher: {error}; {}", error.remedy());
-        Failure::new(if denied { EXIT_PRIVILEGE } else { EXIT_FAILED }, why)
+        Failure::new(if denied { Exit::Privilege } else { Exit::Failed }, why)
     })?;
     print(&format!("{}\n", key.fingerprint()))
 }
 
 fn fresh_key() -> Result<Secret, Failure> {
     Secret::generate()
-        .map_err(|error| Failure::new(EXIT_FAILED, format!("link-watcher: the kernel gives no random bytes: {error}")))
+        .map_err(|error| Failure::new(Exit::Failed, format!("link-watcher: the kernel gives no random bytes: {error}")))
 }
 
 fn failed(path: &Path, error: &io::Error) -> Failure {
@@ -90,5 +90,5 @@ fn failed(path: &Path, error: &io::Error) -> Failure {
         _ => format!("cannot write {path}: {error}"),
     };
     let denied = error.kind() == io::ErrorKind::PermissionDenied;
-    Failure::new(if denied { EXIT_PRIVILEGE } else { EXIT_FAILED }, format!("link-watcher: {message}"))
+    Failure::new(if denied { Exit::Privilege } else { Exit::Failed }, format!("link-watcher: {message}"))
 }

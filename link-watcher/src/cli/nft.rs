@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use ipnet::IpNet;
 
-use super::{EXIT_FAILED, Failure, output::print};
+use super::{Exit, Failure, output::print};
 use crate::{
     config,
     event::GroupId,
@@ -23,7 +23,7 @@ pub(super) fn generate(path: &Path) -> Result<(), Failure> {
             "link-watcher: {} has no [[uplinks]], and nothing else needs nftables; see link-watcher generate config uplinks",
             path.display()
         );
-        return Err(Failure::new(EXIT_FAILED, why));
+        return Err(Failure::new(Exit::Failed, why));
     }
     for uplinks in &config.uplinks {
         let mut seen = BTreeSet::new();

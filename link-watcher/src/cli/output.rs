@@ -2,14 +2,14 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use super::{EXIT_FAILED, Failure};
+use super::{Exit, Failure};
 
 /// Writes to standard output at once. That nobody reads it any more, as with `| head`, is no failure worth words.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::new(EXIT_FAILED, "")),
-        Err(error) => Err(Failure::new(EXIT_FAILED, format!("link-watcher: cannot write: {error}"))),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::new(Exit::Failed, "")),
+        Err(error) => Err(Failure::new(Exit::Failed, format!("link-watcher: cannot write: {error}"))),
         Ok(()) => Ok(()),
     }
 }

@@ -11,37 +11,22 @@ use super::{
     section::Section,
     uplinks::{self, Uplinks},
 };
-use crate::route::{PRIORITIES, TABLES, TableRange};
-
-/// Which back-end serves a peer's prefixes.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ActuationChoice {
-    /// By their number.
-    #[default]
-    Auto,
-    /// Each prefix a route in the peer's table.
-    Routes,
-    /// A table for each link, and rules.
-    Tables,
-    /// Each prefix a route in the peer's table, which refers to a resilient nexthop group.
-    Nexthop,
-}
+use crate::route::{MAIN_RULE_PRIORITY, MAIN_TABLE, PRIORITIES, RouteBackend, TABLES, TableRange};
 
 /// Where the peers' tables begin that are given by name, and how many blocks of [`TABLES`] there are.
 const FIRST_BLOCK: u32 = 1_000_000;
 const BLOCKS: u32 = 100_000;
-/// First of the rules, where there are no uplinks: close before that of the main table (32766), so that an
+/// First of the rules, where there are no uplinks: close before that of the main table, so that an
 /// administrator's own come first.
 const DEFAULT_RULE_PRIORITY: u32 = 32_600;
 /// The rules of the main table and of the default table follow.
-const MAX_RULE_PRIORITY: u32 = 32_766 - PRIORITIES;
+const MAX_RULE_PRIORITY: u32 = MAIN_RULE_PRIORITY - PRIORITIES;
 /// `RT_TABLE_DEFAULT` to `RT_TABLE_LOCAL`.
 const KERNELS_TABLES: Range<u32> = 253..256;
-const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
 
 /// What the file says.
 pub(super) struct Actuation {
-    pub(super) choice: ActuationChoice,
+    pub(super) choice: RouteBackend,
     choice_at: Range<usize>,
     table_base: Option<Spanned<u32>>,
     rule_priority: Option<Spanned<u32>>,
@@ -52,10 +37,10 @@ pub(super) struct Actuation {
 impl Actuation {
     pub(super) fn read(section: &Section<'_>) -> Self {
         let choices = [
-            ("auto", ActuationChoice::Auto),
-            ("routes", ActuationChoice::Routes),
-            ("tables", ActuationChoice::Tables),
-            ("nexthop", ActuationChoice::Nexthop),
+            ("auto", RouteBackend::Auto),
+            ("routes", RouteBackend::Routes),
+            ("tables", RouteBackend::Tables),
+            ("nexthop", RouteBackend::Nexthop),
         ];
         Self {
             choice: section.choice("actuation", &choices).unwrap_or_default(),
@@ -75,7 +60,7 @@ pub(super) fn resolve(peers: &mut [Peer<'_>], groups: &[Uplinks<'_>], findings: 
         let (first, last) = uplinks::tables(group);
         claimed.push((first..last.saturating_add(1), format!("those of the uplinks \"{name}\"")));
     }
-    for peer in peers.iter().filter(|peer| peer.table != MAIN) {
+    for peer in peers.iter().filter(|peer| peer.table != MAIN_TABLE) {
         claimed.push((peer.table..peer.table.saturating_add(1), format!("`table` of peer \"{}\"", peer.called())));
     }
     let overlapping = |claimed: &[(Range<u32>, String)], base: u32| {
@@ -115,7 +100,7 @@ pub(super) fn resolve(peers: &mut [Peer<'_>], groups: &[Uplinks<'_>], findings: 
         peer.actuation.range.table_base = FIRST_BLOCK + block * TABLES;
     }
     priorities(peers, groups, findings);
-    for peer in peers.iter().filter(|peer| peer.actuation.choice == ActuationChoice::Nexthop) {
+    for peer in peers.iter().filter(|peer| peer.actuation.choice == RouteBackend::Nexthop) {
         if let Some(priority) = &peer.actuation.rule_priority {
             findings.error(
                 &priority.span(),
@@ -124,7 +109,7 @@ pub(super) fn resolve(peers: &mut [Peer<'_>], groups: &[Uplinks<'_>], findings: 
             );
         }
     }
-    for peer in peers.iter().filter(|peer| peer.actuation.choice == ActuationChoice::Tables && peer.table != MAIN) {
+    for peer in peers.iter().filter(|peer| peer.actuation.choice == RouteBackend::Tables && peer.table != MAIN_TABLE) {
         findings.error(
             &peer.actuation.choice_at,
             format!("`actuation` cannot be \"tables\" with table = {}", peer.table),
@@ -141,7 +126,7 @@ fn priorities(peers: &mut [Peer<'_>], uplinks: &[Uplinks<'_>], findings: &Findin
         let priority = peer.actuation.rule_priority.as_ref();
         let first = priority.map_or(default, |priority| *priority.get_ref());
         peer.actuation.range.rule_priority = first;
-        let serves = matches!(peer.actuation.choice, ActuationChoice::Auto | ActuationChoice::Tables);
+        let serves = matches!(peer.actuation.choice, RouteBackend::Auto | RouteBackend::Tables);
         if let Some(theirs) = first_uplinks.filter(|theirs| serves && first + PRIORITIES > *theirs) {
             let at = priority.map_or_else(|| peer.section.span(), Spanned::span);
             findings.error(

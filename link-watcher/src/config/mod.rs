@@ -28,7 +28,6 @@ use toml::de::DeTable;
 
 pub(crate) use self::diagnostic::Findings;
 pub use self::{
-    actuation::ActuationChoice,
     diagnostic::{Diagnostic, Place, Refused, Severity},
     host::{Address, Host},
     metrics::MetricsConfig,
@@ -42,7 +41,7 @@ use self::{peer::Peer, section::Section, uplinks::Uplinks};
 use crate::{
     event::{Failback, Role},
     keys::Key,
-    route::TableRange,
+    route::{RouteBackend, TableRange},
     trust,
 };
 
@@ -137,7 +136,7 @@ pub struct PeerConfig {
     /// Metric of the active route.
     pub metric: u32,
     /// Which back-end serves its prefixes.
-    pub actuation: ActuationChoice,
+    pub actuation: RouteBackend,
     /// Tables and rules of the back-end of tables.
     pub range: TableRange,
     /// Its links, at least one, in the order of the file.

@@ -21,6 +21,7 @@ use super::{
 use crate::{
     event::{Failback, Role},
     keys::{Key, KeyProblem},
+    route::MAIN_TABLE,
 };
 
 const MIN_INTERVAL: Duration = Duration::from_millis(1);
@@ -28,8 +29,6 @@ const MAX_INTERVAL: Duration = Duration::from_secs(60);
 const DEFAULT_INTERVAL: Duration = Duration::from_millis(100);
 const DEFAULT_MULTIPLIER: u32 = 3;
 const DEFAULT_HOLD_UP: Duration = Duration::from_secs(3);
-/// `RT_TABLE_MAIN` of the kernel's `rtnetlink.h`.
-const TABLE_MAIN: u32 = 254;
 /// `RT_TABLE_LOCAL`: the kernel's own.
 const TABLE_LOCAL: u32 = 255;
 /// Standbys stand at higher metrics than the active route: there must be room above it.
@@ -153,7 +152,7 @@ impl<'a> Peer<'a> {
             accept: section.prefixes("accept"),
             failback: group::failback(&section),
             hold_up: section.duration("hold-up", Duration::ZERO..=DAY, "3s").unwrap_or(DEFAULT_HOLD_UP),
-            table: table.map_or(TABLE_MAIN, Spanned::into_inner),
+            table: table.map_or(MAIN_TABLE, Spanned::into_inner),
             metric: section.integer("metric", 0..=MAX_METRIC).map_or(0, Spanned::into_inner),
             actuation: Actuation::read(&section),
             links,

@@ -3,6 +3,7 @@
 mod cross;
 mod force;
 mod host;
+mod kind;
 mod probe;
 mod read;
 mod target;

@@ -9,6 +9,7 @@ use super::links::{Link, Running};
 use crate::{
     bpf::{Device, Kernel, LinkLayer, Mode},
     config::EngineChoice,
+    error::chain,
     event::LinkId,
     probe::Verifier,
     system::Interfaces,
@@ -162,18 +163,4 @@ fn last_user<K: Ord>(users: &mut BTreeMap<K, usize>, key: K) -> bool {
             false
         }
     }
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = error.source();
-    }
-    text
 }

@@ -30,21 +30,7 @@ impl Core {
         if let Some(notice) = self.routes.observe(now_ns, event) {
             warn!("routes: {notice}");
         }
-        let changed = if *event == KernelEvent::Resync {
-            match Interfaces::read() {
-                Ok(interfaces) => {
-                    let changed = interfaces != self.interfaces;
-                    self.interfaces = interfaces;
-                    changed
-                }
-                Err(error) => {
-                    warn!("the interfaces could not be read, they stay as they were known: {error}");
-                    false
-                }
-            }
-        } else {
-            self.interfaces.update(event)
-        };
+        let changed = self.interfaces.follow(event);
         if changed {
             self.interfaces_changed_ns.get_or_insert(now_ns);
         }

@@ -21,7 +21,6 @@ use std::{
     io::IsTerminal as _,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::ExitCode,
     sync::Arc,
     thread::JoinHandle,
     time::SystemTime,
@@ -51,6 +50,7 @@ use crate::{
     config::{self, Config, EngineChoice},
     control::{History, Server},
     engine::Engine,
+    error::{MissingPrivilege, chain},
     metrics::{self, Counters},
     probe::{self, HeapTables, KernelNews, Stats, Tables},
     random, realtime,
@@ -58,8 +58,6 @@ use crate::{
     system::{Interfaces, KernelEvents, LinkSysctls, ProcSysctl},
 };
 
-/// Exit code where a privilege is missing.
-const EXIT_PRIVILEGE: u8 = 77;
 /// Priority of the core under `SCHED_FIFO`: below the prober, whose timing proves things.
 const CORE_PRIORITY: u8 = 10;
 /// Reports, requests that wait: when it is full, reports are noted and come later, requests wait.
@@ -75,7 +73,7 @@ fn slots_for(links: usize) -> u32 {
 /// # Errors
 ///
 /// With what keeps it from starting, and the remedy.
-pub fn run(config_path: &Path) -> Result<ExitCode> {
+pub fn run(config_path: &Path) -> Result<()> {
     let hidden = hide_memory();
     let loaded = config::load(config_path)?;
     start_logging();
@@ -86,11 +84,10 @@ pub fn run(config_path: &Path) -> Result<ExitCode> {
         warn!("{}", warning.summary());
     }
     if let Some(missing) = missing_privilege() {
-        eprintln!("link-watcher: {missing}");
-        return Ok(ExitCode::from(EXIT_PRIVILEGE));
+        return Err(missing.into());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    runtime.block_on(serve(config_path, loaded.config)).map(|()| ExitCode::SUCCESS)
+    runtime.block_on(serve(config_path, loaded.config))
 }
 
 /// No core dump and no debugger of an equal gets at the keys (`PR_SET_DUMPABLE`, prctl(2)). `/proc/PID` belongs to root
@@ -256,13 +253,13 @@ fn load_kernel(config: &Config, slots: u32) -> std::result::Result<Kernel, Strin
         directory.push(instance);
     }
     let loaded = Kernel::load(object, &directory, slots);
-    loaded.map_err(|error| format!("{:#}", anyhow::Error::from(error))).inspect_err(|reason| {
+    loaded.map_err(|error| chain(&error)).inspect_err(|reason| {
         warn!("no kernel program, keepalives are verified by sockets: {reason}");
     })
 }
 
 /// What is missing to run at all, and how to get it.
-fn missing_privilege() -> Option<String> {
+fn missing_privilege() -> Option<MissingPrivilege> {
     let effective = rustix::thread::capabilities(None).map(|sets| sets.effective).ok()?;
     let needed = [
         (CapabilitySet::NET_ADMIN, "CAP_NET_ADMIN (routes)"),
@@ -271,10 +268,10 @@ fn missing_privilege() -> Option<String> {
     let missing: Vec<&str> =
         needed.iter().filter(|(set, _)| !effective.contains(*set)).map(|(_, name)| *name).collect();
     (!missing.is_empty()).then(|| {
-        format!(
+        MissingPrivilege(format!(
             "missing {}: run it as root (`sudo link-watcher`), or grant them in the systemd unit",
             missing.join(" and ")
-        )
+        ))
     })
 }
 

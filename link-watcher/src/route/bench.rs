@@ -4,20 +4,19 @@
 use std::{
     fs, io,
     net::{Ipv4Addr, Ipv6Addr},
-    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use link_watcher_programs::IP;
 
 use super::{
-    Actuation, Family, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop, RouteSink as _, TableRange,
-    nexthop::COMPAT_MODE,
+    Actuation, Family, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop, RouteBackend,
+    RouteSink as _, TableRange, nexthop::COMPAT_MODE,
 };
 use crate::{
     clock,
-    config::ActuationChoice,
     event::GroupId,
     netlink::{
         Batch, Requests,
@@ -48,7 +47,7 @@ pub struct Failovers {
 /// # Errors
 ///
 /// Without root, or where the kernel refuses what is asked.
-pub fn failovers(choice: ActuationChoice, family: Family, prefixes: u32, rounds: u32) -> io::Result<Failovers> {
+pub fn failovers(choice: RouteBackend, family: Family, prefixes: u32, rounds: u32) -> io::Result<Failovers> {
     alone(move || measure(choice, family, prefixes, rounds))
 }
 
@@ -66,8 +65,8 @@ fn alone<T: Send + 'static, F: Future<Output = io::Result<T>>>(
     thread.join().unwrap_or_else(|_| Err(io::Error::other("the measuring thread has panicked")))
 }
 
-async fn measure(choice: ActuationChoice, family: Family, prefixes: u32, rounds: u32) -> io::Result<Failovers> {
-    if choice == ActuationChoice::Nexthop {
+async fn measure(choice: RouteBackend, family: Family, prefixes: u32, rounds: u32) -> io::Result<Failovers> {
+    if choice == RouteBackend::Nexthop {
         // Nobody else reads routes here.
         fs::write(COMPAT_MODE, "0")?;
     }
@@ -110,7 +109,7 @@ async fn measure(choice: ActuationChoice, family: Family, prefixes: u32, rounds:
     Ok(measured)
 }
 
-fn wish(choice: ActuationChoice, family: Family, prefixes: u32, links: &[Nexthop]) -> GroupRoutes {
+fn wish(choice: RouteBackend, family: Family, prefixes: u32, links: &[Nexthop]) -> GroupRoutes {
     GroupRoutes {
         table: 254,
         prefixes: (0..prefixes).map(|i| prefix(family, i)).collect::<Arc<[IpNet]>>(),
@@ -131,7 +130,7 @@ fn sink() -> io::Result<Actuation<NetlinkRoutes, NetlinkTables, NetlinkObjects>>
 /// # Errors
 ///
 /// As [`failovers`].
-pub fn flows_moved(choice: ActuationChoice) -> io::Result<f64> {
+pub fn flows_moved(choice: RouteBackend) -> io::Result<f64> {
     alone(move || async move {
         // By addresses and ports (Documentation/networking/ip-sysctl.rst).
         fs::write("/proc/sys/net/ipv4/fib_multipath_hash_policy", "1")?;
@@ -180,7 +179,7 @@ fn link(i: u32, family: Family) -> io::Result<Nexthop> {
 }
 
 fn ip(arguments: &str) -> io::Result<()> {
-    let done = Command::new("ip").args(arguments.split_whitespace()).status()?;
+    let done = IP.command().args(arguments.split_whitespace()).status()?;
     if done.success() { Ok(()) } else { Err(io::Error::other(format!("ip {arguments}: {done}"))) }
 }
 

@@ -16,6 +16,7 @@
 //! **Order.** Active routes first, then backups, then removals; a prefix whose new routes could not be installed keeps
 //! its old ones.
 
+mod backend;
 mod bench;
 #[cfg(test)]
 pub(crate) mod fake;
@@ -38,6 +39,7 @@ use ipnet::IpNet;
 
 pub(crate) use self::reconcile::{BACKOFF_MAX_NS, GAP_NS, backoff_ns};
 pub use self::{
+    backend::RouteBackend,
     bench::{Failovers, failovers, flows_moved},
     kernel::{Change, NetlinkRoutes, RouteKernel},
     nexthop::{NetlinkObjects, NexthopGroups, ObjectChange, ObjectKernel},
@@ -53,11 +55,15 @@ pub use crate::netlink::{
 };
 
 use crate::{
-    config::ActuationChoice,
     event::GroupId,
     system::{KernelError, KernelEvent},
 };
 
+/// The main table (`RT_TABLE_MAIN`, linux/rtnetlink.h).
+pub(crate) const MAIN_TABLE: u32 = libc::RT_TABLE_MAIN as u32;
+/// Where the kernel has the rule of the main table; that of the default table follows (`fib_default_rules_init`,
+/// net/ipv4/fib_rules.c).
+pub(crate) const MAIN_RULE_PRIORITY: u32 = 32_766;
 /// Backups that stand beside an active route, at the metrics metric + 1 to metric + 32; more are left out.
 pub const MAX_BACKUPS: u32 = 32;
 /// The metric that the kernel gives an IPv6 route without one (`IP6_RT_PRIO_USER`, net/ip6_route.h).
@@ -79,7 +85,7 @@ pub struct GroupRoutes {
     /// Those of all the group's links, usable or not.
     pub links: Vec<Nexthop>,
     /// Which back-end.
-    pub choice: ActuationChoice,
+    pub choice: RouteBackend,
     /// What the back-ends of tables and of nexthop objects may use.
     pub range: TableRange,
     /// Nexthop groups that carry everything, instead of next hops; set by [`Actuation`].

@@ -12,11 +12,10 @@ use std::{
 };
 
 use super::{
-    Adopted, BulkKernel, GroupRoutes, NexthopGroups, Notice, ObjectKernel, PeerTables, Report, RouteKernel, RouteSink,
-    Routes, Why,
+    Adopted, BulkKernel, GroupRoutes, MAIN_TABLE, NexthopGroups, Notice, ObjectKernel, PeerTables, Report,
+    RouteBackend, RouteKernel, RouteSink, Routes, Why,
 };
 use crate::{
-    config::ActuationChoice,
     event::GroupId,
     system::{Filtered, KernelEvent},
 };
@@ -27,8 +26,6 @@ const TABLES_ABOVE: usize = 1000;
 const ROUTES_BELOW: usize = 500;
 /// How long a group that tables could not serve is left to routes, ns.
 const UNFIT_NS: u64 = 300_000_000_000;
-/// `RT_TABLE_MAIN`.
-const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
 
 /// All back-ends behind one sink.
 pub struct Actuation<R, T, N> {
@@ -83,17 +80,19 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
     /// Whether tables shall serve it.
     fn choose(&self, now_ns: u64, id: GroupId, desired: &GroupRoutes, by_tables: bool) -> bool {
         let unfit = self.groups.get(&id).and_then(|served| served.unfit);
-        if desired.table != MAIN || self.tables.unfit(id).is_some() || unfit.is_some_and(|(_, end_ns)| now_ns < end_ns)
+        if desired.table != MAIN_TABLE
+            || self.tables.unfit(id).is_some()
+            || unfit.is_some_and(|(_, end_ns)| now_ns < end_ns)
         {
             return false;
         }
         match desired.choice {
-            ActuationChoice::Routes | ActuationChoice::Nexthop => false,
-            ActuationChoice::Tables => true,
-            ActuationChoice::Auto if by_tables => {
+            RouteBackend::Routes | RouteBackend::Nexthop => false,
+            RouteBackend::Tables => true,
+            RouteBackend::Auto if by_tables => {
                 desired.prefixes.len() >= ROUTES_BELOW || self.tables.waits_for_peer(now_ns, id)
             }
-            ActuationChoice::Auto => desired.prefixes.len() > TABLES_ABOVE,
+            RouteBackend::Auto => desired.prefixes.len() > TABLES_ABOVE,
         }
     }
 
@@ -123,7 +122,7 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
     async fn apply_routes(&mut self, now_ns: u64, id: GroupId, desired: &GroupRoutes) -> Report {
         let Some(served) = self.groups.get_mut(&id) else { return Report::default() };
         let refused = served.unfit.is_some_and(|(_, end_ns)| now_ns < end_ns);
-        if desired.choice == ActuationChoice::Nexthop && !refused {
+        if desired.choice == RouteBackend::Nexthop && !refused {
             match self.nexthops.apply(now_ns, id, desired) {
                 Ok(written) => {
                     let mut report = self.refer(now_ns, id, desired).await;

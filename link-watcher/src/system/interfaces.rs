@@ -3,6 +3,7 @@
 use std::{collections::BTreeMap, io, net::IpAddr};
 
 use ipnet::IpNet;
+use tracing::warn;
 
 use crate::{
     event::Device,
@@ -43,7 +44,21 @@ impl Interfaces {
         Ok(interfaces)
     }
 
-    /// Takes an event in. Gives whether something changed.
+    /// Takes an event in, and reads everything again where events were lost. Gives whether something changed.
+    pub fn follow(&mut self, event: &KernelEvent) -> bool {
+        if *event != KernelEvent::Resync {
+            return self.update(event);
+        }
+        match Self::read() {
+            Ok(interfaces) => std::mem::replace(self, interfaces) != *self,
+            Err(error) => {
+                warn!("the interfaces could not be read, they stay as they were known: {error}");
+                false
+            }
+        }
+    }
+
+    /// Takes what an event says of one interface in. Gives whether something changed.
     pub fn update(&mut self, event: &KernelEvent) -> bool {
         match event {
             KernelEvent::Link(link) => {

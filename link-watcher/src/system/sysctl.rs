@@ -134,7 +134,8 @@ impl<S: SysctlSink> LinkSysctls<S> {
         let setting = dotted(&format!("ipv6/conf/{interface}/accept_ra"));
         deaf.then(|| {
             format!(
-                "{setting} is {accept_ra}: the kernel takes no router advertisements there, so unless another program does,                  no IPv6 gateway is learned. Run `sysctl -w {setting}=2`, or give `gateway`"
+                "{setting} is {accept_ra}: the kernel takes no router advertisements there, so unless another program does, no \
+                 IPv6 gateway is learned. Run `sysctl -w {setting}=2`, or give `gateway`"
             )
         })
     }
@@ -234,7 +235,10 @@ mod tests {
                 with(&[("ipv6/conf/eth0.7/accept_ra", accept_ra), ("ipv6/conf/eth0.7/forwarding", forwarding)]);
             let said = sysctls.advertisements("eth0.7");
             assert_eq!(said.is_some(), deaf);
-            assert!(said.is_none_or(|said| said.contains("`sysctl -w net.ipv6.conf.eth0/7.accept_ra=2`")));
+            if let Some(said) = said {
+                assert!(said.contains("`sysctl -w net.ipv6.conf.eth0/7.accept_ra=2`"), "{said}");
+                assert!(!said.contains("  "), "one sentence: {said}");
+            }
         }
         assert_eq!(with(&[]).advertisements("eth1"), None, "a kernel without IPv6");
     }

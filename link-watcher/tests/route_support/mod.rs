@@ -4,20 +4,19 @@
 use std::{
     future::Future,
     net::IpAddr,
-    process::Command,
     time::{Duration, Instant},
 };
 
 use ipnet::IpNet;
 use link_watcher::{
-    config::ActuationChoice,
     event::GroupId,
     route::{
-        Actuation, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop, Notice, Report, RouteSink,
-        Routes, TableRange,
+        Actuation, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop, Notice, Report, RouteBackend,
+        RouteSink, Routes, TableRange,
     },
     system::{Interfaces, KernelEvents},
 };
+use link_watcher_programs::IP;
 
 /// The group that most tests use.
 pub(crate) const GROUP: GroupId = GroupId(0);
@@ -44,7 +43,7 @@ pub(crate) fn namespace<F: Future<Output = ()>>(body: impl FnOnce() -> F + Send 
 
 /// Runs `ip`, which must succeed, and gives what it prints.
 pub(crate) fn ip(arguments: &str) -> String {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().expect("iproute2 is installed");
+    let output = IP.command().args(arguments.split_whitespace()).output().expect("iproute2 is installed");
     assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -52,7 +51,7 @@ pub(crate) fn ip(arguments: &str) -> String {
 /// Runs `ip -batch`.
 pub(crate) fn ip_batch(lines: impl Iterator<Item = String>) {
     use std::io::Write;
-    let mut child = Command::new("ip").args(["-batch", "-"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
+    let mut child = IP.command().args(["-batch", "-"]).stdin(std::process::Stdio::piped()).spawn().unwrap();
     let text: String = lines.map(|line| line + "\n").collect();
     child.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success());
@@ -226,7 +225,7 @@ impl AllBackEnds {
 
 /// A wish about the three links, or those of them that are of the active one's family.
 pub(crate) fn wish(
-    choice: ActuationChoice,
+    choice: RouteBackend,
     prefixes: impl IntoIterator<Item = IpNet>,
     active: &[Nexthop],
     backups: &[Nexthop],

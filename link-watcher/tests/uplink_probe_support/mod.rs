@@ -2,7 +2,6 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
-    process::Command,
     time::Duration,
 };
 
@@ -12,6 +11,7 @@ use link_watcher::{
     system::Interfaces,
     uplink::{Path, probe::ProbedUplink},
 };
+use link_watcher_programs::NFT;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, UdpSocket},
@@ -187,7 +187,7 @@ pub(crate) fn servers(targets: &[&str]) -> Vec<SocketAddr> {
 
 /// Runs `nft`, which must succeed.
 pub(crate) fn nft(command: &str) {
-    let output = Command::new("nft").arg(command).output().expect("nftables is installed");
+    let output = NFT.command().arg(command).output().expect("nftables is installed");
     assert!(output.status.success(), "nft {command}: {}", String::from_utf8_lossy(&output.stderr));
 }
 

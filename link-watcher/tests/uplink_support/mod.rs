@@ -12,6 +12,7 @@ use link_watcher::{
         tables::{NetlinkTables, TableNotice, Tables},
     },
 };
+use link_watcher_programs::IP;
 
 use crate::route_support::*;
 
@@ -110,7 +111,7 @@ pub(crate) fn our_rules() -> Vec<String> {
 
 /// The interface by which a packet leaves, or what the kernel says instead.
 pub(crate) fn leaves_by(arguments: &str) -> String {
-    let output = std::process::Command::new("ip").args(["route", "get"]).args(arguments.split_whitespace()).output();
+    let output = IP.command().args(["route", "get"]).args(arguments.split_whitespace()).output();
     let output = output.unwrap();
     if !output.status.success() {
         return String::from_utf8_lossy(&output.stderr).trim().to_owned();

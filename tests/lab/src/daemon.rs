@@ -5,11 +5,12 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use link_watcher_programs::own;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
@@ -178,7 +179,7 @@ impl Daemon {
             .append(true)
             .open(self.log_path())
             .with_context(|| format!("cannot open {}", self.log_path().display()))?;
-        let mut command = Command::new(&self.binary);
+        let mut command = own(&self.binary);
         command
             .arg("run")
             .arg("--config")
@@ -223,7 +224,7 @@ impl Daemon {
     /// # Errors
     /// Where the program cannot be started; its own failure is in the output.
     pub fn output(&self, arguments: &[&str]) -> Result<Output> {
-        let mut command = Command::new(&self.binary);
+        let mut command = own(&self.binary);
         command
             .args(arguments)
             .arg("--socket")

@@ -12,6 +12,7 @@ use std::thread;
 
 use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
+use link_watcher_programs::{RunError, named};
 use nix::ifaddrs::getifaddrs;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::net::if_::InterfaceFlags;
@@ -119,7 +120,7 @@ impl Namespace {
         self.run(|| command.spawn())?.with_context(|| format!("cannot start {}", program.display()))
     }
 
-    /// Runs a program inside the namespace, with `input` on its standard input, and returns what it wrote.
+    /// Runs a program of the list inside the namespace, with `input` on its standard input, and returns what it wrote.
     ///
     /// # Errors
     /// Where it cannot be started or fails; the message carries what it complained about.
@@ -127,7 +128,11 @@ impl Namespace {
         let [program, arguments @ ..] = arguments else {
             bail!("a command without a program");
         };
-        let mut command = Command::new(program);
+        let program = named(program)?;
+        if program.path().is_none() {
+            return Err(RunError::Missing(program).into());
+        }
+        let mut command = program.command();
         command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = self.spawn(&mut command)?;
         // All that is written here fits the pipe, so that nobody waits for the other. A program that does not read it says why

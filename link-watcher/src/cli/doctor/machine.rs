@@ -1,16 +1,14 @@
 //! What can be found out about a machine, and the machine that this runs on.
 
-use std::{
-    collections::BTreeMap,
-    fs, io,
-    process::{Command, Stdio},
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, fs, io, time::SystemTime};
+
+use link_watcher_programs::NFT;
 
 use super::netlink;
 use crate::{
     bpf::{self, XdpProgram},
     system::Interfaces,
+    uplink::nft::TIMEOUT as NFT_TIMEOUT,
 };
 
 /// A machine that answers questions. Nothing is changed by asking.
@@ -73,14 +71,13 @@ impl Machine for ThisMachine {
     }
 
     fn nft(&self) -> io::Result<String> {
-        let run = |arguments: &[&str]| Command::new("nft").args(arguments).stdin(Stdio::null()).output();
+        let run = |arguments: &[&str]| NFT.run(arguments, "", NFT_TIMEOUT);
         let version = run(&["--version"])?;
         let tables = run(&["list", "tables"])?;
         if !tables.status.success() {
-            let said = String::from_utf8_lossy(&tables.stderr);
-            return Err(io::Error::other(said.lines().next().unwrap_or("it failed").to_owned()));
+            return Err(io::Error::other(tables.stderr.lines().next().unwrap_or("it failed").to_owned()));
         }
-        Ok(String::from_utf8_lossy(&version.stdout).trim_end().to_owned())
+        Ok(version.stdout.trim_end().to_owned())
     }
 
     fn now(&self) -> SystemTime {

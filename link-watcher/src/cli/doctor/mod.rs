@@ -6,16 +6,19 @@ mod machine;
 mod neighbours;
 mod netlink;
 
-use std::{collections::BTreeMap, path::Path, process::ExitCode};
+use std::{collections::BTreeMap, path::Path};
 
 use serde::Serialize;
 
 use self::machine::{Machine, ThisMachine};
 use super::{
-    EXIT_FAILED, Failure,
+    Exit, Failure,
     output::{Style, print},
 };
-use crate::config::{self, ActuationChoice, Config, EngineChoice};
+use crate::{
+    config::{self, Config, EngineChoice},
+    route::RouteBackend,
+};
 
 /// How good something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -101,7 +104,7 @@ impl Needs {
             bpf: !config.peers.is_empty() && config.daemon.engine != EngineChoice::Socket,
             realtime: config.daemon.realtime,
             uplinks: !config.uplinks.is_empty(),
-            nexthop: config.peers.iter().any(|peer| peer.actuation == ActuationChoice::Nexthop),
+            nexthop: config.peers.iter().any(|peer| peer.actuation == RouteBackend::Nexthop),
             ipv4: routes.contains(&true),
             ipv6: routes.contains(&false),
             interfaces,
@@ -127,7 +130,7 @@ impl Needs {
     }
 }
 
-pub(super) fn run(path: &Path, named: bool, json: bool) -> Result<ExitCode, Failure> {
+pub(super) fn run(path: &Path, named: bool, json: bool) -> Result<Exit, Failure> {
     let machine = ThisMachine;
     let (needs, configuration) = if named || path.exists() {
         match config::load(path) {
@@ -140,11 +143,11 @@ pub(super) fn run(path: &Path, named: bool, json: bool) -> Result<ExitCode, Fail
     let report = examine(&machine, &needs, configuration);
     if json {
         let text = serde_json::to_string_pretty(&report);
-        print(&(text.map_err(|error| Failure::new(EXIT_FAILED, format!("link-watcher: {error}")))? + "\n"))?;
+        print(&(text.map_err(|error| Failure::new(Exit::Failed, format!("link-watcher: {error}")))? + "\n"))?;
     } else {
         print(&render(&report, Style::for_stdout()))?;
     }
-    Ok(if report.missing == 0 { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
+    Ok(if report.missing == 0 { Exit::Done } else { Exit::Failed })
 }
 
 fn examine(machine: &dyn Machine, needs: &Needs, configuration: Finding) -> Report {

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, fs, path::Path, time::Duration};
 use saphyr::{LoadableYamlNode, MarkedYaml};
 
 use self::yaml::{Map, Source};
-use super::{EXIT_FAILED, Failure};
+use super::{Exit, Failure};
 use crate::config::{self, Diagnostic, Findings, Host, Refused, Severity};
 
 /// Longest file that is converted, bytes.
@@ -32,7 +32,7 @@ pub(super) struct Converted {
 
 /// Converts the YAML file of Fault Tolerant Router.
 pub(super) fn fault_tolerant_router(path: &Path) -> Result<Converted, Failure> {
-    let failed = |why: String| Failure::new(EXIT_FAILED, format!("link-watcher: {}: {why}", path.display()));
+    let failed = |why: String| Failure::new(Exit::Failed, format!("link-watcher: {}: {why}", path.display()));
     let length = fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
     if length > MAX_FILE_LEN {
         return Err(failed(format!("it is longer than {MAX_FILE_LEN} bytes")));

@@ -7,6 +7,7 @@ use toml::Spanned;
 use super::{
     HttpTarget, ProbeConfig, ProbeKind,
     force::{Numbers, numbers},
+    kind::{KINDS, Kind},
     target::{self, Targets},
 };
 use crate::{
@@ -54,19 +55,6 @@ const MAX_QUERY_LEN: usize = 253;
 /// Longest text that is looked for in a body, bytes.
 const MAX_BODY_LEN: usize = 1024;
 
-/// What is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Icmp,
-    Tcp,
-    Http,
-    Dns,
-    Arp,
-}
-
-const KINDS: &[(&str, Kind)] =
-    &[("icmp", Kind::Icmp), ("tcp", Kind::Tcp), ("http", Kind::Http), ("dns", Kind::Dns), ("arp", Kind::Arp)];
-
 /// As it stands in the file: what is not said is nothing.
 pub(super) struct Probe<'a> {
     section: Section<'a>,
@@ -101,7 +89,7 @@ impl<'a> Probe<'a> {
                 section.findings.error(
                     &value.span(),
                     format!("`{key}` means nothing for this kind of probe"),
-                    format!("it is for kind = \"{}\"", word(of)),
+                    format!("it is for kind = \"{}\"", of.word()),
                 );
             }
         }
@@ -154,7 +142,7 @@ pub(super) fn resolve(
         let span = place.map_or(uplink.span(), |probe| probe.section.span());
         findings.error(
             &span,
-            format!("nothing says whom to probe (kind = \"{}\")", word(kind)),
+            format!("nothing says whom to probe (kind = \"{}\")", kind.word()),
             format!("add a line such as targets = {} to [uplinks.probe]", target::example(kind)),
         );
         return None;
@@ -299,9 +287,4 @@ fn text(section: &Section<'_>, key: &str, example: &str, max_len: usize) -> Opti
         return None;
     }
     Some(text.into_inner())
-}
-
-/// A kind as it is written.
-fn word(kind: Kind) -> &'static str {
-    KINDS.iter().find(|(_, known)| *known == kind).map_or("", |(word, _)| word)
 }

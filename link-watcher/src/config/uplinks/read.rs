@@ -17,15 +17,15 @@ use crate::{
         section::Section,
     },
     event::Failback,
+    route::MAIN_RULE_PRIORITY,
 };
 
 const DEFAULT_ROUTE: &str = "0.0.0.0/0";
 const DEFAULT_FWMARK: u32 = 0xff00;
 const DEFAULT_RULE_PRIORITY: u32 = 20_000;
 const DEFAULT_TABLE_BASE: u32 = 7000;
-/// Our rules stand before the one of the main table, which is at 32766 (`fib_default_rules_init` in the kernel's
-/// `net/ipv4/fib_rules.c`).
-pub(super) const MAX_RULE_PRIORITY: u32 = 32_766 - RULE_PRIORITIES;
+/// Our rules stand before the one of the main table.
+pub(super) const MAX_RULE_PRIORITY: u32 = MAIN_RULE_PRIORITY - RULE_PRIORITIES;
 /// Most uplinks of a group: each has a rule for its mark, and some for its addresses, among the group's priorities.
 pub(super) const MAX_UPLINKS: usize = 255;
 

@@ -10,7 +10,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::probe::Kind;
+use super::kind::Kind;
 use crate::config::section::Section;
 
 /// Domain name service (RFC 1035, section 4.2).

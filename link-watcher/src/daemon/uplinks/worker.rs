@@ -226,17 +226,7 @@ impl Worker {
         let now_ns = clock::now_ns();
         self.learner.observe(now_ns, event);
         self.tables.observe(now_ns, event);
-        self.changed |= if *event == KernelEvent::Resync {
-            match Interfaces::read() {
-                Ok(interfaces) => std::mem::replace(&mut self.interfaces, interfaces) != self.interfaces,
-                Err(error) => {
-                    warn!("the interfaces could not be read, they stay as they were known: {error}");
-                    false
-                }
-            }
-        } else {
-            self.interfaces.update(event)
-        };
+        self.changed |= self.interfaces.follow(event);
     }
 
     /// Looks how the uplinks' interfaces, addresses and gateways are now, and does what follows.

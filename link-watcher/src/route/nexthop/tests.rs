@@ -7,9 +7,8 @@ use super::{
     fake::{FakeObjects, State},
     *,
 };
-use crate::{
-    config::ActuationChoice,
-    route::{Actuation, Nexthop, RouteSink, TableRange, fake::FakeKernel as FakeRoutes, table_fake::FakeKernel},
+use crate::route::{
+    Actuation, Nexthop, RouteBackend, RouteSink, TableRange, fake::FakeKernel as FakeRoutes, table_fake::FakeKernel,
 };
 
 const GROUP: GroupId = GroupId(0);
@@ -35,7 +34,7 @@ fn wish(active: &[Nexthop], backups: &[u32]) -> GroupRoutes {
         active: active.to_vec(),
         backups: backups.iter().map(|i| hop(*i)).collect(),
         links: (1..=3).map(hop).collect(),
-        choice: ActuationChoice::Nexthop,
+        choice: RouteBackend::Nexthop,
         range: TableRange { table_base: BASE, rule_priority: 32_600 },
         ..GroupRoutes::default()
     }
@@ -279,7 +278,7 @@ fn without_groups_routes_do() {
 #[test]
 fn another_choice_replaces_each_route_and_drops_the_objects() {
     let mut bench = Bench::installed(&wish(&[hop(1)], &[2]));
-    let by_routes = GroupRoutes { choice: ActuationChoice::Routes, ..wish(&[hop(1)], &[2]) };
+    let by_routes = GroupRoutes { choice: RouteBackend::Routes, ..wish(&[hop(1)], &[2]) };
     assert_eq!(bench.apply(&by_routes).installed, 10);
     assert_eq!((bench.objects(), bench.routes.state().routes.len()), (0, 20));
     assert_eq!(bench.apply(&wish(&[hop(1)], &[2])).installed, 10);

@@ -6,8 +6,6 @@ use ipnet::IpNet;
 
 use super::{super::RouteKey, GAP_NS};
 
-/// `RT_TABLE_MAIN`.
-pub(super) const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
 /// Most routes of others that are followed; with more, routes of ours stand in the main table like theirs.
 pub(super) const FOREIGN_MAX: usize = 65_536;
 /// Least time between two readings of the main table, ns.

@@ -34,7 +34,7 @@ use ipnet::IpNet;
 pub(super) use self::group::Group;
 use self::{foreign::Foreign, read::Reading};
 use super::{
-    Adopted, BulkKernel, FoundRule, GroupRoutes, Nexthop, Notice, PROTOCOL, Report, canonical,
+    Adopted, BulkKernel, FoundRule, GroupRoutes, MAIN_TABLE, Nexthop, Notice, PROTOCOL, Report, canonical,
     reconcile::{BACKOFF_MAX_NS, GAP_NS, backoff_ns},
     routes::{ORPHAN_GRACE_NS, PERIOD_NS, RETRY_NS},
 };
@@ -304,7 +304,7 @@ impl<K: BulkKernel> PeerTables<K> {
 
     fn route_event(&mut self, now_ns: u64, event: &RouteEvent) -> Option<Notice> {
         let key = event.route.key;
-        if key.table == foreign::MAIN {
+        if key.table == MAIN_TABLE {
             let ours = event.route.protocol == PROTOCOL;
             if event.change == RouteChange::Added && !ours {
                 if self.foreign.insert(key, event.route.protocol) {

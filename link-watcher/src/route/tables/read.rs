@@ -9,13 +9,13 @@ use ipnet::IpNet;
 
 use super::{
     BulkKernel, Group, Nexthop, PROTOCOL, PeerTables, RETRY_NS, fill,
-    foreign::{Best, FOREIGN_MAX, MAIN, better},
+    foreign::{Best, FOREIGN_MAX, better},
     slot::{Progress, Standing},
     way_of,
 };
 use crate::{
     event::GroupId,
-    route::{Family, FoundTableRoute, Notice, Way},
+    route::{Family, FoundTableRoute, MAIN_TABLE, Notice, Way},
 };
 
 /// A table that is being read.
@@ -46,7 +46,7 @@ impl Reading {
 
     fn table(&self) -> u32 {
         match self.what {
-            What::Main(_) => MAIN,
+            What::Main(_) => MAIN_TABLE,
             What::Slot { table, .. } => table,
         }
     }

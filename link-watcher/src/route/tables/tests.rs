@@ -13,7 +13,7 @@ use super::{
     },
     *,
 };
-use crate::{config::ActuationChoice, route::RouteSink};
+use crate::route::{RouteBackend, RouteSink};
 
 const GROUP: GroupId = GroupId(0);
 const SECOND: u64 = 1_000_000_000;
@@ -38,7 +38,7 @@ fn wish(prefixes: impl IntoIterator<Item = u32>, active: &[u32], backups: &[u32]
         active: active.iter().map(|i| hop(*i)).collect(),
         backups: backups.iter().map(|i| hop(*i)).collect(),
         links: (1..=3).map(hop).collect(),
-        choice: ActuationChoice::Tables,
+        choice: RouteBackend::Tables,
         range: RANGE,
         ..GroupRoutes::default()
     }
@@ -250,7 +250,7 @@ fn the_number_of_prefixes_decides_with_some_patience() {
     let (routes, kernel) = (FakeRoutes::default(), FakeKernel::default());
     let mut sink = Actuation::new(routes.clone(), kernel.clone(), FakeObjects::default());
     let mut now_ns = SECOND;
-    let auto = |count| GroupRoutes { choice: ActuationChoice::Auto, ..wish(0..count, &[1], &[2]) };
+    let auto = |count| GroupRoutes { choice: RouteBackend::Auto, ..wish(0..count, &[1], &[2]) };
     for (count, by_tables) in [(1000, false), (1001, true), (500, true), (499, false), (1000, false)] {
         run(sink.apply(now_ns, GROUP, &auto(count)));
         for _ in 0..500 {

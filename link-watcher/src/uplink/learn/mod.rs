@@ -27,7 +27,7 @@ use super::Path;
 use crate::{
     config::{UplinkConfig, UplinksConfig},
     event::Device,
-    route::{Family, FoundTableRoute, PROTOCOL, Way},
+    route::{Family, FoundTableRoute, MAIN_TABLE, PROTOCOL, Way},
     system::{Address, Interface, Interfaces, KernelEvent},
 };
 
@@ -40,8 +40,6 @@ const RETRY_NS: u64 = 5_000_000_000;
 /// How often a neighbour is looked at, ns: while it is not known, when it may have changed.
 const UNKNOWN_NS: u64 = 100_000_000;
 const KNOWN_NS: u64 = 5_000_000_000;
-/// `RT_TABLE_MAIN` (linux/rtnetlink.h).
-const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
 
 /// An uplink as its interface is now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -307,7 +305,7 @@ impl<K: LearnKernel> Learner<K> {
         self.indices = self.uplinks.iter().filter_map(|(_, config)| interfaces.index(&config.interface)).collect();
         match self.kernel.default_routes(&self.indices) {
             Ok(mut found) => {
-                found.sort_by_key(|route| (route.key.table != MAIN, route.key.metric, route.key.table));
+                found.sort_by_key(|route| (route.key.table != MAIN_TABLE, route.key.metric, route.key.table));
                 self.learned.defaults = found;
                 Ok(())
             }

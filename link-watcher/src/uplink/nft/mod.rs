@@ -33,6 +33,7 @@ mod text;
 
 use std::{collections::BTreeMap, fmt, io};
 
+pub(crate) use self::sink::TIMEOUT;
 pub use self::sink::{Nft, NftError, RulesetSink};
 use self::text::Table;
 use super::Desired;

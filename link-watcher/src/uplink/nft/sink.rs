@@ -1,26 +1,13 @@
 //! The program `nft`, and the trait behind which tests put a pretended one.
 
-use std::{
-    fs::File,
-    io::{self, Read, Seek, Write},
-    process::{Child, Command, ExitStatus, Stdio},
-    time::{Duration, Instant},
-};
+use std::{io, time::Duration};
 
-use rustix::{
-    event::{PollFd, PollFlags, Timespec, poll},
-    fs::{MemfdFlags, memfd_create},
-    process::{Pid, PidfdFlags, pidfd_open},
-};
+use link_watcher_programs::{NFT, Output, RunError};
 
 use crate::netlink::{Batch, Requests, netfilter};
 
 /// How long `nft` may take: on a busy machine with large rulesets of others a second has been seen.
-const TIMEOUT: Duration = Duration::from_secs(5);
-/// Octets of what it lists that are read.
-const LISTING_LEN_MAX: u64 = 4 << 20;
-/// Octets of what it complains about that are read.
-const COMPLAINT_LEN_MAX: u64 = 16 << 10;
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Why the table could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -28,12 +15,9 @@ pub enum NftError {
     /// There is no such program.
     #[error("uplinks need the program nft, which is not installed: apt install nftables")]
     Missing,
-    /// It could not be run.
-    #[error("the program nft could not be run: {0}")]
-    Run(#[source] io::Error),
-    /// It took too long and was ended.
-    #[error("the program nft did not finish within {} s; is the machine overloaded?", TIMEOUT.as_secs())]
-    TimedOut,
+    /// It could not be run to its end.
+    #[error("{0}")]
+    Run(#[source] RunError),
     /// It may not.
     #[error("nftables cannot be changed: not permitted; run this as root or with CAP_NET_ADMIN")]
     NotPermitted,
@@ -105,18 +89,18 @@ impl Nft {
 
 impl RulesetSink for Nft {
     fn apply(&mut self, text: &str) -> Result<(), NftError> {
-        let (status, _, complaint) = run(&["-f", "-"], text)?;
-        if status.success() { Ok(()) } else { Err(refused(&complaint, text)) }
+        let output = run(&["-f", "-"], text)?;
+        if output.status.success() { Ok(()) } else { Err(refused(&output.stderr, text)) }
     }
 
     fn list(&mut self, table: &str) -> Result<Option<String>, NftError> {
-        let (status, listing, complaint) = run(&["-s", "list", "table", "inet", table], "")?;
-        if status.success() {
-            Ok(Some(listing))
-        } else if complaint.contains("No such file or directory") {
+        let output = run(&["-s", "list", "table", "inet", table], "")?;
+        if output.status.success() {
+            Ok(Some(output.stdout))
+        } else if output.stderr.contains("No such file or directory") {
             Ok(None)
         } else {
-            Err(refused(&complaint, ""))
+            Err(refused(&output.stderr, ""))
         }
     }
 
@@ -129,73 +113,12 @@ impl RulesetSink for Nft {
     }
 }
 
-/// Runs `nft`: its exit status, output and complaints. Everything goes through files in memory, so that neither side ever
-/// waits for the other to read.
-fn run(arguments: &[&str], input: &str) -> Result<(ExitStatus, String, String), NftError> {
-    let memory = |name: &str| memfd_create(name, MemfdFlags::CLOEXEC).map(File::from).map_err(io::Error::from);
-    let files = || -> io::Result<_> {
-        let mut stdin = memory("nft-input")?;
-        stdin.write_all(input.as_bytes())?;
-        stdin.rewind()?;
-        let (stdout, stderr) = (memory("nft-output")?, memory("nft-complaints")?);
-        let theirs = (stdout.try_clone()?, stderr.try_clone()?);
-        Ok((stdin, stdout, stderr, theirs))
-    };
-    let (stdin, mut stdout, mut stderr, theirs) = files().map_err(NftError::Run)?;
-    // Where it is on the systems that have it, also for a service whose PATH is bare.
-    let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin:/usr/bin:/bin";
-    let mut child = Command::new("nft")
-        .args(arguments)
-        .env("PATH", path)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::from(stdin))
-        .stdout(Stdio::from(theirs.0))
-        .stderr(Stdio::from(theirs.1))
-        .spawn()
-        .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => NftError::Missing,
-            _ => NftError::Run(error),
-        })?;
-    let status = wait(&mut child)?;
-    let read = |file: &mut File, limit| -> io::Result<String> {
-        let mut bytes = Vec::new();
-        file.rewind()?;
-        file.take(limit).read_to_end(&mut bytes)?;
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
-    };
-    let listing = read(&mut stdout, LISTING_LEN_MAX).map_err(NftError::Run)?;
-    let complaint = read(&mut stderr, COMPLAINT_LEN_MAX).map_err(NftError::Run)?;
-    Ok((status, listing, complaint))
-}
-
-/// Waits for the program to end, and ends it when it takes too long.
-fn wait(child: &mut Child) -> Result<ExitStatus, NftError> {
-    let deadline = Instant::now() + TIMEOUT;
-    let ended = || -> io::Result<bool> {
-        let pid = Pid::from_child(child);
-        let pidfd = pidfd_open(pid, PidfdFlags::empty())?;
-        loop {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
-            match poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], Some(&timeout)) {
-                Ok(0) => return Ok(false),
-                Ok(_) => return Ok(true),
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-    };
-    let outcome = ended();
-    if !matches!(outcome, Ok(true)) {
-        // It may have ended meanwhile; in either case it is waited for below.
-        let _ = child.kill();
-    }
-    let status = child.wait().map_err(NftError::Run)?;
-    match outcome {
-        Ok(true) => Ok(status),
-        Ok(false) => Err(NftError::TimedOut),
-        Err(error) => Err(NftError::Run(error)),
-    }
+/// Runs `nft`.
+fn run(arguments: &[&str], input: &str) -> Result<Output, NftError> {
+    NFT.run(arguments, input, TIMEOUT).map_err(|error| match error {
+        RunError::Missing(_) => NftError::Missing,
+        error => NftError::Run(error),
+    })
 }
 
 /// Its first complaint, as in `/dev/stdin:12:5-10: Error: syntax error`, with the line of the text that it is about.

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::{Found, Problem, TableChange};
 use crate::{
     config::RULE_PRIORITIES,
-    route::{Family, Hop, IPV6_DEFAULT_METRIC, InterfaceName, PROTOCOL, RouteKey, Rule, TableRoute, Way},
+    route::{Family, Hop, IPV6_DEFAULT_METRIC, InterfaceName, MAIN_TABLE, PROTOCOL, RouteKey, Rule, TableRoute, Way},
     uplink::{Desired, Path, Uplink},
 };
 
@@ -27,8 +27,6 @@ const SOURCE_OFFSET: u32 = 300;
 const SPREAD_OFFSET: u32 = 900;
 const _: () = assert!(SOURCE_OFFSET + 128 < SPREAD_OFFSET && SPREAD_OFFSET < RULE_PRIORITIES);
 
-/// `RT_TABLE_MAIN` (linux/rtnetlink.h).
-const MAIN: u32 = libc::RT_TABLE_MAIN as u32;
 /// The metric of what comes after everything else.
 const LAST_METRIC: u32 = u32::MAX;
 
@@ -60,7 +58,7 @@ pub fn wanted(desired: &Desired) -> (Vec<TableRoute>, Vec<Rule>) {
             table,
             suppress_prefix_len: None,
         };
-        rules.push(Rule { suppress_prefix_len: Some(0), ..rule(MAIN_OFFSET, MAIN) });
+        rules.push(Rule { suppress_prefix_len: Some(0), ..rule(MAIN_OFFSET, MAIN_TABLE) });
         rules.push(rule(SPREAD_OFFSET, desired.table_base));
         for uplink in &desired.uplinks {
             let table = desired.table(uplink);

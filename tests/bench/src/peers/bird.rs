@@ -1,16 +1,15 @@
 //! BIRD: a static route through each link, withdrawn while the neighbour's BFD session is down; the most preferred of those
 //! that are left is exported to the kernel.
 
-use std::{fmt::Write as _, process::Command};
+use std::fmt::Write as _;
 
 use anyhow::Result;
 use link_watcher_lab::{End, routers::TwoRouters, service::Service};
+use link_watcher_programs::BIRD;
 
-use super::{BFD_PORT, ENDS, FloodKind, Heard, Package, Program, Timers, bfd_junk, directory, find, links, write};
+use super::{BFD_PORT, ENDS, FloodKind, Heard, Package, Program, Timers, bfd_junk, directory, links, write};
 
 pub(crate) struct Bird;
-
-const EXECUTABLE: &str = "bird";
 
 impl Program for Bird {
     fn part(&self) -> &'static str {
@@ -18,7 +17,7 @@ impl Program for Bird {
     }
 
     fn package(&self) -> Option<Package> {
-        Some(Package::new(EXECUTABLE, "--version", "bird2"))
+        Some(Package::new(BIRD, "--version"))
     }
 
     fn timers(&self) -> Vec<Timers> {
@@ -33,7 +32,7 @@ impl Program for Bird {
         let [client, server] = ENDS.map(|(end, role)| {
             let directory = directory(routers, &format!("bird-{role}"))?;
             let config = write(&directory, "bird.conf", &config(routers, end, timers)?)?;
-            let mut command = Command::new(find(EXECUTABLE).unwrap_or_default());
+            let mut command = BIRD.command();
             command.arg("-f").arg("-c").arg(config);
             command.arg("-s").arg(directory.join("control")).arg("-P").arg(directory.join("pid"));
             Service::start(&routers.lab, routers.daemon(end).namespace(), &format!("bird-{role}"), &mut command)

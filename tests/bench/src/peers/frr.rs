@@ -5,13 +5,12 @@ use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt as _, path::Path, pr
 
 use anyhow::{Context as _, Result};
 use link_watcher_lab::{End, routers::TwoRouters, service::Service};
+use link_watcher_programs::{FRR_BFDD, FRR_BGPD, FRR_ZEBRA, Program as Listed, UNSHARE};
 
 use super::{BFD_PORT, ENDS, FloodKind, Heard, Package, Program, Timers, bfd_junk, directory, links, write};
 
 pub(crate) struct Frr;
 
-/// Where Debian puts the daemons.
-const DAEMONS: &str = "/usr/lib/frr";
 /// The user that they become.
 const USER: &str = "frr";
 /// Through which the daemons talk to zebra, in a directory of their end.
@@ -25,7 +24,7 @@ impl Program for Frr {
     }
 
     fn package(&self) -> Option<Package> {
-        Some(Package::new("/usr/lib/frr/bfdd", "--version", "frr"))
+        Some(Package::new(FRR_BFDD, "--version"))
     }
 
     fn timers(&self) -> Vec<Timers> {
@@ -54,18 +53,18 @@ impl Program for Frr {
             let path = directory.to_str().context("a temporary directory whose name is no text")?;
             let namespace = routers.daemon(end).namespace();
             namespace.command(&["chown", "--recursive", &format!("{USER}:{USER}"), path], "")?;
-            let start = |daemon: &str| {
-                let mut command = command(daemon, &directory);
-                Service::start(&routers.lab, namespace, &format!("frr-{role}-{daemon}"), &mut command)
+            let start = |name: &str, daemon: Listed| {
+                let mut command = command(name, daemon, &directory);
+                Service::start(&routers.lab, namespace, &format!("frr-{role}-{name}"), &mut command)
             };
-            let zebra = start("zebra")?;
+            let zebra = start("zebra", FRR_ZEBRA)?;
             // Those that do not find it there ask again only ten seconds later.
             let socket = directory.join(ZEBRA_SOCKET);
             routers.lab.wait_until("zebra's socket", START_LIMIT, || {
                 zebra.check()?;
                 Ok(socket.exists().then_some(()))
             })?;
-            Ok(vec![zebra, start("bfdd")?, start("bgpd")?])
+            Ok(vec![zebra, start("bfdd", FRR_BFDD)?, start("bgpd", FRR_BGPD)?])
         });
         Ok([client?, server?])
     }
@@ -83,17 +82,17 @@ impl Program for Frr {
     }
 }
 
-fn command(daemon: &str, directory: &Path) -> Command {
+fn command(name: &str, daemon: Listed, directory: &Path) -> Command {
     // Whatever they are told, the daemons make directories in /run, and in /var/tmp for notes in case they crash: what they see
     // there is the lab's.
     let script = "mount -t tmpfs tmpfs /run && mount --bind \"$1\" /var/tmp && shift && exec \"$@\"";
-    let mut command = Command::new("unshare");
+    let mut command = UNSHARE.command();
     command.args(["--mount", "sh", "-c", script, "sh"]).arg(directory);
-    command.arg(Path::new(DAEMONS).join(daemon)).args(["-u", USER, "-g", USER, "-A", "127.0.0.1", "-P", "0"]);
-    command.arg("-f").arg(directory.join(format!("{daemon}.conf")));
-    command.arg("-i").arg(directory.join(format!("{daemon}.pid")));
+    command.arg(daemon.name()).args(["-u", USER, "-g", USER, "-A", "127.0.0.1", "-P", "0"]);
+    command.arg("-f").arg(directory.join(format!("{name}.conf")));
+    command.arg("-i").arg(directory.join(format!("{name}.pid")));
     command.arg("-z").arg(directory.join(ZEBRA_SOCKET)).arg("--vty_socket").arg(directory);
-    if daemon == "bfdd" {
+    if daemon == FRR_BFDD {
         command.arg("--bfdctl").arg(directory.join("bfdd.sock"));
     }
     command

@@ -1,16 +1,15 @@
 //! keepalived: for each link a BFD instance and a VRRP instance that tracks it; the VRRP instance brings the link's routes, at
 //! a metric of their own. The VRRP instances stand alone on the side of the hosts: nobody contends with them.
 
-use std::{fmt::Write as _, process::Command};
+use std::fmt::Write as _;
 
 use anyhow::Result;
 use link_watcher_lab::{End, routers::TwoRouters, service::Service};
+use link_watcher_programs::KEEPALIVED;
 
-use super::{BFD_PORT, ENDS, FloodKind, Heard, Package, Program, Timers, bfd_junk, directory, find, links, write};
+use super::{BFD_PORT, ENDS, FloodKind, Heard, Package, Program, Timers, bfd_junk, directory, links, write};
 
 pub(crate) struct Keepalived;
-
-const EXECUTABLE: &str = "keepalived";
 
 impl Program for Keepalived {
     fn part(&self) -> &'static str {
@@ -18,7 +17,7 @@ impl Program for Keepalived {
     }
 
     fn package(&self) -> Option<Package> {
-        Some(Package::new(EXECUTABLE, "--version", "keepalived"))
+        Some(Package::new(KEEPALIVED, "--version"))
     }
 
     fn timers(&self) -> Vec<Timers> {
@@ -33,7 +32,7 @@ impl Program for Keepalived {
         let [client, server] = ENDS.map(|(end, role)| {
             let directory = directory(routers, &format!("keepalived-{role}"))?;
             let config = write(&directory, "keepalived.conf", &config(routers, end, timers)?)?;
-            let mut command = Command::new(find(EXECUTABLE).unwrap_or_default());
+            let mut command = KEEPALIVED.command();
             command.args(["--dont-fork", "--log-console", "--no-syslog"]).arg("--use-file").arg(config);
             for (option, file) in [
                 ("--pid", "pid"),

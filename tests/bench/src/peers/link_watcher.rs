@@ -1,13 +1,12 @@
 //! This program itself, by the same rules as the others.
 
-use std::process::Command;
-
 use anyhow::Result;
 use link_watcher_common::{
     window,
     wire::{DEFAULT_PORT, HEADER_LEN, Header, Kind, Packet},
 };
 use link_watcher_lab::{frame::Frame, routers::TwoRouters, service::Service};
+use link_watcher_programs::own;
 
 use super::{ENDS, FloodKind, Heard, Package, Program, Timers};
 
@@ -34,7 +33,7 @@ impl Program for LinkWatcher {
         // The lab has written the configurations, timers and all.
         let [client, server] = ENDS.map(|(end, role)| {
             let daemon = routers.daemon(end);
-            let mut command = Command::new(daemon.binary());
+            let mut command = own(daemon.binary());
             command.arg("run").arg("--config").arg(daemon.config_path());
             Service::start(&routers.lab, daemon.namespace(), &format!("link-watcher-{role}"), &mut command)
         });

@@ -13,7 +13,7 @@ use std::{
     fs,
     net::IpAddr,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Stdio,
 };
 
 use anyhow::{Context as _, Result};
@@ -24,14 +24,13 @@ use link_watcher_lab::{
     routers::{TwoRouters, link_address},
     service::Service,
 };
+use link_watcher_programs::Program as Listed;
 
 pub(crate) use self::{flood::flood, link_watcher::LinkWatcher, round::Round};
 use crate::{rig::Rig, table::Table};
 
 /// The shortest median outage that is promised, ms, however short the detection time: waking up counts there.
 const FASTEST_MS: f64 = 4.0;
-/// Where administrators' programs are, whatever the search path says.
-const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
 /// What may be compared.
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -85,26 +84,19 @@ impl std::fmt::Display for Timers {
 
 /// Where a program comes from.
 pub(crate) struct Package {
-    /// Its file: a name on the search path, or a whole path.
-    pub(crate) executable: &'static str,
+    pub(crate) program: Listed,
     /// The argument that makes it tell its version.
     pub(crate) version: &'static str,
-    /// The Debian package that has it.
-    pub(crate) debian: &'static str,
 }
 
 impl Package {
-    pub(crate) const fn new(executable: &'static str, version: &'static str, debian: &'static str) -> Self {
-        Self { executable, version, debian }
-    }
-
-    fn path(&self) -> Option<PathBuf> {
-        find(self.executable)
+    pub(crate) const fn new(program: Listed, version: &'static str) -> Self {
+        Self { program, version }
     }
 
     /// The version; nothing where it does not tell.
     fn version(&self) -> Option<String> {
-        let output = Command::new(self.path()?).arg(self.version).stdin(Stdio::null()).output().ok()?;
+        let output = self.program.command().arg(self.version).stdin(Stdio::null()).output().ok()?;
         let text = [output.stdout, output.stderr].concat();
         version_in(&String::from_utf8_lossy(&text)).map(str::to_owned)
     }
@@ -187,22 +179,18 @@ pub(crate) fn write(directory: &Path, name: &str, text: &str) -> Result<PathBuf>
     Ok(path)
 }
 
-/// The file of a program, if it is installed.
-pub(crate) fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let directories = std::env::split_paths(&path).chain(SYSTEM_DIRECTORIES.map(PathBuf::from));
-    // An absolute name stays what it is.
-    directories.map(|directory| directory.join(program)).find(|path| path.is_file())
-}
-
 pub(crate) fn run(rig: &Rig, table: &mut Table, wanted: &[Name], cuts: u32) -> Result<()> {
     let wanted = if wanted.is_empty() { Name::value_variants() } else { wanted };
     for program in wanted.iter().map(|name| name.program()) {
         let version = match program.package() {
             None => Some(env!("CARGO_PKG_VERSION").to_owned()),
-            Some(package) if package.path().is_some() => package.version(),
+            Some(package) if package.program.path().is_some() => package.version(),
             Some(package) => {
-                table.miss(program.part(), format!("not installed; Debian package {}", package.debian), None);
+                table.miss(
+                    program.part(),
+                    format!("not installed; Debian package {}", package.program.packages().join(" or ")),
+                    None,
+                );
                 continue;
             }
         };

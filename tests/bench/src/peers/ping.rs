@@ -1,10 +1,11 @@
 //! A ping monitor as administrators write it: a shell that pings over each link every second, and replaces the routes when
 //! three pings in a row have gone unanswered.
 
-use std::{fmt::Write as _, process::Command};
+use std::fmt::Write as _;
 
 use anyhow::Result;
 use link_watcher_lab::{End, routers::TwoRouters, service::Service};
+use link_watcher_programs::{PING, SH};
 
 use super::{ENDS, FloodKind, Heard, Package, Program, Timers, directory, links, write};
 
@@ -16,7 +17,7 @@ impl Program for Ping {
     }
 
     fn package(&self) -> Option<Package> {
-        Some(Package::new("ping", "-V", "iputils-ping"))
+        Some(Package::new(PING, "-V"))
     }
 
     fn timers(&self) -> Vec<Timers> {
@@ -31,7 +32,7 @@ impl Program for Ping {
         let [client, server] = ENDS.map(|(end, role)| {
             let directory = directory(routers, &format!("ping-{role}"))?;
             let path = write(&directory, "monitor.sh", &script(routers, end, timers)?)?;
-            let mut command = Command::new("sh");
+            let mut command = SH.command();
             command.arg(path);
             Service::start(&routers.lab, routers.daemon(end).namespace(), &format!("ping-{role}"), &mut command)
         });
