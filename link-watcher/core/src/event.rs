@@ -322,6 +322,10 @@ pub enum What {
     Ordered,
     /// The peer has started anew.
     PeerRestarted,
+    /// The peer answers keepalives, but announcements do not get through.
+    AnnouncementsUnanswered,
+    /// They do again.
+    AnnouncementsAnswered,
 }
 
 /// State of a link.

@@ -53,6 +53,15 @@ const fn newer(a: u16, b: u16) -> bool {
     ahead != 0 && ahead < 0x8000
 }
 
+/// The newest generation in keepalives, with its instance: of the life that was heard last. `heard`: for each link that works,
+/// when its last good keepalive came, its instance and its generation.
+pub fn newest(heard: impl Iterator<Item = (u64, u32, u16)> + Clone) -> Option<(u32, u16)> {
+    let (_, instance, generation) =
+        heard.clone().filter(|(_, instance, _)| *instance != 0).max_by_key(|(at, ..)| *at)?;
+    let of_this_life = heard.filter(|(_, other, _)| *other == instance).map(|(_, _, generation)| generation);
+    Some((instance, of_this_life.fold(generation, |best, other| if newer(other, best) { other } else { best })))
+}
+
 /// Which life of the peer's daemon its packets come from.
 #[derive(Debug, Default)]
 struct Life {

@@ -131,9 +131,8 @@ impl Own {
         if prefix.prefix_len() == 0 {
             return Some(Reason::DefaultRoute);
         }
-        let touches = |(range, reason): &(IpNet, Reason)| {
-            (range.contains(prefix) || prefix.contains(range)).then_some(*reason)
-        };
+        let touches =
+            |(range, reason): &(IpNet, Reason)| (range.contains(prefix) || prefix.contains(range)).then_some(*reason);
         // None lies in another: only the last that does not begin behind it can contain it, and the next can lie in it.
         let at = self.ranges.partition_point(|(range, _)| range.network() <= prefix.network());
         let before = at.checked_sub(1).and_then(|before| self.ranges.get(before));
@@ -310,6 +309,9 @@ mod tests {
         for reason in Reason::ALL {
             assert_eq!(Reason::from_code(reason.code()), reason);
         }
-        assert_eq!((Reason::Other.code(), Reason::from_code(0), Reason::from_code(200)), (0, Reason::Other, Reason::Other));
+        assert_eq!(
+            (Reason::Other.code(), Reason::from_code(0), Reason::from_code(200)),
+            (0, Reason::Other, Reason::Other)
+        );
     }
 }

@@ -132,7 +132,8 @@ impl Receiver {
             return acknowledged(AckState::TooLong { limit: self.max_prefixes as u32 });
         }
         let prefixes = codec::decode_prefixes(&head, body)?;
-        let fresh = || Arriving { generation, chunks: head.chunks, total: head.total, count: 0, parts: BTreeMap::new() };
+        let fresh =
+            || Arriving { generation, chunks: head.chunks, total: head.total, count: 0, parts: BTreeMap::new() };
         let mut list = self.arriving.take().filter(|list| list.generation == generation).unwrap_or_else(fresh);
         if (list.chunks, list.total) != (head.chunks, head.total) {
             let message = format!(
@@ -168,7 +169,9 @@ impl Receiver {
     /// The keepalives' newest generation, with the sender's instance; nothing where no link works.
     pub fn hear(&mut self, now_ns: u64, keepalive: Option<(u32, u16)>) {
         self.heard = match keepalive {
-            Some((instance, generation)) if self.meet(instance) => Some(generation).filter(|generation| *generation != 0),
+            Some((instance, generation)) if self.meet(instance) => {
+                Some(generation).filter(|generation| *generation != 0)
+            }
             _ => None,
         };
         if !self.lacks() {

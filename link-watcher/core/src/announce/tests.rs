@@ -15,7 +15,8 @@ const RECEIVER: u32 = 9;
 /// A list that says by itself which one it is: the first prefix stands for its number.
 fn list(number: u32, length: u32) -> Vec<IpNet> {
     let first = format!("10.{}.{}.0/24", number / 256 % 256, number % 256).parse().unwrap();
-    let rest = (0..length).map(|i| format!("172.{}.{}.{}/32", 16 + i / 65_536, i / 256 % 256, i % 256).parse().unwrap());
+    let rest =
+        (0..length).map(|i| format!("172.{}.{}.{}/32", 16 + i / 65_536, i / 256 % 256, i % 256).parse().unwrap());
     std::iter::once(first).chain(rest).collect()
 }
 
@@ -285,7 +286,10 @@ fn both_sides_survive_a_restart_of_the_other() {
         world.receiver.take(world.now_ns, SENDER, &body).unwrap();
     }
     assert_eq!(number(&world.receiver.poll(world.now_ns).list.unwrap()), 1);
-    assert!(world.sender.acknowledge(world.now_ns, LinkId(0), RECEIVER, &late).is_err(), "a chunk is no acknowledgement");
+    assert!(
+        world.sender.acknowledge(world.now_ns, LinkId(0), RECEIVER, &late).is_err(),
+        "a chunk is no acknowledgement"
+    );
     // The sender restarts: its generations begin anew, and count all the same. Late packets of its former life do not.
     let mut again = Sender::default();
     again.peer(world.now_ns, RECEIVER + 1);
@@ -493,7 +497,8 @@ fn no_bytes_make_it_panic_or_grow() {
             (0..random.usize(..1025)).map(|_| random.u8(..)).collect()
         } else {
             let length = random.u32(..600);
-            let bodies = codec::encode_list(random.u16(1..), &list(random.u32(..60_000), length), random.usize(256..=1024));
+            let bodies =
+                codec::encode_list(random.u16(1..), &list(random.u32(..60_000), length), random.usize(256..=1024));
             bodies[random.usize(..bodies.len())].clone()
         };
         for _ in 0..random.usize(..3) {
