@@ -48,13 +48,16 @@ struct Path {
 
 const GOOD: Path = Path { loss: 0.0, doubled: 0.0, delay: (1, 1), mtu: usize::MAX, control: true };
 
+/// A packet on its way: what it is, its link, its sender's instance, its body.
+type Flying = (Kind, usize, u32, Vec<u8>);
+
 struct World {
     now_ns: u64,
     random: Rng,
     paths: Vec<Path>,
     sender: Sender,
     receiver: Receiver,
-    flying: BTreeMap<(u64, u64), (Kind, usize, u32, Vec<u8>)>,
+    flying: BTreeMap<(u64, u64), Flying>,
     count: u64,
     used: Vec<(u64, Vec<IpNet>)>,
     sent: BTreeMap<usize, usize>,
