@@ -6,12 +6,13 @@ mod support;
 use std::{
     fs::{self, File},
     os::unix::fs::FileExt,
-    process::{Child, Command, Stdio},
+    process::{Child, Stdio},
     thread,
     time::{Duration, Instant},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
+use link_watcher_programs::UNSHARE;
 use support::Desk;
 
 const CONFIG: &str = "[daemon]\ncontrol-socket = \"s\"\nengine = \"socket\"\ninstance = \"key-memory\"\n\
@@ -42,7 +43,7 @@ fn the_secret_is_not_in_a_running_daemons_memory() {
     // In a network namespace of its own: it changes sysctls and routes.
     let script = "ip link set lo up && exec \"$0\" --config \"$1\"";
     let program = std::env::var("LINK_WATCHER_BIN").unwrap_or_else(|_| env!("CARGO_BIN_EXE_link-watcher").to_owned());
-    let mut command = Command::new("unshare");
+    let mut command = UNSHARE.command();
     command.args(["-n", "sh", "-c", script, &program]).arg(&config).stdout(Stdio::null()).stderr(Stdio::null());
     let daemon = Daemon(command.spawn().unwrap());
     let deadline = Instant::now() + Duration::from_secs(20);

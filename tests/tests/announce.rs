@@ -2,13 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::fs;
 use std::time::Duration;
 
 use link_watcher_lab::announcement::{ACCEPTS, announce};
 use link_watcher_lab::daemon::binary;
-use link_watcher_lab::setup::Setup;
+use link_watcher_lab::routers::{TwoRouters, link_address};
+use link_watcher_lab::setup::{Family, Setup};
 use link_watcher_lab::trial::{PATIENCE, Trial};
 use link_watcher_lab::{End, Lab};
+use serde_json::Value;
 
 const PREFIXES: usize = 10_000;
 
@@ -36,4 +39,133 @@ fn ten_thousand_prefixes_take_a_second_and_cost_no_keepalive() {
         println!("out for {:.1} ms", report.outage_ns as f64 / 1e6);
         assert!(report.outage_ns < 45_000_000, "{report:?}");
     }
+}
+
+/// Makes the server announce this list from now on.
+fn announce_list(routers: &TwoRouters, list: &[String]) {
+    let server = routers.daemon(End::Server);
+    let text = fs::read_to_string(server.config_path()).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with("announce = "));
+    let text: String = lines.map(|line| format!("{line}\n")).collect();
+    let quoted: Vec<String> = list.iter().map(|prefix| format!("\"{prefix}\"")).collect();
+    let announce = format!("role = \"server\"\nannounce = [{}]\n", quoted.join(", "));
+    fs::write(server.config_path(), text.replacen("role = \"server\"\n", &announce, 1)).unwrap();
+    server.command(&["reload"]).unwrap();
+}
+
+fn announcements(routers: &TwoRouters, end: End) -> Value {
+    routers.daemon(end).status().unwrap()["groups"][0]["announcements"].clone()
+}
+
+fn routers(client_settings: &str) -> TwoRouters {
+    let setup = Setup {
+        client_settings: client_settings.to_owned(),
+        hold_up: Duration::from_millis(200),
+        ..Setup::cables(2, Duration::from_millis(50), 3)
+    };
+    let routers = TwoRouters::build_in(Lab::new().unwrap(), setup, &binary().unwrap()).unwrap();
+    routers.start_daemons().unwrap();
+    routers.wait_all_usable(PATIENCE).unwrap();
+    routers
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn of_two_lists_in_quick_succession_the_newer_is_in_use_within_a_second() {
+    let routers = routers(ACCEPTS);
+    let list = |count: u32| (0..count).map(|i| format!("172.16.{i}.0/24")).collect::<Vec<_>>();
+    for count in [3, 5, 4, 6] {
+        announce_list(&routers, &list(2));
+        announce_list(&routers, &list(count));
+        let newest = || {
+            let status = routers.daemon(End::Client).status()?;
+            let used = status["groups"][0]["announced_to_us"].as_array().map_or(0, Vec::len);
+            Ok((used == count as usize).then_some(()))
+        };
+        routers.lab.wait_until("the newest list", Duration::from_millis(1_500), newest).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn what_no_peer_has_a_say_in_is_refused_and_said_at_both_ends() {
+    let routers = routers("accept = [\"0.0.0.0/0\", \"224.0.1.0/24\"]\n");
+    // What the server sends to the client is the client's own networks.
+    let mut own = routers.beyond(End::Server).unwrap().into_iter();
+    let own = own.find(|prefix| (1..32).contains(&prefix.prefix_len())).unwrap();
+    let mut list: Vec<String> = ["127.0.0.0/8", "224.0.0.0/24", "169.254.0.0/16"].map(str::to_owned).to_vec();
+    list.extend(own.subnets(own.prefix_len() + 1).unwrap().map(|half| half.to_string()));
+    list.push(format!("{}/32", link_address(1, Family::V4, End::Client)));
+    let refused = list.len();
+    list.extend(["172.16.1.0/24".to_owned(), "224.0.1.0/24".to_owned()]);
+    announce_list(&routers, &list);
+    let done = || {
+        let status = announcements(&routers, End::Server);
+        Ok((status["acknowledged"] == true && status["sent"] == list.len()).then_some(status))
+    };
+    let told = routers.lab.wait_until("the acknowledgement", Duration::from_secs(3), done).unwrap();
+    assert_eq!(told["refused_by_peer_count"], refused, "{told}");
+    let here = announcements(&routers, End::Client);
+    assert_eq!((&here["received"], &here["refused_count"]), (&list.len().into(), &refused.into()), "{here}");
+    let status = routers.daemon(End::Client).status().unwrap();
+    let used = &status["groups"][0]["announced_to_us"];
+    assert_eq!(*used, serde_json::json!(["172.16.1.0/24", "224.0.1.0/24"]), "what `accept` names exactly is used");
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn thousands_of_refused_announcements_are_one_line_and_a_count() {
+    let routers = routers("accept = [\"10.0.0.0/8\"]\n");
+    let list: Vec<String> = (0..4_000).map(|i| format!("172.{}.{}.0/24", 16 + i / 256, i % 256)).collect();
+    announce_list(&routers, &list);
+    for shorter in [3_999, 3_998, 3_997] {
+        announce_list(&routers, &list[..shorter]);
+    }
+    let done = || Ok((announcements(&routers, End::Client)["refused_count"] == 3_997).then_some(()));
+    routers.lab.wait_until("the last list", Duration::from_secs(5), done).unwrap();
+    let log = routers.daemon(End::Client).log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("are refused, such as")).collect();
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_list_beyond_max_prefixes_is_refused_whole_and_said_at_both_ends() {
+    let routers = routers("accept = [\"172.16.0.0/12\"]\nmax-prefixes = 100\n");
+    announce_list(&routers, &["172.16.1.0/24".to_owned()]);
+    let used = |routers: &TwoRouters| {
+        routers.daemon(End::Client).status().unwrap()["groups"][0]["announced_to_us"].as_array().map_or(0, Vec::len)
+    };
+    let first = || Ok((used(&routers) == 1).then_some(()));
+    routers.lab.wait_until("the first list", Duration::from_secs(3), first).unwrap();
+    announce_list(&routers, &(0..101).map(|i| format!("172.16.{i}.0/24")).collect::<Vec<_>>());
+    for end in [End::Client, End::Server] {
+        let said =
+            || Ok(announcements(&routers, end)["problem"].as_str().filter(|said| said.contains("100")).map(drop));
+        routers.lab.wait_until("the refusal", Duration::from_secs(3), said).unwrap();
+    }
+    assert_eq!(used(&routers), 1, "the former list stays");
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_firewall_that_drops_announcements_is_named_at_both_ends_until_it_is_gone() {
+    let routers = routers(ACCEPTS);
+    let rules = "table inet w13 { chain input { type filter hook input priority 0; udp dport 46721 drop; }; }\n";
+    routers.client.command(&["nft", "-f", "-"], rules).unwrap();
+    announce_list(&routers, &["172.16.1.0/24".to_owned()]);
+    for end in [End::Client, End::Server] {
+        let said = || {
+            let problem = announcements(&routers, end)["problem"].clone();
+            Ok(problem.as_str().filter(|said| said.contains("is UDP 46721 let in?")).map(drop))
+        };
+        routers.lab.wait_until("the firewall to be named", Duration::from_secs(7), said).unwrap();
+        let log = routers.daemon(end).log();
+        assert_eq!(log.lines().filter(|line| line.contains("is UDP 46721 let in?")).count(), 1, "one line");
+        let events = routers.daemon(end).command(&["events"]).unwrap();
+        assert!(events.contains("announcements-unanswered"), "{events}");
+    }
+    routers.client.command(&["nft", "-f", "-"], "delete table inet w13\n").unwrap();
+    let healed = || Ok((announcements(&routers, End::Server)["acknowledged"] == true).then_some(()));
+    routers.lab.wait_until("the list", Duration::from_millis(1_500), healed).unwrap();
 }

@@ -362,6 +362,10 @@ pub enum What {
     PeerSilent,
     /// It gives some again.
     PeerBack,
+    /// The peer answers keepalives, but announcements do not get through.
+    AnnouncementsUnanswered,
+    /// They do again.
+    AnnouncementsAnswered,
 }
 
 /// State of a link.

@@ -45,8 +45,47 @@ pub struct GroupSnapshot {
     pub routes: RoutesSnapshot,
     /// Prefixes that the peer wants sent to it, as far as they are accepted.
     pub announced_to_us: Vec<String>,
+    /// How the exchange of prefixes stands; only of a peer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub announcements: Option<AnnouncementsSnapshot>,
     /// Links, in the order of the file.
     pub links: Vec<LinkSnapshot>,
+}
+
+/// How the exchange of prefixes with a peer stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct AnnouncementsSnapshot {
+    /// Prefixes that we announce.
+    pub sent: usize,
+    /// The peer has that list in use, but for what it refuses.
+    pub acknowledged: bool,
+    /// Since when it has, or has not: RFC 3339.
+    pub since: String,
+    /// The first prefixes that the peer refuses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused_by_peer: Vec<RefusedPrefix>,
+    /// How many it refuses.
+    #[serde(default)]
+    pub refused_by_peer_count: usize,
+    /// Prefixes that the peer announces.
+    pub received: usize,
+    /// The first of these that are refused.
+    pub refused: Vec<RefusedPrefix>,
+    /// How many are refused.
+    #[serde(default)]
+    pub refused_count: usize,
+    /// What keeps a list from being used, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// An announced prefix that is not used.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusedPrefix {
+    /// Prefix.
+    pub prefix: String,
+    /// Why.
+    pub why: String,
 }
 
 /// A group's routes in a [`Snapshot`].

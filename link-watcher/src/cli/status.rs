@@ -127,6 +127,11 @@ fn notes(group: &GroupSnapshot) -> Vec<String> {
     if !group.failover {
         notes.push(format!("automatic failover is off; `link-watcher failover on {}` turns it on again", group.name));
     }
+    if let Some(announcements) = &group.announcements {
+        notes.extend(announcements.problem.iter().map(|problem| format!("announcements: {problem}")));
+        let refused = announcements.refused_by_peer.iter();
+        notes.extend(refused.map(|refused| format!("the peer refuses {}: {}", refused.prefix, refused.why)));
+    }
     notes.extend(group.routes.refusals.iter().map(|refusal| format!("refused: {refusal}")));
     for link in &group.links {
         notes_of_link(link, &group.name, &mut notes);

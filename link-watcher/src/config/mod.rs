@@ -127,6 +127,8 @@ pub struct PeerConfig {
     pub announce_interfaces: Vec<String>,
     /// Announced prefixes outside of these are refused.
     pub accept: Vec<IpNet>,
+    /// Most prefixes of the peer's announcements, 1 to 65,536; a longer list is refused whole.
+    pub max_prefixes: usize,
     /// When a better tier takes the traffic back.
     pub failback: Failback,
     /// How long a link must be good before it is usable again.

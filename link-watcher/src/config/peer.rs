@@ -19,6 +19,7 @@ use super::{
     section::Section,
 };
 use crate::{
+    announce::{DEFAULT_MAX_PREFIXES, MAX_PREFIXES},
     event::{Failback, Role},
     keys::{Key, KeyProblem},
     route::MAIN_TABLE,
@@ -46,6 +47,7 @@ pub(super) const PEER_KEYS: &[&str] = &[
     "announce",
     "announce-interfaces",
     "accept",
+    "max-prefixes",
     "failback",
     "hold-up",
     "table",
@@ -70,6 +72,7 @@ pub(super) struct Peer<'a> {
     pub(super) announce: Vec<Spanned<IpNet>>,
     pub(super) announce_interfaces: Vec<Spanned<String>>,
     pub(super) accept: Vec<Spanned<IpNet>>,
+    max_prefixes: usize,
     failback: Failback,
     hold_up: Duration,
     pub(super) table: u32,
@@ -150,6 +153,9 @@ impl<'a> Peer<'a> {
             announce: section.prefixes("announce"),
             announce_interfaces,
             accept: section.prefixes("accept"),
+            max_prefixes: section
+                .integer("max-prefixes", 1..=MAX_PREFIXES as u32)
+                .map_or(DEFAULT_MAX_PREFIXES, |most| most.into_inner() as usize),
             failback: group::failback(&section),
             hold_up: section.duration("hold-up", Duration::ZERO..=DAY, "3s").unwrap_or(DEFAULT_HOLD_UP),
             table: table.map_or(MAIN_TABLE, Spanned::into_inner),
@@ -177,6 +183,7 @@ impl<'a> Peer<'a> {
             announce: values(self.announce),
             announce_interfaces: values(self.announce_interfaces),
             accept: values(self.accept),
+            max_prefixes: self.max_prefixes,
             failback: self.failback,
             hold_up: self.hold_up,
             table: self.table,

@@ -26,7 +26,8 @@ pub struct EventRecord {
     pub group: String,
     /// Link, where it is about one.
     pub link: Option<String>,
-    /// What: `link-up`, `link-down`, `link-degraded`, `active-changed`, `no-usable-link`, `ordered`, `peer-restarted`.
+    /// What: `link-up`, `link-down`, `link-degraded`, `active-changed`, `no-usable-link`, `ordered`, `peer-restarted`,
+    /// `announcements-unanswered`, `announcements-answered`.
     pub what: String,
     /// Links that carried the traffic.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -90,6 +91,8 @@ fn what(what: &What) -> &'static str {
         What::PeerRestarted => "peer-restarted",
         What::PeerSilent => "peer-silent",
         What::PeerBack => "peer-back",
+        What::AnnouncementsUnanswered => "announcements-unanswered",
+        What::AnnouncementsAnswered => "announcements-answered",
     }
 }
 

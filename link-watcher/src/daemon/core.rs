@@ -13,9 +13,8 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
-use link_watcher_common::wire::Kind;
 use tokio::sync::{mpsc, watch};
-use tracing::{debug, error, info, warn};
+use tracing::{error, info, warn};
 
 use super::{
     attach::Attacher,
@@ -26,6 +25,7 @@ use super::{
     uplinks::{self, UplinkGroup, Uplinks},
 };
 use crate::{
+    announce::Own,
     clock,
     config::{Config, OnExit},
     control::{self, History},
@@ -118,6 +118,10 @@ pub(super) struct Core {
     pub(super) interfaces_changed_ns: Option<u64>,
     /// What the next decision comes from.
     pub(super) news: News,
+    /// What no peer may announce.
+    pub(super) own: Own,
+    /// When the generation in keepalives is looked at again, ns.
+    pub(super) look_ns: u64,
     /// Something has happened that may change what the uplinks' thread is to do.
     pub(super) uplinks_touched: bool,
 }
@@ -163,8 +167,8 @@ impl Core {
     }
 
     fn next_deadline_ns(&self) -> u64 {
-        let announcements = self.groups.values().filter_map(|group| group.sender.next_deadline_ns());
-        announcements.chain(self.engine.next_deadline()).min().unwrap_or(u64::MAX).min(self.routes.next_deadline_ns())
+        let decisions_ns = self.engine.next_deadline().unwrap_or(u64::MAX);
+        decisions_ns.min(self.announcements_due_ns()).min(self.routes.next_deadline_ns())
     }
 
     /// Brings everything up to now: the engine's deadlines and actions, announcements, repairs.
@@ -175,6 +179,7 @@ impl Core {
             self.uplinks.is_some() && self.engine.next_deadline().is_some_and(|due_ns| due_ns <= now_ns);
         self.engine.tick(now_ns);
         self.carry_out().await;
+        self.announce();
         let rerouted = std::mem::take(&mut self.rerouted);
         for group in &rerouted {
             self.route(*group).await;
@@ -185,7 +190,6 @@ impl Core {
         if std::mem::take(&mut self.uplinks_touched) {
             self.hand_over();
         }
-        self.announce();
         let now_ns = clock::now_ns();
         if self.routes.next_deadline_ns() <= now_ns {
             for notice in self.routes.tick(now_ns).await {
@@ -206,7 +210,7 @@ impl Core {
             Report::Said { link, said, woke_ns } => {
                 self.news.said(link, Noticed { due_ns: None, woke_ns: Some(woke_ns), received_ns: now_ns });
                 if let Some(group) = self.group_of(link) {
-                    group.sender.peer_session(said.instance);
+                    group.sender.peer(now_ns, said.instance);
                 }
                 self.engine.handle(now_ns, Event::Peer { link, said });
             }
@@ -321,74 +325,14 @@ impl Core {
             error!("{}: routes: {error}", group.config.name);
         }
         let refusals: Vec<String> = report.refused.iter().map(ToString::to_string).collect();
-        for refusal in refusals.iter().filter(|refusal| !group.route_refusals.contains(refusal)) {
-            warn!("{}: no route for {refusal}", group.config.name);
+        let known: BTreeSet<&String> = group.route_refusals.iter().collect();
+        let fresh: Vec<&String> = refusals.iter().filter(|refusal| !known.contains(refusal)).collect();
+        // A peer may announce thousands of these: one line, whatever their number.
+        if let Some(first) = fresh.first() {
+            let more = if fresh.len() > 1 { format!("; and {} more", fresh.len() - 1) } else { String::new() };
+            warn!("{}: no route for {first}{more}", group.config.name);
         }
         group.route_refusals = refusals;
-    }
-}
-
-// What peers tell each other beyond keepalives.
-impl Core {
-    fn control(&mut self, link: LinkId, instance: u32, kind: Kind, body: &[u8]) {
-        let Some(group) = self.group_of(link) else { return };
-        match kind {
-            Kind::AnnounceAck => group.sender.acknowledge(body),
-            Kind::Announce => match group.receiver.take(instance, body) {
-                Err(error) => warn!("{}: announcement refused: {error}", group.config.name),
-                Ok(received) => {
-                    if let Some(announced) = received.complete {
-                        group.take_announced(announced);
-                        info!("{}: {}", group.config.name, group.announced_in_words());
-                        let id = group.id;
-                        self.rerouted.insert(id);
-                    }
-                    self.order(Order::Control { link, kind: Kind::AnnounceAck, body: received.acknowledgement });
-                }
-            },
-            // Nothing is told this way yet by this version; a later one may.
-            Kind::Notice | Kind::Probe | Kind::Echo | Kind::StackProbe | Kind::StackEcho => {
-                debug!("{kind:?} from {}", group.config.name)
-            }
-        }
-    }
-
-    /// Sends what is due of the announcements, over the best link that the peer hears.
-    fn announce(&mut self) {
-        let now_ns = clock::now_ns();
-        let mut orders = Vec::new();
-        for group in self.groups.values_mut() {
-            if group.sender.next_deadline_ns().is_none_or(|due_ns| due_ns > now_ns) {
-                continue;
-            }
-            // With no link up it goes out on the first one all the same, and is repeated slower and slower.
-            let active = group.plan.as_ref().and_then(|plan| plan.active.first()).map(|(link, _)| *link);
-            let Some(link) = active.or(group.links.first().copied()) else { continue };
-            for body in group.sender.poll(now_ns) {
-                orders.push(Order::Control { link, kind: Kind::Announce, body });
-            }
-        }
-        for order in orders {
-            self.order(order);
-        }
-    }
-
-    /// Computes again what each group announces: its own list, and the prefixes of its interfaces.
-    pub(super) fn gather_announcements(&mut self) {
-        for group in self.groups.values_mut() {
-            let mut prefixes = group.config.announce.clone();
-            for interface in &group.config.announce_interfaces {
-                prefixes.extend(self.interfaces.connected(interface));
-            }
-            let left_out = group.sender.set(prefixes);
-            if left_out > 0 {
-                warn!("{}: {left_out} prefixes too many to announce were left out", group.config.name);
-            }
-            let generation = u64::from(group.sender.generation());
-            for link in &group.links {
-                self.tables.intents()[link.0 as usize].generation.store(generation, Relaxed);
-            }
-        }
     }
 }
 

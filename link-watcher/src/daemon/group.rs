@@ -4,14 +4,12 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
+use super::announcements::Told;
 use crate::{
-    announce,
+    announce::{self, Judged, Own, Policy},
     config::PeerConfig,
     event::{GroupId, LinkId, Plan},
 };
-
-/// Refusals that are kept for the status.
-const MAX_REFUSALS_KEPT: usize = 32;
 
 /// One group at run time.
 pub(super) struct Group {
@@ -21,13 +19,17 @@ pub(super) struct Group {
     pub(super) links: Vec<LinkId>,
     pub(super) sender: announce::Sender,
     pub(super) receiver: announce::Receiver,
-    /// What the peer announced and we accept.
-    pub(super) accepted: Vec<IpNet>,
+    /// What the peer announces.
+    pub(super) list: Vec<IpNet>,
+    /// What became of it.
+    pub(super) judged: Judged,
+    /// What it was judged by.
+    judged_by: Option<(Vec<IpNet>, Own)>,
+    /// The link over which it came.
+    pub(super) announced_over: Option<LinkId>,
+    pub(super) told: Told,
     /// What is configured and what is accepted, in order.
     prefixes: Arc<[IpNet]>,
-    /// What we do not accept, with the reason.
-    pub(super) refused: Vec<String>,
-    pub(super) refused_count: usize,
     /// What the engine wants.
     pub(super) plan: Option<Plan>,
     /// Prefixes that the kernel or another's route refuses.
@@ -43,12 +45,15 @@ impl Group {
             prefixes: Arc::default(),
             sender: announce::Sender::default(),
             receiver: announce::Receiver::default(),
-            accepted: Vec::new(),
-            refused: Vec::new(),
-            refused_count: 0,
+            list: Vec::new(),
+            judged: Judged::default(),
+            judged_by: None,
+            announced_over: None,
+            told: Told::default(),
             plan: None,
             route_refusals: Vec::new(),
         };
+        group.receiver.set_max_prefixes(group.config.max_prefixes);
         group.gather();
         group
     }
@@ -56,31 +61,30 @@ impl Group {
     /// Takes a new configuration.
     pub(super) fn configure(&mut self, config: PeerConfig) {
         self.config = config;
+        self.receiver.set_max_prefixes(self.config.max_prefixes);
         self.gather();
     }
 
-    /// Takes over a complete list; says in words what was refused.
-    pub(super) fn take_announced(&mut self, announced: Vec<IpNet>) {
-        let accept = &self.config.accept;
-        let (accepted, refused): (Vec<_>, Vec<_>) =
-            announced.into_iter().partition(|prefix| accept.iter().any(|range| range.contains(prefix)));
-        let reason = if accept.is_empty() {
-            format!("{} has no `accept`; list there what the peer may announce", self.config.name)
-        } else {
-            "it is outside of `accept`".to_owned()
-        };
-        self.accepted = accepted;
-        self.gather();
-        self.refused_count = refused.len();
-        self.refused =
-            refused.iter().take(MAX_REFUSALS_KEPT).map(|prefix| format!("{prefix}: announced, but {reason}")).collect();
+    /// Whether the peer's list is to be judged again: something has changed that it depends on.
+    pub(super) fn to_be_judged(&self, own: &Own) -> bool {
+        self.judged_by.as_ref().is_some_and(|(accept, known)| *accept != self.config.accept || known != own)
     }
 
-    /// What was announced, for the log.
-    pub(super) fn announced_in_words(&self) -> String {
-        let mut words = format!("the peer announces {} prefixes", self.accepted.len() + self.refused_count);
-        if self.refused_count > 0 {
-            words += &format!("; {} are refused, such as {}", self.refused_count, self.refused.join(", "));
+    /// Judges the peer's list; gives the acknowledgement that tells the peer.
+    pub(super) fn judge(&mut self, own: &Own) -> Option<Vec<u8>> {
+        self.judged = Policy::new(&self.config.accept, own).judge(&self.list);
+        self.judged_by = Some((self.config.accept.clone(), own.clone()));
+        self.gather();
+        self.receiver.judged(&self.judged)
+    }
+
+    /// What was announced, for the log; with the first of what is refused.
+    pub(super) fn announced_in_words(&self, most: usize) -> String {
+        let mut words = format!("the peer announces {} prefixes", self.list.len());
+        if self.judged.refused > 0 {
+            let refusals = self.judged.refusals.iter().take(most);
+            let refusals: Vec<String> = refusals.map(|(prefix, why)| format!("{prefix}: {why}")).collect();
+            words += &format!("; {} are refused, such as {}", self.judged.refused, refusals.join(", "));
         }
         words
     }
@@ -92,7 +96,7 @@ impl Group {
 
     fn gather(&mut self) {
         let mut prefixes: Vec<IpNet> =
-            self.config.routes.iter().chain(&self.accepted).map(|prefix| prefix.trunc()).collect();
+            self.config.routes.iter().chain(&self.judged.accepted).map(|prefix| prefix.trunc()).collect();
         prefixes.sort_unstable();
         prefixes.dedup();
         if self.prefixes[..] != prefixes[..] {

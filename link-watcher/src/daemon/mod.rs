@@ -3,6 +3,7 @@
 //! Three threads: the prober and the core under `SCHED_FIFO` if the configuration says so, and this one with everything
 //! that serves people. Nobody in the first two ever waits for the third. Uplinks add two: one probes, one writes.
 
+mod announcements;
 mod attach;
 mod configure;
 mod core;
@@ -45,6 +46,7 @@ use self::{
     tell::News,
 };
 use crate::{
+    announce::Own,
     bpf::Kernel,
     clock,
     config::{self, Config, EngineChoice},
@@ -232,6 +234,8 @@ async fn build(
         rerouted: BTreeSet::new(),
         interfaces_changed_ns: None,
         news: News::default(),
+        own: Own::new([], []),
+        look_ns: 0,
         uplinks_touched: true,
         config,
     };

@@ -2,14 +2,18 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::core::Core;
+use super::{core::Core, group::Group};
 use crate::{
+    announce::Reason,
     clock,
     engine::{GroupStatus, LinkStatus},
     event::LinkId,
     route::RouteSink as _,
-    status::{DroppedSnapshot, GroupSnapshot, LinkSnapshot, RoutesSnapshot, Snapshot},
+    status::{
+        AnnouncementsSnapshot, DroppedSnapshot, GroupSnapshot, LinkSnapshot, RefusedPrefix, RoutesSnapshot, Snapshot,
+    },
 };
+use ipnet::IpNet;
 
 /// Refusals that the status lists.
 const MAX_REFUSALS_SHOWN: usize = 32;
@@ -34,7 +38,9 @@ impl Core {
     fn group_snapshot(&self, status: &GroupStatus) -> Option<GroupSnapshot> {
         let group = self.groups.get(&status.id)?;
         let report = self.routes.report(status.id);
-        let mut refusals = group.refused.clone();
+        let announced = group.judged.refusals.iter();
+        let mut refusals: Vec<String> =
+            announced.map(|(prefix, why)| format!("{prefix}: announced, but {why}")).collect();
         refusals.extend(report.refused.iter().map(ToString::to_string));
         refusals.truncate(MAX_REFUSALS_SHOWN);
         Some(GroupSnapshot {
@@ -49,10 +55,11 @@ impl Core {
             peer_silence_s: (status.peer_silence_seconds > 0).then_some(status.peer_silence_seconds),
             routes: RoutesSnapshot {
                 installed: report.installed,
-                refused: report.refused.len() + group.refused_count,
+                refused: report.refused.len() + group.judged.refused,
                 refusals,
             },
-            announced_to_us: group.accepted.iter().map(ToString::to_string).collect(),
+            announced_to_us: group.judged.accepted.iter().map(ToString::to_string).collect(),
+            announcements: Some(announcements(group)),
             links: status.links.iter().filter_map(|link| self.link_snapshot(link)).collect(),
         })
     }
@@ -105,5 +112,34 @@ impl Core {
             version: counters.version,
             junk: 0,
         }
+    }
+}
+
+fn announcements(group: &Group) -> AnnouncementsSnapshot {
+    let (sender, receiver) = (group.sender.status(), group.receiver.status());
+    let refused = |refusals: &[(IpNet, Reason)]| -> Vec<RefusedPrefix> {
+        let refused =
+            |(prefix, why): &(IpNet, Reason)| RefusedPrefix { prefix: prefix.to_string(), why: why.to_string() };
+        refusals.iter().map(refused).collect()
+    };
+    let unanswered = format!("the peer answers keepalives but not announcements: is UDP {} let in?", group.config.port);
+    let problem = if sender.unanswered || receiver.missing {
+        Some(unanswered)
+    } else if let Some(most) = sender.too_long {
+        Some(format!("the peer refuses lists of more than {most} prefixes (its `max-prefixes`)"))
+    } else {
+        let most = group.config.max_prefixes;
+        receiver.too_long.map(|length| format!("the peer's {length} prefixes are refused: `max-prefixes` is {most}"))
+    };
+    AnnouncementsSnapshot {
+        sent: sender.sent,
+        acknowledged: sender.acknowledged,
+        since: clock::rfc3339(sender.since_ns),
+        refused_by_peer: refused(&sender.refusals),
+        refused_by_peer_count: sender.refused as usize,
+        received: group.list.len(),
+        refused: refused(&group.judged.refusals),
+        refused_count: group.judged.refused,
+        problem,
     }
 }

@@ -118,6 +118,8 @@ impl Core {
             What::LinkDegraded => warn!("{group}{link} is degraded: {why}"),
             What::NoUsableLink => error!("{group}: {why}"),
             What::Ordered => info!("{why}"),
+            What::AnnouncementsUnanswered => warn!("{group}: {why}"),
+            What::AnnouncementsAnswered => info!("{group}: {why}"),
             What::PeerRestarted => info!("{group}: the peer has started anew: {why}"),
             What::PeerSilent => warn!("{group}: the peer is silent: {why}"),
             What::PeerBack => info!("{group}: {why}"),

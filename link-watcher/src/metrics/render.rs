@@ -71,6 +71,13 @@ pub fn render(scrape: &Scrape) -> String {
             text.sample("", &[("group", &group.name), ("state", state)], count as f64);
         }
     }
+    let help = "Whether the peer has what we announce in use.";
+    text.metric("link_watcher_announcements_acknowledged", Type::Gauge, help);
+    for group in groups {
+        if let Some(announcements) = &group.announcements {
+            text.sample("", &[("group", &group.name)], flag(announcements.acknowledged));
+        }
+    }
     let help = "From the last good packet on a link that failed until the kernel had the new routes.";
     text.metric("link_watcher_failover_seconds", Type::Histogram, help);
     for group in groups {

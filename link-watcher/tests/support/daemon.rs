@@ -149,6 +149,7 @@ pub fn snapshot() -> Snapshot {
             reason: "lowest tier with a usable link".to_owned(),
             routes: RoutesSnapshot { installed: 2, ..RoutesSnapshot::default() },
             announced_to_us: vec!["10.20.20.0/22".to_owned()],
+            announcements: None,
             links: vec![link, down],
         }],
     }

@@ -9,7 +9,7 @@ use super::trial::{PATIENCE, Trial};
 use super::{End, monotonic_ns, status};
 
 /// What the client needs in its configuration to accept the announced prefixes.
-pub const ACCEPTS: &str = "accept = [\"172.16.0.0/12\"]\n";
+pub const ACCEPTS: &str = "accept = [\"172.16.0.0/12\"]\nmax-prefixes = 65536\n";
 
 /// What became of an announcement.
 #[derive(Clone, Copy, Debug)]

@@ -120,6 +120,7 @@ impl Core {
             reason: status.reason.clone(),
             routes: RoutesSnapshot { installed, refused: problems.len(), refusals: problems },
             announced_to_us: Vec::new(),
+            announcements: None,
             links: status.links.iter().filter_map(|link| self.uplink_snapshot(group, link)).collect(),
         })
     }
