@@ -22,4 +22,4 @@ pub mod trust;
 pub mod uplink;
 
 pub use bpf_object::bpf_object;
-pub use link_watcher_core::{announce, engine, event, health, link, select, slot, status};
+pub use link_watcher_core::{announce, engine, event, health, link, select, slot, status, suspicion};

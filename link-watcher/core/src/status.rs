@@ -144,6 +144,9 @@ pub struct LinkSnapshot {
     pub flaps: u64,
     /// Why it went down the last time.
     pub last_down_reason: Option<String>,
+    /// Why nothing good arrives, where what arrives is refused for one cause: of the last 10 s, and only while it is so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspicion: Option<String>,
     /// How late the probing thread was for this link at worst in the last 5 to 10 s, ms; only of a peer's links.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worst_lateness_ms: Option<f64>,

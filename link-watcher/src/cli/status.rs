@@ -112,7 +112,22 @@ fn row(link: &LinkSnapshot, now: SystemTime) -> [String; 12] {
 }
 
 fn dropped(dropped: &DroppedSnapshot) -> u64 {
-    dropped.malformed + dropped.unknown + dropped.replayed + dropped.forged + dropped.reflected
+    causes(dropped).iter().map(|(count, _)| count).sum()
+}
+
+/// Packets dropped by cause.
+fn causes(dropped: &DroppedSnapshot) -> [(u64, &'static str); 9] {
+    [
+        (dropped.malformed, "malformed"),
+        (dropped.unknown, "unknown"),
+        (dropped.replayed, "replayed"),
+        (dropped.forged, "forged"),
+        (dropped.reflected, "reflected"),
+        (dropped.late, "late"),
+        (dropped.distant, "distant"),
+        (dropped.version, "of another version"),
+        (dropped.junk, "junk"),
+    ]
 }
 
 /// What deserves a look, and what to do about it.
@@ -126,6 +141,11 @@ fn notes(group: &GroupSnapshot) -> Vec<String> {
     }
     if !group.failover {
         notes.push(format!("automatic failover is off; `link-watcher failover on {}` turns it on again", group.name));
+    }
+    if let Some(seconds) = group.peer_silence_s {
+        notes.push(format!(
+            "the peer's daemon has been silent for {seconds} s; its kernel still answers, so that the links are judged as ever"
+        ));
     }
     if let Some(announcements) = &group.announcements {
         notes.extend(announcements.problem.iter().map(|problem| format!("announcements: {problem}")));
@@ -151,25 +171,13 @@ fn notes_of_link(link: &LinkSnapshot, group: &str, notes: &mut Vec<String>) {
     if link.drained {
         note(format!("out of service; `link-watcher undrain {group} {name}` puts it back"));
     }
-    let counts = &link.dropped;
-    let causes = [
-        (counts.malformed, "malformed"),
-        (counts.unknown, "unknown"),
-        (counts.replayed, "replayed"),
-        (counts.forged, "forged"),
-        (counts.reflected, "reflected"),
-    ];
-    let causes: Vec<_> = causes.iter().filter(|(n, _)| *n > 0).map(|(n, cause)| format!("{n} {cause}")).collect();
+    let causes: Vec<_> =
+        causes(&link.dropped).iter().filter(|(n, _)| *n > 0).map(|(n, cause)| format!("{n} {cause}")).collect();
     if !causes.is_empty() {
         note(format!("dropped {}", causes.join(", ")));
     }
-    // Each cause leaves a few packets of others when a peer starts; what keeps a link down is most of them.
-    let much = |count: u64| !up && count > dropped(counts) / 4;
-    if much(counts.forged) {
-        note("packets come, but not with our signature: do the key files of the two ends differ?".to_owned());
-    }
-    if much(counts.reflected) {
-        note("packets of our own role come back: do both ends have the same role?".to_owned());
+    if let Some(suspicion) = &link.suspicion {
+        note(suspicion.clone());
     }
     if let Some(reason) = &link.engine_reason {
         note(format!("uses the engine {}: {reason}", link.engine));

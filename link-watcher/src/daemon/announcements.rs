@@ -118,6 +118,7 @@ impl Core {
         let look = self.look_ns <= now_ns;
         if look {
             self.look_ns = (now_ns / LOOK_NS + 1) * LOOK_NS;
+            self.suspect(now_ns);
         }
         for id in self.groups.keys().copied().collect::<Vec<_>>() {
             self.announce_group(now_ns, id, look);

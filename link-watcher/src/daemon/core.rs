@@ -122,6 +122,8 @@ pub(super) struct Core {
     pub(super) own: Own,
     /// When the generation in keepalives is looked at again, ns.
     pub(super) look_ns: u64,
+    /// When what was refused is to be looked at again, ns.
+    pub(super) suspect_ns: u64,
     /// Something has happened that may change what the uplinks' thread is to do.
     pub(super) uplinks_touched: bool,
 }

@@ -10,6 +10,7 @@ use crate::{
     keys::Key,
     link_identity::{LinkIdentity, mapped},
     probe::Verifier,
+    suspicion::{self, Suspicion},
 };
 
 /// One link at run time.
@@ -25,6 +26,9 @@ pub(super) struct Link {
     shares_remote: bool,
     /// Keys of the peer, from which the link's are derived.
     roots: Arc<KeySet>,
+    /// Why nothing good arrives, as far as what is refused tells.
+    pub(super) judge: suspicion::Judge,
+    pub(super) suspicion: Option<Suspicion>,
     /// What the engine knows of its interface.
     pub(super) device: Option<Device>,
     /// What runs now.
@@ -64,6 +68,8 @@ impl Link {
             role: peer.role,
             shares_remote: peer.links.iter().filter(|other| other.remote == config.remote).count() > 1,
             roots: Arc::new(key_set(&peer.keys)),
+            judge: suspicion::Judge::default(),
+            suspicion: None,
             device: None,
             running: None,
         }

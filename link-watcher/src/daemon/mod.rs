@@ -13,6 +13,7 @@ mod links;
 mod registry;
 mod requests;
 mod snapshot;
+mod suspect;
 mod systemd;
 mod tell;
 mod uplinks;
@@ -236,6 +237,7 @@ async fn build(
         news: News::default(),
         own: Own::new([], []),
         look_ns: 0,
+        suspect_ns: 0,
         uplinks_touched: true,
         config,
     };

@@ -14,6 +14,7 @@ use crate::{
     },
 };
 use ipnet::IpNet;
+use link_watcher_common::maps::Counters;
 
 /// Refusals that the status lists.
 const MAX_REFUSALS_SHOWN: usize = 32;
@@ -91,16 +92,23 @@ impl Core {
             dropped: self.dropped(status.id),
             flaps: status.flaps,
             last_down_reason: status.last_down_reason.clone(),
+            suspicion: link.suspicion.as_ref().map(ToString::to_string),
             worst_lateness_ms: Some(stats.worst_lateness_ns.load(Relaxed) as f64 / 1e6),
         })
     }
 
-    /// What the kernel program and the socket engine dropped.
-    fn dropped(&self, link: LinkId) -> DroppedSnapshot {
+    /// What the kernel program and the socket engine counted of a link.
+    pub(super) fn counted(&self, link: LinkId) -> Counters {
         let mut counters = self.stats.of(link.0).counters();
         if let Some(kernel) = self.attacher.counters(link) {
             counters.add(&kernel);
         }
+        counters
+    }
+
+    /// What the kernel program and the socket engine dropped.
+    fn dropped(&self, link: LinkId) -> DroppedSnapshot {
+        let counters = self.counted(link);
         DroppedSnapshot {
             malformed: counters.malformed,
             unknown: counters.unknown,

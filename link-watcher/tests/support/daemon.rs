@@ -130,6 +130,7 @@ pub fn snapshot() -> Snapshot {
         received: 0,
         flaps: 2,
         last_down_reason: Some("carrier lost".to_owned()),
+        suspicion: None,
         dropped: DroppedSnapshot { forged: 12, ..DroppedSnapshot::default() },
         ..link.clone()
     };

@@ -132,6 +132,7 @@ impl Core {
         let way = uplinks.and_then(|uplinks| uplinks.standing().ways.get(&status.id).cloned());
         let ms = |ns: Option<u64>| ns.map(|ns| ns as f64 / 1e6);
         Some(LinkSnapshot {
+            suspicion: None,
             name: config.name.clone(),
             interface: config.interface.clone(),
             tier: config.tier,
