@@ -175,7 +175,4 @@ pub struct DroppedSnapshot {
     /// Of another version of the protocol.
     #[serde(default)]
     pub version: u64,
-    /// What reached the socket without being a keepalive for user space, and what exceeded its budget.
-    #[serde(default)]
-    pub junk: u64,
 }

@@ -118,7 +118,6 @@ impl Core {
             late: counters.late,
             distant: counters.distant,
             version: counters.version,
-            junk: 0,
         }
     }
 }

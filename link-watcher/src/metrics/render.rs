@@ -60,6 +60,9 @@ pub fn render(scrape: &Scrape) -> String {
             ("replayed", dropped.replayed),
             ("forged", dropped.forged),
             ("reflected", dropped.reflected),
+            ("late", dropped.late),
+            ("distant", dropped.distant),
+            ("version", dropped.version),
         ] {
             text.sample("", &with(labels, ("cause", cause)), count as f64);
         }

@@ -130,7 +130,7 @@ pub fn snapshot() -> Snapshot {
         received: 0,
         flaps: 2,
         last_down_reason: Some("carrier lost".to_owned()),
-        suspicion: None,
+        suspicion: Some("all 12 packets of the last 3 s were forged".to_owned()),
         dropped: DroppedSnapshot { forged: 12, ..DroppedSnapshot::default() },
         ..link.clone()
     };
