@@ -1,0 +1,111 @@
+//! Somebody on the wire without a key, and firewalls that see what the kernel program does not.
+
+#![allow(clippy::unwrap_used)]
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use link_watcher_lab::daemon::binary;
+use link_watcher_lab::forge::Forge;
+use link_watcher_lab::routers::{CLIENT_GROUP, SERVER_GROUP};
+use link_watcher_lab::setup::Setup;
+use link_watcher_lab::status::{active, group};
+use link_watcher_lab::trial::{PATIENCE, Trial};
+use link_watcher_lab::{Direction, End, Lab};
+use serde_json::Value;
+
+fn trial(engine: &str) -> Trial {
+    let setup = Setup { interval: Duration::from_millis(50), engine: engine.to_owned(), ..Setup::default() };
+    Trial::start(Lab::new().unwrap(), setup, &binary().unwrap(), 1000).unwrap()
+}
+
+/// One link, as one end's daemon sees it.
+fn link(trial: &Trial, end: End, name: &str) -> Value {
+    let group_name = if end == End::Client { CLIENT_GROUP } else { SERVER_GROUP };
+    let status = trial.routers.daemon(end).status().unwrap();
+    let links = group(&status, group_name).unwrap()["links"].as_array().unwrap().clone();
+    links.into_iter().find(|link| link["name"] == name).unwrap()
+}
+
+/// A link is cut both ways; all keepalives of the one that works are copied to it, with its addresses.
+fn copies_keep_no_dead_link_alive(engine: &str) {
+    let trial = trial(engine);
+    let (from, to) = ("optic", "wifi");
+    let forge = Forge::on(trial.routers.wire(to).unwrap()).unwrap();
+    let template = |direction| {
+        let limit = Duration::from_secs(2);
+        forge.capture(direction, 1, limit, |frame| frame.payload().is_some()).unwrap().remove(0)
+    };
+    let templates = Direction::BOTH.map(|direction| (direction, template(direction)));
+    trial.routers.wire(to).unwrap().cut().unwrap();
+    let until = Instant::now() + Duration::from_secs(3);
+    let copied: usize = thread::scope(|scope| {
+        let copiers = templates.map(|(direction, template)| {
+            let trial = &trial;
+            scope.spawn(move || {
+                let source = Forge::on(trial.routers.wire(from).unwrap()).unwrap();
+                let target = Forge::on(trial.routers.wire(to).unwrap()).unwrap();
+                let mut copied = 0;
+                while Instant::now() < until {
+                    let taken = source.capture(direction, 8, Duration::from_millis(50), |_| true).unwrap();
+                    for copy in taken.iter().filter_map(|frame| template.with_payload(frame.payload()?)) {
+                        target.inject(direction, &copy).unwrap();
+                        copied += 1;
+                    }
+                }
+                copied
+            })
+        });
+        copiers.map(|copier| copier.join().unwrap()).iter().sum()
+    });
+    assert!(copied > 50, "{copied} packets copied");
+    for end in [End::Client, End::Server] {
+        let dead = link(&trial, end, to);
+        assert_eq!(dead["state"], "down", "{dead:#}");
+        let dropped = dead["dropped"]["forged"].as_u64().unwrap() + dead["dropped"]["replayed"].as_u64().unwrap();
+        assert!(dropped > 10, "they are counted: {dead:#}");
+        let good = link(&trial, end, from);
+        assert_eq!((good["state"].as_str(), good["flaps"].as_u64()), (Some("up"), Some(0)), "{good:#}");
+    }
+    trial.routers.wire(to).unwrap().mend().unwrap();
+    trial.wait_normal().unwrap();
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn keepalives_copied_to_a_dead_link_do_not_bring_it_back() {
+    copies_keep_no_dead_link_alive("auto");
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn keepalives_copied_to_a_dead_link_do_not_bring_it_back_without_bpf() {
+    copies_keep_no_dead_link_alive("socket");
+}
+
+/// The kernel program answers keepalives before the firewall sees them; data is lost.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_link_that_answers_beneath_a_firewall_only_is_left_within_five_seconds() {
+    let trial = trial("auto");
+    let interface = &trial.routers.setup.links[0].server_interface;
+    let nft = |script: &str| {
+        let status = trial.routers.server.command(&["nft", "-f", "-"], script);
+        assert!(status.is_ok(), "{script}: {status:?}");
+    };
+    let since = Instant::now();
+    nft(&format!(
+        "table inet filter {{ chain pre {{ type filter hook prerouting priority -300; iifname \"{interface}\" drop; }}; }}"
+    ));
+    trial.routers.wait_active(&trial.routers.setup.links[1].name, PATIENCE).unwrap();
+    // Three stack-probes a second apart, and the one after them; and what a busy machine takes.
+    assert!(since.elapsed() < Duration::from_secs(8), "{:?}", since.elapsed());
+    let impaired = link(&trial, End::Client, &trial.routers.setup.links[0].name);
+    assert_eq!(impaired["state"], "degraded", "{impaired:#}");
+    let reason = impaired["last_down_reason"].as_str().unwrap();
+    assert!(reason.contains("network stack") && reason.contains("firewall"), "{reason}");
+    nft("delete table inet filter");
+    trial.wait_normal().unwrap();
+    let status = trial.routers.daemon(End::Server).status().unwrap();
+    assert_eq!(active(&status, SERVER_GROUP), ["optic"]);
+}
