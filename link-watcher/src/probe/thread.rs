@@ -343,16 +343,7 @@ impl Thread {
     fn look(&mut self, id: LinkId, now_ns: u64) {
         let Some(probed) = probed(&mut self.links, id) else { return };
         let state = &self.tables.states()[id.0 as usize];
-        let echoes = Echoes {
-            last_ns: state.last_echo_ns.load(Relaxed),
-            highest: state.newest_answered.load(Relaxed),
-            newest_sent_ns: state.newest_sent_ns.load(Relaxed),
-            rtt_ns: state.rtt_ns.load(Relaxed),
-            count: state.echoes.load(Relaxed),
-            late: state.late_echoes.load(Relaxed),
-            last_late_ns: state.last_late_ns.load(Relaxed),
-            late_rtt_ns: state.late_rtt_ns.load(Relaxed),
-        };
+        let echoes = Echoes::of(state);
         let edge = probed.detector.poll(now_ns, echoes);
         let intent = &self.tables.intents()[id.0 as usize];
         intent.max_age_ns.store(probed.detector.max_age_ns(), Relaxed);

@@ -13,6 +13,10 @@
 //! may take as much longer than the last one as round trips and the prober's own wake-ups have lately differed, at most half
 //! an interval: else every such loss would be a false alarm whenever the network is a little slower than before.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use link_watcher_common::maps::LinkState;
+
 use super::StackWatch;
 use crate::event::Impairment;
 
@@ -78,6 +82,22 @@ pub struct Echoes {
     pub last_late_ns: u64,
     /// Its round trip, ns.
     pub late_rtt_ns: u64,
+}
+
+impl Echoes {
+    /// As the verifier of packets has written them.
+    pub fn of(state: &LinkState<AtomicU64>) -> Self {
+        Self {
+            last_ns: state.last_echo_ns.load(Relaxed),
+            highest: state.newest_answered.load(Relaxed),
+            newest_sent_ns: state.newest_sent_ns.load(Relaxed),
+            rtt_ns: state.rtt_ns.load(Relaxed),
+            count: state.echoes.load(Relaxed),
+            late: state.late_echoes.load(Relaxed),
+            last_late_ns: state.last_late_ns.load(Relaxed),
+            late_rtt_ns: state.late_rtt_ns.load(Relaxed),
+        }
+    }
 }
 
 /// The least round trip lately.

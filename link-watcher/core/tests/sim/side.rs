@@ -313,16 +313,7 @@ impl Side {
     fn look(&mut self, now_ns: u64, link: usize) -> bool {
         let Some(prober) = &mut self.probers[link] else { return false };
         let state = &self.kernel[link].1;
-        let echoes = Echoes {
-            last_ns: state.last_echo_ns.load(Relaxed),
-            highest: state.newest_answered.load(Relaxed),
-            newest_sent_ns: state.newest_sent_ns.load(Relaxed),
-            rtt_ns: state.rtt_ns.load(Relaxed),
-            count: state.echoes.load(Relaxed),
-            late: state.late_echoes.load(Relaxed),
-            last_late_ns: state.last_late_ns.load(Relaxed),
-            late_rtt_ns: state.late_rtt_ns.load(Relaxed),
-        };
+        let echoes = Echoes::of(state);
         let edge = prober.detector.poll(now_ns, echoes);
         self.kernel[link].0.max_age_ns.store(prober.detector.max_age_ns(), Relaxed);
         self.kernel[link].0.max_lag.store(prober.detector.max_lag(), Relaxed);
