@@ -1,5 +1,6 @@
 //! link-watcher, as a library: the binary, the tests and the benchmarks stand on it.
 
+pub mod address;
 pub mod bpf;
 pub mod bpf_object;
 pub mod cli;

@@ -9,7 +9,7 @@ use link_watcher_common::{
 };
 use zeroize::Zeroize as _;
 
-use crate::event::Role;
+use crate::{address::is_link_local, event::Role};
 
 /// What link keys are derived for; another purpose, or another version, makes other keys.
 const LABEL: &[u8] = b"link-watcher 2 link";
@@ -46,11 +46,7 @@ impl LinkIdentity<'_> {
 
     /// Whether the addresses alone do not tell the links apart: link-local ones may be the same on every interface.
     fn needs_name(&self) -> bool {
-        let link_local = match self.remote {
-            IpAddr::V4(address) => address.is_link_local(),
-            IpAddr::V6(address) => address.is_unicast_link_local(),
-        };
-        self.is_routed() || link_local || self.shares_remote
+        self.is_routed() || is_link_local(self.remote) || self.shares_remote
     }
 
     /// Least TTL or hop limit that the peer's packets must come with (RFC 5082, section 3); 0: any.

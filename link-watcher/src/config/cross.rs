@@ -11,6 +11,7 @@ use super::{
     peer::{Link, Peer},
     uplinks::{self, Uplinks},
 };
+use crate::address::is_link_local;
 
 pub(super) fn check(peers: &[Peer<'_>], uplinks: &[Uplinks<'_>], findings: &Findings<'_>) {
     let names = peers.iter().map(|peer| peer.name.as_ref()).chain(uplinks.iter().map(|group| group.name.as_ref()));
@@ -146,7 +147,7 @@ fn shared_addresses(peers: &[Peer<'_>], findings: &Findings<'_>) {
                 "each link of a peer needs its own next hop"
             } else if used.link.interface == first.link.interface && used.link.port == first.link.port {
                 "give one of the two peers another `port`"
-            } else if used.link.interface != first.link.interface && !is_link_local(address) {
+            } else if used.link.interface != first.link.interface && !is_link_local(*address) {
                 "one address lies behind one interface"
             } else {
                 return false;
@@ -161,7 +162,7 @@ fn shared_addresses(peers: &[Peer<'_>], findings: &Findings<'_>) {
             let same_interface = used.link.interface == first.link.interface;
             let help = if !scoped_apart(address, used.link, first.link) && used.link.peer == first.link.peer {
                 "each link of a peer needs its own address"
-            } else if !same_interface && !is_link_local(address) {
+            } else if !same_interface && !is_link_local(*address) {
                 "one address belongs to one interface"
             } else {
                 return false;
@@ -212,14 +213,7 @@ fn report_shared(address: &IpAddr, what: &str, used: &Used<'_>, first: &Used<'_>
 
 /// Link-local addresses mean something on their own interface only (RFC 4007, section 6).
 fn scoped_apart(address: &IpAddr, one: Known<'_>, other: Known<'_>) -> bool {
-    is_link_local(address) && one.interface != other.interface
-}
-
-pub(super) fn is_link_local(address: &IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    }
+    is_link_local(*address) && one.interface != other.interface
 }
 
 /// A prefix, where it stands, and whose it is.

@@ -6,6 +6,7 @@ use ipnet::IpNet;
 use tracing::warn;
 
 use crate::{
+    address::is_link_local,
     event::Device,
     netlink::{Address, Batch, KernelEvent, Link, Requests, link, parse},
 };
@@ -174,14 +175,6 @@ impl Interfaces {
 /// The same address, whatever its flags say now.
 fn same(a: &Address, b: &Address) -> bool {
     (a.address, a.prefix_len, a.peer) == (b.address, b.prefix_len, b.peer)
-}
-
-/// RFC 3927, RFC 4291 section 2.5.6.
-fn is_link_local(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    }
 }
 
 #[cfg(test)]

@@ -12,10 +12,13 @@ use super::{
     RULE_PRIORITIES,
     read::{MAX_RULE_PRIORITY, MAX_UPLINKS, Uplink, Uplinks},
 };
-use crate::config::{
-    cross::{is_link_local, overlaps, overlaps_in_list, unique_names},
-    diagnostic::{Findings, either, nearest},
-    peer::Peer,
+use crate::{
+    address::is_link_local,
+    config::{
+        cross::{overlaps, overlaps_in_list, unique_names},
+        diagnostic::{Findings, either, nearest},
+        peer::Peer,
+    },
 };
 
 /// `RT_TABLE_DEFAULT` to `RT_TABLE_LOCAL` of the kernel's `rtnetlink.h`, with `RT_TABLE_MAIN` between them.
@@ -267,7 +270,7 @@ fn told_apart(links: &[&Uplink<'_>], findings: &Findings<'_>) {
             same_interface(link, other, interface, findings);
         }
         for local in &link.locals {
-            let same = |other: &&&Uplink<'_>| has(&other.locals, local) && !is_link_local(local.get_ref());
+            let same = |other: &&&Uplink<'_>| has(&other.locals, local) && !is_link_local(*local.get_ref());
             if let Some(other) = links[..i].iter().find(same) {
                 findings.error(
                     &local.span(),

@@ -25,6 +25,7 @@ use ipnet::IpNet;
 pub use self::kernel::{LearnKernel, NetlinkLearn};
 use super::Path;
 use crate::{
+    address::is_link_local,
     config::{UplinkConfig, UplinksConfig},
     event::Device,
     route::{Family, FoundTableRoute, MAIN_TABLE, PROTOCOL, Way},
@@ -196,11 +197,7 @@ fn path(config: &UplinkConfig, interface: &Interface, learned: &Learned, family:
 
 /// Whether it can be the source of packets to the internet's side of the link.
 fn is_global(address: &Address) -> bool {
-    let link_local = match address.address {
-        IpAddr::V4(address) => address.is_link_local(),
-        IpAddr::V6(address) => address.is_unicast_link_local(),
-    };
-    address.scope == libc::RT_SCOPE_UNIVERSE && !link_local
+    address.scope == libc::RT_SCOPE_UNIVERSE && !is_link_local(address.address)
 }
 
 /// What a look at the kernel gave.
