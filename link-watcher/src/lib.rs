@@ -10,6 +10,7 @@ pub mod control;
 pub mod daemon;
 pub mod error;
 pub mod keys;
+pub mod ledger;
 pub mod link_identity;
 pub mod metrics;
 mod netlink;

@@ -136,7 +136,7 @@ fn settings_are_changed_and_put_back() {
         let read = |name: &str| std::fs::read_to_string(path(name)).unwrap().trim().to_owned();
         std::fs::write(path("all/rp_filter"), "1").unwrap();
         std::fs::write(path("eth1/rp_filter"), "0").unwrap();
-        let mut sysctls = LinkSysctls::new(ProcSysctl);
+        let mut sysctls = LinkSysctls::new(ProcSysctl, std::collections::BTreeMap::new());
         let said = sysctls.prepare("eth1");
         assert_eq!(said.len(), 3, "{said:?}");
         assert_eq!((read("eth1/rp_filter"), read("eth1/ignore_routes_with_linkdown")), ("2".into(), "1".into()));

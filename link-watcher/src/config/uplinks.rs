@@ -16,11 +16,13 @@ use std::{
 
 use ipnet::IpNet;
 
+use self::{cross::KERNELS_TABLES, read::MAX_UPLINKS};
 pub(super) use self::{
     cross::{check as check_cross, tables},
     host::check as check_host,
     read::{UPLINKS_KEYS, Uplinks},
 };
+use super::Config;
 use crate::{
     event::Failback,
     health::{self, Share},
@@ -41,7 +43,7 @@ pub struct UplinksConfig {
     pub fwmark_mask: u32,
     /// Priority of our first rule; ours are this one and the next [`RULE_PRIORITIES`] − 1.
     pub rule_priority: u32,
-    /// The table that spreads; the uplinks' own are the ones behind it, in the order of the file.
+    /// The table that spreads; the uplinks' own are among the ones behind it.
     pub table_base: u32,
     /// When a better tier takes new connections back.
     pub failback: Failback,
@@ -53,6 +55,19 @@ pub struct UplinksConfig {
     pub force: Vec<ForceConfig>,
     /// The uplinks, at least one, in the order of the file.
     pub links: Vec<UplinkConfig>,
+}
+
+impl UplinksConfig {
+    /// The greatest number that an uplink of this group can have, beside the other groups of the configuration: its mark
+    /// must fit the bits, and its table must be nobody else's. At least the number of uplinks.
+    pub fn room(&self, config: &Config) -> u32 {
+        let marks = self.fwmark_mask >> self.fwmark_mask.trailing_zeros();
+        let groups = config.uplinks.iter().map(|group| group.table_base);
+        let peers = config.peers.iter().flat_map(|peer| [peer.table, peer.range.table_base]);
+        let behind = groups.chain(peers).chain([KERNELS_TABLES.0]).filter(|table| *table > self.table_base).min();
+        let tables = behind.map_or(u32::MAX, |table| table - self.table_base - 1);
+        marks.min(tables).min(MAX_UPLINKS as u32).max(self.links.len() as u32)
+    }
 }
 
 /// How many rule priorities a group of uplinks owns.

@@ -3,6 +3,7 @@
 use tracing::{error, info, warn};
 
 use super::{
+    claims::Numbers,
     core::Core,
     group::Group,
     links::Link,
@@ -78,6 +79,8 @@ impl Core {
                 warn!("a route of a removed group stays: {refusal}");
             }
         }
+        let numbers = self.claim(&config);
+        self.former.struck_out = false;
         for (spec, peer) in specs.iter().zip(&config.peers) {
             match self.groups.get_mut(&spec.id) {
                 Some(group) => group.configure(peer.clone()),
@@ -102,7 +105,7 @@ impl Core {
             }
             self.rerouted.insert(spec.id);
         }
-        self.configure_uplinks(&config.uplinks, &uplinks).await?;
+        self.configure_uplinks(&config.uplinks, &uplinks, numbers).await?;
         self.uplinks_touched = true;
         specs.extend(uplinks);
         self.config = config;
@@ -115,24 +118,40 @@ impl Core {
         self.follow_interfaces(clock::now_ns());
         self.attacher.drop_inherited();
         self.adopt().await;
+        self.restore_unused();
         self.settle().await;
         Ok(())
     }
 
+    /// Settings of interfaces that no link uses any more are as they were before us.
+    fn restore_unused(&mut self) {
+        let peers = self.config.peers.iter().flat_map(|peer| &peer.links).map(|link| link.interface.as_str());
+        let uplinks = self.config.uplinks.iter().flat_map(|group| &group.links).map(|link| link.interface.as_str());
+        for said in self.sysctls.restore_except(&peers.chain(uplinks).collect()) {
+            warn!("{said}");
+        }
+    }
+
     /// Makes these the running groups of uplinks. Their threads start with the first group, and stay.
-    async fn configure_uplinks(&mut self, configs: &[UplinksConfig], specs: &[GroupSpec]) -> Result<(), String> {
+    async fn configure_uplinks(
+        &mut self,
+        configs: &[UplinksConfig],
+        specs: &[GroupSpec],
+        numbers: Vec<Numbers>,
+    ) -> Result<(), String> {
         if self.uplinks.is_none() {
-            if configs.is_empty() {
+            // What a former run with uplinks left is removed by the same thread.
+            if configs.is_empty() && self.ledger.lock().former().uplinks.is_empty() {
                 return Ok(());
             }
             let instance = self.config.daemon.instance.as_deref();
-            let started = Uplinks::start(instance, self.uplink_reports.clone());
+            let started = Uplinks::start(instance, self.ledger.clone(), self.uplink_reports.clone());
             self.uplinks = Some(started.map_err(|error| format!("{error:#}"))?);
         }
         let mut groups = Vec::new();
-        for (spec, config) in specs.iter().zip(configs) {
+        for ((spec, config), numbers) in specs.iter().zip(configs).zip(numbers) {
             let links: Vec<LinkId> = spec.links.iter().map(|link| link.id).collect();
-            groups.push((spec.id, config.clone(), links.clone()));
+            groups.push(uplinks::Configured { id: spec.id, config: config.clone(), links: links.clone(), numbers });
             match self.uplink_groups.get_mut(&spec.id) {
                 Some(group) => (group.config, group.links) = (config.clone(), links),
                 None => drop(self.uplink_groups.insert(spec.id, UplinkGroup::new(spec.id, config.clone(), links))),
@@ -151,7 +170,8 @@ impl Core {
         for (id, group) in &self.groups {
             let links = group.links.iter().filter_map(|link| Some((*link, self.nexthop(*link, 1)?)));
             let links: Vec<(LinkId, Nexthop)> = links.collect();
-            let wish = self.wish(group);
+            let mut wish = self.wish(group);
+            wish.links.extend(self.former_ways(group));
             let adopted = self.routes.adopt(now_ns, *id, &wish).await;
             let same = |a: &Nexthop, b: &Nexthop| (a.ifindex, a.gateway) == (b.ifindex, b.gateway);
             let carrying: Vec<LinkId> = links
@@ -163,6 +183,9 @@ impl Core {
                 info!("{}: {} routes of an earlier run are taken over", group.config.name, adopted.routes);
                 self.engine.handle(now_ns, Event::Adopted { group: *id, links: carrying });
             }
+        }
+        if std::mem::take(&mut self.former.untouched) {
+            self.adopt_former().await;
         }
     }
 }

@@ -18,6 +18,7 @@ use tracing::{error, info, warn};
 
 use super::{
     attach::Attacher,
+    claims::FormerPeers,
     group::Group,
     links::Link,
     registry::Registry,
@@ -30,6 +31,7 @@ use crate::{
     config::{Config, OnExit},
     control::{self, History},
     event::{Action, Event, GroupId, LinkId, Said, What},
+    ledger::SharedLedger,
     metrics::{self, Counters},
     probe::{Order, Prober, Report, Stats, Tables},
     route::{
@@ -95,7 +97,11 @@ pub(super) struct Core {
     pub(super) groups: BTreeMap<GroupId, Group>,
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) interfaces: Interfaces,
-    pub(super) sysctls: LinkSysctls<ProcSysctl>,
+    pub(super) sysctls: LinkSysctls<ProcSysctl, SharedLedger>,
+    /// What is ours in the kernel, for the next run.
+    pub(super) ledger: SharedLedger,
+    /// What former runs left.
+    pub(super) former: FormerPeers,
     pub(super) routes: Actuation<NetlinkRoutes, NetlinkTables, NetlinkObjects>,
     pub(super) prober: Option<Prober>,
     pub(super) attacher: Attacher,
@@ -170,7 +176,10 @@ impl Core {
 
     fn next_deadline_ns(&self) -> u64 {
         let decisions_ns = self.engine.next_deadline().unwrap_or(u64::MAX);
-        decisions_ns.min(self.announcements_due_ns()).min(self.routes.next_deadline_ns())
+        decisions_ns
+            .min(self.announcements_due_ns())
+            .min(self.routes.next_deadline_ns())
+            .min(self.former.next_deadline_ns())
     }
 
     /// Brings everything up to now: the engine's deadlines and actions, announcements, repairs.
@@ -198,6 +207,7 @@ impl Core {
                 warn!("routes: {notice}");
             }
         }
+        self.end_former().await;
     }
 
     fn report(&mut self, report: Report) {
@@ -351,11 +361,15 @@ impl Core {
             info!("stopping; routes stay, and the kernel goes on answering, and says that this daemon is silent");
         } else {
             let report = self.routes.remove_all(clock::now_ns()).await;
+            let all_gone = report.refused.is_empty() && report.error.is_none();
             for refusal in report.refused {
                 warn!("a route stays: {refusal}");
             }
             for said in self.sysctls.restore() {
                 warn!("{said}");
+            }
+            if all_gone {
+                self.ledger.lock().clear();
             }
             info!("stopping; routes are removed");
         }

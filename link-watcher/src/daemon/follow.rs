@@ -14,6 +14,7 @@ use crate::{
     clock,
     config::PeerLinkConfig as LinkConfig,
     event::{Device, Event, LinkId},
+    ledger::Way,
     probe::{Order, ProbedLink},
     random,
     route::RouteSink as _,
@@ -42,6 +43,8 @@ impl Core {
         for id in ids {
             self.follow_interface(id, changed_ns);
         }
+        // Before a route leads through any of them.
+        self.ledger.lock().save();
         self.gather_announcements();
     }
 
@@ -78,6 +81,10 @@ impl Core {
                 // changes over by itself, for it may be sending under the former session at this moment.
                 let me = Party { instance: self.instance, session }.pack();
                 let _ = intent.me.compare_exchange(0, me, Release, Relaxed);
+                let way = Way { interface: link.config.interface.clone(), ifindex, gateway: link.config.remote };
+                if let Some(group) = self.groups.get(&link.group) {
+                    self.ledger.lock().add_way(&group.config.name, way);
+                }
                 let running = self.attacher.start(link, running, &self.interfaces);
                 let probed = probed(link, &running, session);
                 link.running = Some(running);

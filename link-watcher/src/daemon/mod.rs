@@ -5,6 +5,7 @@
 
 mod announcements;
 mod attach;
+mod claims;
 mod configure;
 mod core;
 mod follow;
@@ -42,6 +43,7 @@ use tracing::{error, warn};
 
 use self::{
     attach::Attacher,
+    claims::FormerPeers,
     core::{Core, Inputs, Request},
     registry::Registry,
     tell::News,
@@ -54,6 +56,7 @@ use crate::{
     control::{History, Server},
     engine::Engine,
     error::{MissingPrivilege, chain},
+    ledger::{Ledger, SharedLedger},
     metrics::{self, Counters},
     probe::{self, HeapTables, KernelNews, Stats, Tables},
     random, realtime,
@@ -208,6 +211,11 @@ async fn build(
         NetlinkTables::open().context(opening)?,
         NetlinkObjects::open().context(opening)?,
     );
+    let ledger = Ledger::open(config.daemon.instance.as_deref());
+    if let Some(problem) = ledger.problem() {
+        warn!("{problem}");
+    }
+    let ledger = SharedLedger::new(ledger);
     let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_secs() as u32);
     let mut core = Core {
         config_path,
@@ -218,7 +226,9 @@ async fn build(
         groups: BTreeMap::new(),
         links: BTreeMap::new(),
         interfaces,
-        sysctls: LinkSysctls::new(ProcSysctl),
+        sysctls: LinkSysctls::new(ProcSysctl, ledger.clone()),
+        ledger,
+        former: FormerPeers::default(),
         routes,
         prober: Some(prober),
         attacher: Attacher::new(config.daemon.engine, kernel),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::{
-    config::{Config, PeerConfig, PeerLinkConfig, UplinksConfig},
+    config::{Config, PeerConfig, PeerLinkConfig, UplinkConfig, UplinksConfig},
     event::{GroupId, GroupSpec, LinkId, LinkSpec, Role},
 };
 
@@ -42,6 +42,21 @@ impl Identity {
     }
 }
 
+/// What makes an uplink the same: behind another interface or gateway nothing is known of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct UplinkIdentity {
+    interface: String,
+    gateways: Vec<IpAddr>,
+    locals: Vec<IpAddr>,
+}
+
+impl UplinkIdentity {
+    fn of(uplink: &UplinkConfig) -> Self {
+        let UplinkConfig { interface, gateways, locals, .. } = uplink;
+        Self { interface: interface.clone(), gateways: gateways.clone(), locals: locals.clone() }
+    }
+}
+
 /// A duration in nanoseconds. Configured ones are days at most, so it never saturates.
 pub(super) fn nanoseconds(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
@@ -53,8 +68,7 @@ pub(super) struct Registry {
     peers: BTreeMap<String, GroupId>,
     uplink_groups: BTreeMap<String, GroupId>,
     links: BTreeMap<(String, String), (LinkId, Identity)>,
-    /// An uplink is the same as long as its name is: its prober follows whatever else changes.
-    uplinks: BTreeMap<(String, String), LinkId>,
+    uplinks: BTreeMap<(String, String), (LinkId, UplinkIdentity)>,
 }
 
 /// What a configuration changes.
@@ -112,7 +126,7 @@ impl Registry {
             specs.push(spec(peer, id, &links));
         }
         let mut uplinks = BTreeMap::new();
-        let mut next_uplink = self.uplinks.values().map(|id| id.0 + 1).max().unwrap_or(FIRST_UPLINK);
+        let mut next_uplink = self.uplinks.values().map(|(id, _)| id.0 + 1).max().unwrap_or(FIRST_UPLINK);
         let mut uplink_specs = Vec::new();
         for group in &config.uplinks {
             let id = self.uplink_groups.get(&group.name).copied().unwrap_or_else(|| {
@@ -122,11 +136,13 @@ impl Registry {
             uplink_groups.insert(group.name.clone(), id);
             for link in &group.links {
                 let name = (group.name.clone(), link.name.clone());
-                let id = self.uplinks.get(&name).copied().unwrap_or_else(|| {
+                let identity = UplinkIdentity::of(link);
+                let known = self.uplinks.get(&name).filter(|(_, known)| *known == identity);
+                let id = known.map(|(id, _)| *id).unwrap_or_else(|| {
                     next_uplink += 1;
                     LinkId(next_uplink - 1)
                 });
-                uplinks.insert(name, id);
+                uplinks.insert(name, (id, identity));
             }
             uplink_specs.push(uplinks_spec(group, id, &uplinks));
         }
@@ -157,9 +173,13 @@ fn spec(peer: &PeerConfig, id: GroupId, links: &BTreeMap<(String, String), (Link
     }
 }
 
-fn uplinks_spec(group: &UplinksConfig, id: GroupId, uplinks: &BTreeMap<(String, String), LinkId>) -> GroupSpec {
-    let spec = |link: &crate::config::UplinkConfig| {
-        let id = uplinks.get(&(group.name.clone(), link.name.clone()))?;
+fn uplinks_spec(
+    group: &UplinksConfig,
+    id: GroupId,
+    uplinks: &BTreeMap<(String, String), (LinkId, UplinkIdentity)>,
+) -> GroupSpec {
+    let spec = |link: &UplinkConfig| {
+        let (id, _) = uplinks.get(&(group.name.clone(), link.name.clone()))?;
         Some(LinkSpec { id: *id, name: link.name.clone(), tier: link.tier, weight: link.weight })
     };
     GroupSpec {

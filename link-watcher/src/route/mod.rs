@@ -126,6 +126,14 @@ impl TableRange {
         self.table_base..self.table_base.saturating_add(TABLES)
     }
 
+    /// Where nothing is.
+    pub const NOWHERE: Self = Self { table_base: u32::MAX - TABLES, rule_priority: 0 };
+
+    /// Whether a table is in both; rules are told apart by the tables that they lead to.
+    pub const fn overlaps(&self, other: &Self) -> bool {
+        self.table_base.abs_diff(other.table_base) < TABLES
+    }
+
     /// Whether the table, or the id of a nexthop object, is among them.
     pub fn has(&self, table: u32) -> bool {
         self.tables().contains(&table)

@@ -77,6 +77,16 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
         self.groups.get(&group).is_some_and(|served| served.by_tables)
     }
 
+    /// Whether what the group wants stands as far as the kernel takes it, so that nothing else need carry its traffic.
+    pub fn stands(&self, group: GroupId) -> bool {
+        self.groups.get(&group).is_some_and(|served| !served.by_tables || self.tables.settled(group))
+    }
+
+    /// Whether something of the group is in the kernel still, or about to be.
+    pub fn serves(&self, group: GroupId) -> bool {
+        self.groups.contains_key(&group) || self.tables.serves(group) || self.nexthops.serves(group)
+    }
+
     /// Whether tables shall serve it.
     fn choose(&self, now_ns: u64, id: GroupId, desired: &GroupRoutes, by_tables: bool) -> bool {
         let unfit = self.groups.get(&id).and_then(|served| served.unfit);

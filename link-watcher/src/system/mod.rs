@@ -6,6 +6,6 @@ mod sysctl;
 
 pub use self::{
     interfaces::{Interface, Interfaces},
-    sysctl::{LinkSysctls, ProcSysctl, SysctlSink},
+    sysctl::{FormerValues, LinkSysctls, ProcSysctl, SysctlSink},
 };
 pub use crate::netlink::{Address, Filtered, KernelError, KernelEvent, KernelEvents, Link, RouteChange, RouteEvent};

@@ -6,7 +6,11 @@
 //! one of them at most. `src_valid_mark = 1` makes the filter look where the packet's mark leads, so that an uplink passes
 //! it even where no default route is to be found without a mark.
 
-use std::{collections::BTreeMap, fs, io, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    path::PathBuf,
+};
 
 /// Where the settings are.
 pub trait SysctlSink {
@@ -36,18 +40,42 @@ impl SysctlSink for ProcSysctl {
     }
 }
 
-/// The settings of our interfaces, and what they were before.
-#[derive(Debug)]
-pub struct LinkSysctls<S> {
-    sink: S,
-    /// Setting to its former value and ours.
-    former: BTreeMap<String, (String, String)>,
+/// What settings were before us: by name the former value and ours.
+pub trait FormerValues {
+    /// All that is recorded.
+    fn all(&self) -> BTreeMap<String, (String, String)>;
+    /// Records a setting before it is changed; what is recorded of it already stays.
+    fn record(&mut self, name: &str, former: &str, ours: &str);
+    /// It is as it was.
+    fn forget(&mut self, name: &str);
 }
 
-impl<S: SysctlSink> LinkSysctls<S> {
-    /// Nothing is changed yet.
-    pub fn new(sink: S) -> Self {
-        Self { sink, former: BTreeMap::new() }
+/// A record that ends with the process.
+impl FormerValues for BTreeMap<String, (String, String)> {
+    fn all(&self) -> Self {
+        self.clone()
+    }
+
+    fn record(&mut self, name: &str, former: &str, ours: &str) {
+        self.entry(name.to_owned()).or_insert_with(|| (former.to_owned(), ours.to_owned()));
+    }
+
+    fn forget(&mut self, name: &str) {
+        self.remove(name);
+    }
+}
+
+/// The settings of our interfaces, and what they were before.
+#[derive(Debug)]
+pub struct LinkSysctls<S, F> {
+    sink: S,
+    former: F,
+}
+
+impl<S: SysctlSink, F: FormerValues> LinkSysctls<S, F> {
+    /// Changes nothing yet. `former`: what earlier runs recorded.
+    pub const fn new(sink: S, former: F) -> Self {
+        Self { sink, former }
     }
 
     /// Prepares an interface: at start, and whenever it appears anew, because a new interface has the defaults. Gives
@@ -91,17 +119,19 @@ impl<S: SysctlSink> LinkSysctls<S> {
     fn set(&mut self, name: &str, value: &str, wrong: impl Fn(&str) -> bool, else_: &str, said: &mut Vec<String>) {
         let setting = dotted(name);
         match self.sink.read(name) {
-            Ok(now) if wrong(&now) => match self.sink.write(name, value) {
-                Ok(()) => {
-                    said.push(format!("{setting} set from {now} to {value}"));
-                    self.former.entry(name.to_owned()).or_insert((now, value.to_owned()));
+            Ok(now) if wrong(&now) => {
+                self.former.record(name, &now, value);
+                match self.sink.write(name, value) {
+                    Ok(()) => said.push(format!("{setting} set from {now} to {value}")),
+                    Err(error) => {
+                        said.push(format!(
+                            "{setting} is {now} and could not be set to {value}: {error}. Otherwise {else_}. Run \
+                             `sysctl -w {setting}={value}` as root, or give this program CAP_NET_ADMIN and write access \
+                             to /proc/sys/net"
+                        ));
+                    }
                 }
-                Err(error) => said.push(format!(
-                    "{setting} is {now} and could not be set to {value}: {error}. Otherwise {else_}. Run \
-                     `sysctl -w {setting}={value}` as root, or give this program CAP_NET_ADMIN and write access to \
-                     /proc/sys/net"
-                )),
-            },
+            }
             Ok(_) => {}
             // No such interface, or a kernel without IPv6: nothing to prepare.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -112,13 +142,23 @@ impl<S: SysctlSink> LinkSysctls<S> {
     /// Puts back what [`prepare`](Self::prepare) changed, where it is still as it was left; an interface that is gone
     /// has taken its settings along. Gives what could not be put back.
     pub fn restore(&mut self) -> Vec<String> {
+        self.restore_except(&BTreeSet::new())
+    }
+
+    /// The same for the interfaces that are not `used` any more.
+    pub fn restore_except(&mut self, used: &BTreeSet<&str>) -> Vec<String> {
         let mut said = Vec::new();
-        for (name, (former, ours)) in std::mem::take(&mut self.former) {
+        for (name, (former, ours)) in self.former.all() {
+            if interface(&name).is_some_and(|interface| used.contains(interface)) {
+                continue;
+            }
             if self.sink.read(&name).is_ok_and(|now| now == ours)
                 && let Err(error) = self.sink.write(&name, &former)
             {
                 said.push(format!("{} could not be set back to {former}: {error}", dotted(&name)));
+                continue;
             }
+            self.former.forget(&name);
         }
         said
     }
@@ -158,6 +198,11 @@ impl<S: SysctlSink> LinkSysctls<S> {
     }
 }
 
+/// The interface whose setting it is (`ipv4/conf/eth0/rp_filter`).
+fn interface(name: &str) -> Option<&str> {
+    name.split('/').nth(2)
+}
+
 /// As sysctl(8) writes it: where a path has a slash, a dot, and the reverse (`eth0.100`).
 fn dotted(path: &str) -> String {
     let swap = |c| match c {
@@ -193,9 +238,9 @@ mod tests {
         }
     }
 
-    fn with(values: &[(&str, &str)]) -> LinkSysctls<Fake> {
+    fn with(values: &[(&str, &str)]) -> LinkSysctls<Fake, BTreeMap<String, (String, String)>> {
         let values = values.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        LinkSysctls::new(Fake { values, read_only: false })
+        LinkSysctls::new(Fake { values, read_only: false }, BTreeMap::new())
     }
 
     #[test]
@@ -254,6 +299,24 @@ mod tests {
         sysctls.sink.write(name, "7").unwrap();
         assert!(sysctls.restore().is_empty());
         assert_eq!(sysctls.sink.read(name).unwrap(), "7");
+    }
+
+    /// The daemon that loosened the filter was killed: its successor finds it loose, and knows that it was strict.
+    #[test]
+    fn what_an_earlier_run_changed_is_put_back() {
+        let name = "ipv4/conf/eth1/rp_filter";
+        let mut first = with(&[(name, "1"), ("ipv4/conf/eth2/rp_filter", "1")]);
+        first.prepare("eth1");
+        first.prepare("eth2");
+        let mut second = LinkSysctls::new(Fake { values: first.sink.values, read_only: false }, first.former);
+        assert_eq!(second.prepare("eth1"), [""; 0]);
+        // A reload has left eth2 out.
+        assert!(second.restore_except(&BTreeSet::from(["eth1"])).is_empty());
+        assert_eq!(second.sink.read("ipv4/conf/eth2/rp_filter").unwrap(), "1");
+        assert_eq!(second.sink.read(name).unwrap(), "2");
+        assert!(second.restore().is_empty());
+        assert_eq!(second.sink.read(name).unwrap(), "1");
+        assert!(second.former.is_empty());
     }
 
     #[test]

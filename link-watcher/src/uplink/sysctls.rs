@@ -12,11 +12,11 @@ use std::collections::BTreeSet;
 use crate::{
     config::UplinksConfig,
     route::Family,
-    system::{LinkSysctls, SysctlSink},
+    system::{FormerValues, LinkSysctls, SysctlSink},
 };
 
 /// What the log, and `doctor`, should say of settings that are not ours, for a group of uplinks.
-pub fn warnings<S: SysctlSink>(sysctls: &LinkSysctls<S>, group: &UplinksConfig) -> Vec<String> {
+pub fn warnings<S: SysctlSink, F: FormerValues>(sysctls: &LinkSysctls<S, F>, group: &UplinksConfig) -> Vec<String> {
     let families: BTreeSet<Family> = group.routes.iter().map(Family::of).collect();
     let mut said = sysctls.forwarding(families.contains(&Family::V4), families.contains(&Family::V6));
     if families.contains(&Family::V6) {

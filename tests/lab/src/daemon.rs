@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 use super::netns::Namespace;
-use super::{Lab, PIN_ROOT, lock};
+use super::{INSTANCE_ROOTS, Lab, lock};
 
 /// How long a daemon may take until it answers on its control socket: it loads its BPF program meanwhile.
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -291,7 +291,9 @@ impl Daemon {
 impl Drop for Daemon {
     fn drop(&mut self) {
         self.kill();
-        let _ = fs::remove_dir_all(Path::new(PIN_ROOT).join(&self.instance));
+        for root in INSTANCE_ROOTS {
+            let _ = fs::remove_dir_all(Path::new(root).join(&self.instance));
+        }
     }
 }
 

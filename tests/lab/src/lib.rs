@@ -63,8 +63,8 @@ const NAMESPACE_PREFIX: &str = "lw-";
 const DIRECTORY_PREFIX: &str = "link-watcher-lab-";
 /// `[daemon] instance` of all daemons in labs begins with this.
 const INSTANCE_PREFIX: &str = "lab-";
-/// Where link-watcher pins its programs and maps, a directory for each instance.
-const PIN_ROOT: &str = "/sys/fs/bpf/link-watcher";
+/// Where a daemon has a directory for its instance: its pins, what it owns in the kernel, what it was told.
+const INSTANCE_ROOTS: [&str; 3] = ["/sys/fs/bpf/link-watcher", "/run/link-watcher", "/var/lib/link-watcher"];
 
 /// How many names are tried for a lab.
 const NAME_ATTEMPTS: u32 = 16;
@@ -182,7 +182,7 @@ struct Inner {
 #[derive(Debug, Default)]
 struct Belongings {
     namespaces: Vec<PathBuf>,
-    pins: Vec<PathBuf>,
+    directories: Vec<PathBuf>,
     processes: Vec<Arc<Mutex<Process>>>,
     groups: Vec<Arc<Mutex<ProcessGroup>>>,
 }
@@ -291,7 +291,7 @@ impl Lab {
     pub(crate) fn adopt_process(&self, process: Arc<Mutex<Process>>, instance: &str) {
         let mut belongings = lock(&self.inner.belongings);
         belongings.processes.push(process);
-        belongings.pins.push(Path::new(PIN_ROOT).join(instance));
+        belongings.directories.extend(INSTANCE_ROOTS.map(|root| Path::new(root).join(instance)));
     }
 
     pub(crate) fn adopt_group(&self, group: Arc<Mutex<ProcessGroup>>) {
@@ -314,8 +314,8 @@ impl Inner {
         for group in &belongings.groups {
             lock(group).end();
         }
-        for pins in &belongings.pins {
-            let _ = fs::remove_dir_all(pins);
+        for directory in &belongings.directories {
+            let _ = fs::remove_dir_all(directory);
         }
         for namespace in &belongings.namespaces {
             netns::remove(namespace);
@@ -336,7 +336,7 @@ pub fn sweep() {
         kill_users_of(&path);
         let _ = fs::remove_dir_all(&path);
     }
-    for path in leftovers(Path::new(PIN_ROOT), INSTANCE_PREFIX) {
+    for path in INSTANCE_ROOTS.iter().flat_map(|root| leftovers(Path::new(root), INSTANCE_PREFIX)) {
         let _ = fs::remove_dir_all(&path);
     }
     for path in leftovers(Path::new(netns::DIRECTORY), NAMESPACE_PREFIX) {

@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// `RT_TABLE_DEFAULT` to `RT_TABLE_LOCAL` of the kernel's `rtnetlink.h`, with `RT_TABLE_MAIN` between them.
-const KERNELS_TABLES: (u32, u32) = (253, 255);
+pub(in crate::config) const KERNELS_TABLES: (u32, u32) = (253, 255);
 
 /// Most `[[uplinks.force]]` of a group: each is a rule, or several, that a new connection goes through.
 const MAX_FORCED: usize = 256;

@@ -16,6 +16,10 @@ pub(super) struct Group {
     pub(super) id: GroupId,
     pub(super) config: UplinksConfig,
     pub(super) links: Vec<LinkId>,
+    /// Their numbers.
+    pub(super) numbers: Vec<u32>,
+    /// Numbers of uplinks that are no more: connections with their marks are to be released.
+    pub(super) retired: BTreeSet<u32>,
     pub(super) resolved: Vec<Option<Resolved>>,
     pub(super) decision: Decision,
     /// Uplinks whose connections are to be released as soon as another one takes them.
@@ -27,7 +31,7 @@ pub(super) struct Group {
 impl Group {
     /// The group as the kernel shall have it.
     pub(super) fn desired(&self, spared: &[IpNet]) -> Desired {
-        let uplinks = self.links.iter().zip(&self.config.links).zip(&self.resolved).zip(1..);
+        let uplinks = self.links.iter().zip(&self.config.links).zip(&self.resolved).zip(self.numbers.iter().copied());
         let uplink = |(((link, config), resolved), number): (((&LinkId, &UplinkConfig), &Option<Resolved>), u32)| {
             let resolved = resolved.as_ref();
             let active = self.decision.active.iter().find(|(active, _)| active == link);

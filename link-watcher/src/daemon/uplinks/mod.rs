@@ -20,10 +20,12 @@ use ipnet::IpNet;
 use tokio::sync::{mpsc, oneshot};
 use tracing::warn;
 
+use super::claims::Numbers;
 use crate::{
     config::UplinksConfig,
     event::{Device, GroupId, LinkId, Plan, Transition},
     health::Verdict,
+    ledger::SharedLedger,
     trace::Trace,
     uplink::probe::{UplinkFigures, UplinkProber},
 };
@@ -68,11 +70,22 @@ impl UplinkGroup {
     }
 }
 
+/// A group of the configuration.
+#[derive(Debug)]
+pub(super) struct Configured {
+    pub(super) id: GroupId,
+    pub(super) config: UplinksConfig,
+    /// Ids of its uplinks, in the order of the file.
+    pub(super) links: Vec<LinkId>,
+    /// Their numbers.
+    pub(super) numbers: Numbers,
+}
+
 /// What the core wants.
 #[derive(Debug)]
 pub(super) enum Order {
     /// These are all groups from now on.
-    Configure(Vec<(GroupId, UplinksConfig, Vec<LinkId>)>),
+    Configure(Vec<Configured>),
     /// Peers serve these: no uplink's connections.
     Spare(Vec<IpNet>),
     /// A group's traffic shall go there.
@@ -125,7 +138,11 @@ pub(super) struct Uplinks {
 
 impl Uplinks {
     /// Starts the threads. `instance` names the nftables table.
-    pub(super) fn start(instance: Option<&str>, reports: mpsc::Sender<Report>) -> Result<Self> {
+    pub(super) fn start(
+        instance: Option<&str>,
+        ledger: SharedLedger,
+        reports: mpsc::Sender<Report>,
+    ) -> Result<Self> {
         let (orders, taken) = mpsc::channel(QUEUE);
         let standing = Arc::new(Mutex::new(Standing::default()));
         let evidence = Arc::new(evidence::Counted::default());
@@ -133,6 +150,7 @@ impl Uplinks {
         let prober = Arc::new(crate::uplink::probe::spawn(verdicts_in, Arc::clone(&evidence) as _)?);
         let parts = worker::Parts {
             instance: instance.map(str::to_owned),
+            ledger,
             orders: taken,
             reports,
             verdicts,

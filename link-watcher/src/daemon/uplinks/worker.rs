@@ -12,11 +12,12 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::{Decision, Order, Report, Standing, evidence::Counted, group::Group};
+use super::{Configured, Decision, Order, Report, Standing, evidence::Counted, group::Group};
 use crate::{
     clock,
-    config::{FailbackConnections, UplinksConfig},
+    config::FailbackConnections,
     event::{GroupId, LinkId},
+    ledger::{SharedLedger, UplinksClaim},
     system::{Interfaces, KernelEvent, KernelEvents, LinkSysctls, ProcSysctl},
     uplink::{
         Desired, Uplink,
@@ -35,6 +36,7 @@ const EVENTS_A_ROUND: usize = 256;
 /// What the worker is made of.
 pub(super) struct Parts {
     pub(super) instance: Option<String>,
+    pub(super) ledger: SharedLedger,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) verdicts: mpsc::Receiver<UplinkReport>,
@@ -54,7 +56,10 @@ struct Worker {
     tables: Tables<NetlinkTables>,
     ruleset: Ruleset<Nft>,
     conntrack: Conntrack,
-    sysctls: LinkSysctls<ProcSysctl>,
+    sysctls: LinkSysctls<ProcSysctl, SharedLedger>,
+    ledger: SharedLedger,
+    /// What former runs left is to be removed yet.
+    former: bool,
     groups: BTreeMap<GroupId, Group>,
     /// What peers serve.
     spared: Vec<IpNet>,
@@ -73,8 +78,8 @@ pub(super) fn run(parts: Parts) {
         Err(error) => return error!("uplinks are not served: no runtime: {error}"),
     };
     runtime.block_on(async {
-        let Parts { instance, mut orders, reports, mut verdicts, standing, evidence, prober } = parts;
-        let worker = Worker::open(instance.as_deref(), reports, standing, evidence, prober);
+        let Parts { instance, ledger, mut orders, reports, mut verdicts, standing, evidence, prober } = parts;
+        let worker = Worker::open(instance.as_deref(), ledger, reports, standing, evidence, prober);
         match worker {
             Ok(worker) => {
                 if let Err(error) = worker.serve(&mut orders, &mut verdicts).await {
@@ -89,6 +94,7 @@ pub(super) fn run(parts: Parts) {
 impl Worker {
     fn open(
         instance: Option<&str>,
+        ledger: SharedLedger,
         reports: mpsc::Sender<Report>,
         standing: Arc<Mutex<Standing>>,
         evidence: Arc<Counted>,
@@ -107,7 +113,9 @@ impl Worker {
             tables: Tables::new(NetlinkTables::open()?),
             ruleset: Ruleset::new(Nft::open()?, instance),
             conntrack: Conntrack::open()?,
-            sysctls: LinkSysctls::new(ProcSysctl),
+            sysctls: LinkSysctls::new(ProcSysctl, ledger.clone()),
+            ledger,
+            former: true,
             groups: BTreeMap::new(),
             spared: Vec::new(),
             changed: false,
@@ -276,19 +284,19 @@ impl Worker {
 
 // What was decided.
 impl Worker {
-    async fn configure(&mut self, groups: Vec<(GroupId, UplinksConfig, Vec<LinkId>)>) {
+    async fn configure(&mut self, groups: Vec<Configured>) {
         let now_ns = clock::now_ns();
-        let kept: BTreeSet<GroupId> = groups.iter().map(|(id, ..)| *id).collect();
+        let kept: BTreeSet<GroupId> = groups.iter().map(|group| group.id).collect();
         let gone: Vec<GroupId> = self.groups.keys().copied().filter(|id| !kept.contains(id)).collect();
         for id in gone {
             self.groups.remove(&id);
             self.tables.remove(now_ns, id);
             self.standing().groups.remove(&id);
         }
-        self.learner.follow(now_ns, groups.iter().map(|(_, config, _)| config));
+        self.learner.follow(now_ns, groups.iter().map(|group| &group.config));
         self.learner.tick(now_ns, &self.interfaces);
         let mut fresh = Vec::new();
-        for (id, config, links) in groups {
+        for Configured { id, config, links, numbers } in groups {
             for said in sysctls::warnings(&self.sysctls, &config) {
                 warn!("{said}");
             }
@@ -302,11 +310,16 @@ impl Worker {
                 config,
                 resolved: vec![None; links.len()],
                 links,
+                numbers: numbers.numbers,
+                // Of an earlier run, as far as this one began with it.
+                retired: numbers.retired.into_iter().collect(),
                 decision: nothing,
                 to_release: BTreeSet::new(),
                 sources: BTreeSet::new(),
             };
             if let Some(known) = known {
+                let gone = known.links.iter().zip(&known.numbers).filter(|(link, _)| !group.links.contains(link));
+                group.retired = gone.map(|(_, number)| *number).chain(known.retired).collect();
                 (group.decision, group.to_release, group.sources) = (known.decision, known.to_release, known.sources);
             }
             self.groups.insert(id, group);
@@ -318,6 +331,57 @@ impl Worker {
         self.dirty.extend(self.groups.keys());
         if self.groups.is_empty() {
             self.apply(&BTreeSet::new());
+        }
+        if std::mem::take(&mut self.former) {
+            self.carry_out().await;
+            self.end_former();
+        }
+    }
+
+    /// Removes what former runs left for groups that are no more, or have other numbers now: behind what is wanted, which
+    /// stands already.
+    fn end_former(&mut self) {
+        let former = self.ledger.lock().former().uplinks.clone();
+        let now: Vec<Desired> = self.groups.values().map(|group| group.desired(&self.spared)).collect();
+        if now.is_empty() && !former.is_empty() {
+            let failed = self.ruleset.remove_former().err().map(|error| error.to_string());
+            self.complain("former nft", failed);
+        }
+        for claim in former {
+            let same = |desired: &&Desired| {
+                desired.name == claim.name
+                    && (desired.rule_priority, desired.table_base, desired.fwmark_mask)
+                        == (claim.rule_priority, claim.table_base, claim.fwmark_mask)
+            };
+            if now.iter().any(|desired| same(&desired)) {
+                continue;
+            }
+            match self.tables.remove_former(claim.table_base, claim.rule_priority, claim.numbers.values().copied()) {
+                Ok(0) => {}
+                Ok(count) => info!("{}: {count} routes and rules of an earlier run are removed", claim.name),
+                Err(error) => {
+                    error!("{}: routes and rules of an earlier run stay: {error}", claim.name);
+                    continue;
+                }
+            }
+            self.release_former(&claim, &now);
+            let mut ledger = self.ledger.lock();
+            ledger.strike_uplinks(&claim);
+            ledger.save();
+        }
+    }
+
+    /// Connections with marks that mean nothing any more find another way.
+    fn release_former(&mut self, claim: &UplinksClaim, now: &[Desired]) {
+        if now.iter().any(|desired| desired.fwmark_mask & claim.fwmark_mask != 0) {
+            // These bits are another group's now: whose a connection is cannot be told.
+            return;
+        }
+        for number in claim.numbers.values() {
+            let mark = number << claim.fwmark_mask.trailing_zeros();
+            if let Err(error) = self.conntrack.release(mark, claim.fwmark_mask) {
+                warn!("{}: connections of its uplinks hang until they time out: {error}", claim.name);
+            }
         }
     }
 
@@ -391,6 +455,12 @@ impl Worker {
             due.extend(std::mem::take(&mut group.to_release).into_iter().map(|link| (link, None)));
         }
         let mut complaints = Vec::new();
+        for number in std::mem::take(&mut group.retired) {
+            let mark = number << desired.fwmark_mask.trailing_zeros();
+            if let Err(error) = self.conntrack.release(mark, desired.fwmark_mask) {
+                complaints.push(format!("{}: connections of a removed uplink hang: {error}", desired.name));
+            }
+        }
         for (link, source) in due {
             let Some(uplink) = desired.uplink(link) else { continue };
             let (mark, mask) = (desired.mark(uplink), desired.fwmark_mask);

@@ -293,6 +293,18 @@ impl<S: RulesetSink> Ruleset<S> {
         Ok(self.answers.iter().map(|(link, answers)| (*link, answers.sum)).collect())
     }
 
+    /// Removes the table of an earlier run, where nothing is wanted now.
+    ///
+    /// # Errors
+    /// Where `nft` is missing or refuses.
+    pub fn remove_former(&mut self) -> Result<(), NftError> {
+        let table = self.table();
+        if self.wanted.is_some() || self.sink.list(&table)?.is_none() {
+            return Ok(());
+        }
+        self.sink.apply(&Table::removal(&table))
+    }
+
     /// Removes the table.
     ///
     /// # Errors

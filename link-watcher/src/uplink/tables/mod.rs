@@ -31,7 +31,7 @@ pub use crate::route::{NetlinkTables, TableChange, TableKernel};
 use crate::{
     config::RULE_PRIORITIES,
     event::{GroupId, LinkId},
-    route::{Family, FoundRule, FoundTableRoute, Owner, PROTOCOL, RouteKey, Rule, TableRoute, Way},
+    route::{Family, FoundRule, FoundTableRoute, MAIN_TABLE, Owner, PROTOCOL, RouteKey, Rule, TableRoute, Way},
     system::KernelError,
 };
 
@@ -282,6 +282,55 @@ impl<K: TableKernel> Tables<K> {
         ids.into_iter().map(|id| (id, self.remove(now_ns, id))).collect()
     }
 
+    /// Removes what an earlier run left in ranges that no group has any more: the rules from `rule_priority` on that lead to
+    /// the table `table_base` or one of `numbers` behind it, then what of ours is in these tables. What a group of today
+    /// wants stays. Gives how many routes and rules were removed.
+    ///
+    /// # Errors
+    /// In words: what could not be read, or removed.
+    pub fn remove_former(
+        &mut self,
+        table_base: u32,
+        rule_priority: u32,
+        numbers: impl IntoIterator<Item = u32>,
+    ) -> Result<usize, String> {
+        let reading = |error| format!("reading routing tables and rules: {error}");
+        let mut tables: BTreeSet<u32> = numbers.into_iter().map(|number| table_base.saturating_add(number)).collect();
+        tables.insert(table_base);
+        let priorities = rule_priority..rule_priority.saturating_add(RULE_PRIORITIES);
+        let mut rules = Vec::new();
+        for found in self.kernel.rules().map_err(reading)? {
+            let Some(rule) = found.rule.filter(|_| found.protocol == PROTOCOL) else { continue };
+            // The one that asks the main table first leads to no table of ours.
+            let first = rule.table == MAIN_TABLE && rule.suppress_prefix_len == Some(0) && rule.priority == rule_priority;
+            let wanted = self.groups.values().any(|group| group.wanted.1.contains(&rule));
+            if priorities.contains(&rule.priority) && (first || tables.contains(&rule.table)) && !wanted {
+                rules.push(rule);
+            }
+        }
+        // The last one that is asked goes first, so that none ever catches what another one had.
+        rules.sort_unstable_by_key(|rule| std::cmp::Reverse(rule.priority));
+        let mut changes: Vec<TableChange> = rules.into_iter().map(TableChange::DeleteRule).collect();
+        for desired in self.groups.values().filter_map(|group| group.desired.as_ref()) {
+            tables.retain(|table| !plan::tables(desired).any(|used| used == *table));
+        }
+        let found = self.kernel.routes(&tables).map_err(reading)?;
+        let ours = found.into_iter().filter(|route| route.protocol == PROTOCOL);
+        changes.extend(ours.filter_map(|route| {
+            Some(TableChange::DeleteRoute(TableRoute { key: route.key, way: route.way? }))
+        }));
+        for chunk in changes.chunks(CHUNK) {
+            let results = self.kernel.execute(chunk).map_err(|error| format!("{} removals: {error}", chunk.len()))?;
+            for (change, result) in chunk.iter().zip(results) {
+                match result {
+                    Err(error) if !is_gone(error.errno) => return Err(format!("{change}: {error}")),
+                    _ => {}
+                }
+            }
+        }
+        Ok(changes.len())
+    }
+
     /// The uplinks through which the group's traffic goes now, as the kernel has it, with their weights: what an earlier
     /// run left. To be asked before the first [`apply`](Self::apply). Empty where nothing is known.
     pub fn standing(&mut self, desired: &Desired) -> BTreeMap<LinkId, u32> {
@@ -358,10 +407,9 @@ fn synchronise<K: TableKernel>(kernel: &mut K, group: &mut Group) -> Result<Vec<
     for chunk in changes.chunks(CHUNK) {
         let results = kernel.execute(chunk).map_err(|error| format!("{} routes and rules: {error}", chunk.len()))?;
         for (change, result) in chunk.iter().zip(results) {
-            let gone = |errno| matches!(errno, libc::ESRCH | libc::ENOENT | libc::ENODEV);
             let removal = matches!(change, TableChange::DeleteRoute(_) | TableChange::DeleteRule(_));
             let result = match result {
-                Err(error) if removal && gone(error.errno) => Ok(()),
+                Err(error) if removal && is_gone(error.errno) => Ok(()),
                 other => other,
             };
             done.push((change.clone(), result.is_ok()));
@@ -379,6 +427,11 @@ fn synchronise<K: TableKernel>(kernel: &mut K, group: &mut Group) -> Result<Vec<
     problems.truncate(PROBLEMS_MAX);
     group.report.problems = problems;
     Ok(done)
+}
+
+/// What is not there counts as removed.
+const fn is_gone(errno: i32) -> bool {
+    matches!(errno, libc::ESRCH | libc::ENOENT | libc::ENODEV)
 }
 
 /// Reads the group's ranges.

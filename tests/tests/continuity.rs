@@ -1,0 +1,266 @@
+//! Restarts and reloads with another file: nothing of a former run stands in front of or beside what is wanted now, and
+//! what both have in common loses nothing.
+
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::time::Duration;
+
+use link_watcher_lab::daemon::{Daemon, binary};
+use link_watcher_lab::netns::Namespace;
+use link_watcher_lab::routers::{CLIENT_GROUP, TwoRouters};
+use link_watcher_lab::setup::Setup;
+use link_watcher_lab::status::{active, group};
+use link_watcher_lab::trial::PATIENCE;
+use link_watcher_lab::Lab;
+use link_watcher_lab::uplinks::Site;
+use link_watcher_lab::uplinks::address::router4;
+use link_watcher_lab::uplinks::flow::{Fate, Transport};
+use link_watcher_lab::uplinks::setup::{GROUP, SiteSetup};
+
+/// Behind the server.
+const FAR: &str = "203.0.113.10";
+
+fn routers(client_settings: &str) -> TwoRouters {
+    let setup =
+        Setup { interval: Duration::from_millis(50), client_settings: client_settings.to_owned(), ..Setup::default() };
+    let routers = TwoRouters::build(setup, &binary().unwrap()).unwrap();
+    routers.start_daemons().unwrap();
+    routers.wait_active("optic", PATIENCE).unwrap();
+    routers.wait_all_usable(PATIENCE).unwrap();
+    routers
+}
+
+fn edit(daemon: &Daemon, change: impl FnOnce(String) -> String) {
+    let before = fs::read_to_string(daemon.config_path()).unwrap();
+    let after = change(before.clone());
+    assert_ne!(before, after, "the edit changes the file");
+    fs::write(daemon.config_path(), after).unwrap();
+}
+
+/// The file without a peer's or group's link.
+fn without_link(text: &str, section: &str, link: &str) -> String {
+    let mut parts = text.split(section);
+    let head = parts.next().unwrap().to_owned();
+    let kept = parts.filter(|part| !part.contains(&format!("name = \"{link}\"")));
+    kept.fold(head, |text, part| text + section + part)
+}
+
+fn ip(namespace: &Namespace, arguments: &str) -> String {
+    let command: Vec<&str> = std::iter::once("ip").chain(arguments.split(' ')).collect();
+    namespace.command(&command, "").unwrap()
+}
+
+/// Waits until the client's kernel sends there through an interface, whatever any daemon says.
+fn wait_through(routers: &TwoRouters, interface: &str) {
+    let what = format!("{FAR} to be reached through {interface}");
+    let through = || ip(&routers.client, &format!("route get {FAR}")).contains(&format!("dev {interface} "));
+    routers.lab.wait_until(&what, PATIENCE, || Ok(through().then_some(()))).unwrap();
+}
+
+/// Waits until nothing of ours mentions any of these.
+fn wait_nothing_left(lab: &Lab, namespace: &Namespace, what: &[&str]) {
+    let found = || {
+        let routes = ip(namespace, "route show table all proto 208");
+        let rules = ip(namespace, "rule show");
+        let lines = routes.lines().chain(rules.lines()).map(str::to_owned);
+        lines.filter(|line| what.iter().any(|what| line.contains(what))).collect::<Vec<_>>()
+    };
+    let waited = lab.wait_until("nothing to be left", PATIENCE, || Ok(found().is_empty().then_some(())));
+    assert!(waited.is_ok(), "{:?}", found());
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_link_that_left_the_file_while_the_daemon_was_down_carries_nothing() {
+    for backend in ["routes", "tables", "nexthop"] {
+        let routers = routers(&format!("actuation = \"{backend}\""));
+        let daemon = &routers.client_daemon;
+        wait_through(&routers, "eth1");
+        daemon.stop().unwrap();
+        edit(daemon, |text| without_link(&text, "[[peer.link]]", "optic"));
+        daemon.start().unwrap();
+        routers.wait_active("wifi", PATIENCE).unwrap();
+        wait_through(&routers, "vlan10");
+        wait_nothing_left(&routers.lab, &routers.client, &["dev eth1"]);
+        let status = daemon.status().unwrap();
+        assert_eq!(group(&status, CLIENT_GROUP).unwrap()["routes"]["refused"], 0, "{backend}: {status:#}");
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_peer_with_another_name_or_other_tables_leaves_nothing_of_the_former_ones() {
+    for (backend, from, to) in [
+        ("tables", format!("name = \"{CLIENT_GROUP}\""), "name = \"another\"".to_owned()),
+        ("nexthop", format!("name = \"{CLIENT_GROUP}\""), "name = \"another\"".to_owned()),
+        ("tables", "actuation = ".to_owned(), "table-base = 5000\nrule-priority = 31000\nactuation = ".to_owned()),
+        ("routes", "actuation = ".to_owned(), "table = 77\nactuation = ".to_owned()),
+        ("routes", "actuation = ".to_owned(), "metric = 100\nactuation = ".to_owned()),
+    ] {
+        let routers = routers(&format!("actuation = \"{backend}\""));
+        let daemon = &routers.client_daemon;
+        wait_through(&routers, "eth1");
+        let before = ip(&routers.client, "rule show");
+        let routes_before = ip(&routers.client, "route show table main proto 208");
+        daemon.stop().unwrap();
+        edit(daemon, |text| text.replace(&from, &to));
+        daemon.start().unwrap();
+        let name = if to.contains("another") { "another" } else { CLIENT_GROUP };
+        let all_usable = || Ok((active(&daemon.status()?, name) == ["optic"]).then_some(()));
+        routers.lab.wait_until("optic to be active", PATIENCE, all_usable).unwrap();
+        if backend == "tables" {
+            // A line each, with the number of a table: none of them stands any more.
+            let former: Vec<String> = before
+                .lines()
+                .filter(|line| line.contains("proto 208"))
+                .filter_map(|line| line.split("lookup ").nth(1).map(|table| format!("lookup {}", table.trim())))
+                .collect();
+            assert!(!former.is_empty(), "{before}");
+            let words: Vec<&str> = former.iter().map(|line| line.split_whitespace().nth(1).unwrap()).collect();
+            wait_nothing_left(&routers.lab, &routers.client, &words);
+        } else if backend == "routes" {
+            let of_ours = || ip(&routers.client, "route show table main proto 208");
+            assert!(routes_before.contains("dev eth1"), "{routes_before}");
+            let gone = || {
+                let gone = if to.contains("table = 77") { of_ours().is_empty() } else { !of_ours().contains(&routes_before) };
+                Ok(gone.then_some(()))
+            };
+            assert!(routers.lab.wait_until("the former routes to go", PATIENCE, gone).is_ok(), "{}", of_ours());
+        }
+        routers.wire("optic").unwrap().cut().unwrap();
+        if !to.contains("table = 77") {
+            wait_through(&routers, "vlan10");
+        }
+    }
+}
+
+/// A strict filter is loosened for as long as this daemon or its successors use the interface, and strict again after it.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn settings_are_as_they_were_also_behind_a_crash() {
+    let setup = Setup {
+        interval: Duration::from_millis(50),
+        daemon_settings: "on-exit = \"remove\"".to_owned(),
+        ..Setup::default()
+    };
+    let routers = TwoRouters::build(setup, &binary().unwrap()).unwrap();
+    for interface in ["eth1", "vlan10"] {
+        routers.client.sysctl(&format!("net/ipv4/conf/{interface}/rp_filter"), "1").unwrap();
+    }
+    let filter = |interface: &str| {
+        let path = format!("/proc/sys/net/ipv4/conf/{interface}/rp_filter");
+        routers.client.run(|| fs::read_to_string(path).unwrap()).unwrap().trim().to_owned()
+    };
+    let daemon = &routers.client_daemon;
+    daemon.start().unwrap();
+    assert_eq!((filter("eth1"), filter("vlan10")), ("2".to_owned(), "2".to_owned()));
+    daemon.kill();
+    daemon.start().unwrap();
+    edit(daemon, |text| without_link(&text, "[[peer.link]]", "wifi"));
+    daemon.command(&["reload"]).unwrap();
+    assert_eq!((filter("eth1"), filter("vlan10")), ("2".to_owned(), "1".to_owned()));
+    daemon.stop().unwrap();
+    assert_eq!(filter("eth1"), "1");
+}
+
+fn site(setup: SiteSetup) -> Site {
+    Site::start(Lab::new().unwrap(), setup, &binary().unwrap()).unwrap()
+}
+
+/// Waits until all uplinks that the daemon has are usable.
+fn wait_all_usable(site: &Site) {
+    let usable = || {
+        let status = site.daemon.status()?;
+        let links = group(&status, GROUP).and_then(|group| group["links"].as_array());
+        Ok(links.is_some_and(|links| links.iter().all(|link| link["usable"] == true)).then_some(()))
+    };
+    site.lab.wait_until("all uplinks to be usable", PATIENCE, usable).unwrap();
+}
+
+/// The file with its uplinks in another order.
+fn reversed(text: &str) -> String {
+    let section = "[[uplinks.link]]";
+    let mut parts: Vec<&str> = text.split(section).collect();
+    parts[1..].reverse();
+    parts.join(section)
+}
+
+fn assert_all_live(fates: impl IntoIterator<Item = (String, Fate)>, but: &str) {
+    for (uplink, fate) in fates {
+        if uplink == but {
+            assert_eq!(fate.same, 0, "{uplink}: {fate:?}");
+        } else {
+            assert_eq!(fate.same, fate.total(), "{uplink}: {fate:?}");
+        }
+    }
+}
+
+/// Who is who follows from names: a reload and a restart with the uplinks in another order, or with the first one gone,
+/// touch no connection of the others.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn connections_stay_on_their_uplink_wherever_it_stands_in_the_file() {
+    for restart in [false, true] {
+        for nat in ["", "nat"] {
+            let mut setup = SiteSetup::default();
+            if !nat.is_empty() {
+                for (number, uplink) in setup.uplinks.iter_mut().enumerate() {
+                    uplink.settings = format!("nat = \"{}\"\n", router4(number));
+                }
+            }
+            let site = site(setup);
+            let mut crowds = [site.open(Transport::Tcp, 60).unwrap(), site.open(Transport::Udp, 60).unwrap()];
+            let mut change = |edited: fn(String) -> String, but: &str| {
+                if restart {
+                    site.daemon.kill();
+                }
+                edit(&site.daemon, edited);
+                if restart {
+                    site.daemon.start().unwrap();
+                } else {
+                    site.daemon.command(&["reload"]).unwrap();
+                }
+                wait_all_usable(&site);
+                for crowd in &mut crowds {
+                    assert_all_live(site.fates(crowd.recheck().unwrap()), but);
+                }
+            };
+            change(|text| reversed(&text), "");
+            change(|text| without_link(&text, "[[uplinks.link]]", "dsl"), "dsl");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn uplinks_with_other_numbers_or_none_at_all_leave_nothing() {
+    for (from, to) in [
+        ("routes = [", "rule-priority = 15000\nroutes = ["),
+        ("routes = [", "rule-priority = 20500\ntable-base = 9000\nroutes = ["),
+    ] {
+        let site = site(SiteSetup::default());
+        site.daemon.kill();
+        edit(&site.daemon, |text| text.replacen(from, to, 1));
+        site.daemon.start().unwrap();
+        wait_all_usable(&site);
+        let words: &[&str] = if to.contains("table-base") { &["lookup 700", "table 700"] } else { &["20000:", "20900:"] };
+        wait_nothing_left(&site.lab, site.router.namespace(), words);
+        assert_eq!(site.open(Transport::Tcp, 30).unwrap().len(), 30);
+    }
+    // The group itself is gone: a peer, of which nothing is there, is all that is left.
+    let site = site(SiteSetup::default());
+    site.daemon.kill();
+    let key = site.daemon.command(&["generate", "key"]).unwrap();
+    let key = site.daemon.write_key("peer.key", key.trim()).unwrap();
+    let peer = format!(
+        "[[peer]]\nname = \"hq\"\nrole = \"client\"\nkey-files = [\"{}\"]\nroutes = [\"198.51.100.0/24\"]\n[[peer.link]]\n\
+         name = \"only\"\ninterface = \"eth0\"\nremote = \"10.20.20.77\"\n",
+        key.display()
+    );
+    site.daemon.write_config("", &peer).unwrap();
+    site.daemon.start().unwrap();
+    wait_nothing_left(&site.lab, site.router.namespace(), &["proto 208", "lookup 700", "table 700"]);
+    let tables = site.router.namespace().command(&["nft", "list", "tables"], "").unwrap();
+    assert!(!tables.contains("link_watcher"), "{tables}");
+}
