@@ -3,6 +3,7 @@
 pub mod address;
 pub mod bpf;
 pub mod bpf_object;
+pub mod cleanup;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -264,3 +264,82 @@ fn uplinks_with_other_numbers_or_none_at_all_leave_nothing() {
     let tables = site.router.namespace().command(&["nft", "list", "tables"], "").unwrap();
     assert!(!tables.contains("link_watcher"), "{tables}");
 }
+
+/// Everything that any program can see of the kernel's state that a daemon of ours changes.
+fn kernel_state(namespace: &Namespace) -> Vec<String> {
+    let commands = [
+        "ip route show table all",
+        "ip -6 route show table all",
+        "ip rule show",
+        "ip -6 rule show",
+        "ip nexthop show",
+        "nft list ruleset",
+    ];
+    let shown = commands.map(|command| {
+        let words: Vec<&str> = command.split(' ').collect();
+        namespace.command(&words, "").unwrap()
+    });
+    let mut settings: Vec<String> = namespace
+        .run(|| {
+            let interfaces = fs::read_dir("/proc/sys/net/ipv4/conf").unwrap();
+            let names = interfaces.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let of = |name: String| {
+                ["rp_filter", "src_valid_mark", "ignore_routes_with_linkdown"].map(|key| {
+                    let path = format!("/proc/sys/net/ipv4/conf/{name}/{key}");
+                    format!("{path} = {}", fs::read_to_string(&path).unwrap())
+                })
+            };
+            names.flat_map(of).collect()
+        })
+        .unwrap();
+    settings.extend(shown.iter().flat_map(|shown| shown.lines()).map(str::to_owned));
+    // The kernel promises no order.
+    settings.sort();
+    settings
+}
+
+fn assert_as_before(namespace: &Namespace, before: &[String]) {
+    let after = kernel_state(namespace);
+    let of_one = |one: &[String], other: &[String]| -> Vec<String> {
+        one.iter().filter(|line| !other.contains(line)).cloned().collect()
+    };
+    assert_eq!((of_one(before, &after), of_one(&after, before)), (Vec::new(), Vec::new()), "what is gone, what is left");
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn cleanup_leaves_the_kernel_as_it_was_without_any_file() {
+    for backend in ["routes", "tables", "nexthop"] {
+        let setup = Setup {
+            interval: Duration::from_millis(50),
+            client_settings: format!("actuation = \"{backend}\""),
+            ..Setup::default()
+        };
+        let routers = TwoRouters::build(setup, &binary().unwrap()).unwrap();
+        routers.client.sysctl("net/ipv4/conf/eth1/rp_filter", "1").unwrap();
+        let before = kernel_state(&routers.client);
+        let daemon = &routers.client_daemon;
+        routers.start_daemons().unwrap();
+        routers.wait_active("optic", PATIENCE).unwrap();
+        wait_through(&routers, "eth1");
+        let running = daemon.output(&["cleanup", "--instance", daemon.instance()]).unwrap();
+        let said = String::from_utf8_lossy(&running.stderr);
+        assert!(!running.status.success() && said.contains("stop it first"), "{said}");
+        daemon.kill();
+        fs::remove_file(daemon.config_path()).unwrap();
+        let dry = daemon.command(&["cleanup", "--instance", daemon.instance(), "--dry-run"]).unwrap();
+        assert!(dry.contains("would be removed") && dry.contains("routes"), "{dry}");
+        assert_ne!(kernel_state(&routers.client), before);
+        daemon.command(&["cleanup", "--instance", daemon.instance()]).unwrap();
+        assert_as_before(&routers.client, &before);
+        let again = daemon.command(&["cleanup", "--instance", daemon.instance()]).unwrap();
+        assert!(again.contains("nothing of link-watcher is left"));
+    }
+    let site = Site::build(Lab::new().unwrap(), SiteSetup::default(), &binary().unwrap()).unwrap();
+    let before = kernel_state(site.router.namespace());
+    site.daemon.start().unwrap();
+    site.wait_all_up().unwrap();
+    site.daemon.kill();
+    site.daemon.command(&["cleanup", "--instance", site.daemon.instance()]).unwrap();
+    assert_as_before(site.router.namespace(), &before);
+}

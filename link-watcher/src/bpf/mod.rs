@@ -106,6 +106,23 @@ pub fn xdp_programs() -> io::Result<std::collections::BTreeMap<u32, XdpProgram>>
     attach::xdp_programs()
 }
 
+/// Detaches what is pinned in an instance's directory, and takes the names away; gives how many there were. With
+/// `look_only` nothing is changed.
+///
+/// # Errors
+///
+/// If a name cannot be taken away.
+pub fn clear_pins(directory: &Path, look_only: bool) -> Result<usize, Error> {
+    pin::clear(directory, look_only)
+}
+
+/// The directory of an instance in the BPF file system.
+#[must_use]
+pub fn pin_directory(instance: Option<&str>) -> PathBuf {
+    let root = Path::new("/sys/fs/bpf/link-watcher");
+    instance.map_or_else(|| root.to_owned(), |instance| root.join(instance))
+}
+
 /// Whether the native mode is tried on this device before the generic one.
 #[must_use]
 pub fn may_run_native(device: &Device<'_>) -> bool {

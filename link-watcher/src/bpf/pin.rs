@@ -130,6 +130,31 @@ impl Pins {
     }
 }
 
+/// Detaches the programs whose links are pinned in a directory, and takes every name in it away. Gives how many names there
+/// were; with `look_only` nothing is changed.
+///
+/// # Errors
+///
+/// If a name cannot be taken away.
+pub(super) fn clear(directory: &Path, look_only: bool) -> Result<usize, Error> {
+    let Ok(entries) = fs::read_dir(directory) else { return Ok(0) };
+    let files: Vec<PathBuf> = entries
+        .flatten()
+        // Directories are other instances'.
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_file()))
+        .map(|entry| entry.path())
+        .collect();
+    if !look_only {
+        for (_, link) in (Pins { directory: directory.into(), maps: Vec::new() }).links() {
+            link.detach()?;
+        }
+        files.iter().try_for_each(|path| remove(path))?;
+        // Others may have put something there; then it stays.
+        let _ = fs::remove_dir(directory);
+    }
+    Ok(files.len())
+}
+
 fn remove(path: &Path) -> Result<(), Error> {
     remove_if_there(path).map_err(|source| Error::Pin { path: path.into(), source })
 }

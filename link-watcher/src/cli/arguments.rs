@@ -106,6 +106,15 @@ pub enum Command {
     },
     /// Have the daemon read its configuration again; links that did not change do not flap
     Reload,
+    /// Remove all that any run of this instance has left in the kernel, whatever the configuration says
+    Cleanup {
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+        /// Instance [default: what the configuration names, if there is one]
+        #[arg(long, value_name = "NAME")]
+        instance: Option<String>,
+    },
     /// Print an example configuration or a fresh key
     Generate {
         /// What

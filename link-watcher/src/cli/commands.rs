@@ -12,7 +12,7 @@ use clap::CommandFactory;
 use super::{
     Arguments, Command, Exit, Failure,
     arguments::{Generated, KeyAction, OnOff},
-    doctor, events, generate, nft,
+    cleanup, doctor, events, generate, nft,
     output::{Style, print},
     status,
 };
@@ -45,6 +45,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Drain { group, link } => changed(Change::Drain { group, link, drained: true }),
         Command::Undrain { group, link } => changed(Change::Drain { group, link, drained: false }),
         Command::Weight { group, link, weight } => changed(Change::Weight { group, link, weight }),
+        Command::Cleanup { dry_run, instance } => cleanup::run(&arguments, instance, dry_run),
         Command::Reload => reload(&socket()?),
         Command::Generate { what: Generated::Config, example, from, output } => {
             generate::config(example, from.as_deref(), output.as_deref())

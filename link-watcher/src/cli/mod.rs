@@ -3,6 +3,7 @@
 //! What a command prints for people goes to standard output, complaints go to standard error.
 
 mod arguments;
+mod cleanup;
 mod commands;
 #[cfg(feature = "demo")]
 mod demo;

@@ -208,12 +208,27 @@ fn read(path: &Path, absent: Severity) -> Result<Loaded, Refused> {
 ///
 /// Where the file cannot be read.
 pub fn control_socket_of(path: &Path) -> Result<PathBuf, Refused> {
+    let socket = daemon_text(path, "control-socket")?;
+    Ok(directory_of(path).join(socket.as_deref().unwrap_or(DEFAULT_CONTROL_SOCKET)))
+}
+
+/// The instance that a configuration names, whatever else is wrong with it.
+///
+/// # Errors
+///
+/// Where the file cannot be read.
+pub fn instance_of(path: &Path) -> Result<Option<String>, Refused> {
+    daemon_text(path, "instance")
+}
+
+/// A text of `[daemon]`.
+fn daemon_text(path: &Path, key: &str) -> Result<Option<String>, Refused> {
     let text = read_text(path)?;
     let (document, _) = DeTable::parse_recoverable(&text);
-    let socket = section::lookup(document.get_ref(), "daemon")
-        .and_then(|daemon| section::lookup(daemon.get_ref().as_table()?, "control-socket"))
-        .and_then(|socket| socket.get_ref().as_str());
-    Ok(directory_of(path).join(socket.unwrap_or(DEFAULT_CONTROL_SOCKET)))
+    let value = section::lookup(document.get_ref(), "daemon")
+        .and_then(|daemon| section::lookup(daemon.get_ref().as_table()?, key))
+        .and_then(|value| value.get_ref().as_str());
+    Ok(value.map(str::to_owned))
 }
 
 /// Validates the text of a configuration. Relative paths in it are relative to the directory of `path`. `absent` says

@@ -50,7 +50,7 @@ use self::{
 };
 use crate::{
     announce::Own,
-    bpf::Kernel,
+    bpf::{self, Kernel},
     clock,
     config::{self, Config, EngineChoice},
     control::{History, Server},
@@ -264,10 +264,7 @@ fn load_kernel(config: &Config, slots: u32) -> std::result::Result<Kernel, Strin
     let object = crate::bpf_object().ok_or_else(|| {
         "this daemon was built without the kernel program; `cargo xtask build-ebpf` builds both".to_owned()
     })?;
-    let mut directory = PathBuf::from("/sys/fs/bpf/link-watcher");
-    if let Some(instance) = &config.daemon.instance {
-        directory.push(instance);
-    }
+    let directory = bpf::pin_directory(config.daemon.instance.as_deref());
     let loaded = Kernel::load(object, &directory, slots);
     loaded.map_err(|error| chain(&error)).inspect_err(|reason| {
         warn!("no kernel program, keepalives are verified by sockets: {reason}");

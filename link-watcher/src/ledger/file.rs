@@ -32,21 +32,46 @@ struct Record<C> {
     claims: C,
 }
 
+/// What a record belongs to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stamp {
+    boot_id: String,
+    network_namespace: u64,
+}
+
+impl Stamp {
+    /// That of this boot, and of the namespace of the calling thread.
+    pub(super) fn now() -> io::Result<Self> {
+        Ok(Self {
+            boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned(),
+            network_namespace: fs::metadata("/proc/thread-self/ns/net")?.ino(),
+        })
+    }
+}
+
 /// Where the record is kept.
 #[derive(Debug)]
 pub(super) struct Stored {
     path: PathBuf,
-    boot_id: String,
-    network_namespace: u64,
+    stamp: Stamp,
     /// Held as long as this process lives: who else has the same name keeps away.
     _lock: File,
 }
 
-type Read = Result<Option<Claims>, String>;
+pub(super) type Read = Result<Option<Claims>, String>;
+
+/// Why a record is not kept.
+#[derive(Debug)]
+pub(super) enum NotKept {
+    /// Another process has it.
+    InUse(String),
+    /// Anything else.
+    Failed(String),
+}
 
 impl Stored {
     /// Opens the directory, and reads what is there: nothing, where it is of another boot or namespace.
-    pub(super) fn open(directory: &Path) -> Result<(Self, Read), String> {
+    pub(super) fn open(directory: &Path) -> Result<(Self, Read), NotKept> {
         let not_kept = |what: &str, error: &dyn std::fmt::Display| {
             format!(
                 "{}: {what}: {error}. What this run puts into the kernel is not written down: should it crash, the next one \
@@ -58,50 +83,21 @@ impl Stored {
             .recursive(true)
             .mode(0o755)
             .create(directory)
-            .map_err(|error| not_kept("cannot be made", &error))?;
+            .map_err(|error| NotKept::Failed(not_kept("cannot be made", &error)))?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(directory.join("lock"));
-        let lock = lock.map_err(|error| not_kept("cannot be written to", &error))?;
+        let lock = lock.map_err(|error| NotKept::Failed(not_kept("cannot be written to", &error)))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
             Errno::WOULDBLOCK => {
-                not_kept("another link-watcher uses it", &"give each its own `instance` in [daemon]")
+                let help = "give each its own `instance` in [daemon]";
+                NotKept::InUse(not_kept("another link-watcher uses it", &help))
             }
-            errno => not_kept("cannot be locked", &errno),
+            errno => NotKept::Failed(not_kept("cannot be locked", &errno)),
         })?;
-        let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned());
-        let boot_id = boot_id.map_err(|error| not_kept("the boot has no id", &error))?;
-        let namespace = fs::metadata("/proc/thread-self/ns/net").map(|meta| meta.ino());
-        let network_namespace = namespace.map_err(|error| not_kept("the network namespace has no number", &error))?;
-        let stored = Self { path: directory.join(NAME), boot_id, network_namespace, _lock: lock };
-        let read = stored.read();
+        let stamp = Stamp::now();
+        let stamp = stamp.map_err(|error| NotKept::Failed(not_kept("neither boot nor namespace has a name", &error)))?;
+        let stored = Self { path: directory.join(NAME), stamp, _lock: lock };
+        let read = read(directory, &stored.stamp);
         Ok((stored, read))
-    }
-
-    fn read(&self) -> Read {
-        let unusable = |why: &dyn std::fmt::Display| {
-            format!(
-                "{}: {why}. What an earlier run left is known only as far as this configuration names it; \
-                 `ip route show table all proto 208` and `ip rule` show the rest",
-                self.path.display()
-            )
-        };
-        let file = match File::open(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            other => other.map_err(|error| unusable(&error))?,
-        };
-        let mut text = String::new();
-        file.take(MAX_LEN + 1).read_to_string(&mut text).map_err(|error| unusable(&error))?;
-        if text.len() as u64 > MAX_LEN {
-            return Err(unusable(&"it is too long to be a record of ours"));
-        }
-        // The version first: what follows it may be of another shape.
-        let record: Record<serde_json::Value> = serde_json::from_str(&text).map_err(|error| unusable(&error))?;
-        if record.version != VERSION {
-            return Err(unusable(&format!("it has version {}, and this program writes {VERSION}", record.version)));
-        }
-        if (record.boot_id, record.network_namespace) != (self.boot_id.clone(), self.network_namespace) {
-            return Ok(None);
-        }
-        serde_json::from_value(record.claims).map(Some).map_err(|error| unusable(&error))
     }
 
     /// Replaces the record. The runtime directory is a `tmpfs`: what a process has renamed there survives its crash
@@ -109,8 +105,8 @@ impl Stored {
     pub(super) fn write(&self, claims: &Claims) -> Result<(), String> {
         let record = Record {
             version: VERSION,
-            boot_id: self.boot_id.clone(),
-            network_namespace: self.network_namespace,
+            boot_id: self.stamp.boot_id.clone(),
+            network_namespace: self.stamp.network_namespace,
             claims,
         };
         let new = self.path.with_extension("new");
@@ -136,4 +132,34 @@ impl Stored {
         // Gone already is as good.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// Reads the record of a directory: nothing, where there is none, or it is of another boot or namespace.
+pub(super) fn read(directory: &Path, stamp: &Stamp) -> Read {
+    let path = directory.join(NAME);
+    let unusable = |why: &dyn std::fmt::Display| {
+        format!(
+            "{}: {why}. What an earlier run left is known only as far as this configuration names it; \
+             `ip route show table all proto 208` and `ip rule` show the rest",
+            path.display()
+        )
+    };
+    let file = match File::open(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        other => other.map_err(|error| unusable(&error))?,
+    };
+    let mut text = String::new();
+    file.take(MAX_LEN + 1).read_to_string(&mut text).map_err(|error| unusable(&error))?;
+    if text.len() as u64 > MAX_LEN {
+        return Err(unusable(&"it is too long to be a record of ours"));
+    }
+    // The version first: what follows it may be of another shape.
+    let record: Record<serde_json::Value> = serde_json::from_str(&text).map_err(|error| unusable(&error))?;
+    if record.version != VERSION {
+        return Err(unusable(&format!("it has version {}, and this program writes {VERSION}", record.version)));
+    }
+    if (&record.boot_id, record.network_namespace) != (&stamp.boot_id, stamp.network_namespace) {
+        return Ok(None);
+    }
+    serde_json::from_value(record.claims).map(Some).map_err(|error| unusable(&error))
 }

@@ -26,7 +26,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use self::file::Stored;
+use self::file::{NotKept, Stamp, Stored};
 use crate::system::FormerValues;
 
 /// Where the records of all instances are.
@@ -128,6 +128,8 @@ pub struct Ledger {
     dirty: bool,
     /// What is wrong with the record, in words.
     problem: Option<String>,
+    /// Another process has it.
+    in_use: bool,
 }
 
 impl Ledger {
@@ -137,7 +139,14 @@ impl Ledger {
     }
 
     fn open_in(directory: &Path) -> Self {
-        let nothing = Self { stored: None, claims: Claims::default(), former: Claims::default(), dirty: false, problem: None };
+        let nothing = Self {
+            stored: None,
+            claims: Claims::default(),
+            former: Claims::default(),
+            dirty: false,
+            problem: None,
+            in_use: false,
+        };
         match Stored::open(directory) {
             Ok((stored, read)) => {
                 let (claims, problem) = match read {
@@ -146,13 +155,19 @@ impl Ledger {
                 };
                 Self { stored: Some(stored), former: claims.clone(), claims, problem, ..nothing }
             }
-            Err(problem) => Self { problem: Some(problem), ..nothing },
+            Err(NotKept::InUse(problem)) => Self { problem: Some(problem), in_use: true, ..nothing },
+            Err(NotKept::Failed(problem)) => Self { problem: Some(problem), ..nothing },
         }
     }
 
     /// Why it is not kept, or could not be read: what, where, and what follows.
     pub fn problem(&self) -> Option<&str> {
         self.problem.as_deref()
+    }
+
+    /// Whether another process has the record: a daemon of this name runs.
+    pub const fn in_use(&self) -> bool {
+        self.in_use
     }
 
     /// What former runs had claimed when this one began.
@@ -257,6 +272,19 @@ fn bound<T>(claims: &mut Vec<T>) {
 /// Where the record of an instance is.
 pub fn directory(instance: Option<&str>) -> PathBuf {
     Path::new(RUNTIME_ROOT).join(instance.unwrap_or(DEFAULT_INSTANCE))
+}
+
+/// Instances other than this one that have something in this network namespace, by name.
+pub fn others(instance: Option<&str>) -> Vec<String> {
+    let Ok(stamp) = Stamp::now() else { return Vec::new() };
+    let own = instance.unwrap_or(DEFAULT_INSTANCE);
+    let entries = std::fs::read_dir(RUNTIME_ROOT).into_iter().flatten().flatten();
+    let others = entries.filter(|entry| entry.file_name() != own);
+    let claims = others.filter(|entry| {
+        // One that cannot be read may claim anything.
+        file::read(&entry.path(), &stamp).map_or(true, |claims| claims.is_some_and(|claims| !claims.is_empty()))
+    });
+    claims.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// The record, for the threads that use it.

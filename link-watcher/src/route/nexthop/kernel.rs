@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, fs, io};
 
 use crate::netlink::{
-    Batch, FoundObject, KernelError, Object, Requests,
+    Batch, FoundObject, KernelError, Object, PROTOCOL, Requests, dump,
     nexthop::{self as codec},
     process,
 };
@@ -49,6 +49,22 @@ impl NetlinkObjects {
     /// Opens the socket. Needs no privilege; changing objects needs `CAP_NET_ADMIN`.
     pub fn open() -> io::Result<Self> {
         Ok(Self { requests: Requests::open()?, batch: Batch::default() })
+    }
+}
+
+impl NetlinkObjects {
+    /// Everything that has our protocol number, of all instances; nothing where the kernel has no such objects.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn ours(&mut self) -> io::Result<Vec<FoundObject>> {
+        self.batch.clear();
+        codec::dump(&mut self.batch);
+        match dump(&mut self.requests, &mut self.batch, |message| codec::parse(message.payload())) {
+            Ok(found) => Ok(found.into_iter().filter(|object| object.protocol == PROTOCOL).collect()),
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -298,11 +298,18 @@ impl<S: RulesetSink> Ruleset<S> {
     /// # Errors
     /// Where `nft` is missing or refuses.
     pub fn remove_former(&mut self) -> Result<(), NftError> {
-        let table = self.table();
-        if self.wanted.is_some() || self.sink.list(&table)?.is_none() {
+        if self.wanted.is_some() || !self.stands()? {
             return Ok(());
         }
-        self.sink.apply(&Table::removal(&table))
+        self.sink.apply(&Table::removal(&self.table()))
+    }
+
+    /// Whether there is a table of that name, whoever wrote it.
+    ///
+    /// # Errors
+    /// Where `nft` is missing, or may not look.
+    pub fn stands(&mut self) -> Result<bool, NftError> {
+        Ok(self.sink.list(&self.table())?.is_some())
     }
 
     /// Removes the table.
