@@ -9,10 +9,10 @@ use std::time::Duration;
 use link_watcher_lab::daemon::{Daemon, binary};
 use link_watcher_lab::netns::Namespace;
 use link_watcher_lab::routers::{CLIENT_GROUP, TwoRouters};
-use link_watcher_lab::setup::Setup;
-use link_watcher_lab::status::{active, group};
+use link_watcher_lab::setup::{Family, Setup};
+use link_watcher_lab::status::{active, group, link};
 use link_watcher_lab::trial::PATIENCE;
-use link_watcher_lab::Lab;
+use link_watcher_lab::{End, Lab};
 use link_watcher_lab::uplinks::Site;
 use link_watcher_lab::uplinks::address::router4;
 use link_watcher_lab::uplinks::flow::{Fate, Transport};
@@ -342,4 +342,86 @@ fn cleanup_leaves_the_kernel_as_it_was_without_any_file() {
     site.daemon.kill();
     site.daemon.command(&["cleanup", "--instance", site.daemon.instance()]).unwrap();
     assert_as_before(site.router.namespace(), &before);
+}
+
+fn wait_usable(routers: &TwoRouters, name: &str) {
+    let usable = || {
+        let status = routers.client_daemon.status()?;
+        let link = link(&status, CLIENT_GROUP, name).cloned();
+        Ok(link.is_some_and(|link| link["usable"] == true).then_some(()))
+    };
+    let waited = routers.lab.wait_until(&format!("{name} to be usable"), PATIENCE, usable);
+    assert!(waited.is_ok(), "{name} is not usable: {}", routers.client_daemon.log_tail());
+}
+
+/// As ifdown and ifup do it: the address comes while the interface is down, where nothing can be bound to it.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_link_works_again_whatever_the_order_in_which_its_address_and_interface_come() {
+    let routers = routers("");
+    for round in 0..2 {
+        for interface in ["eth1", "vlan10"] {
+            let address = ip(&routers.client, &format!("-4 -br addr show dev {interface}"));
+            let address = address.split_whitespace().nth(2).unwrap();
+            let steps = [
+                format!("addr flush dev {interface}"),
+                format!("link set {interface} down"),
+                format!("addr add {address} dev {interface}"),
+                format!("link set {interface} up"),
+            ];
+            for step in steps {
+                ip(&routers.client, &step);
+                if round == 1 {
+                    // The daemon has seen each of them.
+                    routers.lab.pause(Duration::from_millis(100)).unwrap();
+                }
+            }
+        }
+        wait_usable(&routers, "optic");
+        wait_usable(&routers, "wifi");
+    }
+}
+
+/// The unit starts before the network on purpose, and a port may be somebody else's for a moment.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_link_works_as_soon_as_it_can_be_bound() {
+    let setup = Setup { interval: Duration::from_millis(50), ..Setup::default() };
+    let routers = TwoRouters::build(setup, &binary().unwrap()).unwrap();
+    let local = "10.248.248.2:46721";
+    let taken = routers.client.run(|| std::net::UdpSocket::bind(local).unwrap()).unwrap();
+    let address = ip(&routers.client, "-4 -br addr show dev vlan10");
+    let address = address.split_whitespace().nth(2).unwrap();
+    ip(&routers.client, "addr flush dev vlan10");
+    routers.start_daemons().unwrap();
+    wait_usable(&routers, "tunnel");
+    let status = routers.client_daemon.status().unwrap();
+    let why = link(&status, CLIENT_GROUP, "optic").unwrap()["suspicion"].as_str().unwrap().to_owned();
+    assert!(why.contains("the port free"), "{why}");
+    drop(taken);
+    wait_usable(&routers, "optic");
+    assert!(link(&routers.client_daemon.status().unwrap(), CLIENT_GROUP, "optic").unwrap()["suspicion"].is_null());
+    ip(&routers.client, &format!("addr add {address} dev vlan10"));
+    wait_usable(&routers, "wifi");
+}
+
+/// Duplicate address detection waits for the carrier: an IPv6 address is tentative while the cable is out.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_tentative_address_is_waited_for() {
+    let setup = Setup { interval: Duration::from_millis(50), family: Family::V6, ..Setup::default() };
+    let routers = TwoRouters::build(setup, &binary().unwrap()).unwrap();
+    routers.wire("optic").unwrap().cut_carrier(End::Server).unwrap();
+    let addresses = ip(&routers.client, "-6 addr show dev eth1 scope global");
+    let address = addresses.split_whitespace().find(|word| word.starts_with("2001:")).unwrap().to_owned();
+    ip(&routers.client, &format!("addr del {address} dev eth1"));
+    // The lab has switched the detection off for speed.
+    routers.client.sysctl("net/ipv6/conf/eth1/accept_dad", "1").unwrap();
+    routers.client.sysctl("net/ipv6/conf/eth1/dad_transmits", "1").unwrap();
+    ip(&routers.client, &format!("addr add {address} dev eth1"));
+    assert!(ip(&routers.client, "-6 addr show dev eth1 tentative").contains(&address), "the address is tentative");
+    routers.start_daemons().unwrap();
+    wait_usable(&routers, "wifi");
+    routers.wire("optic").unwrap().mend().unwrap();
+    wait_usable(&routers, "optic");
 }

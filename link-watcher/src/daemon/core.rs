@@ -213,6 +213,16 @@ impl Core {
     fn report(&mut self, report: Report) {
         let now_ns = clock::now_ns();
         match report {
+            Report::Unbound { link, why } => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.unbound = Some(why);
+                }
+            }
+            Report::Bound(link) => {
+                if let Some(link) = self.links.get_mut(&link) {
+                    link.unbound = None;
+                }
+            }
             Report::Alive(link) => self.engine.handle(now_ns, Event::Alive { link }),
             Report::Silent { link, last_good_ns, due_ns, woke_ns } => {
                 let (due_ns, woke_ns) = (Some(due_ns), Some(woke_ns));

@@ -52,24 +52,32 @@ impl Core {
         let Some(link) = self.links.get_mut(&id) else { return };
         let LinkConfig { interface, local, remote, .. } = &link.config;
         let device = self.interfaces.device(interface, *local, *remote);
-        let local = local.or_else(|| self.interfaces.local_for(interface, *remote));
-        // Without its address a socket cannot be bound, and a kernel program cannot know what is ours.
+        let local = match local {
+            Some(local) => self.interfaces.has(interface, *local).then_some(*local),
+            None => self.interfaces.local_for(interface, *remote),
+        };
+        // Without its address a socket cannot be bound, and a kernel program cannot know what is ours. An interface that is
+        // down may have none yet.
         let wanted = match device {
             Device::Missing | Device::NoAddress => None,
             Device::Ready | Device::NoCarrier | Device::Disabled => self.interfaces.index(interface).zip(local),
         };
-        let running = link.running.as_ref().map(|running| (running.ifindex, running.local));
+        let wanted = wanted
+            .map(|(ifindex, local)| (ifindex, local, self.interfaces.is_on_link(interface, local, *remote)));
+        // Whether the peer is on the link is part of the keys.
+        let running = link.running.as_ref().map(|running| (running.ifindex, running.local, running.on_link));
         // What goes to another Ethernet address is not for us, and a new one holds from now on.
         self.tables.intents()[id.0 as usize].mac.store(mac_word(&self.interfaces, interface), Relaxed);
         if running != wanted {
+            link.unbound = None;
             if let Some(running) = link.running.take() {
                 self.attacher.stop(link, &running);
                 if let Some(prober) = &self.prober {
                     prober.order(Order::Remove(id));
                 }
             }
-            if let Some((ifindex, local)) = wanted {
-                let running = Running::by_socket(ifindex, local, self.interfaces.is_on_link(interface, local, *remote));
+            if let Some((ifindex, local, on_link)) = wanted {
+                let running = Running::by_socket(ifindex, local, on_link);
                 let intent = &self.tables.intents()[id.0 as usize];
                 let detection_ns = link.interval_ns * u64::from(link.multiplier);
                 let session = random::nonzero();

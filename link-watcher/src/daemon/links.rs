@@ -29,6 +29,8 @@ pub(super) struct Link {
     /// Why nothing good arrives, as far as what is refused tells.
     pub(super) judge: suspicion::Judge,
     pub(super) suspicion: Option<Suspicion>,
+    /// Why it cannot be probed yet.
+    pub(super) unbound: Option<String>,
     /// What the engine knows of its interface.
     pub(super) device: Option<Device>,
     /// What runs now.
@@ -70,6 +72,7 @@ impl Link {
             roots: Arc::new(key_set(&peer.keys)),
             judge: suspicion::Judge::default(),
             suspicion: None,
+            unbound: None,
             device: None,
             running: None,
         }

@@ -92,7 +92,7 @@ impl Core {
             dropped: self.dropped(status.id),
             flaps: status.flaps,
             last_down_reason: status.last_down_reason.clone(),
-            suspicion: link.suspicion.as_ref().map(ToString::to_string),
+            suspicion: link.unbound.clone().or_else(|| link.suspicion.as_ref().map(ToString::to_string)),
             worst_lateness_ms: Some(stats.worst_lateness_ns.load(Relaxed) as f64 / 1e6),
         })
     }

@@ -89,6 +89,15 @@ pub enum Order {
 /// What the prober has noticed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Report {
+    /// The link cannot be probed yet; it is tried again.
+    Unbound {
+        /// Link.
+        link: LinkId,
+        /// Why, and what to do.
+        why: String,
+    },
+    /// It is probed after all.
+    Bound(LinkId),
     /// Echoes arrive.
     Alive(LinkId),
     /// The link answers, but not as a working one does.

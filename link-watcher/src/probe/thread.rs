@@ -4,6 +4,7 @@
 //! never taken for silence.
 
 mod packets;
+mod waiting;
 
 use std::{
     os::fd::{AsFd, OwnedFd},
@@ -22,6 +23,7 @@ use rustix::{
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
+use self::waiting::Waiting;
 use super::{
     Order, ProbedLink, Prober, Report, Stats, Tables,
     due::{Due, Lateness},
@@ -104,6 +106,7 @@ pub fn spawn(
         endpoints: Endpoints::default(),
         frames: Frames::open().inspect_err(|error| debug!("every probe goes by a UDP socket: {error}")).ok(),
         links,
+        waiting: Waiting::default(),
         due: Due::default(),
         buffer: Box::new([0; MAX_PACKET_LEN + 1]),
         changed: Vec::new(),
@@ -167,6 +170,7 @@ struct Thread {
     frames: Option<Frames>,
     /// By slot.
     links: Vec<Option<Probed>>,
+    waiting: Waiting,
     due: Due,
     buffer: Box<[u8; MAX_PACKET_LEN + 1]>,
     changed: Vec<u32>,
@@ -227,14 +231,13 @@ impl Thread {
         let orders = std::mem::take(&mut *self.orders.lock().unwrap_or_else(PoisonError::into_inner));
         for order in orders {
             match order {
-                Order::Add(link) => {
-                    let what = format!("{} on {}", link.remote, link.interface);
-                    if let Err(error) = self.add(*link) {
-                        warn!("cannot probe {what}: {error:#}");
-                    }
+                Order::Add(link) => self.add_or_wait(*link),
+                Order::Remove(id) => {
+                    self.waiting.remove(id);
+                    self.remove(id);
                 }
-                Order::Remove(id) => self.remove(id),
                 Order::Keys { link, keys } => {
+                    self.rekey_waiting(link, &keys);
                     if let Some(probed) = probed(&mut self.links, link) {
                         (probed.key, probed.key_id) = (keys.states[0], keys.ids[0]);
                         probed.link.keys = keys;
@@ -253,12 +256,14 @@ impl Thread {
 
     fn add(&mut self, link: ProbedLink) -> Result<()> {
         let id = link.id;
-        self.remove(id);
         let key = EndpointKey { ifindex: link.ifindex, local: link.local, port: link.port };
         let (endpoint, fresh) = self.endpoints.open(key, &link.interface)?;
         if fresh && let Some(socket) = self.endpoints.get(endpoint) {
             let token = epoll::EventData::new_u64(endpoint as u64);
-            epoll::add(&self.epoll, socket, token, epoll::EventFlags::IN).context("epoll")?;
+            if let Err(error) = epoll::add(&self.epoll, socket, token, epoll::EventFlags::IN) {
+                self.endpoints.close(endpoint);
+                return Err(error).context("epoll");
+            }
         }
         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
             endpoint.links.insert(link.remote, id);
@@ -309,6 +314,7 @@ impl Thread {
         let now_ns = clock::now_ns();
         while let Some((due_ns, ids)) = self.due.pop(now_ns) {
             for &id in &ids {
+                self.try_again(id, now_ns);
                 let Some(probed) = probed(&mut self.links, id) else { continue };
                 if probed.due_ns != due_ns {
                     continue;

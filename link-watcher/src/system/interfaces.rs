@@ -143,6 +143,11 @@ impl Interfaces {
         addresses.iter().filter(reaches).max_by_key(|address| address.prefix_len).map(|address| address.address)
     }
 
+    /// Whether the interface has the address, in whatever state.
+    pub fn has(&self, name: &str, address: IpAddr) -> bool {
+        self.get(name).is_some_and(|interface| interface.addresses.iter().any(|known| known.address == address))
+    }
+
     /// Whether `remote` is reached from the interface's address `local` without a router: it lies in that one's prefix, or is
     /// its point-to-point peer.
     pub fn is_on_link(&self, name: &str, local: IpAddr, remote: IpAddr) -> bool {
