@@ -12,7 +12,8 @@ use crate::{
     netlink::KernelError,
     route::{
         Change, Egress, FoundRoute, MAIN_TABLE, NetlinkObjects, NetlinkRoutes, NetlinkTables, ObjectChange,
-        ObjectKernel as _, PROTOCOL, Route, RouteKernel as _, Rule, TableChange, TableKernel as _, TableRange, TableRoute,
+        ObjectKernel as _, PROTOCOL, Route, RouteKernel as _, Rule, TableChange, TableKernel as _, TableRange,
+        TableRoute,
     },
     system::{FormerValues as _, LinkSysctls, ProcSysctl},
     uplink::nft::{Nft, Ruleset},
@@ -77,7 +78,8 @@ impl Cleanup {
             pins: 0,
             left: 0,
         };
-        let asking = |what: &str, error: &(dyn std::error::Error + 'static)| format!("{what} cannot be read: {}", chain(error));
+        let asking =
+            |what: &str, error: &(dyn std::error::Error + 'static)| format!("{what} cannot be read: {}", chain(error));
         cleanup.find_routes(&claims).map_err(|error| asking("routes and rules", &error))?;
         let objects = NetlinkObjects::open().and_then(|mut objects| objects.ours());
         for object in objects.map_err(|error| asking("nexthop objects", &error))? {
@@ -137,7 +139,11 @@ impl Cleanup {
         let mut lines = Vec::new();
         let mut add = |count: usize, what: &str, examples: Vec<String>| {
             if count > 0 {
-                let more = if count > examples.len() { format!(" and {} more", count - examples.len()) } else { String::new() };
+                let more = if count > examples.len() {
+                    format!(" and {} more", count - examples.len())
+                } else {
+                    String::new()
+                };
                 lines.push(format!("{count} {what}: {}{more}", examples.join(", ")));
             }
         };
@@ -147,11 +153,19 @@ impl Cleanup {
         };
         add(self.rules.len(), "rules", self.rules.iter().take(EXAMPLES).map(ToString::to_string).collect());
         add(self.routes.len(), "routes", self.routes.iter().take(EXAMPLES).map(key).collect());
-        add(self.objects.len(), "nexthop objects", self.objects.iter().take(EXAMPLES).map(ToString::to_string).collect());
+        add(
+            self.objects.len(),
+            "nexthop objects",
+            self.objects.iter().take(EXAMPLES).map(ToString::to_string).collect(),
+        );
         add(usize::from(self.table.is_some()), "nftables table", self.table.iter().cloned().collect());
         let former = |(name, (former, _)): (&String, &(String, String))| format!("{name} back to {former}");
         add(sysctls.len(), "settings", sysctls.iter().take(EXAMPLES).map(former).collect());
-        add(self.pins, "pinned programs and maps", vec![bpf::pin_directory(self.instance.as_deref()).display().to_string()]);
+        add(
+            self.pins,
+            "pinned programs and maps",
+            vec![bpf::pin_directory(self.instance.as_deref()).display().to_string()],
+        );
         lines
     }
 
@@ -236,10 +250,7 @@ impl Cleanup {
 }
 
 fn ranges(claims: &Claims) -> impl Iterator<Item = TableRange> {
-    claims
-        .peers
-        .iter()
-        .map(|claim| TableRange { table_base: claim.table_base, rule_priority: claim.rule_priority })
+    claims.peers.iter().map(|claim| TableRange { table_base: claim.table_base, rule_priority: claim.rule_priority })
 }
 
 /// Whether a table is one of the claimed uplinks'.

@@ -11,8 +11,15 @@ pub fn now_ns() -> u64 {
 
 /// The wall-clock time of a monotonic instant, as of now: right also after the wall clock was set.
 pub fn wall_time(at_ns: u64) -> SystemTime {
-    let ago = std::time::Duration::from_nanos(now_ns().saturating_sub(at_ns));
-    SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
+    let (wall, now_ns) = (SystemTime::now(), now_ns());
+    let apart = std::time::Duration::from_nanos(now_ns.abs_diff(at_ns));
+    let then = if at_ns > now_ns { wall.checked_add(apart) } else { wall.checked_sub(apart) };
+    then.unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// The wall-clock time of a monotonic instant in seconds since 1970, as of now.
+pub fn unix_seconds(at_ns: u64) -> f64 {
+    wall_time(at_ns).duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// RFC 3339 in UTC with milliseconds, as the status and the events print it.

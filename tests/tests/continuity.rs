@@ -12,11 +12,11 @@ use link_watcher_lab::routers::{CLIENT_GROUP, TwoRouters};
 use link_watcher_lab::setup::{Family, Setup};
 use link_watcher_lab::status::{active, group, link};
 use link_watcher_lab::trial::PATIENCE;
-use link_watcher_lab::{End, Lab};
 use link_watcher_lab::uplinks::Site;
 use link_watcher_lab::uplinks::address::router4;
 use link_watcher_lab::uplinks::flow::{Fate, Transport};
 use link_watcher_lab::uplinks::setup::{GROUP, SiteSetup};
+use link_watcher_lab::{End, Lab};
 
 /// Behind the server.
 const FAR: &str = "203.0.113.10";
@@ -123,7 +123,8 @@ fn a_peer_with_another_name_or_other_tables_leaves_nothing_of_the_former_ones() 
             let of_ours = || ip(&routers.client, "route show table main proto 208");
             assert!(routes_before.contains("dev eth1"), "{routes_before}");
             let gone = || {
-                let gone = if to.contains("table = 77") { of_ours().is_empty() } else { !of_ours().contains(&routes_before) };
+                let gone =
+                    if to.contains("table = 77") { of_ours().is_empty() } else { !of_ours().contains(&routes_before) };
                 Ok(gone.then_some(()))
             };
             assert!(routers.lab.wait_until("the former routes to go", PATIENCE, gone).is_ok(), "{}", of_ours());
@@ -244,7 +245,8 @@ fn uplinks_with_other_numbers_or_none_at_all_leave_nothing() {
         edit(&site.daemon, |text| text.replacen(from, to, 1));
         site.daemon.start().unwrap();
         wait_all_usable(&site);
-        let words: &[&str] = if to.contains("table-base") { &["lookup 700", "table 700"] } else { &["20000:", "20900:"] };
+        let words: &[&str] =
+            if to.contains("table-base") { &["lookup 700", "table 700"] } else { &["20000:", "20900:"] };
         wait_nothing_left(&site.lab, site.router.namespace(), words);
         assert_eq!(site.open(Transport::Tcp, 30).unwrap().len(), 30);
     }
@@ -303,7 +305,11 @@ fn assert_as_before(namespace: &Namespace, before: &[String]) {
     let of_one = |one: &[String], other: &[String]| -> Vec<String> {
         one.iter().filter(|line| !other.contains(line)).cloned().collect()
     };
-    assert_eq!((of_one(before, &after), of_one(&after, before)), (Vec::new(), Vec::new()), "what is gone, what is left");
+    assert_eq!(
+        (of_one(before, &after), of_one(&after, before)),
+        (Vec::new(), Vec::new()),
+        "what is gone, what is left"
+    );
 }
 
 #[test]

@@ -14,8 +14,36 @@ pub struct Snapshot {
     pub uptime_s: f64,
     /// Engine of most links: `xdp`, `tc` or `socket`.
     pub engine: String,
+    /// The configuration that runs, and what became of reading it again.
+    #[serde(default)]
+    pub config: ConfigSnapshot,
     /// Groups, in the order of the file.
     pub groups: Vec<GroupSnapshot>,
+}
+
+/// The configuration in a [`Snapshot`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConfigSnapshot {
+    /// The file.
+    pub path: String,
+    /// Since when what runs was taken from it, RFC 3339 in UTC with milliseconds.
+    pub since: String,
+    /// The same in seconds since 1970.
+    pub since_unix_s: f64,
+    /// Whether what was last read is what runs.
+    pub last_reload_successful: bool,
+    /// When it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refused_at: Option<String>,
+    /// Why the file is not what runs, as `check` says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+    /// When the former configuration returns unless somebody confirms this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unconfirmed_until: Option<String>,
+    /// Why what this run owns in the kernel is not written down.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger_problem: Option<String>,
 }
 
 /// A group in a [`Snapshot`].

@@ -1,8 +1,6 @@
 //! What can be typed.
 
-use std::path::PathBuf;
-#[cfg(feature = "demo")]
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
@@ -104,8 +102,20 @@ pub enum Command {
         /// Link
         link: String,
     },
-    /// Have the daemon read its configuration again; links that did not change do not flap
-    Reload,
+    /// Have the daemon read its configuration again, and say what changes; links that did not change do not flap
+    Reload {
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
+        /// Take interfaces and addresses that are not there for what will come
+        #[arg(long)]
+        force: bool,
+        /// The former configuration returns unless `link-watcher confirm` comes in time, such as 60s
+        #[arg(long, value_name = "TIME", value_parser = parse_confirm)]
+        confirm_within: Option<Duration>,
+    },
+    /// Stand for the configuration that `reload --confirm-within` has read
+    Confirm,
     /// Remove all that any run of this instance has left in the kernel, whatever the configuration says
     Cleanup {
         /// Only say what would be removed
@@ -224,4 +234,10 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
     let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let range = Duration::from_millis(1)..=Duration::from_secs(60);
     range.contains(&interval).then_some(interval).ok_or_else(|| "it goes from 1ms to 60s".to_owned())
+}
+
+fn parse_confirm(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let range = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
+    range.contains(&time).then_some(time).ok_or_else(|| "it goes from 1s to 24h".to_owned())
 }

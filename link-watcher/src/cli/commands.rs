@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     config::{self, Loaded},
-    control::{Change, Client, ClientError, Reply},
+    control::{Change, Client, ClientError, ReloadOptions, Reply},
     daemon,
 };
 
@@ -46,7 +46,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Undrain { group, link } => changed(Change::Drain { group, link, drained: false }),
         Command::Weight { group, link, weight } => changed(Change::Weight { group, link, weight }),
         Command::Cleanup { dry_run, instance } => cleanup::run(&arguments, instance, dry_run),
-        Command::Reload => reload(&socket()?),
+        Command::Reload { dry_run, force, confirm_within } => {
+            let confirm_within_seconds = confirm_within.map(|time| time.as_secs());
+            reload(&socket()?, ReloadOptions { dry_run, force, confirm_within_seconds })
+        }
+        Command::Confirm => changed(Change::Confirm),
         Command::Generate { what: Generated::Config, example, from, output } => {
             generate::config(example, from.as_deref(), output.as_deref())
         }
@@ -90,8 +94,8 @@ fn socket(arguments: &Arguments) -> Result<PathBuf, Failure> {
     }
 }
 
-fn reload(socket: &Path) -> Result<(), Failure> {
-    match Client::connect(socket)?.change(Change::Reload) {
+fn reload(socket: &Path, options: ReloadOptions) -> Result<(), Failure> {
+    match Client::connect(socket)?.change(Change::Reload(options)) {
         Ok(said) => print(&format!("{said}\n")),
         // The daemon refuses to reload only for what is wrong with the configuration, and says it as `check` does.
         Err(ClientError::Refused(why)) => Err(Failure::new(Exit::Configuration, why)),
@@ -100,7 +104,7 @@ fn reload(socket: &Path) -> Result<(), Failure> {
 }
 
 fn check(path: &Path) -> Result<(), Failure> {
-    let Loaded { config, warnings } = config::check(path).map_err(|refused| Failure::from(&refused))?;
+    let Loaded { config, warnings, .. } = config::check(path).map_err(|refused| Failure::from(&refused))?;
     for warning in warnings {
         eprintln!("{warning}\n");
     }

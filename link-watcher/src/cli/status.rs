@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use super::output::Style;
-use crate::status::{DroppedSnapshot, GroupSnapshot, LinkSnapshot, Snapshot};
+use crate::status::{ConfigSnapshot, DroppedSnapshot, GroupSnapshot, LinkSnapshot, Snapshot};
 
 /// Columns of the table of links.
 const HEADINGS: [&str; 12] = [
@@ -26,11 +26,28 @@ pub fn render(snapshot: &Snapshot, now: SystemTime, style: Style) -> String {
     let uptime = Duration::try_from_secs_f64(snapshot.uptime_s).unwrap_or_default();
     let mut text =
         format!("link-watcher {}, engine {}, running for {}\n", snapshot.version, snapshot.engine, short(uptime));
+    for note in daemon_notes(&snapshot.config) {
+        text += &format!("{} {note}\n", style.doubtful("!"));
+    }
     for group in &snapshot.groups {
         text += "\n";
         text += &render_group(group, now, style);
     }
     text
+}
+
+/// What deserves a look of the daemon itself.
+fn daemon_notes(config: &ConfigSnapshot) -> Vec<String> {
+    let mut notes = Vec::new();
+    if let (Some(problem), Some(at)) = (&config.problem, &config.refused_at) {
+        let first = problem.lines().next().unwrap_or_default();
+        notes.push(format!("{} is not what runs, since {at}: {first}. `link-watcher check` says more", config.path));
+    }
+    if let Some(until) = &config.unconfirmed_until {
+        notes.push(format!("the configuration waits for `link-watcher confirm`: the former one returns at {until}"));
+    }
+    notes.extend(config.ledger_problem.clone());
+    notes
 }
 
 fn render_group(group: &GroupSnapshot, now: SystemTime, style: Style) -> String {

@@ -7,6 +7,7 @@
 mod actuation;
 mod cross;
 mod diagnostic;
+mod diff;
 mod group;
 mod host;
 mod metrics;
@@ -16,6 +17,7 @@ mod unbuilt;
 mod uplinks;
 
 use std::{
+    collections::BTreeSet,
     fs::File,
     io::{self, Read},
     net::IpAddr,
@@ -29,6 +31,7 @@ use toml::de::DeTable;
 pub(crate) use self::diagnostic::Findings;
 pub use self::{
     diagnostic::{Diagnostic, Place, Refused, Severity},
+    diff::diff,
     host::{Address, Host},
     metrics::MetricsConfig,
     uplinks::{
@@ -167,6 +170,8 @@ pub struct PeerLinkConfig {
 /// A configuration, and what is doubtful about it.
 #[derive(Clone, Debug)]
 pub struct Loaded {
+    /// The file's text.
+    pub text: String,
     /// What can be run.
     pub config: Config,
     /// What probably was not meant; never an error.
@@ -180,25 +185,36 @@ pub struct Loaded {
 ///
 /// Everything that is wrong, with its place.
 pub fn load(path: &Path) -> Result<Loaded, Refused> {
-    read(path, Severity::Warning)
+    read(path, Severity::Warning, BTreeSet::new())
 }
 
 /// Reads the configuration for whoever just wrote it. An interface or address that this machine does not have is an
-/// error.
+/// error, unless the interface is of a kind that comes and goes (PPP, tunnels, modems).
 ///
 /// # Errors
 ///
 /// Everything that is wrong, with its place.
 pub fn check(path: &Path) -> Result<Loaded, Refused> {
-    read(path, Severity::Error)
+    read(path, Severity::Error, BTreeSet::new())
 }
 
-fn read(path: &Path, absent: Severity) -> Result<Loaded, Refused> {
+/// Reads the configuration for a daemon that runs already, with these interfaces. As [`check`], but what was used before may
+/// be away.
+///
+/// # Errors
+///
+/// Everything that is wrong, with its place.
+pub fn recheck(path: &Path, expected: BTreeSet<String>) -> Result<Loaded, Refused> {
+    read(path, Severity::Error, expected)
+}
+
+fn read(path: &Path, absent: Severity, expected: BTreeSet<String>) -> Result<Loaded, Refused> {
     // Who can change it can have everything that the daemon may do.
     trust::check(path).map_err(|untrusted| about_file(path, untrusted.to_string(), &untrusted.remedy(), false))?;
     let text = read_text(path)?;
-    let host = Host::read()
+    let mut host = Host::read()
         .map_err(|error| about_file(path, format!("the kernel does not list its interfaces: {error}"), "", false))?;
+    host.expected = expected;
     parse(path, &text, &host, absent)
 }
 
@@ -249,7 +265,7 @@ pub fn parse(path: &Path, text: &str, host: &Host, absent: Severity) -> Result<L
     let (diagnostics, omitted) = findings.into_sorted();
     match config {
         Some(config) if diagnostics.iter().all(|diagnostic| diagnostic.severity == Severity::Warning) => {
-            Ok(Loaded { config, warnings: diagnostics })
+            Ok(Loaded { text: text.to_owned(), config, warnings: diagnostics })
         }
         _ => Err(Refused { file: path.to_owned(), diagnostics, omitted }),
     }

@@ -75,7 +75,21 @@ pub enum Change {
         weight: u32,
     },
     /// Reads the configuration again.
-    Reload,
+    Reload(ReloadOptions),
+    /// Stands for the configuration that was read with a time to confirm it in.
+    Confirm,
+}
+
+/// How the configuration is read again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct ReloadOptions {
+    /// Only say what would change.
+    pub dry_run: bool,
+    /// Take what this machine does not have for what will come.
+    pub force: bool,
+    /// The former configuration returns after so many seconds, unless somebody confirms.
+    pub confirm_within_seconds: Option<u64>,
 }
 
 /// What the daemon answers.

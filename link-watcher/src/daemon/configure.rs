@@ -1,6 +1,6 @@
 //! From a configuration to what runs: at the start and at each reload.
 
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use super::{
     claims::Numbers,
@@ -20,36 +20,9 @@ use crate::{
 };
 
 impl Core {
-    pub(super) async fn reload(&mut self) -> Result<String, String> {
-        let result = self.reload_checked().await;
-        match &result {
-            Ok(done) => info!("{done}"),
-            Err(error) => error!("the configuration stays as it was: {error}"),
-        }
-        result
-    }
-
-    async fn reload_checked(&mut self) -> Result<String, String> {
-        let loaded = crate::config::load(&self.config_path).map_err(|errors| errors.to_string())?;
-        for warning in &loaded.warnings {
-            warn!("{}", warning.summary());
-        }
-        if loaded.config.daemon != self.config.daemon {
-            return Err(
-                "[daemon] has changed, which takes a restart: `systemctl restart link-watcher` moves no traffic"
-                    .to_owned(),
-            );
-        }
-        self.check_metrics(loaded.config.metrics)?;
-        self.configure(loaded.config).await?;
-        let uplinks: usize = self.uplink_groups.values().map(|group| group.links.len()).sum();
-        let (peers, links) = (self.groups.len(), self.links.len());
-        Ok(format!("{} read: peers: {peers}, links: {links}, uplinks: {uplinks}", self.config_path.display()))
-    }
-
     /// Whether metrics can be served where they shall be from now on. On the port where they are served now it is not known
     /// before that one is given up.
-    fn check_metrics(&self, wanted: Option<MetricsConfig>) -> Result<(), String> {
+    pub(super) fn check_metrics(&self, wanted: Option<MetricsConfig>) -> Result<(), String> {
         let now = self.config.metrics.map(|metrics| metrics.listen);
         match wanted.map(|metrics| metrics.listen) {
             Some(wanted) if now.is_none_or(|now| now.port() != wanted.port()) => {

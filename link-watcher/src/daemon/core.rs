@@ -22,6 +22,7 @@ use super::{
     group::Group,
     links::Link,
     registry::Registry,
+    reload::Reloads,
     tell::{News, Noticed},
     uplinks::{self, UplinkGroup, Uplinks},
 };
@@ -89,6 +90,8 @@ pub(super) struct Inputs {
 pub(super) struct Core {
     pub(super) config_path: PathBuf,
     pub(super) config: Config,
+    /// What became of reading it again.
+    pub(super) reloads: Reloads,
     pub(super) started_ns: u64,
     /// This daemon, in every packet.
     pub(super) instance: u32,
@@ -170,6 +173,7 @@ impl Core {
             }
             inputs.kernel.filter(self.routes.filtered()).context("choosing the kernel's events")?;
             self.settle().await;
+            self.revert_unconfirmed().await;
         }
         self.stop().await
     }
@@ -180,6 +184,7 @@ impl Core {
             .min(self.announcements_due_ns())
             .min(self.routes.next_deadline_ns())
             .min(self.former.next_deadline_ns())
+            .min(self.reloads.next_deadline_ns())
     }
 
     /// Brings everything up to now: the engine's deadlines and actions, announcements, repairs.

@@ -62,8 +62,8 @@ impl Core {
             Device::Missing | Device::NoAddress => None,
             Device::Ready | Device::NoCarrier | Device::Disabled => self.interfaces.index(interface).zip(local),
         };
-        let wanted = wanted
-            .map(|(ifindex, local)| (ifindex, local, self.interfaces.is_on_link(interface, local, *remote)));
+        let wanted =
+            wanted.map(|(ifindex, local)| (ifindex, local, self.interfaces.is_on_link(interface, local, *remote)));
         // Whether the peer is on the link is part of the keys.
         let running = link.running.as_ref().map(|running| (running.ifindex, running.local, running.on_link));
         // What goes to another Ethernet address is not for us, and a new one holds from now on.

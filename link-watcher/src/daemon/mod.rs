@@ -12,6 +12,7 @@ mod follow;
 mod group;
 mod links;
 mod registry;
+mod reload;
 mod requests;
 mod snapshot;
 mod suspect;
@@ -46,13 +47,14 @@ use self::{
     claims::FormerPeers,
     core::{Core, Inputs, Request},
     registry::Registry,
+    reload::Reloads,
     tell::News,
 };
 use crate::{
     announce::Own,
     bpf::{self, Kernel},
     clock,
-    config::{self, Config, EngineChoice},
+    config::{self, Config, EngineChoice, Loaded},
     control::{History, Server},
     engine::Engine,
     error::{MissingPrivilege, chain},
@@ -93,7 +95,7 @@ pub fn run(config_path: &Path) -> Result<()> {
         return Err(missing.into());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    runtime.block_on(serve(config_path, loaded.config))
+    runtime.block_on(serve(config_path, loaded))
 }
 
 /// No core dump and no debugger of an equal gets at the keys (`PR_SET_DUMPABLE`, prctl(2)). `/proc/PID` belongs to root
@@ -105,7 +107,8 @@ fn hide_memory() -> rustix::io::Result<()> {
 }
 
 /// Everything between the first thread and the last.
-async fn serve(config_path: &Path, config: Config) -> Result<()> {
+async fn serve(config_path: &Path, loaded: Loaded) -> Result<()> {
+    let Loaded { text, config, .. } = loaded;
     // Before anything is changed: a second daemon on the same socket would fight the first one.
     let server = Server::bind(&config.daemon.control_socket).context("the control socket")?;
     let listen = config.metrics.map(|metrics| metrics.listen);
@@ -115,7 +118,8 @@ async fn serve(config_path: &Path, config: Config) -> Result<()> {
     let (requests_in, requests) = mpsc::channel(QUEUE);
     let (stopped_in, mut stopped) = oneshot::channel();
     let outward = Outward { history: Arc::clone(&history), metrics_at };
-    let core = start_core(config_path.to_owned(), config, outward, requests, stopped_in)?;
+    let reloads = Reloads::new(text);
+    let core = start_core(config_path.to_owned(), config, reloads, outward, requests, stopped_in)?;
     let mut signals = Signals::listen()?;
     let server = tokio::spawn(server.run(requests_in.clone(), history));
     let metrics = tokio::spawn(metrics::Listener::run(metrics, metrics_watched, requests_in.clone()));
@@ -157,6 +161,7 @@ struct Outward {
 fn start_core(
     config_path: PathBuf,
     config: Config,
+    reloads: Reloads,
     outward: Outward,
     requests: mpsc::Receiver<Request>,
     stopped: oneshot::Sender<Result<()>>,
@@ -169,7 +174,7 @@ fn start_core(
             .context("starting the core's runtime")
             .and_then(|runtime| {
                 runtime.block_on(async {
-                    let (core, inputs) = build(config_path, config, outward, requests).await?;
+                    let (core, inputs) = build(config_path, config, reloads, outward, requests).await?;
                     // Only now: loading and the first dumps may take their time.
                     if realtime {
                         realtime::raise(CORE_PRIORITY);
@@ -186,6 +191,7 @@ fn start_core(
 async fn build(
     config_path: PathBuf,
     config: Config,
+    reloads: Reloads,
     outward: Outward,
     requests: mpsc::Receiver<Request>,
 ) -> Result<(Core, Inputs)> {
@@ -250,6 +256,7 @@ async fn build(
         suspect_ns: 0,
         uplinks_touched: true,
         config,
+        reloads,
     };
     core.start().await?;
     systemd::ready();

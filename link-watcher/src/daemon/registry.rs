@@ -63,7 +63,7 @@ pub(super) fn nanoseconds(duration: std::time::Duration) -> u64 {
 }
 
 /// Numbers in use.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Registry {
     peers: BTreeMap<String, GroupId>,
     uplink_groups: BTreeMap<String, GroupId>,
@@ -83,6 +83,22 @@ pub(super) struct Numbered {
 }
 
 impl Registry {
+    /// Links and uplinks of a configuration that are not those of today, though they may have their names: `GROUP LINK`
+    /// each. Changes nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`number`](Self::number).
+    pub(super) fn fresh(&self, config: &Config, slots: u32) -> Result<Vec<String>, String> {
+        let mut after = self.clone();
+        after.number(config, slots)?;
+        let links = after.links.iter().map(|(name, (id, _))| (name, *id, self.links.get(name).map(|(id, _)| *id)));
+        let uplinks =
+            after.uplinks.iter().map(|(name, (id, _))| (name, *id, self.uplinks.get(name).map(|(id, _)| *id)));
+        let fresh = links.chain(uplinks).filter(|(_, id, before)| *before != Some(*id));
+        Ok(fresh.map(|((group, link), ..)| format!("{group} {link}")).collect())
+    }
+
     /// Numbers a configuration.
     ///
     /// # Errors

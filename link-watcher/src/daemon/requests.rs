@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     clock,
-    control::{self, Change},
+    control::{self, Change, ReloadOptions},
     event::{Command, GroupId, LinkId},
     metrics::{self, Scrape},
 };
@@ -21,8 +21,8 @@ impl Core {
                 // Whoever asked may have gone: that is their affair. Here and below.
                 let _ = answer.send(self.snapshot());
             }
-            Request::Control(control::Order::Change(Change::Reload, answer)) => {
-                let result = self.reload().await;
+            Request::Control(control::Order::Change(Change::Reload(options), answer)) => {
+                let result = self.reload(&options).await;
                 self.answer_when_done(answer, result);
             }
             Request::Control(control::Order::Change(change, answer)) => {
@@ -35,7 +35,7 @@ impl Core {
                 let scrape = Scrape { snapshot: self.snapshot(), counters: self.counters.clone() };
                 let _ = answer.send(scrape);
             }
-            Request::Reload => drop(self.reload().await),
+            Request::Reload => drop(self.reload(&ReloadOptions::default()).await),
             Request::NextLink => self.next_link(),
             Request::LogStatus => match serde_json::to_string(&self.snapshot()) {
                 Ok(status) => info!("status: {status}"),
@@ -65,7 +65,8 @@ impl Core {
             Change::Weight { group, link, weight } => {
                 vec![Command::Weight { link: self.find_link(group, link)?.1, weight: *weight }]
             }
-            Change::Reload => Vec::new(),
+            Change::Confirm => return self.confirm(),
+            Change::Reload(_) => Vec::new(),
         };
         let now_ns = clock::now_ns();
         let answers: Result<Vec<String>, String> =

@@ -29,6 +29,7 @@ impl Core {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_s: (now_ns - self.started_ns) as f64 / 1e9,
             engine: super::links::engine_of_most(engines, self.config.daemon.engine),
+            config: self.config_snapshot(),
             groups: status
                 .iter()
                 .filter_map(|status| self.group_snapshot(status).or_else(|| self.uplinks_snapshot(status)))

@@ -94,7 +94,8 @@ impl Stored {
             errno => NotKept::Failed(not_kept("cannot be locked", &errno)),
         })?;
         let stamp = Stamp::now();
-        let stamp = stamp.map_err(|error| NotKept::Failed(not_kept("neither boot nor namespace has a name", &error)))?;
+        let stamp =
+            stamp.map_err(|error| NotKept::Failed(not_kept("neither boot nor namespace has a name", &error)))?;
         let stored = Self { path: directory.join(NAME), stamp, _lock: lock };
         let read = read(directory, &stored.stamp);
         Ok((stored, read))

@@ -14,6 +14,14 @@ pub fn render(scrape: &Scrape) -> String {
     text.metric("link_watcher_build_info", Type::Gauge, "The daemon that runs; always 1.");
     text.sample("", &[("version", &scrape.snapshot.version)], 1.0);
 
+    let config = &scrape.snapshot.config;
+    let help = "Whether the configuration that was last read is the one that runs.";
+    text.metric("link_watcher_config_last_reload_successful", Type::Gauge, help);
+    text.sample("", &[], flag(config.last_reload_successful));
+    let help = "When the configuration that runs was read, seconds since 1970.";
+    text.metric("link_watcher_config_last_reload_success_timestamp_seconds", Type::Gauge, help);
+    text.sample("", &[], config.since_unix_s);
+
     text.metric("link_watcher_link_up", Type::Gauge, "Whether the link answers within its thresholds.");
     each_link(groups, |_, link, labels| text.sample("", labels, flag(link.state == "up")));
     text.metric("link_watcher_link_usable", Type::Gauge, "Whether traffic may use the link.");

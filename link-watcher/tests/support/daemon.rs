@@ -10,7 +10,7 @@ use std::{
 use link_watcher::{
     control::{BindError, Change, EventRecord, History, Order, Server},
     event::Role,
-    status::{DroppedSnapshot, GroupSnapshot, LinkSnapshot, RoutesSnapshot, Snapshot},
+    status::{ConfigSnapshot, DroppedSnapshot, GroupSnapshot, LinkSnapshot, RoutesSnapshot, Snapshot},
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -76,7 +76,7 @@ async fn core(mut orders: mpsc::Receiver<Order>, asked: &Mutex<Vec<Change>>) {
                     Change::Switch { group, .. } | Change::Drain { group, .. } if group != "hq" => {
                         Err(format!("there is no group \"{group}\"; there is hq"))
                     }
-                    Change::Reload => Err("the configuration is refused; the old one stays".to_owned()),
+                    Change::Reload(_) => Err("the configuration is refused; the old one stays".to_owned()),
                     change => Ok(format!("done: {change:?}")),
                 };
                 drop(reply.send(answer));
@@ -138,6 +138,7 @@ pub fn snapshot() -> Snapshot {
         version: "0.1.0".to_owned(),
         uptime_s: 12.3,
         engine: "xdp".to_owned(),
+        config: ConfigSnapshot::default(),
         groups: vec![GroupSnapshot {
             peer_silence_s: None,
             name: "hq".to_owned(),

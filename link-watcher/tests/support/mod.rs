@@ -98,7 +98,7 @@ pub fn host() -> Host {
         ("eth2", vec![address("10.248.249.2/24"), address("fe80::1/64")]),
         ("ppp0", vec![point_to_point]),
     ];
-    Host { interfaces: interfaces.into_iter().map(|(name, list)| (name.to_owned(), list)).collect() }
+    Host { interfaces: interfaces.into_iter().map(|(name, list)| (name.to_owned(), list)).collect(), ..Host::default() }
 }
 
 /// Reads a file of the repository, from the crate's directory.

@@ -1,50 +1,27 @@
 //! Compares uplinks with the machine.
 
-use std::ops::Range;
-
 use super::read::{Uplink, Uplinks};
 use crate::config::{
     diagnostic::{Findings, Severity},
     host::{Address, Host, known_interface},
 };
 
-/// How the names of interfaces begin that a daemon or driver makes when a line comes up, and removes when it goes.
-const COME_AND_GO: &[&str] = &["ppp", "wwan", "tun", "tap", "wg", "usb", "l2tp"];
-
 /// What is absent now may come later, so whoever asks says how bad it is. An interface that comes and goes by its nature
 /// is never an error.
 pub(in crate::config) fn check(groups: &[Uplinks<'_>], host: &Host, absent: Severity, findings: &Findings<'_>) {
     for group in groups {
         for lan in &group.lan {
-            look_up(lan, host, absent, findings);
+            known_interface(lan, host, absent, findings);
         }
         for link in &group.links {
             gateways_of_others(link, host, absent, findings);
             let Some(interface) = &link.interface else { continue };
-            if let Some(addresses) = look_up(interface, host, absent, findings) {
+            if let Some(addresses) = known_interface(interface, host, absent, findings) {
+                let absent = host.severity(interface.get_ref(), absent);
                 on_interface(link, interface.get_ref(), addresses, absent, findings);
             }
         }
     }
-}
-
-fn look_up<'h>(
-    name: &toml::Spanned<String>,
-    host: &'h Host,
-    absent: Severity,
-    findings: &Findings<'_>,
-) -> Option<&'h [Address]> {
-    let comes_and_goes = COME_AND_GO.iter().any(|prefix| name.get_ref().starts_with(prefix));
-    if comes_and_goes && !host.interfaces.contains_key(name.get_ref()) {
-        findings.warning(
-            &name.span(),
-            format!("there is no interface {} here now", name.get_ref()),
-            "it is used from the moment that it appears",
-        );
-        return None;
-    }
-    let say = |span: &Range<usize>, message: String, help: String| findings.add(absent, span, message, help, false);
-    known_interface(name, host, &say)
 }
 
 /// A gateway is another router.

@@ -138,11 +138,7 @@ pub(super) struct Uplinks {
 
 impl Uplinks {
     /// Starts the threads. `instance` names the nftables table.
-    pub(super) fn start(
-        instance: Option<&str>,
-        ledger: SharedLedger,
-        reports: mpsc::Sender<Report>,
-    ) -> Result<Self> {
+    pub(super) fn start(instance: Option<&str>, ledger: SharedLedger, reports: mpsc::Sender<Report>) -> Result<Self> {
         let (orders, taken) = mpsc::channel(QUEUE);
         let standing = Arc::new(Mutex::new(Standing::default()));
         let evidence = Arc::new(evidence::Counted::default());

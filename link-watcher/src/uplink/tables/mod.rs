@@ -302,7 +302,8 @@ impl<K: TableKernel> Tables<K> {
         for found in self.kernel.rules().map_err(reading)? {
             let Some(rule) = found.rule.filter(|_| found.protocol == PROTOCOL) else { continue };
             // The one that asks the main table first leads to no table of ours.
-            let first = rule.table == MAIN_TABLE && rule.suppress_prefix_len == Some(0) && rule.priority == rule_priority;
+            let first =
+                rule.table == MAIN_TABLE && rule.suppress_prefix_len == Some(0) && rule.priority == rule_priority;
             let wanted = self.groups.values().any(|group| group.wanted.1.contains(&rule));
             if priorities.contains(&rule.priority) && (first || tables.contains(&rule.table)) && !wanted {
                 rules.push(rule);
@@ -316,9 +317,9 @@ impl<K: TableKernel> Tables<K> {
         }
         let found = self.kernel.routes(&tables).map_err(reading)?;
         let ours = found.into_iter().filter(|route| route.protocol == PROTOCOL);
-        changes.extend(ours.filter_map(|route| {
-            Some(TableChange::DeleteRoute(TableRoute { key: route.key, way: route.way? }))
-        }));
+        changes.extend(
+            ours.filter_map(|route| Some(TableChange::DeleteRoute(TableRoute { key: route.key, way: route.way? }))),
+        );
         for chunk in changes.chunks(CHUNK) {
             let results = self.kernel.execute(chunk).map_err(|error| format!("{} removals: {error}", chunk.len()))?;
             for (change, result) in chunk.iter().zip(results) {
