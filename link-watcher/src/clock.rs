@@ -26,3 +26,40 @@ pub fn unix_seconds(at_ns: u64) -> f64 {
 pub fn rfc3339(at_ns: u64) -> String {
     humantime::format_rfc3339_millis(wall_time(at_ns)).to_string()
 }
+
+/// How far [`now_ns`] is from what the kernel program reads, in whole seconds: they differ in a time namespace that says so
+/// (time_namespaces(7)). Nothing where they are one.
+pub fn apart_from_kernel() -> Option<i64> {
+    apart(&std::fs::read_to_string("/proc/self/timens_offsets").ok()?)
+}
+
+fn apart(offsets: &str) -> Option<i64> {
+    let monotonic = offsets.lines().find(|line| line.starts_with("monotonic"))?;
+    let mut numbers = monotonic.split_whitespace().skip(1).filter_map(|number| number.parse::<i64>().ok());
+    let (seconds, nanoseconds) = (numbers.next()?, numbers.next()?);
+    (seconds != 0 || nanoseconds != 0).then_some(seconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_of_its_own_is_noticed() {
+        let offsets = |seconds, nanoseconds| {
+            format!("monotonic  {seconds:>10} {nanoseconds:>9}\nboottime            7         0\n")
+        };
+        assert_eq!(apart(&offsets(0, 0)), None);
+        assert_eq!(apart(&offsets(5, 0)), Some(5));
+        assert_eq!(apart(&offsets(0, 5)), Some(0));
+        assert_eq!(apart(&offsets(-3, 0)), Some(-3));
+        assert_eq!(apart(""), None);
+    }
+
+    #[test]
+    fn instants_of_both_sides_are_told() {
+        let now_ns = now_ns();
+        let (before, after) = (unix_seconds(now_ns - 2_000_000_000), unix_seconds(now_ns + 2_000_000_000));
+        assert!((after - before - 4.0).abs() < 1.0, "{before} {after}");
+    }
+}

@@ -16,6 +16,7 @@ pub mod link_identity;
 pub mod metrics;
 mod netlink;
 pub mod probe;
+pub mod progress;
 pub mod random;
 pub mod realtime;
 pub mod route;

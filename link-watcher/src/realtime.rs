@@ -4,8 +4,8 @@ use std::sync::Once;
 
 use rustix::mm::{MlockAllFlags, mlockall};
 use thread_priority::{
-    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue, ThreadSchedulePolicy,
-    set_thread_priority_and_policy, thread_native_id,
+    NormalThreadSchedulePolicy, RealtimeThreadSchedulePolicy, ThreadPriority, ThreadPriorityValue,
+    ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
 };
 use tracing::warn;
 
@@ -29,5 +29,13 @@ pub fn raise(priority: u8) {
         warn!(
             "no real-time scheduling ({error}): CAP_SYS_NICE is missing; under load detection may be late, never wrong"
         );
+    }
+}
+
+/// Puts the calling thread, and all that it starts from now on, under normal scheduling: a thread begins with its maker's.
+pub fn lower() {
+    let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
+    if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy) {
+        warn!("a thread that serves uplinks stays under its maker's scheduling: {error:?}");
     }
 }

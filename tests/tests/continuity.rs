@@ -11,12 +11,16 @@ use link_watcher_lab::netns::Namespace;
 use link_watcher_lab::routers::{CLIENT_GROUP, TwoRouters};
 use link_watcher_lab::setup::{Family, Setup};
 use link_watcher_lab::status::{active, group, link};
-use link_watcher_lab::trial::PATIENCE;
+use link_watcher_lab::trial::{PATIENCE, Trial};
 use link_watcher_lab::uplinks::Site;
 use link_watcher_lab::uplinks::address::router4;
 use link_watcher_lab::uplinks::flow::{Fate, Transport};
 use link_watcher_lab::uplinks::setup::{GROUP, SiteSetup};
-use link_watcher_lab::{End, Lab};
+use link_watcher_lab::{End, Lab, monotonic_ns};
+use nix::sys::ptrace;
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 
 /// Behind the server.
 const FAR: &str = "203.0.113.10";
@@ -430,4 +434,138 @@ fn a_tentative_address_is_waited_for() {
     wait_usable(&routers, "wifi");
     routers.wire("optic").unwrap().mend().unwrap();
     wait_usable(&routers, "optic");
+}
+
+/// Its thread of that name.
+fn thread_of(daemon: &Daemon, name: &str) -> Pid {
+    let tasks = format!("/proc/{}/task", daemon.pid().unwrap());
+    let task = fs::read_dir(tasks)
+        .unwrap()
+        .map(|entry| entry.unwrap())
+        .find(|task| fs::read_to_string(task.path().join("comm")).unwrap().trim() == name);
+    Pid::from_raw(task.unwrap().file_name().to_str().unwrap().parse().unwrap())
+}
+
+/// A thread that stands still, as under a debugger, until this is dropped.
+struct Stopped(Pid);
+
+impl Stopped {
+    fn stop(thread: Pid) -> Self {
+        ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+        let stopped = Self(thread);
+        ptrace::interrupt(thread).unwrap();
+        waitpid(thread, Some(WaitPidFlag::__WALL)).unwrap();
+        stopped
+    }
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        let _ = ptrace::detach(self.0, None);
+    }
+}
+
+/// A core that stands still decides nothing, however well its links are probed: the far end hears of it.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_daemon_of_which_one_thread_stands_still_is_silent() {
+    for name in ["lw-core", "lw-probe"] {
+        let routers = routers("");
+        let silence = || {
+            let status = routers.client_daemon.status()?;
+            Ok(group(&status, CLIENT_GROUP).unwrap()["peer_silence_s"].as_u64())
+        };
+        let stopped = Stopped::stop(thread_of(&routers.server_daemon, name));
+        routers.lab.wait_until("the client to hear that the server's daemon is silent", PATIENCE, silence).unwrap();
+        // Its kernel answers, so the paths are known to be alive.
+        assert_eq!(active(&routers.client_daemon.status().unwrap(), CLIENT_GROUP), ["optic"], "{name}");
+        drop(stopped);
+        let back = || Ok(silence()?.is_none().then_some(()));
+        routers.lab.wait_until("the server's daemon to be back", PATIENCE, back).unwrap();
+    }
+}
+
+/// Threads that a reload starts, and the programs that they run, are under normal scheduling.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn uplinks_that_a_reload_adds_are_served_at_normal_priority() {
+    let routers = routers("");
+    let daemon = &routers.client_daemon;
+    edit(daemon, |text| {
+        text + "\n[[uplinks]]\nname = \"wan\"\nlan = [\"eth0\"]\nroutes = [\"198.51.100.0/24\"]\n[uplinks.probe]\n\
+                kind = \"icmp\"\ntargets = [\"203.0.113.77\"]\n[[uplinks.link]]\nname = \"a\"\ninterface = \"tun1\"\n"
+    });
+    daemon.command(&["reload"]).unwrap();
+    let policy = |name: &str| {
+        let stat = format!("/proc/{}/task/{}/stat", daemon.pid().unwrap(), thread_of(daemon, name));
+        let stat = fs::read_to_string(stat).unwrap();
+        // Behind the name, which may have spaces: fields 3 and on; the policy is field 41 (proc_pid_stat(5)).
+        stat.rsplit(')').next().unwrap().split_whitespace().nth(41 - 3).unwrap().to_owned()
+    };
+    assert_eq!(policy("lw-core"), "1", "SCHED_FIFO");
+    for name in ["lw-uplinks", "lw-uplink"] {
+        assert_eq!(policy(name), "0", "{name}");
+    }
+}
+
+/// Where everybody may write, somebody may have been there first.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_directory_for_pins_that_is_somebody_elses_is_not_used() {
+    let setup = Setup { interval: Duration::from_millis(50), ..Setup::default() };
+    let routers = TwoRouters::build(setup, &binary().unwrap()).unwrap();
+    let pins = std::path::Path::new("/sys/fs/bpf/link-watcher").join(routers.client_daemon.instance());
+    fs::create_dir_all(&pins).unwrap();
+    std::os::unix::fs::chown(&pins, Some(65534), None).unwrap();
+    routers.start_daemons().unwrap();
+    routers.wait_active("optic", PATIENCE).unwrap();
+    let status = routers.client_daemon.status().unwrap();
+    let link = link(&status, CLIENT_GROUP, "optic").unwrap();
+    let why = link["engine_reason"].as_str().unwrap();
+    assert!(
+        link["engine"] == "socket" && why.contains("belongs to that user") && why.contains("chown -h root"),
+        "{why}"
+    );
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_command_says_what_it_waits_for() {
+    let routers = routers("");
+    let daemon = &routers.client_daemon;
+    daemon.signal(Signal::SIGSTOP).unwrap();
+    let waiting = std::thread::scope(|scope| {
+        let answer = scope.spawn(|| daemon.output(&["status"]).unwrap());
+        routers.lab.pause(Duration::from_millis(1500)).unwrap();
+        daemon.signal(Signal::SIGCONT).unwrap();
+        answer.join().unwrap()
+    });
+    let said = String::from_utf8(waiting.stderr).unwrap();
+    assert!(waiting.status.success() && said.contains("has not answered for 1 s"), "{said}");
+}
+
+/// Under another name it is another peer; what it routes goes on without a gap.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_peer_that_a_reload_renames_loses_no_packet() {
+    for backend in ["routes", "tables", "nexthop"] {
+        let setup = Setup {
+            interval: Duration::from_millis(50),
+            client_settings: format!("actuation = \"{backend}\""),
+            ..Setup::default()
+        };
+        let trial = Trial::start(Lab::new().unwrap(), setup, &binary().unwrap(), 1000).unwrap();
+        let since_ns = monotonic_ns();
+        let daemon = &trial.routers.client_daemon;
+        edit(daemon, |text| text.replace(&format!("name = \"{CLIENT_GROUP}\""), "name = \"another\""));
+        daemon.command(&["reload"]).unwrap();
+        let usable = || Ok((active(&daemon.status()?, "another") == ["optic"]).then_some(()));
+        trial.routers.lab.wait_until("the peer to carry under its new name", PATIENCE, usable).unwrap();
+        trial.wait_steady(monotonic_ns()).unwrap();
+        for report in trial.reports(since_ns) {
+            assert_eq!((report.lost, report.duplicates), (0, 0), "{backend}: {report:?}");
+        }
+        let status = daemon.status().unwrap();
+        assert_eq!(group(&status, "another").unwrap()["routes"]["refused"], 0, "{status:#}");
+    }
 }

@@ -146,6 +146,9 @@ pub enum Error {
     /// The directory for pins is elsewhere.
     #[error("{0} is not on a BPF file system; put it below /sys/fs/bpf")]
     NotBpffs(PathBuf),
+    /// Somebody else's directory is where ours belongs.
+    #[error("{0}; what is pinned there could be taken away. Run `{remedy}`, or remove it with `rm -r`", remedy = .0.remedy())]
+    Untrusted(#[from] crate::trust::Untrusted),
     /// Something cannot be pinned or unpinned.
     #[error("cannot change {path}: {source}; it takes root, and nobody else's files there")]
     Pin {

@@ -12,6 +12,7 @@ use std::{
 };
 
 use super::{Error, Hook, sys};
+use crate::trust;
 
 /// Where the BPF file system belongs.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -72,6 +73,8 @@ impl Pins {
         if !is_bpffs(directory) {
             return Err(Error::NotBpffs(directory.into()));
         }
+        // Where everybody may write, somebody may have been here first: he could take our pins away.
+        trust::check(directory)?;
         Ok(Self { directory: directory.into(), maps: Vec::new() })
     }
 

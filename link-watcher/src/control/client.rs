@@ -15,6 +15,8 @@ use crate::status::Snapshot;
 
 /// How long the daemon may take to accept a connection or a request.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+/// After this somebody at a terminal wants to know what is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
 /// How long it may take to answer: longer than the server waits for its core, so that its complaint arrives.
 const ANSWER_LIMIT: Duration = Duration::from_secs(25);
 /// Longest line of an answer, bytes: a status of some thousand links.
@@ -60,6 +62,8 @@ pub enum ClientError {
 pub struct Client {
     path: PathBuf,
     stream: BufReader<UnixStream>,
+    /// An answer is due: what is said of waiting for it is no nuisance.
+    impatient: bool,
 }
 
 impl Client {
@@ -77,7 +81,7 @@ impl Client {
             Ok(UnixStream::from(socket))
         };
         match connect() {
-            Ok(stream) => Ok(Self { path: path.to_owned(), stream: BufReader::new(stream) }),
+            Ok(stream) => Ok(Self { path: path.to_owned(), stream: BufReader::new(stream), impatient: true }),
             Err(error) => Err(no_daemon(path, error)),
         }
     }
@@ -118,6 +122,7 @@ impl Client {
         self.send(&Request::Events { follow })?;
         if follow {
             // Nothing may happen for days.
+            self.impatient = false;
             self.stream.get_ref().set_read_timeout(None).map_err(|error| no_daemon(&self.path, error))?;
         }
         loop {
@@ -145,6 +150,9 @@ impl Client {
 
     fn receive(&mut self) -> Result<Reply, ClientError> {
         let mut line = String::new();
+        if self.impatient {
+            self.wait_for_answer()?;
+        }
         let length = (&mut self.stream)
             .take(MAX_REPLY_LEN)
             .read_line(&mut line)
@@ -153,6 +161,25 @@ impl Client {
             return Err(no_daemon(&self.path, io::Error::other("it ended the connection")));
         }
         serde_json::from_str(&line).map_err(|error| self.language(error))
+    }
+
+    /// Waits until the answer begins, and says what it waits for where that takes long.
+    fn wait_for_answer(&mut self) -> Result<(), ClientError> {
+        let timeout = |stream: &UnixStream, limit| stream.set_read_timeout(Some(limit));
+        let begun = timeout(self.stream.get_ref(), PATIENCE).and_then(|()| self.stream.fill_buf().map(drop));
+        let begun = timeout(self.stream.get_ref(), ANSWER_LIMIT).and(begun);
+        match begun {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                eprintln!(
+                    "link-watcher: waiting for the daemon on {}, which has not answered for {} s (at most {} s)",
+                    self.path.display(),
+                    PATIENCE.as_secs(),
+                    ANSWER_LIMIT.as_secs()
+                );
+                Ok(())
+            }
+            begun => begun.map_err(|error| no_daemon(&self.path, error)),
+        }
     }
 
     fn unexpected(&self, reply: Reply) -> ClientError {

@@ -52,6 +52,14 @@ impl Default for FormerPeers {
 }
 
 impl FormerPeers {
+    /// A reload has given a group up.
+    pub(super) fn give_up(&mut self, now_ns: u64, id: GroupId, name: String) {
+        if self.waiting.is_empty() {
+            self.until_ns = now_ns + GRACE_NS;
+        }
+        self.waiting.push((id, name));
+    }
+
     /// When something is to be done although nothing happens, ns.
     pub(super) fn next_deadline_ns(&self) -> u64 {
         if self.waiting.is_empty() { u64::MAX } else { self.until_ns }

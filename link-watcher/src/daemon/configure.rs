@@ -46,10 +46,10 @@ impl Core {
         let kept: Vec<GroupId> = specs.iter().map(|spec| spec.id).collect();
         let gone: Vec<GroupId> = self.groups.keys().copied().filter(|id| !kept.contains(id)).collect();
         for id in gone {
-            self.groups.remove(&id);
-            let report = self.routes.remove(clock::now_ns(), id).await;
-            for refusal in report.refused {
-                warn!("a route of a removed group stays: {refusal}");
+            // Its routes carry what another group may have from now on, until that one's stand.
+            if let Some(group) = self.groups.remove(&id) {
+                self.routes.give_up(clock::now_ns(), id);
+                self.former.give_up(clock::now_ns(), id, group.config.name);
             }
         }
         let numbers = self.claim(&config);
@@ -118,7 +118,7 @@ impl Core {
                 return Ok(());
             }
             let instance = self.config.daemon.instance.as_deref();
-            let started = Uplinks::start(instance, self.ledger.clone(), self.uplink_reports.clone());
+            let started = Uplinks::start(instance, self.ledger.clone(), &self.watch, self.uplink_reports.clone());
             self.uplinks = Some(started.map_err(|error| format!("{error:#}"))?);
         }
         let mut groups = Vec::new();

@@ -35,6 +35,7 @@ use crate::{
     ledger::SharedLedger,
     metrics::{self, Counters},
     probe::{Order, Prober, Report, Stats, Tables},
+    progress::{HEARTBEAT_NS, Progress, Watch},
     route::{
         Actuation, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop, Report as RouteReport,
         RouteSink as _,
@@ -90,6 +91,10 @@ pub(super) struct Inputs {
 pub(super) struct Core {
     pub(super) config_path: PathBuf,
     pub(super) config: Config,
+    /// Shows that this loop gets on.
+    pub(super) progress: Arc<Progress>,
+    /// Over all threads.
+    pub(super) watch: Arc<Watch>,
     /// What became of reading it again.
     pub(super) reloads: Reloads,
     pub(super) started_ns: u64,
@@ -147,7 +152,9 @@ impl Core {
     /// Runs until told to stop.
     pub(super) async fn run(mut self, mut inputs: Inputs) -> Result<()> {
         loop {
-            let wait = self.next_deadline_ns().saturating_sub(clock::now_ns());
+            let now_ns = clock::now_ns();
+            self.progress.made(now_ns);
+            let wait = self.next_deadline_ns().saturating_sub(now_ns).min(HEARTBEAT_NS);
             tokio::select! {
                 biased;
                 Some(reports) = inputs.reports.recv() => reports.into_iter().for_each(|report| self.report(report)),

@@ -27,7 +27,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
     thread::JoinHandle,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result, anyhow};
@@ -61,6 +61,7 @@ use crate::{
     ledger::{Ledger, SharedLedger},
     metrics::{self, Counters},
     probe::{self, HeapTables, KernelNews, Stats, Tables},
+    progress::{Trouble, Watch},
     random, realtime,
     route::{Actuation, NetlinkObjects, NetlinkRoutes, NetlinkTables},
     system::{Interfaces, KernelEvents, LinkSysctls, ProcSysctl},
@@ -70,6 +71,13 @@ use crate::{
 const CORE_PRIORITY: u8 = 10;
 /// Reports, requests that wait: when it is full, reports are noted and come later, requests wait.
 const QUEUE: usize = 1024;
+
+/// For how long the core may be at one thing, ns: writing a million routes takes it some seconds.
+const CORE_LIMIT_NS: u64 = 20_000_000_000;
+/// The same of the probing thread, which never waits for anything.
+const PROBER_LIMIT_NS: u64 = 5_000_000_000;
+/// How often it is looked whether the threads get on.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Slots of the per-link tables for so many links: room for a reload that replaces all of them, and some more.
 fn slots_for(links: usize) -> u32 {
@@ -119,13 +127,29 @@ async fn serve(config_path: &Path, loaded: Loaded) -> Result<()> {
     let (stopped_in, mut stopped) = oneshot::channel();
     let outward = Outward { history: Arc::clone(&history), metrics_at };
     let reloads = Reloads::new(text);
-    let core = start_core(config_path.to_owned(), config, reloads, outward, requests, stopped_in)?;
+    let watch = Arc::new(Watch::default());
+    let core = start_core(config_path.to_owned(), config, reloads, Arc::clone(&watch), outward, requests, stopped_in)?;
     let mut signals = Signals::listen()?;
     let server = tokio::spawn(server.run(requests_in.clone(), history));
     let metrics = tokio::spawn(metrics::Listener::run(metrics, metrics_watched, requests_in.clone()));
     let mut stopping = false;
+    let mut watching = tokio::time::interval(WATCH_INTERVAL);
+    let mut troubled = false;
     let result = loop {
         tokio::select! {
+            _ = watching.tick() => match watch.trouble(clock::now_ns()) {
+                // At a stop they end in their order.
+                _ if stopping => systemd::alive(),
+                None => {
+                    troubled = false;
+                    systemd::alive();
+                }
+                // It cannot be asked to stop in order; what stands goes on, and the next run takes it over.
+                Some(trouble @ Trouble::Ended(_)) => return Err(anyhow!("{trouble}")),
+                Some(trouble) => if !std::mem::replace(&mut troubled, true) {
+                    error!("{trouble}");
+                },
+            },
             result = &mut stopped => break result.unwrap_or_else(|_| Err(anyhow!("the core has ended by itself"))),
             signal = signals.next() => match signal {
                 Some(Request::Stop) if stopping => {
@@ -162,6 +186,7 @@ fn start_core(
     config_path: PathBuf,
     config: Config,
     reloads: Reloads,
+    watch: Arc<Watch>,
     outward: Outward,
     requests: mpsc::Receiver<Request>,
     stopped: oneshot::Sender<Result<()>>,
@@ -174,7 +199,7 @@ fn start_core(
             .context("starting the core's runtime")
             .and_then(|runtime| {
                 runtime.block_on(async {
-                    let (core, inputs) = build(config_path, config, reloads, outward, requests).await?;
+                    let (core, inputs) = build(config_path, config, reloads, watch, outward, requests).await?;
                     // Only now: loading and the first dumps may take their time.
                     if realtime {
                         realtime::raise(CORE_PRIORITY);
@@ -192,6 +217,7 @@ async fn build(
     config_path: PathBuf,
     config: Config,
     reloads: Reloads,
+    watch: Arc<Watch>,
     outward: Outward,
     requests: mpsc::Receiver<Request>,
 ) -> Result<(Core, Inputs)> {
@@ -207,7 +233,10 @@ async fn build(
     let (reports_in, reports) = mpsc::channel(QUEUE);
     let (uplink_reports_in, uplink_reports) = mpsc::channel(QUEUE);
     let realtime = config.daemon.realtime;
-    let prober = probe::spawn(Arc::clone(&tables), Arc::clone(&stats), news, instance, realtime, reports_in)?;
+    let progress = watch.over("the core", CORE_LIMIT_NS);
+    let threads =
+        probe::Threads { own: watch.over("the probing thread", PROBER_LIMIT_NS), core: Arc::clone(&progress) };
+    let prober = probe::spawn(Arc::clone(&tables), Arc::clone(&stats), news, instance, realtime, threads, reports_in)?;
     // Before the first dump, so that nothing is missed between the two.
     let kernel_events = KernelEvents::open().context("listening to the kernel's events")?;
     let interfaces = Interfaces::read().context("reading the interfaces")?;
@@ -257,6 +286,8 @@ async fn build(
         uplinks_touched: true,
         config,
         reloads,
+        progress,
+        watch,
     };
     core.start().await?;
     systemd::ready();
@@ -271,6 +302,14 @@ fn load_kernel(config: &Config, slots: u32) -> std::result::Result<Kernel, Strin
     let object = crate::bpf_object().ok_or_else(|| {
         "this daemon was built without the kernel program; `cargo xtask build-ebpf` builds both".to_owned()
     })?;
+    if let Some(apart_s) = clock::apart_from_kernel() {
+        let why = format!(
+            "this process has a clock of its own, {apart_s} s apart from the kernel's (time_namespaces(7)): run it outside of \
+             that namespace, or keepalives stay with sockets"
+        );
+        warn!("{why}");
+        return Err(why);
+    }
     let directory = bpf::pin_directory(config.daemon.instance.as_deref());
     let loaded = Kernel::load(object, &directory, slots);
     loaded.map_err(|error| chain(&error)).inspect_err(|reason| {

@@ -20,7 +20,10 @@ pub use self::{
     tables::{HeapTables, LinkStats, Stats, Tables},
     thread::{KernelNews, spawn},
 };
-use crate::event::{Impairment, LinkId, PeerSaid};
+use crate::{
+    event::{Impairment, LinkId, PeerSaid},
+    progress::Progress,
+};
 
 /// What verifies a link's packets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +32,15 @@ pub enum Verifier {
     Kernel,
     /// This thread.
     Socket,
+}
+
+/// How the threads get on that links depend on.
+#[derive(Clone, Debug)]
+pub struct Threads {
+    /// The prober itself.
+    pub own: Arc<Progress>,
+    /// The core, without which probing serves nobody.
+    pub core: Arc<Progress>,
 }
 
 /// A link, as the prober needs it.

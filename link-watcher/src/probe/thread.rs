@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 
 use self::waiting::Waiting;
 use super::{
-    Order, ProbedLink, Prober, Report, Stats, Tables,
+    Order, ProbedLink, Prober, Report, Stats, Tables, Threads,
     due::{Due, Lateness},
     endpoint::{EndpointKey, Endpoints},
     frame::{Frames, Head},
@@ -35,6 +35,7 @@ use crate::{
     clock,
     event::{LinkId, PeerSaid},
     link::{Detector, Echoes, Edge},
+    progress::HEARTBEAT_NS,
     slot::{begin, end},
 };
 
@@ -76,6 +77,7 @@ pub fn spawn(
     news: Option<Box<dyn KernelNews>>,
     instance: u32,
     realtime: bool,
+    threads: Threads,
     reports: mpsc::Sender<Vec<Report>>,
 ) -> Result<Prober> {
     let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC).context("eventfd")?);
@@ -113,6 +115,7 @@ pub fn spawn(
         outbox: Vec::new(),
         lost_one: false,
         woke_ns: 0,
+        threads,
     };
     let thread = std::thread::Builder::new()
         .name("lw-probe".to_owned())
@@ -120,6 +123,7 @@ pub fn spawn(
             if realtime {
                 crate::realtime::raise(REALTIME_PRIORITY);
             }
+            let _guard = thread.threads.own.guard();
             thread.run();
         })
         .context("starting the probing thread")?;
@@ -180,6 +184,7 @@ struct Thread {
     lost_one: bool,
     /// When this round began.
     woke_ns: u64,
+    threads: Threads,
 }
 
 impl Thread {
@@ -196,6 +201,7 @@ impl Thread {
                 }
             }
             self.woke_ns = clock::now_ns();
+            self.threads.own.made(self.woke_ns);
             for event in &events {
                 match event.data.u64() {
                     // It is set anew at the end of each round, which also makes it unreadable.
@@ -419,9 +425,9 @@ impl Thread {
         }
     }
 
-    /// Sets the timer to the next instant at which something is due; with nothing due it stands still.
+    /// Sets the timer to the next instant at which something is due, or the thread has to show that it gets on.
     fn arm(&self) {
-        let due_ns = self.due.next_ns().unwrap_or(0);
+        let due_ns = self.due.next_ns().unwrap_or(u64::MAX).min(self.woke_ns + HEARTBEAT_NS);
         let at = Timespec {
             tv_sec: i64::try_from(due_ns / 1_000_000_000).unwrap_or(i64::MAX),
             // Below a billion.

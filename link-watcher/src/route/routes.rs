@@ -169,6 +169,36 @@ impl<K: RouteKernel> Routes<K> {
         self.due_ns = self.due_ns.min(at_ns);
     }
 
+    /// Takes over places that the group wants and another one has in vain: what stands there is replaced, and never
+    /// removed before.
+    fn take_over(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get(&id).filter(|_| self.groups.len() > 1) else { return };
+        let missing: Vec<RouteKey> =
+            group.wanted.routes.keys().filter(|key| !group.held.contains_key(*key)).copied().collect();
+        for key in missing {
+            let giver = self.groups.iter_mut().find(|(other, group)| {
+                **other != id && group.held.contains_key(&key) && !group.wanted.routes.contains_key(&key)
+            });
+            let Some((_, giver)) = giver else { continue };
+            let (egress, doubtful) = (giver.held.get(&key).cloned(), giver.doubtful.contains(&key));
+            forget(giver, &key);
+            let (Some(egress), Some(group)) = (egress, self.groups.get_mut(&id)) else { continue };
+            group.held.insert(key, egress);
+            if doubtful {
+                group.doubtful.insert(key);
+            }
+        }
+    }
+
+    /// A group that will be removed shortly: what it has stands until another one wants the place, or it is removed.
+    pub fn give_up(&mut self, now_ns: u64, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        group.wanted = Wanted::default();
+        group.orphans = group.held.keys().copied().collect();
+        group.orphans_until_ns = now_ns + ORPHAN_GRACE_NS;
+        self.due(now_ns + ORPHAN_GRACE_NS);
+    }
+
     /// The other group that has this place.
     fn other_holder(&self, id: GroupId, key: &RouteKey) -> Option<GroupId> {
         self.groups.iter().find(|(other, group)| **other != id && group.held.contains_key(key)).map(|(other, _)| *other)
@@ -177,6 +207,7 @@ impl<K: RouteKernel> Routes<K> {
     /// Makes the kernel agree with what the group wants. Gives the number of messages sent.
     pub(super) async fn sync(&mut self, now_ns: u64, id: GroupId, cause: Cause) -> Result<usize, String> {
         let mut written = 0;
+        self.take_over(id);
         // The second round is for places that turned out to be ours, or empty again.
         for _ in 0..2 {
             let changes = self.writes(now_ns, id, cause);

@@ -77,6 +77,12 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
         self.groups.get(&group).is_some_and(|served| served.by_tables)
     }
 
+    /// The group will be removed shortly, when what takes its place stands.
+    pub fn give_up(&mut self, now_ns: u64, group: GroupId) {
+        self.routes.give_up(now_ns, group);
+        self.tables.give_up(group);
+    }
+
     /// Whether what the group wants stands as far as the kernel takes it, so that nothing else need carry its traffic.
     pub fn stands(&self, group: GroupId) -> bool {
         self.groups.get(&group).is_some_and(|served| !served.by_tables || self.tables.settled(group))

@@ -26,6 +26,7 @@ use crate::{
     event::{Device, GroupId, LinkId, Plan, Transition},
     health::Verdict,
     ledger::SharedLedger,
+    progress::Watch,
     trace::Trace,
     uplink::probe::{UplinkFigures, UplinkProber},
 };
@@ -33,6 +34,8 @@ use crate::{
 /// What an operator is told.
 type Answer = Result<String, String>;
 
+/// For how long the worker may be at one thing, ns: `nft` may take five seconds, several times in a row.
+const LIMIT_NS: u64 = 60_000_000_000;
 /// Orders that wait for the worker.
 const QUEUE: usize = 64;
 
@@ -138,7 +141,12 @@ pub(super) struct Uplinks {
 
 impl Uplinks {
     /// Starts the threads. `instance` names the nftables table.
-    pub(super) fn start(instance: Option<&str>, ledger: SharedLedger, reports: mpsc::Sender<Report>) -> Result<Self> {
+    pub(super) fn start(
+        instance: Option<&str>,
+        ledger: SharedLedger,
+        watch: &Watch,
+        reports: mpsc::Sender<Report>,
+    ) -> Result<Self> {
         let (orders, taken) = mpsc::channel(QUEUE);
         let standing = Arc::new(Mutex::new(Standing::default()));
         let evidence = Arc::new(evidence::Counted::default());
@@ -147,6 +155,7 @@ impl Uplinks {
         let parts = worker::Parts {
             instance: instance.map(str::to_owned),
             ledger,
+            progress: watch.over("the thread that serves uplinks", LIMIT_NS),
             orders: taken,
             reports,
             verdicts,

@@ -18,6 +18,8 @@ use crate::{
     config::FailbackConnections,
     event::{GroupId, LinkId},
     ledger::{SharedLedger, UplinksClaim},
+    progress::{HEARTBEAT_NS, Progress},
+    realtime,
     system::{Interfaces, KernelEvent, KernelEvents, LinkSysctls, ProcSysctl},
     uplink::{
         Desired, Uplink,
@@ -37,6 +39,7 @@ const EVENTS_A_ROUND: usize = 256;
 pub(super) struct Parts {
     pub(super) instance: Option<String>,
     pub(super) ledger: SharedLedger,
+    pub(super) progress: Arc<Progress>,
     pub(super) orders: mpsc::Receiver<Order>,
     pub(super) reports: mpsc::Sender<Report>,
     pub(super) verdicts: mpsc::Receiver<UplinkReport>,
@@ -73,16 +76,19 @@ struct Worker {
 
 /// Runs until told to stop.
 pub(super) fn run(parts: Parts) {
+    let _guard = parts.progress.guard();
+    // Where a reload starts it, it would have the core's, and so would each `nft`.
+    realtime::lower();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return error!("uplinks are not served: no runtime: {error}"),
     };
     runtime.block_on(async {
-        let Parts { instance, ledger, mut orders, reports, mut verdicts, standing, evidence, prober } = parts;
+        let Parts { instance, ledger, progress, mut orders, reports, mut verdicts, standing, evidence, prober } = parts;
         let worker = Worker::open(instance.as_deref(), ledger, reports, standing, evidence, prober);
         match worker {
             Ok(worker) => {
-                if let Err(error) = worker.serve(&mut orders, &mut verdicts).await {
+                if let Err(error) = worker.serve(&progress, &mut orders, &mut verdicts).await {
                     error!("uplinks are not served any more, their routes stay as they are: {error}");
                 }
             }
@@ -126,11 +132,14 @@ impl Worker {
 
     async fn serve(
         mut self,
+        progress: &Progress,
         orders: &mut mpsc::Receiver<Order>,
         verdicts: &mut mpsc::Receiver<UplinkReport>,
     ) -> io::Result<()> {
         loop {
-            let wait_ns = self.next_deadline_ns().saturating_sub(clock::now_ns());
+            let now_ns = clock::now_ns();
+            progress.made(now_ns);
+            let wait_ns = self.next_deadline_ns().saturating_sub(now_ns).min(HEARTBEAT_NS);
             tokio::select! {
                 biased;
                 Some(order) = orders.recv() => {

@@ -23,6 +23,10 @@ use crate::{
 };
 
 /// Packets taken from one socket before the timers get their turn again.
+/// For how long the core may be at one thing until the peer is told that this daemon is silent, ns: longer than it takes to
+/// write a million routes at a stop or a reload.
+const CORE_LIMIT_NS: u64 = 3_000_000_000;
+
 const PACKETS_A_ROUND: usize = 64;
 /// Most reports that wait for the daemon before control packets are dropped.
 const MAX_OUTBOX: usize = 4096;
@@ -120,7 +124,10 @@ impl Thread {
         probed.sequence = (probed.sequence + 1).min(window::MAX_SEQUENCE);
         // Before the packet leaves: its echo may be there before the call returns.
         intent.sent_sequence.store(probed.sequence, Relaxed);
-        intent.renewed_ns.store(now_ns, Relaxed);
+        // Links that are probed are nothing without a core that decides by them.
+        if self.threads.core.within(now_ns, CORE_LIMIT_NS) {
+            intent.renewed_ns.store(now_ns, Relaxed);
+        }
         let header =
             Header { sequence: probed.sequence, sent_ns: now_ns, ..header(probed, &*self.tables, Kind::Probe) };
         probed.detector.on_sent(now_ns, probed.sequence);

@@ -74,6 +74,8 @@ pub(crate) struct Group {
     /// Until then what stands stays, though nothing wants it: the peer is to announce it again.
     pub(super) orphans_until_ns: u64,
     /// The list and the throw routes are to be computed again.
+    /// It will be removed shortly: its routes stay as they are.
+    pub(super) given_up: bool,
     pub(super) retarget: bool,
     /// Everything goes.
     leaving: bool,
@@ -104,6 +106,7 @@ impl Group {
             rules_retry_ns: 0,
             rule_gone_by: None,
             orphans_until_ns: 0,
+            given_up: false,
             retarget: true,
             leaving: false,
             unfit: None,

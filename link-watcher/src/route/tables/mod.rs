@@ -141,6 +141,14 @@ impl<K: BulkKernel> PeerTables<K> {
         }
     }
 
+    /// The group will be removed shortly: its prefixes are anybody's, and what it has stands as it is until then.
+    pub fn give_up(&mut self, group: GroupId) {
+        self.disclaim(group);
+        if let Some(group) = self.groups.get_mut(&group) {
+            group.given_up = true;
+        }
+    }
+
     /// The group routes nothing any more.
     pub fn disclaim(&mut self, group: GroupId) {
         self.claims.remove(&group);
@@ -394,7 +402,7 @@ impl<K: BulkKernel> PeerTables<K> {
     /// What is small and due of a group: targets, rules, the end of it. Gives the messages sent.
     fn settle_group(&mut self, now_ns: u64, id: GroupId) -> usize {
         let Some(group) = self.groups.get_mut(&id) else { return 0 };
-        if group.retarget && self.foreign.known {
+        if group.retarget && !group.given_up && self.foreign.known {
             group.aim(id, &self.foreign, &self.claims);
             // Indices have changed.
             self.reading.take_if(|reading| reading.of(id));

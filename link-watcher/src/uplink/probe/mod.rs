@@ -136,6 +136,7 @@ pub fn spawn(reports: mpsc::Sender<UplinkReport>, evidence: Arc<dyn Evidence>) -
     let thread = std::thread::Builder::new()
         .name("lw-uplink".to_owned())
         .spawn(move || {
+            crate::realtime::lower();
             runtime.block_on(keep(changes, shared));
             // A thread that reads certificates must not hold the stop up.
             runtime.shutdown_background();
