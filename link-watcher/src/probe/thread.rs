@@ -6,6 +6,7 @@
 mod packets;
 
 use std::{
+    collections::BTreeSet,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
 };
@@ -46,6 +47,9 @@ const REALTIME_PRIORITY: u8 = 20;
 
 /// Deadlines are rounded up to multiples of this, so that links that die together are noticed together, ns.
 const DEADLINE_GRID_NS: u64 = 250_000;
+
+/// Between two looks at what the kernel has dropped at the sockets, ns.
+const DROPS_PERIOD_NS: u64 = 1_000_000_000;
 
 const TOKEN_TIMER: u64 = u64::MAX;
 const TOKEN_ORDERS: u64 = u64::MAX - 1;
@@ -105,6 +109,8 @@ pub fn spawn(
         frames: Frames::open().inspect_err(|error| debug!("every probe goes by a UDP socket: {error}")).ok(),
         links,
         due: Due::default(),
+        paused: BTreeSet::new(),
+        drops_due_ns: 0,
         buffer: Box::new([0; MAX_PACKET_LEN + 1]),
         changed: Vec::new(),
         outbox: Vec::new(),
@@ -168,6 +174,10 @@ struct Thread {
     /// By slot.
     links: Vec<Option<Probed>>,
     due: Due,
+    /// Endpoints that brought too much junk, by when they are looked at again. One that is gone meanwhile harms nobody.
+    paused: BTreeSet<(u64, usize)>,
+    /// When the sockets' drops are counted next.
+    drops_due_ns: u64,
     buffer: Box<[u8; MAX_PACKET_LEN + 1]>,
     changed: Vec<u32>,
     /// Reports of this round: they go together, so that links that die at one instant are one decision.
@@ -205,6 +215,8 @@ impl Thread {
                     token => self.receive(token as usize),
                 }
             }
+            self.resume();
+            self.count_drops();
             if self.obey() {
                 return;
             }
@@ -256,9 +268,8 @@ impl Thread {
         self.remove(id);
         let key = EndpointKey { ifindex: link.ifindex, local: link.local, port: link.port };
         let (endpoint, fresh) = self.endpoints.open(key, &link.interface)?;
-        if fresh && let Some(socket) = self.endpoints.get(endpoint) {
-            let token = epoll::EventData::new_u64(endpoint as u64);
-            epoll::add(&self.epoll, socket, token, epoll::EventFlags::IN).context("epoll")?;
+        if fresh {
+            self.watch(endpoint)?;
         }
         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
             endpoint.links.insert(link.remote, id);
@@ -289,6 +300,7 @@ impl Thread {
             link,
         };
         self.links[id.0 as usize] = Some(probed);
+        self.fit(endpoint);
         self.due.push(first_ns, id);
         Ok(())
     }
@@ -301,6 +313,8 @@ impl Thread {
         if endpoint.links.is_empty() {
             // Closing the socket takes it out of epoll.
             self.endpoints.close(probed.endpoint);
+        } else {
+            self.fit(probed.endpoint);
         }
     }
 
@@ -415,7 +429,8 @@ impl Thread {
 
     /// Sets the timer to the next instant at which something is due; with nothing due it stands still.
     fn arm(&self) {
-        let due_ns = self.due.next_ns().unwrap_or(0);
+        let resume_ns = self.paused.first().map(|(resume_ns, _)| *resume_ns);
+        let due_ns = self.due.next_ns().into_iter().chain(resume_ns).min().unwrap_or(0);
         let at = Timespec {
             tv_sec: i64::try_from(due_ns / 1_000_000_000).unwrap_or(i64::MAX),
             // Below a billion.
