@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use link_watcher_lab::daemon::binary;
 use link_watcher_lab::forge::Forge;
+use link_watcher_lab::frame::Frame;
 use link_watcher_lab::routers::{CLIENT_GROUP, SERVER_GROUP};
 use link_watcher_lab::setup::Setup;
 use link_watcher_lab::status::{active, group};
@@ -81,6 +82,64 @@ fn keepalives_copied_to_a_dead_link_do_not_bring_it_back() {
 #[ignore = "needs root: cargo xtask test"]
 fn keepalives_copied_to_a_dead_link_do_not_bring_it_back_without_bpf() {
     copies_keep_no_dead_link_alive("socket");
+}
+
+/// Processor time that the real-time probing thread of one end's daemon has had.
+fn probing_time(trial: &Trial, end: End) -> Duration {
+    let pid = trial.routers.daemon(end).pid().unwrap();
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap().map(|thread| thread.unwrap().path());
+    let thread =
+        threads.into_iter().find(|thread| std::fs::read_to_string(thread.join("comm")).unwrap() == "lw-probe\n");
+    // The first figure of it: ns on a processor.
+    let statistics = std::fs::read_to_string(thread.unwrap().join("schedstat")).unwrap();
+    Duration::from_nanos(statistics.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// Fragments come past the kernel program, and are a whole probe again at the socket.
+fn fragments_of_a_probe_cost_little(engine: &str) {
+    let trial = trial(engine);
+    let forge = Forge::on(&trial.routers.wires[0]).unwrap();
+    let limit = Duration::from_secs(2);
+    let keepalive = |frame: &Frame| frame.ports().is_some_and(|(_, to)| to == 46721);
+    let captured = forge.capture(Direction::ToServer, 1, limit, keepalive).unwrap();
+    let fragments = captured[0].fragments(24).unwrap();
+    let name = trial.first();
+    let before = link(&trial, End::Server, name);
+    let (since, had) = (Instant::now(), probing_time(&trial, End::Server));
+    let sent = forge.flood(Direction::ToServer, &fragments, 120_000, Duration::from_secs(3)).unwrap();
+    let share = (probing_time(&trial, End::Server) - had).as_secs_f64() / since.elapsed().as_secs_f64();
+    println!("{engine}: {sent} fragments, the probing thread took {share:.3} of a processor");
+    assert!(sent > 60_000, "no flood: {sent} fragments");
+    let counted = |link: &Value| {
+        let dropped = link["dropped"].as_object().unwrap();
+        dropped.values().map(|count| count.as_u64().unwrap()).sum::<u64>()
+    };
+    // Drops at the socket are counted once a second.
+    trial
+        .routers
+        .lab
+        .wait_until("the probes to be counted", PATIENCE, || {
+            let after = link(&trial, End::Server, name);
+            let dropped = counted(&after) - counted(&before);
+            Ok((dropped >= sent / 2 - sent / 20).then_some(()))
+        })
+        .unwrap();
+    let after = link(&trial, End::Server, name);
+    assert!(share < 0.3, "the probing thread took {share:.2} of a processor");
+    assert_eq!((&after["state"], &after["flaps"]), (&before["state"], &before["flaps"]), "{after:#}");
+    trial.wait_normal().unwrap();
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn fragments_of_a_probe_cost_the_real_time_thread_little() {
+    fragments_of_a_probe_cost_little("auto");
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn fragments_of_a_probe_cost_the_real_time_thread_little_without_bpf() {
+    fragments_of_a_probe_cost_little("socket");
 }
 
 /// The kernel program answers keepalives before the firewall sees them; data is lost.

@@ -203,4 +203,7 @@ pub struct DroppedSnapshot {
     /// Of another version of the protocol.
     #[serde(default)]
     pub version: u64,
+    /// Dropped at the daemon's socket unread: no control packet where a kernel program verifies, or beyond what is looked at.
+    #[serde(default)]
+    pub junk: u64,
 }

@@ -11,6 +11,7 @@ mod load;
 mod maps;
 pub mod packet;
 mod pin;
+pub mod socket;
 mod stats;
 mod sys;
 

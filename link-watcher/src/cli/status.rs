@@ -133,7 +133,7 @@ fn dropped(dropped: &DroppedSnapshot) -> u64 {
 }
 
 /// Packets dropped by cause.
-fn causes(dropped: &DroppedSnapshot) -> [(u64, &'static str); 8] {
+fn causes(dropped: &DroppedSnapshot) -> [(u64, &'static str); 9] {
     [
         (dropped.malformed, "malformed"),
         (dropped.unknown, "unknown"),
@@ -143,6 +143,7 @@ fn causes(dropped: &DroppedSnapshot) -> [(u64, &'static str); 8] {
         (dropped.late, "late"),
         (dropped.distant, "distant"),
         (dropped.version, "of another version"),
+        (dropped.junk, "junk"),
     ]
 }
 

@@ -119,6 +119,7 @@ impl Core {
             late: counters.late,
             distant: counters.distant,
             version: counters.version,
+            junk: self.stats.of(link.0).junk.load(Relaxed),
         }
     }
 }

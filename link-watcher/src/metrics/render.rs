@@ -71,6 +71,7 @@ pub fn render(scrape: &Scrape) -> String {
             ("late", dropped.late),
             ("distant", dropped.distant),
             ("version", dropped.version),
+            ("junk", dropped.junk),
         ] {
             text.sample("", &with(labels, ("cause", cause)), count as f64);
         }

@@ -15,7 +15,8 @@ use nix::{
 };
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-use crate::event::LinkId;
+use super::junk::{self, Budget};
+use crate::{bpf, event::LinkId};
 
 /// Class selector 6, "network control" (RFC 2474, section 4.2.2): keepalives do not queue behind bulk traffic.
 pub(super) const TOS_NETWORK_CONTROL: u32 = 0xc0;
@@ -68,6 +69,11 @@ impl Endpoints {
     pub(super) fn get_mut(&mut self, number: usize) -> Option<&mut Endpoint> {
         self.open.get_mut(number)?.as_mut()
     }
+
+    /// All of them.
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Endpoint> {
+        self.open.iter_mut().flatten()
+    }
 }
 
 /// One socket, and whose packets arrive there.
@@ -76,6 +82,12 @@ pub(super) struct Endpoint {
     socket: Socket,
     /// Links by the peer's address.
     pub(super) links: BTreeMap<IpAddr, LinkId>,
+    /// For packets that are no good.
+    pub(super) budget: Budget,
+    /// The kernel lets control packets in and nothing else.
+    filtered: bool,
+    /// The socket's drops that are counted, as the kernel has them.
+    drops: u32,
 }
 
 impl Endpoint {
@@ -105,7 +117,35 @@ impl Endpoint {
         socket
             .bind(&SockAddr::from(SocketAddr::new(key.local, key.port)))
             .with_context(|| format!("{}: is the address on the interface, and the port free (`ss -lunp`)?", what()))?;
-        Ok(Self { key, socket, links: BTreeMap::new() })
+        let budget = Budget::new(std::iter::empty());
+        Ok(Self { key, socket, links: BTreeMap::new(), budget, filtered: false, drops: 0 })
+    }
+
+    /// Makes the kernel drop what is no control packet, or let everything in.
+    pub(super) fn filter(&mut self, control_only: bool) -> io::Result<()> {
+        if control_only != self.filtered {
+            if control_only {
+                self.socket.attach_filter(&junk::control_only())?;
+            } else {
+                self.socket.detach_filter()?;
+            }
+            self.filtered = control_only;
+        }
+        Ok(())
+    }
+
+    /// Datagrams that the kernel has dropped at the socket since the last call.
+    pub(super) fn new_drops(&mut self) -> u64 {
+        // Of an open socket it is always known.
+        let drops = bpf::socket::drops(&self.socket).unwrap_or(self.drops);
+        let new = drops.wrapping_sub(self.drops);
+        self.drops = drops;
+        u64::from(new)
+    }
+
+    /// The link that stands for the endpoint where nobody knows whose a packet is, as in the kernel program.
+    pub(super) fn first_link(&self) -> Option<LinkId> {
+        self.links.values().min().copied()
     }
 
     /// Sends one packet to a peer, without waiting.

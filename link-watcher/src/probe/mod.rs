@@ -6,6 +6,7 @@
 mod due;
 mod endpoint;
 mod frame;
+mod junk;
 mod prober;
 mod receive;
 mod tables;

@@ -73,6 +73,8 @@ pub struct LinkStats {
     late: AtomicU64,
     distant: AtomicU64,
     version: AtomicU64,
+    /// Datagrams to the port that came to nothing before anybody could say what they are.
+    pub junk: AtomicU64,
 }
 
 impl LinkStats {

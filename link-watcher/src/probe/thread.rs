@@ -7,6 +7,7 @@ mod packets;
 mod waiting;
 
 use std::{
+    collections::BTreeSet,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
 };
@@ -49,6 +50,9 @@ const REALTIME_PRIORITY: u8 = 20;
 
 /// Deadlines are rounded up to multiples of this, so that links that die together are noticed together, ns.
 const DEADLINE_GRID_NS: u64 = 250_000;
+
+/// Between two looks at what the kernel has dropped at the sockets, ns.
+const DROPS_PERIOD_NS: u64 = 1_000_000_000;
 
 const TOKEN_TIMER: u64 = u64::MAX;
 const TOKEN_ORDERS: u64 = u64::MAX - 1;
@@ -110,6 +114,8 @@ pub fn spawn(
         links,
         waiting: Waiting::default(),
         due: Due::default(),
+        paused: BTreeSet::new(),
+        drops_due_ns: 0,
         buffer: Box::new([0; MAX_PACKET_LEN + 1]),
         changed: Vec::new(),
         outbox: Vec::new(),
@@ -176,6 +182,10 @@ struct Thread {
     links: Vec<Option<Probed>>,
     waiting: Waiting,
     due: Due,
+    /// Endpoints that brought too much junk, by when they are looked at again. One that is gone meanwhile harms nobody.
+    paused: BTreeSet<(u64, usize)>,
+    /// When the sockets' drops are counted next.
+    drops_due_ns: u64,
     buffer: Box<[u8; MAX_PACKET_LEN + 1]>,
     changed: Vec<u32>,
     /// Reports of this round: they go together, so that links that die at one instant are one decision.
@@ -215,6 +225,8 @@ impl Thread {
                     token => self.receive(token as usize),
                 }
             }
+            self.resume();
+            self.count_drops();
             if self.obey() {
                 return;
             }
@@ -264,12 +276,9 @@ impl Thread {
         let id = link.id;
         let key = EndpointKey { ifindex: link.ifindex, local: link.local, port: link.port };
         let (endpoint, fresh) = self.endpoints.open(key, &link.interface)?;
-        if fresh && let Some(socket) = self.endpoints.get(endpoint) {
-            let token = epoll::EventData::new_u64(endpoint as u64);
-            if let Err(error) = epoll::add(&self.epoll, socket, token, epoll::EventFlags::IN) {
-                self.endpoints.close(endpoint);
-                return Err(error).context("epoll");
-            }
+        if fresh && let Err(error) = self.watch(endpoint) {
+            self.endpoints.close(endpoint);
+            return Err(error);
         }
         if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
             endpoint.links.insert(link.remote, id);
@@ -300,6 +309,7 @@ impl Thread {
             link,
         };
         self.links[id.0 as usize] = Some(probed);
+        self.fit(endpoint);
         self.due.push(first_ns, id);
         Ok(())
     }
@@ -312,6 +322,8 @@ impl Thread {
         if endpoint.links.is_empty() {
             // Closing the socket takes it out of epoll.
             self.endpoints.close(probed.endpoint);
+        } else {
+            self.fit(probed.endpoint);
         }
     }
 
@@ -427,7 +439,9 @@ impl Thread {
 
     /// Sets the timer to the next instant at which something is due, or the thread has to show that it gets on.
     fn arm(&self) {
-        let due_ns = self.due.next_ns().unwrap_or(u64::MAX).min(self.woke_ns + HEARTBEAT_NS);
+        let resume_ns = self.paused.first().map(|(resume_ns, _)| *resume_ns);
+        let heartbeat_ns = self.woke_ns + HEARTBEAT_NS;
+        let due_ns = self.due.next_ns().into_iter().chain(resume_ns).fold(heartbeat_ns, u64::min);
         let at = Timespec {
             tv_sec: i64::try_from(due_ns / 1_000_000_000).unwrap_or(i64::MAX),
             // Below a billion.

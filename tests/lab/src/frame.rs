@@ -109,6 +109,30 @@ impl Frame {
         self.with_payload(&payload)
     }
 
+    /// The same packet of IPv4 in two fragments, the first with `first` octets behind its IP header, a multiple of 8. `None` if it
+    /// is no UDP packet of IPv4 or not longer than that.
+    pub fn fragments(&self, first: usize) -> Option<[Frame; 2]> {
+        /// "More fragments" (RFC 791, section 3.1).
+        const MORE: u16 = 0x2000;
+        let udp = self.udp()?;
+        if self.bytes[self.network] >> 4 != 4 || first % 8 != 0 || udp + first >= self.bytes.len() {
+            return None;
+        }
+        let fragment = |from: usize, to: usize, flags: u16| {
+            let mut bytes = [&self.bytes[..udp], &self.bytes[from..to]].concat();
+            let ip = &mut bytes[self.network..];
+            let length = (udp - self.network + to - from) as u16;
+            ip[2..4].copy_from_slice(&length.to_be_bytes());
+            let place = flags | ((from - udp) / 8) as u16;
+            ip[6..8].copy_from_slice(&place.to_be_bytes());
+            ip[10..12].fill(0);
+            let header = Sum::default().add(&ip[..udp - self.network]).finish();
+            ip[10..12].copy_from_slice(&header.to_be_bytes());
+            Frame { bytes, ..*self }
+        };
+        Some([fragment(udp, udp + first, MORE), fragment(udp + first, self.bytes.len(), 0)])
+    }
+
     /// The same packet sent back: MAC addresses, IP addresses and ports swapped. `None` if it is no UDP packet.
     pub fn reflected(&self) -> Option<Frame> {
         let udp = self.udp()?;
@@ -225,6 +249,19 @@ mod tests {
         let frame = sample().with_flipped_bit(9).unwrap();
         assert_eq!(frame.payload().unwrap(), [b'a', b'b' ^ 2, b'c', b'd']);
         assert!(sample().with_flipped_bit(32).is_none());
+    }
+
+    #[test]
+    fn fragments_have_everything_between_them() {
+        let frame = sample();
+        let [first, second] = frame.fragments(8).unwrap();
+        for fragment in [&first, &second] {
+            assert_eq!(Sum::default().add(&fragment.bytes()[14..34]).finish(), 0, "header");
+            assert_eq!(fragment.payload(), None);
+        }
+        assert_eq!((&first.bytes()[20..22], &second.bytes()[20..22]), (&[0x20, 0][..], &[0, 1][..]));
+        assert_eq!([&first.bytes()[34..], &second.bytes()[34..]].concat(), frame.bytes()[34..]);
+        assert!(frame.fragments(16).is_none() && frame.fragments(4).is_none());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, sync::atomic::Ordering::Relaxed};
 
+use anyhow::{Context as _, Result};
 use link_watcher_common::{
     hmac,
     maps::{Party, View},
@@ -9,9 +10,10 @@ use link_watcher_common::{
     window,
     wire::{Header, Kind, MAX_PACKET_LEN, PACKET_LEN, flags},
 };
-use tracing::debug;
+use rustix::event::epoll;
+use tracing::{debug, warn};
 
-use super::{Probed, Thread, probed};
+use super::{DROPS_PERIOD_NS, Probed, Thread, probed};
 use crate::{
     clock,
     event::LinkId,
@@ -34,31 +36,87 @@ const MAX_OUTBOX: usize = 4096;
 impl Thread {
     /// Takes what waits at one socket.
     pub(super) fn receive(&mut self, endpoint: usize) {
+        let mut junk = 0;
         for _ in 0..PACKETS_A_ROUND {
             let Some(socket) = self.endpoints.get(endpoint) else { return };
             match socket.receive(&mut self.buffer) {
-                Ok(Some(arrived)) => self.take(endpoint, &arrived),
-                Ok(None) => return,
+                Ok(Some(arrived)) => junk += u64::from(!self.take(endpoint, &arrived)),
+                Ok(None) => break,
                 Err(error) => {
                     debug!("receiving on {}: {error}", socket.key.local);
-                    return;
+                    break;
                 }
+            }
+        }
+        let Some(socket) = self.endpoints.get_mut(endpoint) else { return };
+        if let Some(resume_ns) = socket.budget.spend(self.woke_ns, junk) {
+            // What its buffer does not hold meanwhile is dropped by the kernel, and counted as junk.
+            if epoll::delete(&self.epoll, &*socket).is_ok() {
+                self.paused.insert((resume_ns, endpoint));
             }
         }
     }
 
-    /// Judges the packet in the buffer.
-    fn take(&mut self, endpoint: usize, arrived: &Arrived) {
+    /// Looks at an endpoint's socket from now on.
+    pub(super) fn watch(&self, endpoint: usize) -> Result<()> {
+        let Some(socket) = self.endpoints.get(endpoint) else { return Ok(()) };
+        let token = epoll::EventData::new_u64(endpoint as u64);
+        match epoll::add(&self.epoll, socket, token, epoll::EventFlags::IN) {
+            // Another socket has got the number of one that was left alone.
+            Ok(()) | Err(rustix::io::Errno::EXIST) => Ok(()),
+            Err(error) => Err(error).context("epoll"),
+        }
+    }
+
+    /// Looks again at the sockets whose pause is over.
+    pub(super) fn resume(&mut self) {
+        while let Some(&(resume_ns, endpoint)) = self.paused.first()
+            && resume_ns <= self.woke_ns
+        {
+            self.paused.pop_first();
+            if let Err(error) = self.watch(endpoint) {
+                // Only without memory: the link it serves is noticed as silent.
+                warn!("a socket is not looked at any more: {error:#}");
+            }
+        }
+    }
+
+    /// Fits an endpoint's filter and budget to the links that it has.
+    pub(super) fn fit(&mut self, endpoint: usize) {
+        let Some(endpoint) = self.endpoints.get_mut(endpoint) else { return };
+        let links = || endpoint.links.values().filter_map(|id| self.links.get(id.0 as usize)?.as_ref());
+        endpoint.budget.fit(links().map(|probed| probed.link.interval_ns));
+        let control_only = links().all(|probed| probed.link.verifier == Verifier::Kernel);
+        if let Err(error) = endpoint.filter(control_only) {
+            debug!("no filter at the socket of {}: {error}", endpoint.key.local);
+        }
+    }
+
+    /// Counts what the kernel has dropped at the sockets, where it is time.
+    pub(super) fn count_drops(&mut self) {
+        if self.woke_ns < self.drops_due_ns {
+            return;
+        }
+        self.drops_due_ns = self.woke_ns + DROPS_PERIOD_NS;
+        for endpoint in self.endpoints.iter_mut() {
+            if let Some(first) = endpoint.first_link() {
+                self.stats.of(first.0).junk.fetch_add(endpoint.new_drops(), Relaxed);
+            }
+        }
+    }
+
+    /// Judges the packet in the buffer; says whether it was good.
+    fn take(&mut self, endpoint: usize, arrived: &Arrived) -> bool {
         let Arrived { length, from, hops } = *arrived;
-        let Some(endpoint) = self.endpoints.get(endpoint) else { return };
+        let Some(endpoint) = self.endpoints.get(endpoint) else { return false };
         let Some(&id) = endpoint.links.get(&from.ip()) else {
             // Of all links here the first stands for the endpoint, as in the kernel program.
-            if let Some(first) = endpoint.links.values().min() {
+            if let Some(first) = endpoint.first_link() {
                 self.stats.of(first.0).refuse(Refusal::Unknown);
             }
-            return;
+            return false;
         };
-        let Some(probed) = probed(&mut self.links, id) else { return };
+        let Some(probed) = probed(&mut self.links, id) else { return false };
         let stats = self.stats.of(id.0);
         let payload = &self.buffer[..length.min(self.buffer.len())];
         let judge = Judge {
@@ -70,11 +128,22 @@ impl Thread {
         };
         let delivered = match probed.link.verifier {
             Verifier::Kernel => match receive::judge_passed(payload, &judge, &mut probed.passed) {
-                Ok(header) => header,
-                Err(refusal) => return stats.refuse(refusal),
+                Ok(Some(header)) => Some(header),
+                // Until the socket's filter stands, or without it.
+                Ok(None) => {
+                    stats.junk.fetch_add(1, Relaxed);
+                    return false;
+                }
+                Err(refusal) => {
+                    stats.refuse(refusal);
+                    return false;
+                }
             },
             Verifier::Socket => match receive::judge(payload, &judge) {
-                Err(refusal) => return stats.refuse(refusal),
+                Err(refusal) => {
+                    stats.refuse(refusal);
+                    return false;
+                }
                 Ok(verdict) => {
                     stats.accept(verdict.counted_as());
                     match verdict {
@@ -97,7 +166,7 @@ impl Thread {
                 }
             },
         };
-        let Some(header) = delivered else { return };
+        let Some(header) = delivered else { return true };
         match header.kind {
             Kind::StackProbe => self.answer_stack_probe(id, &header, from),
             Kind::StackEcho => {
@@ -113,6 +182,7 @@ impl Thread {
             // Beyond the bound it is lost, as the network might have lost it: its sender repeats it.
             Kind::Announce | Kind::AnnounceAck | Kind::Notice => {}
         }
+        true
     }
 
     /// Sends one probe.
