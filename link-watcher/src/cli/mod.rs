@@ -10,6 +10,7 @@ mod doctor;
 mod events;
 mod exit;
 mod generate;
+mod man;
 mod migrate;
 mod nft;
 mod output;
