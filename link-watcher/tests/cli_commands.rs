@@ -378,9 +378,9 @@ fn generated_texts_are_printed() {
     assert_eq!(stdout(&run(&["generate", "config", "peer"])), stdout(&run(&["generate", "config"])));
     assert_eq!(stdout(&run(&["generate", "config", "uplinks"])), support::repository_file("examples/uplinks.toml"));
     assert!(stdout(&run(&["completions", "bash"])).contains("complete -F"));
-    assert!(stdout(&run(&["man"])).contains(".TH link-watcher 1"));
+    assert!(stdout(&run(&["man"])).contains(".TH link-watcher 8"));
     let page = stdout(&run(&["man", "drain"]));
-    assert!(page.contains(".TH link-watcher-drain 1") && page.contains("socket"), "{page}");
+    assert!(page.contains(".TH link-watcher-drain 8") && page.contains("socket"), "{page}");
 }
 
 #[test]

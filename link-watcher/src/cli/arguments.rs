@@ -168,10 +168,10 @@ pub enum Command {
         /// Shell
         shell: clap_complete::Shell,
     },
-    /// Print the manual page, or that of a command
+    /// Print the manual page, that of a command, or that of the configuration
     Man {
-        /// Command
-        command: Option<String>,
+        /// Command, or link-watcher.toml
+        page: Option<String>,
     },
 }
 

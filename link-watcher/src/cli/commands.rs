@@ -12,7 +12,7 @@ use clap::CommandFactory;
 use super::{
     Arguments, Command, Exit, Failure,
     arguments::{Generated, KeyAction, OnOff},
-    cleanup, doctor, events, generate, nft,
+    cleanup, doctor, events, generate, man, nft,
     output::{Style, print},
     status,
 };
@@ -76,7 +76,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
             clap_complete::generate(shell, &mut Arguments::command(), "link-watcher", &mut script);
             print(&String::from_utf8_lossy(&script))
         }
-        Command::Man { command } => man(command.as_deref()),
+        Command::Man { page } => man::run(page.as_deref()),
     }?;
     Ok(Exit::Done)
 }
@@ -180,27 +180,4 @@ fn show_events(socket: &Path, follow: bool, json: bool) -> Result<(), Failure> {
         if printed.is_err() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
     printed
-}
-
-fn man(command: Option<&str>) -> Result<(), Failure> {
-    let mut whole = Arguments::command();
-    // Fills in what commands inherit, such as --config.
-    whole.build();
-    let page = match command {
-        None => whole,
-        Some(name) => match whole.find_subcommand(name) {
-            Some(found) => found.clone(),
-            None => {
-                return Err(Failure::new(
-                    Exit::Usage,
-                    format!("link-watcher: there is no command {name}; see link-watcher --help"),
-                ));
-            }
-        },
-    };
-    let mut text = Vec::new();
-    clap_mangen::Man::new(page)
-        .render(&mut text)
-        .map_err(|error| Failure::new(Exit::Failed, format!("link-watcher: {error}")))?;
-    print(&String::from_utf8_lossy(&text))
 }

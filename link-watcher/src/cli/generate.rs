@@ -10,8 +10,8 @@ use super::{Exit, Failure, arguments::Example, migrate, output::print};
 use crate::keys::{Key, KeyProblem, Secret};
 
 /// The commented examples; a test validates them.
-const PEER_EXAMPLE: &str = include_str!("../../examples/link-watcher.toml");
-const UPLINKS_EXAMPLE: &str = include_str!("../../examples/uplinks.toml");
+pub(super) const PEER_EXAMPLE: &str = include_str!("../../examples/link-watcher.toml");
+pub(super) const UPLINKS_EXAMPLE: &str = include_str!("../../examples/uplinks.toml");
 /// What `--from` can convert.
 const FAULT_TOLERANT_ROUTER: &str = "fault-tolerant-router";
 

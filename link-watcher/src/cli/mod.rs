@@ -11,6 +11,7 @@ mod doctor;
 mod events;
 mod exit;
 mod generate;
+mod man;
 mod migrate;
 mod nft;
 mod output;
