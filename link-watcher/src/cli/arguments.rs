@@ -106,6 +106,11 @@ pub enum Command {
     },
     /// Have the daemon read its configuration again; links that did not change do not flap
     Reload,
+    /// Send a test message through every configured notifier, and say what each answered; no daemon is needed
+    NotifyTest {
+        /// Only this notifier
+        name: Option<String>,
+    },
     /// Print an example configuration or a fresh key
     Generate {
         /// What

@@ -12,7 +12,7 @@ use clap::CommandFactory;
 use super::{
     Arguments, Command, Exit, Failure,
     arguments::{Generated, KeyAction, OnOff},
-    doctor, events, generate, nft,
+    doctor, events, generate, nft, notify_test,
     output::{Style, print},
     status,
 };
@@ -46,6 +46,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Undrain { group, link } => changed(Change::Drain { group, link, drained: false }),
         Command::Weight { group, link, weight } => changed(Change::Weight { group, link, weight }),
         Command::Reload => reload(&socket()?),
+        Command::NotifyTest { name } => return notify_test::run(&arguments.config_path(), name.as_deref()),
         Command::Generate { what: Generated::Config, example, from, output } => {
             generate::config(example, from.as_deref(), output.as_deref())
         }

@@ -12,6 +12,7 @@ mod exit;
 mod generate;
 mod migrate;
 mod nft;
+mod notify_test;
 mod output;
 mod status;
 

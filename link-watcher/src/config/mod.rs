@@ -10,9 +10,10 @@ mod diagnostic;
 mod group;
 mod host;
 mod metrics;
+mod notify;
 mod peer;
+mod secret;
 mod section;
-mod unbuilt;
 mod uplinks;
 
 use std::{
@@ -31,6 +32,8 @@ pub use self::{
     diagnostic::{Diagnostic, Place, Refused, Severity},
     host::{Address, Host},
     metrics::MetricsConfig,
+    notify::{EmailConfig, ExecConfig, Means, NotifyConfig, SmtpServer, SmtpTls, Template, WebhookConfig},
+    secret::{SecretError, SecretFile},
     uplinks::{
         FailbackConnections, ForceConfig, HttpTarget, Nat, ProbeConfig, ProbeKind, Protocol, RULE_PRIORITIES,
         UplinkConfig, UplinksConfig,
@@ -65,6 +68,8 @@ pub struct Config {
     pub uplinks: Vec<UplinksConfig>,
     /// `[metrics]`.
     pub metrics: Option<MetricsConfig>,
+    /// `[[notify]]`.
+    pub notifiers: Vec<NotifyConfig>,
 }
 
 /// `[daemon]`.
@@ -260,7 +265,7 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
         );
     }
     let metrics = metrics::read(&root);
-    unbuilt::refuse(&root);
+    let notifiers = notify::read(&root, directory, absent);
     cross::check(&peers, &uplinks, findings);
     actuation::resolve(&mut peers, &uplinks, findings);
     host::check(&peers, host, absent, findings);
@@ -273,6 +278,7 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
         peers: peers.into_iter().collect::<Option<_>>()?,
         uplinks: uplinks.into_iter().collect::<Option<_>>()?,
         metrics,
+        notifiers,
     })
 }
 

@@ -31,6 +31,7 @@ use crate::{
     control::{self, History},
     event::{Action, Event, GroupId, LinkId, Said, What},
     metrics::{self, Counters},
+    notify::Notifiers,
     probe::{Order, Prober, Report, Stats, Tables},
     route::{
         Actuation, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop, Report as RouteReport,
@@ -106,6 +107,8 @@ pub(super) struct Core {
     pub(super) counters: Counters,
     /// Where metrics are to be served.
     pub(super) metrics_at: watch::Sender<Option<SocketAddr>>,
+    /// Who is to be told what happens.
+    pub(super) notifiers: watch::Sender<Notifiers>,
     /// Threads that serve uplinks, once there are any.
     pub(super) uplinks: Option<Uplinks>,
     pub(super) uplink_reports: mpsc::Sender<uplinks::Report>,

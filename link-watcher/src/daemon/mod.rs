@@ -55,6 +55,7 @@ use crate::{
     engine::Engine,
     error::{MissingPrivilege, chain},
     metrics::{self, Counters},
+    notify::{self, Notifiers, Tally},
     probe::{self, HeapTables, KernelNews, Stats, Tables},
     random, realtime,
     route::{Actuation, NetlinkObjects, NetlinkRoutes, NetlinkTables},
@@ -90,7 +91,10 @@ pub fn run(config_path: &Path) -> Result<()> {
         return Err(missing.into());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    runtime.block_on(serve(config_path, loaded.config))
+    let result = runtime.block_on(serve(config_path, loaded.config));
+    // A notifier's name that is still being looked up, or its program, must not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
 /// No core dump and no debugger of an equal gets at the keys (`PR_SET_DUMPABLE`, prctl(2)). `/proc/PID` belongs to root
@@ -111,9 +115,13 @@ async fn serve(config_path: &Path, config: Config) -> Result<()> {
     let history = Arc::new(History::default());
     let (requests_in, requests) = mpsc::channel(QUEUE);
     let (stopped_in, mut stopped) = oneshot::channel();
-    let outward = Outward { history: Arc::clone(&history), metrics_at };
+    let (notifiers, notifiers_watched) = watch::channel(Notifiers::from(config.notifiers.as_slice()));
+    let outward = Outward { history: Arc::clone(&history), metrics_at, notifiers };
+    let tally = Arc::new(Tally::default());
     let core = start_core(config_path.to_owned(), config, outward, requests, stopped_in)?;
     let mut signals = Signals::listen()?;
+    let notifiers =
+        tokio::spawn(notify::serve(notifiers_watched, Arc::clone(&history), requests_in.clone(), Arc::clone(&tally)));
     let server = tokio::spawn(server.run(requests_in.clone(), history));
     let metrics = tokio::spawn(metrics::Listener::run(metrics, metrics_watched, requests_in.clone()));
     let mut stopping = false;
@@ -138,6 +146,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<()> {
     };
     server.abort();
     metrics.abort();
+    notifiers.abort();
     if core.join().is_err() {
         error!("the core has panicked");
     }
@@ -148,6 +157,7 @@ async fn serve(config_path: &Path, config: Config) -> Result<()> {
 struct Outward {
     history: Arc<History>,
     metrics_at: watch::Sender<Option<SocketAddr>>,
+    notifiers: watch::Sender<Notifiers>,
 }
 
 /// Starts the core's thread; what it ends with comes through the channel.
@@ -228,6 +238,7 @@ async fn build(
         history: outward.history,
         counters: Counters::default(),
         metrics_at: outward.metrics_at,
+        notifiers: outward.notifiers,
         uplinks: None,
         uplink_reports: uplink_reports_in,
         uplink_groups: BTreeMap::new(),
