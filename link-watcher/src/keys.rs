@@ -256,6 +256,15 @@ impl KeyError {
 }
 
 fn read(path: &Path) -> Result<Secret, KeyProblem> {
+    parse(&read_private(path)?)
+}
+
+/// All of a file that only its owner, who is root or us, can read or replace.
+///
+/// # Errors
+///
+/// Where that is not so, where it is longer than 8,192 bytes, or cannot be read.
+pub(crate) fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, KeyProblem> {
     // Without NONBLOCK a pipe in its place would hold us up for good.
     let flags = OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = File::options().read(true).custom_flags(flags.bits() as i32).open(path).map_err(|error| match error
@@ -284,7 +293,7 @@ fn read(path: &Path) -> Result<Secret, KeyProblem> {
     // All of it at once: a buffer that grows leaves copies of the secret behind.
     let mut text = Zeroizing::new(Vec::with_capacity(MAX_FILE_LEN as usize));
     file.take(MAX_FILE_LEN).read_to_end(&mut text).map_err(KeyProblem::Io)?;
-    parse(&text)
+    Ok(text)
 }
 
 /// What a key file holds.

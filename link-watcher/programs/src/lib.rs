@@ -1,6 +1,7 @@
 //! The programs that the daemon, the tests, the demo and the benchmarks start: one list, and one way to run them.
 //!
-//! A [`Program`] can be had from the list only, so nothing is started that no package is known for. `cargo xtask setup`
+//! A [`Program`] can be had from the list only, so nothing is started that no package is known for, but for what an
+//! administrator's configuration names ([`run_configured`]). `cargo xtask setup`
 //! installs what the list says, and `cargo xtask test` runs the tests with a search path that holds nothing else.
 
 mod run;
@@ -14,7 +15,7 @@ use std::{
     process::Command,
 };
 
-pub use self::run::{Output, RunError};
+pub use self::run::{Output, RunError, run_configured};
 
 /// Where programs are, whatever the search path says: a service's is bare, and a user's lacks those of administrators.
 const SYSTEM_DIRECTORIES: [&str; 5] = ["/usr/local/sbin", "/usr/sbin", "/sbin", "/usr/bin", "/bin"];

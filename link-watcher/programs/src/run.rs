@@ -3,17 +3,19 @@
 use std::{
     fs::File,
     io::{self, Read, Seek, Write},
-    process::{Child, ExitStatus, Stdio},
+    os::unix::process::CommandExt,
+    path::Path,
+    process::{Child, Command, ExitStatus, Stdio},
     time::{Duration, Instant},
 };
 
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{MemfdFlags, memfd_create},
-    process::{Pid, PidfdFlags, pidfd_open},
+    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
 };
 
-use super::Program;
+use super::{Program, SYSTEM_DIRECTORIES, own};
 
 /// Octets of its standard output that are read.
 const STDOUT_LEN_MAX: u64 = 4 << 20;
@@ -65,26 +67,82 @@ impl Program {
     /// Where it is not installed, cannot be started, or takes too long.
     pub fn run(self, arguments: &[&str], input: &str, limit: Duration) -> Result<Output, RunError> {
         let failed = |error| RunError::Failed(self, error);
-        // Everything goes through files in memory, so that neither side ever waits for the other to read.
-        let mut stdin = memory("input").map_err(failed)?;
-        stdin.write_all(input.as_bytes()).and_then(|()| stdin.rewind()).map_err(failed)?;
-        let (mut stdout, mut stderr) = (memory("output").map_err(failed)?, memory("complaints").map_err(failed)?);
         let mut command = self.command();
-        command.args(arguments).env("LC_ALL", "C").stdin(Stdio::from(stdin));
-        command.stdout(stdout.try_clone().map_err(failed)?).stderr(stderr.try_clone().map_err(failed)?);
-        let mut child = command.spawn().map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => RunError::Missing(self),
-            _ => failed(error),
+        command.args(arguments).env("LC_ALL", "C");
+        let ended = execute(&mut command, input, limit, Reach::Process).map_err(|error| match error {
+            Failure::Start(error) if error.kind() == io::ErrorKind::NotFound => RunError::Missing(self),
+            Failure::Start(error) | Failure::Handle(error) => failed(error),
         })?;
-        let Some(status) = wait(&mut child, limit).map_err(failed)? else {
-            return Err(RunError::TimedOut(self, limit));
-        };
-        Ok(Output {
-            status,
-            stdout: read(&mut stdout, STDOUT_LEN_MAX).map_err(failed)?,
-            stderr: read(&mut stderr, STDERR_LEN_MAX).map_err(failed)?,
-        })
+        ended.ok_or(RunError::TimedOut(self, limit))
     }
+}
+
+/// Runs what the administrator's configuration names, by its whole path and without a shell: with this environment and
+/// nothing of our own but a search path, and with `input` on its standard input. It is ended, with all that it has started
+/// and that has stayed in its process group, when it takes longer than `limit`. That it failed is for the caller to see from
+/// its status.
+///
+/// # Errors
+///
+/// Where it cannot be started; [`io::ErrorKind::TimedOut`] where it takes too long.
+pub fn run_configured(
+    path: &Path,
+    arguments: &[String],
+    environment: &[(&str, String)],
+    input: &str,
+    limit: Duration,
+) -> io::Result<Output> {
+    let mut command = own(path);
+    command.args(arguments).env_clear().env("PATH", SYSTEM_DIRECTORIES.join(":")).process_group(0);
+    command.envs(environment.iter().map(|(name, value)| (name, value))).current_dir("/");
+    let ended = execute(&mut command, input, limit, Reach::Group).map_err(|error| match error {
+        Failure::Start(error) | Failure::Handle(error) => error,
+    })?;
+    ended.ok_or_else(|| {
+        io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("it did not finish within {} s, and was ended", limit.as_secs_f64()),
+        )
+    })
+}
+
+/// What is ended when it takes too long.
+#[derive(Clone, Copy)]
+enum Reach {
+    /// What was started.
+    Process,
+    /// And all of its process group, which is its own.
+    Group,
+}
+
+/// Why nothing came of a command.
+enum Failure {
+    /// It could not be started.
+    Start(io::Error),
+    /// It could not be given its input or be waited for.
+    Handle(io::Error),
+}
+
+/// Runs a command to its end; ends it, and gives nothing, when it takes longer than `limit`.
+fn execute(command: &mut Command, input: &str, limit: Duration, reach: Reach) -> Result<Option<Output>, Failure> {
+    // Everything goes through files in memory, so that neither side ever waits for the other to read.
+    let prepare = || {
+        let mut stdin = memory("input")?;
+        stdin.write_all(input.as_bytes())?;
+        stdin.rewind()?;
+        io::Result::Ok((stdin, memory("output")?, memory("complaints")?))
+    };
+    let (stdin, mut stdout, mut stderr) = prepare().map_err(Failure::Handle)?;
+    command.stdin(Stdio::from(stdin));
+    command.stdout(stdout.try_clone().map_err(Failure::Handle)?);
+    command.stderr(stderr.try_clone().map_err(Failure::Handle)?);
+    let mut child = command.spawn().map_err(Failure::Start)?;
+    let Some(status) = wait(&mut child, limit, reach).map_err(Failure::Handle)? else { return Ok(None) };
+    Ok(Some(Output {
+        status,
+        stdout: read(&mut stdout, STDOUT_LEN_MAX).map_err(Failure::Handle)?,
+        stderr: read(&mut stderr, STDERR_LEN_MAX).map_err(Failure::Handle)?,
+    }))
 }
 
 fn memory(name: &str) -> io::Result<File> {
@@ -99,11 +157,14 @@ fn read(file: &mut File, limit: u64) -> io::Result<String> {
 }
 
 /// Waits for the program to end; ends it, and gives nothing, when it takes too long.
-fn wait(child: &mut Child, limit: Duration) -> io::Result<Option<ExitStatus>> {
+fn wait(child: &mut Child, limit: Duration, reach: Reach) -> io::Result<Option<ExitStatus>> {
     let ended = ends_within(child, limit);
     if !matches!(ended, Ok(true)) {
         // It may have ended meanwhile; in either case it is waited for below.
-        let _ = child.kill();
+        let _ = match reach {
+            Reach::Process => child.kill(),
+            Reach::Group => kill_process_group(Pid::from_child(child), Signal::KILL).map_err(io::Error::from),
+        };
     }
     let status = child.wait()?;
     Ok(ended?.then_some(status))
@@ -168,5 +229,21 @@ mod tests {
         let error = program.run(&[], "", AMPLE).unwrap_err();
         assert_eq!(error.to_string(), "the program no-such-program is not installed: apt install no-package");
         assert_eq!(io::Error::from(error).kind(), io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_is_configured_has_its_own_environment_and_no_shell() {
+        let run = |script: &str, limit| {
+            let arguments = ["-c".to_owned(), script.to_owned(), "x".to_owned(), "a b; c".to_owned()];
+            run_configured(&SH.path().unwrap(), &arguments, &[("LW_LINK", "optic".to_owned())], "well\n", limit)
+        };
+        let output = run("read line; echo $LW_LINK $line \"$1\" ${HOME-none}; pwd; exit 3", AMPLE).unwrap();
+        assert_eq!((output.stdout.as_str(), output.status.code()), ("optic well a b; c none\n/\n", Some(3)));
+        let begin = Instant::now();
+        let late = run("sleep 60 & wait", Duration::from_millis(50)).unwrap_err();
+        assert_eq!(late.kind(), io::ErrorKind::TimedOut);
+        assert!(begin.elapsed() < Duration::from_secs(30));
+        let missing = run_configured(Path::new("/no/such/program"), &[], &[], "", AMPLE).unwrap_err();
+        assert_eq!(missing.kind(), io::ErrorKind::NotFound);
     }
 }

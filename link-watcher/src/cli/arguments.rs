@@ -125,6 +125,11 @@ pub enum Command {
         #[arg(long, value_name = "NAME")]
         instance: Option<String>,
     },
+    /// Send a test message through every configured notifier, and say what each answered; no daemon is needed
+    NotifyTest {
+        /// Only this notifier
+        name: Option<String>,
+    },
     /// Print an example configuration or a fresh key
     Generate {
         /// What

@@ -12,7 +12,7 @@ use clap::CommandFactory;
 use super::{
     Arguments, Command, Exit, Failure,
     arguments::{Generated, KeyAction, OnOff},
-    cleanup, doctor, events, generate, man, nft,
+    cleanup, doctor, events, generate, man, nft, notify_test,
     output::{Style, print},
     status,
 };
@@ -51,6 +51,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
             reload(&socket()?, ReloadOptions { dry_run, force, confirm_within_seconds })
         }
         Command::Confirm => changed(Change::Confirm),
+        Command::NotifyTest { name } => return notify_test::run(&arguments.config_path(), name.as_deref()),
         Command::Generate { what: Generated::Config, example, from, output } => {
             generate::config(example, from.as_deref(), output.as_deref())
         }

@@ -14,6 +14,7 @@ mod generate;
 mod man;
 mod migrate;
 mod nft;
+mod notify_test;
 mod output;
 mod status;
 

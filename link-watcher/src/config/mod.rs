@@ -11,9 +11,10 @@ mod diff;
 mod group;
 mod host;
 mod metrics;
+mod notify;
 mod peer;
+mod secret;
 mod section;
-mod unbuilt;
 mod uplinks;
 
 use std::{
@@ -34,6 +35,8 @@ pub use self::{
     diff::diff,
     host::{Address, Host},
     metrics::MetricsConfig,
+    notify::{EmailConfig, ExecConfig, Means, NotifyConfig, SmtpServer, SmtpTls, Template, WebhookConfig},
+    secret::{SecretError, SecretFile},
     uplinks::{
         FailbackConnections, ForceConfig, HttpTarget, Nat, ProbeConfig, ProbeKind, Protocol, RULE_PRIORITIES,
         UplinkConfig, UplinksConfig,
@@ -68,6 +71,8 @@ pub struct Config {
     pub uplinks: Vec<UplinksConfig>,
     /// `[metrics]`.
     pub metrics: Option<MetricsConfig>,
+    /// `[[notify]]`.
+    pub notifiers: Vec<NotifyConfig>,
 }
 
 /// `[daemon]`.
@@ -291,7 +296,7 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
         );
     }
     let metrics = metrics::read(&root);
-    unbuilt::refuse(&root);
+    let notifiers = notify::read(&root, directory, absent);
     cross::check(&peers, &uplinks, findings);
     actuation::resolve(&mut peers, &uplinks, findings);
     host::check(&peers, host, absent, findings);
@@ -304,6 +309,7 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
         peers: peers.into_iter().collect::<Option<_>>()?,
         uplinks: uplinks.into_iter().collect::<Option<_>>()?,
         metrics,
+        notifiers,
     })
 }
 

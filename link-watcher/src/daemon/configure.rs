@@ -84,6 +84,8 @@ impl Core {
         self.config = config;
         let listen = self.config.metrics.map(|metrics| metrics.listen);
         self.metrics_at.send_if_modified(|known| std::mem::replace(known, listen) != listen);
+        // Whoever serves them looks what has changed.
+        self.notifiers.send_replace(self.config.notifiers.as_slice().into());
         self.counters.retain(&specs.iter().flat_map(names).collect());
         self.engine.handle(clock::now_ns(), Event::Configure(specs));
         // What is to be said of each link stands in the tables before its first packet leaves.

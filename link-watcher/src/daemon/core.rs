@@ -34,6 +34,7 @@ use crate::{
     event::{Action, Event, GroupId, LinkId, Said, What},
     ledger::SharedLedger,
     metrics::{self, Counters},
+    notify::Notifiers,
     probe::{Order, Prober, Report, Stats, Tables},
     progress::{HEARTBEAT_NS, Progress, Watch},
     route::{
@@ -120,6 +121,8 @@ pub(super) struct Core {
     pub(super) counters: Counters,
     /// Where metrics are to be served.
     pub(super) metrics_at: watch::Sender<Option<SocketAddr>>,
+    /// Who is to be told what happens.
+    pub(super) notifiers: watch::Sender<Notifiers>,
     /// Threads that serve uplinks, once there are any.
     pub(super) uplinks: Option<Uplinks>,
     pub(super) uplink_reports: mpsc::Sender<uplinks::Report>,

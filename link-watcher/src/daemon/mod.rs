@@ -60,6 +60,7 @@ use crate::{
     error::{MissingPrivilege, chain},
     ledger::{Ledger, SharedLedger},
     metrics::{self, Counters},
+    notify::{self, Notifiers, Tally},
     probe::{self, HeapTables, KernelNews, Stats, Tables},
     progress::{Trouble, Watch},
     random, realtime,
@@ -103,7 +104,10 @@ pub fn run(config_path: &Path) -> Result<()> {
         return Err(missing.into());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    runtime.block_on(serve(config_path, loaded))
+    let result = runtime.block_on(serve(config_path, loaded));
+    // A notifier's name that is still being looked up, or its program, must not hold up the end.
+    runtime.shutdown_background();
+    result
 }
 
 /// No core dump and no debugger of an equal gets at the keys (`PR_SET_DUMPABLE`, prctl(2)). `/proc/PID` belongs to root
@@ -125,11 +129,15 @@ async fn serve(config_path: &Path, loaded: Loaded) -> Result<()> {
     let history = Arc::new(History::default());
     let (requests_in, requests) = mpsc::channel(QUEUE);
     let (stopped_in, mut stopped) = oneshot::channel();
-    let outward = Outward { history: Arc::clone(&history), metrics_at };
+    let (notifiers, notifiers_watched) = watch::channel(Notifiers::from(config.notifiers.as_slice()));
+    let outward = Outward { history: Arc::clone(&history), metrics_at, notifiers };
+    let tally = Arc::new(Tally::default());
     let reloads = Reloads::new(text);
     let watch = Arc::new(Watch::default());
     let core = start_core(config_path.to_owned(), config, reloads, Arc::clone(&watch), outward, requests, stopped_in)?;
     let mut signals = Signals::listen()?;
+    let notifiers =
+        tokio::spawn(notify::serve(notifiers_watched, Arc::clone(&history), requests_in.clone(), Arc::clone(&tally)));
     let server = tokio::spawn(server.run(requests_in.clone(), history));
     let metrics = tokio::spawn(metrics::Listener::run(metrics, metrics_watched, requests_in.clone()));
     let mut stopping = false;
@@ -169,6 +177,7 @@ async fn serve(config_path: &Path, loaded: Loaded) -> Result<()> {
     };
     server.abort();
     metrics.abort();
+    notifiers.abort();
     if core.join().is_err() {
         error!("the core has panicked");
     }
@@ -179,6 +188,7 @@ async fn serve(config_path: &Path, loaded: Loaded) -> Result<()> {
 struct Outward {
     history: Arc<History>,
     metrics_at: watch::Sender<Option<SocketAddr>>,
+    notifiers: watch::Sender<Notifiers>,
 }
 
 /// Starts the core's thread; what it ends with comes through the channel.
@@ -273,6 +283,7 @@ async fn build(
         history: outward.history,
         counters: Counters::default(),
         metrics_at: outward.metrics_at,
+        notifiers: outward.notifiers,
         uplinks: None,
         uplink_reports: uplink_reports_in,
         uplink_groups: BTreeMap::new(),

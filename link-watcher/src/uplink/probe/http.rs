@@ -3,7 +3,7 @@
 //! An answer is a status in the range, and the text in the body where one is asked for. HTTPS also wants a certificate that
 //! the machine trusts for that host: so a captive portal is no answer.
 
-use std::{io, ops::RangeInclusive, pin::pin, sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, pin::pin, time::Duration};
 
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{
@@ -15,16 +15,15 @@ use hyper::{
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    sync::OnceCell,
-    task::{JoinSet, spawn_blocking},
-};
-use tokio_rustls::{
-    TlsConnector,
-    rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName},
+    task::JoinSet,
 };
 
 use super::socket::{Failure, Way, since, unanswered};
-use crate::{clock, config::HttpTarget};
+use crate::{
+    clock,
+    config::HttpTarget,
+    tls::{Tls, server_name},
+};
 
 /// How much of a body is looked at, bytes.
 const MAX_BODY: usize = 64 * 1024;
@@ -46,8 +45,13 @@ pub(super) async fn probe(
     tls: &Tls,
 ) -> Result<Duration, Failure> {
     let request = request(target)?;
+    let unsent = |error| Failure::Unsent(format!("TLS: {error}"));
     // Before anything is sent, so that loading certificates is not taken for a slow uplink.
-    let tls = if target.tls { Some((tls.connector().await?, server_name(&target.host)?)) } else { None };
+    let tls = if target.tls {
+        Some((tls.connector().await.map_err(unsent)?, server_name(&target.host).map_err(unsent)?))
+    } else {
+        None
+    };
     let sent_ns = clock::now_ns();
     let stream = way.connect(target.address).await?;
     match tls {
@@ -71,12 +75,6 @@ fn request(target: &HttpTarget) -> Result<Request<Empty<Bytes>>, Failure> {
         .header(header::CONNECTION, "close")
         .body(Empty::new())
         .map_err(|error| Failure::Unsent(format!("writing the request: {error}")))
-}
-
-/// The name in the certificate; addresses of IPv6 stand in brackets in a URL.
-fn server_name(host: &str) -> Result<ServerName<'static>, Failure> {
-    let bare = host.trim_start_matches('[').trim_end_matches(']');
-    ServerName::try_from(bare.to_owned()).map_err(|_| Failure::Unsent(format!("{host} is no name for a certificate")))
 }
 
 async fn exchange<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
@@ -121,49 +119,6 @@ async fn contains(body: Incoming, text: &[u8]) -> Result<bool, hyper::Error> {
         }
     }
     Ok(text.is_empty())
-}
-
-/// What TLS needs, made when it is first needed.
-#[derive(Clone, Default)]
-pub(super) struct Tls(Arc<OnceCell<TlsConnector>>);
-
-impl Tls {
-    #[cfg(test)]
-    fn with_roots(roots: RootCertStore) -> Self {
-        Self(Arc::new(OnceCell::new_with(Some(connector(roots).expect("this provider knows TLS 1.2 and 1.3")))))
-    }
-
-    async fn connector(&self) -> Result<&TlsConnector, Failure> {
-        self.0
-            .get_or_try_init(|| async {
-                // Reading a hundred files must not keep other uplinks waiting.
-                let roots = spawn_blocking(trusted).await.map_err(io::Error::other).and_then(|roots| roots);
-                roots.and_then(connector)
-            })
-            .await
-            .map_err(|error| Failure::Unsent(format!("TLS: {error}")))
-    }
-}
-
-fn connector(roots: RootCertStore) -> io::Result<TlsConnector> {
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(io::Error::other)?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
-}
-
-/// The certificates that the machine trusts.
-fn trusted() -> io::Result<RootCertStore> {
-    let found = rustls_native_certs::load_native_certs();
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        let why = found.errors.first().map(|error| format!(" ({error})")).unwrap_or_default();
-        return Err(io::Error::other(format!("this machine trusts no certificates{why}: install ca-certificates")));
-    }
-    Ok(roots)
 }
 
 #[cfg(test)]

@@ -32,6 +32,7 @@ use crate::{
     config::ProbeConfig,
     event::LinkId,
     health::{Figures, Verdict},
+    tls::Tls,
 };
 
 /// An uplink, as the prober needs it.
@@ -132,7 +133,7 @@ pub fn spawn(reports: mpsc::Sender<UplinkReport>, evidence: Arc<dyn Evidence>) -
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("epoll")?;
     let (wanted, changes) = watch::channel(Vec::new());
     let figures = FiguresByLink::default();
-    let shared = Shared { reports, evidence, figures: Arc::clone(&figures), tls: http::Tls::default() };
+    let shared = Shared { reports, evidence, figures: Arc::clone(&figures), tls: Tls::default() };
     let thread = std::thread::Builder::new()
         .name("lw-uplink".to_owned())
         .spawn(move || {

@@ -8,13 +8,14 @@ use std::{
 
 use super::{
     ProbedUplink, arp, dns,
-    http::{self, Expected, Tls},
+    http::{self, Expected},
     icmp, ndp,
     socket::{Failure, Way},
     tcp,
 };
 use crate::{
     config::{ProbeConfig, ProbeKind},
+    tls::Tls,
     uplink::Path,
 };
 

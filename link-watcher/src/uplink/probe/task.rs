@@ -13,15 +13,14 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    Evidence, ProbedUplink, UplinkFigures, UplinkReport,
-    http::Tls,
-    send,
+    Evidence, ProbedUplink, UplinkFigures, UplinkReport, send,
     socket::{Failure, random},
 };
 use crate::{
     clock,
     event::LinkId,
     health::{Action, Event, Health, ProbeId, Verdict},
+    tls::Tls,
 };
 
 /// What all uplinks' tasks share.
