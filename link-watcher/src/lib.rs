@@ -17,6 +17,7 @@ pub mod probe;
 pub mod random;
 pub mod realtime;
 pub mod route;
+pub mod state;
 pub mod system;
 pub mod trace;
 pub mod trust;
