@@ -98,7 +98,15 @@ mod tests {
     use super::*;
 
     fn link(id: u32, tier: u32, usable: bool) -> Candidate {
-        Candidate { id: LinkId(id), tier, usable, answers: usable, drained: false, promising: false, may_take_back: usable }
+        Candidate {
+            id: LinkId(id),
+            tier,
+            usable,
+            answers: usable,
+            drained: false,
+            promising: false,
+            may_take_back: usable,
+        }
     }
 
     fn chosen(links: &[Candidate], current: &[u32], pinned: Option<u32>, failover: bool) -> Vec<u32> {

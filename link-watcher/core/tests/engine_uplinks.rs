@@ -156,7 +156,9 @@ fn weights_change_at_run_time() {
     world.command(Command::Weight { link: LinkId(1), weight: Some(200) }).unwrap();
     assert_eq!(world.active(), [(0, 1), (1, 200)]);
     for weight in [0, 257] {
-        assert!(world.command(Command::Weight { link: LinkId(1), weight: Some(weight) }).unwrap_err().contains("1 to 256"));
+        assert!(
+            world.command(Command::Weight { link: LinkId(1), weight: Some(weight) }).unwrap_err().contains("1 to 256")
+        );
     }
     world.command(Command::Drain { link: LinkId(1), drained: true }).unwrap();
     assert_eq!(world.active(), [(0, 1)]);

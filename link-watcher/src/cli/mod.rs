@@ -14,6 +14,7 @@ mod migrate;
 mod nft;
 mod output;
 mod status;
+mod wait;
 
 use std::process::ExitCode;
 

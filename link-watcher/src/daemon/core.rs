@@ -20,6 +20,7 @@ use super::{
     attach::Attacher,
     group::Group,
     links::Link,
+    orders::Orders,
     registry::Registry,
     tell::{News, Noticed},
     uplinks::{self, UplinkGroup, Uplinks},
@@ -92,6 +93,7 @@ pub(super) struct Core {
     pub(super) instance: u32,
     pub(super) registry: Registry,
     pub(super) engine: crate::engine::Engine,
+    pub(super) orders: Orders,
     pub(super) groups: BTreeMap<GroupId, Group>,
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) interfaces: Interfaces,
@@ -170,11 +172,14 @@ impl Core {
 
     fn next_deadline_ns(&self) -> u64 {
         let decisions_ns = self.engine.next_deadline().unwrap_or(u64::MAX);
-        decisions_ns.min(self.announcements_due_ns()).min(self.routes.next_deadline_ns())
+        let others_ns = self.routes.next_deadline_ns().min(self.orders.due_ns());
+        decisions_ns.min(self.announcements_due_ns()).min(others_ns)
     }
 
     /// Brings everything up to now: the engine's deadlines and actions, announcements, repairs.
     pub(super) async fn settle(&mut self) {
+        self.end_orders();
+        drop(self.orders.keep());
         let now_ns = clock::now_ns();
         // Time alone may make an uplink usable.
         self.uplinks_touched |=
@@ -360,6 +365,7 @@ impl Core {
             info!("stopping; routes are removed");
         }
         self.attacher.release(keep);
+        self.orders.stop();
         Ok(())
     }
 }

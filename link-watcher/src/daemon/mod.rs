@@ -10,6 +10,7 @@ mod core;
 mod follow;
 mod group;
 mod links;
+mod orders;
 mod registry;
 mod requests;
 mod snapshot;
@@ -43,6 +44,7 @@ use tracing::{error, warn};
 use self::{
     attach::Attacher,
     core::{Core, Inputs, Request},
+    orders::Orders,
     registry::Registry,
     tell::News,
 };
@@ -208,6 +210,7 @@ async fn build(
         NetlinkTables::open().context(opening)?,
         NetlinkObjects::open().context(opening)?,
     );
+    let orders = Orders::load(&config.daemon.own_state_directory(), SystemTime::now())?;
     let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_secs() as u32);
     let mut core = Core {
         config_path,
@@ -215,6 +218,7 @@ async fn build(
         instance,
         registry: Registry::default(),
         engine: Engine::new(epoch),
+        orders,
         groups: BTreeMap::new(),
         links: BTreeMap::new(),
         interfaces,

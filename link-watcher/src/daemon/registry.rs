@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     config::{Config, PeerConfig, PeerLinkConfig, UplinksConfig},
-    event::{GroupId, GroupSpec, LinkId, LinkSpec, Role},
+    event::{GroupId, GroupSpec, LinkId, LinkSpec, Role, StandingOrders},
 };
 
 /// Uplinks have no slots in the tables of peers' links: their numbers begin here.
@@ -154,6 +154,7 @@ fn spec(peer: &PeerConfig, id: GroupId, links: &BTreeMap<(String, String), (Link
                 Some(LinkSpec { id: *id, name: link.name.clone(), tier: link.tier, weight: link.weight })
             })
             .collect(),
+        orders: StandingOrders::default(),
     }
 }
 
@@ -170,5 +171,6 @@ fn uplinks_spec(group: &UplinksConfig, id: GroupId, uplinks: &BTreeMap<(String, 
         hold_up_ns: nanoseconds(group.hold_up),
         detection_ns: 0,
         links: group.links.iter().filter_map(spec).collect(),
+        orders: StandingOrders::default(),
     }
 }

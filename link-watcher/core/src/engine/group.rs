@@ -284,7 +284,9 @@ impl Group {
 
     /// Leaves the links that the server has left, as if they had failed, in favour of the one that it took.
     fn follow_server(&mut self, now_ns: u64, to: LinkId) {
-        let usable = !self.orders.failover_off && self.orders.pinned.is_none() && self.link(to).is_some_and(|link| link.usable(now_ns));
+        let usable = !self.orders.failover_off
+            && self.orders.pinned.is_none()
+            && self.link(to).is_some_and(|link| link.usable(now_ns));
         if !usable {
             return;
         }
