@@ -21,6 +21,7 @@ pub mod progress;
 pub mod random;
 pub mod realtime;
 pub mod route;
+pub mod state;
 pub mod system;
 mod tls;
 pub mod trace;

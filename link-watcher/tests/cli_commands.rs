@@ -100,6 +100,8 @@ fn wrong_usage_is_2() {
         vec!["frobnicate"],
         vec!["switch", "hq"],
         vec!["failover", "perhaps"],
+        vec!["drain", "hq", "optic", "--for", "1ms"],
+        vec!["weight", "hq", "optic", "heavy"],
         vec!["status", "--colour"],
         vec!["demo", "--interval", "1us"],
         vec!["man", "frobnicate"],
@@ -244,18 +246,46 @@ fn changes_reach_the_daemon_as_they_were_typed() {
     let group = || "hq".to_owned();
     let link = || "optic".to_owned();
     let cases = [
-        (vec!["switch", "hq", "optic"], Change::Switch { group: group(), link: Some(link()) }),
-        (vec!["switch", "hq", "auto"], Change::Switch { group: group(), link: None }),
+        (vec!["switch", "hq", "optic"], Change::Switch { group: group(), link: Some(link()), force: false }),
+        (vec!["switch", "hq", "optic", "--force"], Change::Switch { group: group(), link: Some(link()), force: true }),
+        (vec!["switch", "hq", "auto"], Change::Switch { group: group(), link: None, force: false }),
         (vec!["failover", "off"], Change::Failover { group: None, on: false }),
         (vec!["failover", "on", "hq"], Change::Failover { group: Some(group()), on: true }),
-        (vec!["drain", "hq", "optic"], Change::Drain { group: group(), link: link(), drained: true }),
-        (vec!["undrain", "hq", "optic"], Change::Drain { group: group(), link: link(), drained: false }),
+        (vec!["drain", "hq", "optic"], Change::Drain { group: group(), link: link(), for_seconds: None }),
+        (
+            vec!["drain", "hq", "optic", "--for", "2h 1s"],
+            Change::Drain { group: group(), link: link(), for_seconds: Some(7201) },
+        ),
+        (vec!["weight", "hq", "optic", "5"], Change::Weight { group: group(), link: link(), weight: Some(5) }),
+        (vec!["weight", "hq", "optic", "file"], Change::Weight { group: group(), link: link(), weight: None }),
+        (vec!["undrain", "hq", "optic"], Change::Undrain { group: group(), link: link() }),
     ];
     for (arguments, change) in cases {
         let output = command(&arguments).args(["--socket", socket]).output().unwrap();
         assert_eq!((code(&output), stdout(&output)), (0, format!("done: {change:?}\n")));
         assert_eq!(daemon.asked.lock().unwrap().pop(), Some(change));
     }
+}
+
+#[test]
+fn the_daemon_knows_who_orders_and_why() {
+    let desk = Desk::new();
+    let daemon = FakeDaemon::start(&desk.path("c.sock")).unwrap();
+    let socket = daemon.socket.to_str().unwrap();
+    let order = |sudo_user: &str, reason: &str| {
+        let mut command = command(&["drain", "hq", "optic", "--reason", reason, "--socket", socket]);
+        command.env("SUDO_USER", sudo_user).output().unwrap()
+    };
+    assert_eq!(code(&order("anna", "splicing")), 0);
+    let author = daemon.authors.lock().unwrap().pop().unwrap();
+    assert_eq!(author.reason.as_deref(), Some("splicing"));
+    // Who runs the tests is known to the kernel; who is behind him only by his own word.
+    assert!(author.by.ends_with(" (anna by sudo)"), "{}", author.by);
+    assert_eq!(code(&order("anna; rm", "")), 0);
+    let author = daemon.authors.lock().unwrap().pop().unwrap();
+    assert!(!author.by.contains("anna") && author.reason.is_none(), "{author:?}");
+    let long = order("anna", &"x".repeat(201));
+    assert_eq!((code(&long), stderr(&long).as_str()), (1, "link-watcher: a reason has at most 200 characters\n"));
 }
 
 #[test]

@@ -20,7 +20,7 @@ use support::{
 };
 
 fn switch(group: &str) -> Change {
-    Change::Switch { group: group.to_owned(), link: Some("wifi".to_owned()) }
+    Change::Switch { group: group.to_owned(), link: Some("wifi".to_owned()), force: false }
 }
 
 #[test]

@@ -48,7 +48,7 @@ fn tiers_follow_the_order_of_the_file() {
 fn everything_can_be_said() {
     let desk = Desk::new();
     let text = "[daemon]\ncontrol-socket = \"run/c.sock\"\nengine = \"socket\"\non-exit = \"remove\"\n\
-                instance = \"left\"\nrealtime = false\n"
+                instance = \"left\"\nrealtime = false\nstate-directory = \"state\"\n"
         .to_owned()
         + &peer(
             "port = 1\ninterval = \"1ms\"\nmultiplier = 255\nroutes = [\"::/0\", \"2001:db8::/32\", \"0.0.0.0/0\"]\n\
@@ -61,6 +61,7 @@ fn everything_can_be_said() {
     assert_eq!(config.metrics.unwrap().listen.to_string(), "[2001:db8::1]:9746");
     assert_eq!((config.daemon.engine, config.daemon.on_exit), (EngineChoice::Socket, OnExit::Remove));
     assert_eq!((config.daemon.instance.as_deref(), config.daemon.realtime), (Some("left"), false));
+    assert_eq!(config.daemon.own_state_directory(), desk.path("state/left"));
     let peer = &config.peers[0];
     assert_eq!((peer.port, peer.interval, peer.multiplier), (1, Duration::from_millis(1), 255));
     assert_eq!((peer.failback, peer.hold_up, peer.table, peer.metric), (Failback::Manual, Duration::ZERO, u32::MAX, 7));

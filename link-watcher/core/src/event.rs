@@ -9,6 +9,8 @@ use link_watcher_common::{
 };
 use serde::{Deserialize, Serialize};
 
+use std::collections::{BTreeMap, BTreeSet};
+
 /// A link's number: its slot in the BPF maps. Stable from configuration to reload, as long as the link does not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LinkId(pub u32);
@@ -53,6 +55,21 @@ pub struct GroupSpec {
     pub detection_ns: u64,
     /// Its links, in the order of the file.
     pub links: Vec<LinkSpec>,
+    /// What an operator has ordered and not taken back, whichever run of the daemon it was.
+    pub orders: StandingOrders,
+}
+
+/// What an operator has ordered of a group. It holds until it is taken back, over every new configuration.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandingOrders {
+    /// Link that carries the traffic whatever the tiers say.
+    pub pinned: Option<LinkId>,
+    /// Nothing moves by itself.
+    pub failover_off: bool,
+    /// Links out of service.
+    pub drained: BTreeSet<LinkId>,
+    /// Weights instead of the configuration's, 1 to 256.
+    pub weights: BTreeMap<LinkId, u32>,
 }
 
 /// A link, as the engine needs it.
@@ -71,7 +88,8 @@ pub struct LinkSpec {
 /// What happens.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
-    /// These are the groups from now on. Links and groups with a known id keep their state.
+    /// These are the groups from now on, with the orders that stand. Links and groups with a known id keep their state, but for
+    /// what was ordered of them.
     Configure(Vec<GroupSpec>),
     /// The kernel's routes, found at start, send this group's traffic here: no reason to move it.
     Adopted {
@@ -225,8 +243,10 @@ pub enum Command {
         group: GroupId,
         /// Link.
         link: LinkId,
+        /// Even if it is not usable now.
+        force: bool,
     },
-    /// Lets a group choose again.
+    /// Lets a group choose again, and go to its best link at once.
     Unpin {
         /// Group.
         group: GroupId,
@@ -243,12 +263,12 @@ pub enum Command {
         /// On.
         on: bool,
     },
-    /// Changes a link's share, until the configuration is read again.
+    /// Changes a link's share.
     Weight {
         /// Link.
         link: LinkId,
-        /// Share among the active links of one tier, 1 to 256.
-        weight: u32,
+        /// Share among the active links of one tier, 1 to 256; nothing: the configuration's.
+        weight: Option<u32>,
     },
     /// Takes a link out of service, or back in.
     Drain {
@@ -256,6 +276,11 @@ pub enum Command {
         link: LinkId,
         /// Out of service.
         drained: bool,
+    },
+    /// The time for which a link was to be out of service is over.
+    DrainOver {
+        /// Link.
+        link: LinkId,
     },
 }
 

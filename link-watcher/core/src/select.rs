@@ -11,6 +11,8 @@ pub struct Candidate {
     pub tier: u32,
     /// Traffic may use it.
     pub usable: bool,
+    /// An operator, here or there, has taken it out of service.
+    pub drained: bool,
     /// It answers both ways, though it must still hold.
     pub answers: bool,
     /// No verdict yet: it may turn out usable any moment.
@@ -33,15 +35,22 @@ pub struct Choice {
 pub fn choose(links: &[Candidate], current: &[LinkId], pinned: Option<LinkId>, failover: bool) -> Choice {
     let of = |id: LinkId| links.iter().find(|link| link.id == id);
     let choice = |active: Vec<LinkId>, reason| Choice { active, reason };
-    if let Some(link) = pinned.and_then(of)
-        && (link.usable || !failover)
+    let pinned = pinned.and_then(of);
+    if let Some(link) = pinned
+        && (link.usable || (!failover && !link.drained))
     {
         return choice(vec![link.id], "pinned by hand");
     }
     let current: Vec<&Candidate> = current.iter().filter_map(|id| of(*id)).collect();
     let stay = |reason| choice(current.iter().map(|link| link.id).collect(), reason);
-    if !failover && !current.is_empty() {
-        return stay("automatic failover is off");
+    // To take a link out of service is an order, and no failover.
+    let in_service: Vec<LinkId> = current.iter().filter(|link| !link.drained).map(|link| link.id).collect();
+    if !failover && !in_service.is_empty() {
+        return choice(in_service, "automatic failover is off");
+    }
+    // At the start nobody looks for another one before it is known how the pinned one is.
+    if current.is_empty() && pinned.is_some_and(|link| link.promising) {
+        return stay("waiting for the verdict on the pinned link");
     }
     // What carries traffic already, after a restart, gets the time to show that it works.
     let carries = |link: &Candidate| link.promising && current.iter().any(|carrying| carrying.id == link.id);
@@ -89,7 +98,15 @@ mod tests {
     use super::*;
 
     fn link(id: u32, tier: u32, usable: bool) -> Candidate {
-        Candidate { id: LinkId(id), tier, usable, answers: usable, promising: false, may_take_back: usable }
+        Candidate {
+            id: LinkId(id),
+            tier,
+            usable,
+            answers: usable,
+            drained: false,
+            promising: false,
+            may_take_back: usable,
+        }
     }
 
     fn chosen(links: &[Candidate], current: &[u32], pinned: Option<u32>, failover: bool) -> Vec<u32> {
@@ -139,6 +156,28 @@ mod tests {
         let links = [link(0, 1, false), link(1, 2, true)];
         assert_eq!(chosen(&links, &[0], None, false), [0]);
         assert_eq!(chosen(&links, &[], None, false), [1], "but it starts");
+    }
+
+    #[test]
+    fn what_is_drained_is_left_also_without_failover() {
+        let mut links = [link(0, 1, true), link(1, 2, true), link(2, 1, true)];
+        (links[0].usable, links[0].answers, links[0].drained) = (false, false, true);
+        assert_eq!(chosen(&links, &[0], None, false), [2], "the best of the others");
+        assert_eq!(chosen(&links, &[0, 2], None, false), [2]);
+        assert_eq!(chosen(&links, &[1], None, false), [1], "it is not what carries the traffic");
+        assert_eq!(chosen(&links, &[0], Some(0), false), [2], "nor does a pin hold it");
+        let alone = [links[0], link(1, 2, false)];
+        assert_eq!(chosen(&alone, &[0], None, false), [0], "with nothing else it stays");
+    }
+
+    #[test]
+    fn the_start_waits_for_the_pinned_link() {
+        let mut links = [link(0, 1, true), link(1, 2, false)];
+        links[1].promising = true;
+        assert_eq!(chosen(&links, &[], Some(1), true), Vec::<u32>::new());
+        assert_eq!(chosen(&links, &[0], Some(1), true), [0], "what carries traffic goes on");
+        links[1].promising = false;
+        assert_eq!(chosen(&links, &[], Some(1), true), [0], "a dead one is not waited for");
     }
 
     #[test]

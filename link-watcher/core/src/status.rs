@@ -19,6 +19,32 @@ pub struct Snapshot {
     pub config: ConfigSnapshot,
     /// Groups, in the order of the file.
     pub groups: Vec<GroupSnapshot>,
+    /// Orders that stand for what the configuration does not name now, each in words.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub orders_asleep: Vec<String>,
+    /// Why what was ordered does not outlive a restart, where it does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_problem: Option<String>,
+}
+
+/// What an operator has ordered of a group, and not taken back.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OrderSnapshot {
+    /// The command: `switch`, `failover` (it is off then), `drain` or `weight`.
+    pub what: String,
+    /// Link, where it is about one.
+    pub link: Option<String>,
+    /// Weight, where it is about one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<u32>,
+    /// Who ordered it.
+    pub by: String,
+    /// When, RFC 3339.
+    pub at: String,
+    /// Until when it holds, RFC 3339; nothing: until it is taken back.
+    pub until: Option<String>,
+    /// Why, in the words of whoever ordered it.
+    pub reason: Option<String>,
 }
 
 /// The configuration in a [`Snapshot`].
@@ -60,6 +86,9 @@ pub struct GroupSnapshot {
     pub failover: bool,
     /// Link it is pinned to.
     pub pinned: Option<String>,
+    /// What was ordered and not taken back, the oldest first.
+    #[serde(default)]
+    pub orders: Vec<OrderSnapshot>,
     /// Links that carry its traffic.
     pub active: Vec<String>,
     /// Since when, RFC 3339 in UTC with milliseconds.
@@ -145,8 +174,20 @@ pub struct LinkSnapshot {
     pub state: String,
     /// Whether traffic may use it.
     pub usable: bool,
+    /// Why traffic may not use it, or, of a better tier, does not use it yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub usable_reason: Option<String>,
     /// Whether it is out of service.
     pub drained: bool,
+    /// At which ends it was taken out of service: `here`, `peer`.
+    #[serde(default)]
+    pub drained_by: Vec<String>,
+    /// Which ends send traffic over it, as far as we have heard: `here`, `peer`.
+    #[serde(default)]
+    pub carried_by: Vec<String>,
+    /// Connections that use it, of an uplink that is drained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
     /// What verifies its packets: `xdp-native`, `xdp-generic`, `tc`, `socket`.
     pub engine: String,
     /// Why that engine, where it is not the best one.

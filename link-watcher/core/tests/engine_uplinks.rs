@@ -5,7 +5,8 @@
 use link_watcher_core::{
     engine::Engine,
     event::{
-        Action, Command, Device, Event, Failback, GroupId, GroupSpec, Health, LinkId, LinkSpec, LinkVerdict, Plan, What,
+        Action, Command, Device, Event, Failback, GroupId, GroupSpec, Health, LinkId, LinkSpec, LinkVerdict, Plan,
+        StandingOrders, What,
     },
 };
 
@@ -37,6 +38,7 @@ impl World {
             hold_up_ns: 0,
             detection_ns: 0,
             links: uplinks.iter().enumerate().map(link).collect(),
+            orders: StandingOrders::default(),
         };
         engine.handle(S, Event::Configure(vec![spec]));
         let mut world = Self { engine, now_ns: S, plan: None, told: Vec::new() };
@@ -124,7 +126,7 @@ fn tier_0_is_never_chosen_and_yet_usable() {
     world.probed(1, Health::Down);
     assert_eq!(world.active(), [(1, 1)], "the last state stays");
     assert_eq!(world.told.last(), Some(&What::NoUsableLink));
-    let refused = world.command(Command::Pin { group: GROUP, link: LinkId(0) });
+    let refused = world.command(Command::Pin { group: GROUP, link: LinkId(0), force: true });
     assert!(refused.unwrap_err().contains("tier 0"));
 }
 
@@ -151,10 +153,12 @@ fn weights_change_at_run_time() {
     let mut world = World::new(&[(1, 1), (1, 1)], Failback::After(0));
     world.probed(0, Health::Up);
     world.probed(1, Health::Up);
-    world.command(Command::Weight { link: LinkId(1), weight: 200 }).unwrap();
+    world.command(Command::Weight { link: LinkId(1), weight: Some(200) }).unwrap();
     assert_eq!(world.active(), [(0, 1), (1, 200)]);
     for weight in [0, 257] {
-        assert!(world.command(Command::Weight { link: LinkId(1), weight }).unwrap_err().contains("1 to 256"));
+        assert!(
+            world.command(Command::Weight { link: LinkId(1), weight: Some(weight) }).unwrap_err().contains("1 to 256")
+        );
     }
     world.command(Command::Drain { link: LinkId(1), drained: true }).unwrap();
     assert_eq!(world.active(), [(0, 1)]);

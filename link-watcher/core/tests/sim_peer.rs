@@ -186,7 +186,7 @@ fn operators_meddle() {
             let at = random.below(2) as usize;
             let chosen = LinkId(link(&mut random, &sim) as u32);
             let command = match random.below(8) {
-                0 => Some(Command::Pin { group: GROUP, link: chosen }),
+                0 => Some(Command::Pin { group: GROUP, link: chosen, force: false }),
                 1 => Some(Command::Unpin { group: GROUP }),
                 2 => Some(Command::Next { group: GROUP }),
                 3 | 4 => Some(Command::Drain { link: chosen, drained: random.chance(50) }),

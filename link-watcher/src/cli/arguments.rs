@@ -69,8 +69,14 @@ pub enum Command {
     Switch {
         /// Group
         group: String,
-        /// Link, or `auto`
+        /// Link, or `auto`: then it goes to its best link at once
         link: String,
+        /// Even if the link is not usable: with `failover off` the traffic goes there at once
+        #[arg(long)]
+        force: bool,
+        /// Why: shown until it is taken back
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
     },
     /// Turn automatic failover on or off
     Failover {
@@ -78,22 +84,38 @@ pub enum Command {
         state: OnOff,
         /// Group [default: all]
         group: Option<String>,
+        /// Why: shown until it is taken back
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
     },
-    /// Take a link out of service for maintenance, without losing a packet
+    /// Take a link out of service for maintenance, without losing a packet; holds over reloads and restarts
     Drain {
         /// Group
         group: String,
         /// Link
         link: String,
+        /// Put it back by itself after so long, such as 2h or "1day 12h" [default: until undrain]
+        #[arg(long = "for", value_name = "DURATION", value_parser = parse_time)]
+        time: Option<Duration>,
+        /// Why: shown until it is taken back
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
+        /// Return only when nothing of its traffic remains
+        #[arg(long)]
+        wait: bool,
     },
-    /// Change a link's share of new connections, until the next reload
+    /// Change a link's share of new connections
     Weight {
         /// Group
         group: String,
         /// Link
         link: String,
-        /// Share among the active links of one tier, 1 to 256
-        weight: u32,
+        /// Share among the active links of one tier, 1 to 256, or `file`: what the configuration says
+        #[arg(value_parser = parse_weight)]
+        weight: Weight,
+        /// Why: shown until it is taken back
+        #[arg(long, value_name = "TEXT")]
+        reason: Option<String>,
     },
     /// Put a drained link back into service
     Undrain {
@@ -202,6 +224,37 @@ pub enum OnOff {
     On,
     /// Nothing moves by itself.
     Off,
+}
+
+/// A weight that is ordered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// This one.
+    Of(u32),
+    /// What the configuration says.
+    File,
+}
+
+impl Weight {
+    /// The weight; nothing for that of the configuration.
+    pub const fn ordered(self) -> Option<u32> {
+        match self {
+            Self::Of(weight) => Some(weight),
+            Self::File => None,
+        }
+    }
+}
+
+fn parse_weight(text: &str) -> Result<Weight, String> {
+    match text {
+        "file" => Ok(Weight::File),
+        _ => text.parse().map(Weight::Of).map_err(|_| "it is a number from 1 to 256, or `file`".to_owned()),
+    }
+}
+
+fn parse_time(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if time < Duration::from_secs(1) { Err("it is at least 1s".to_owned()) } else { Ok(time) }
 }
 
 /// What can be generated.

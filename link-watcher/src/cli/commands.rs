@@ -14,7 +14,7 @@ use super::{
     arguments::{Generated, KeyAction, OnOff},
     cleanup, doctor, events, generate, man, nft, notify_test,
     output::{Style, print},
-    status,
+    status, wait,
 };
 use crate::{
     config::{self, Loaded},
@@ -29,8 +29,8 @@ const CLEAR: &str = "\x1b[H\x1b[2J";
 
 pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let socket = || socket(&arguments);
-    let changed = |change: Change| -> Result<(), Failure> {
-        let said = Client::connect(&socket()?)?.change(change)?;
+    let ordered = |change: Change, reason: Option<String>| -> Result<(), Failure> {
+        let said = Client::connect(&socket()?)?.order(change, reason)?;
         print(&format!("{said}\n"))
     };
     match arguments.command.clone().unwrap_or(Command::Run) {
@@ -40,17 +40,28 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Status { json, watch: false } => print(&look(&socket()?, if json { Form::Json } else { Form::Text })?),
         Command::Status { json, watch: true } => watch(&socket()?, json),
         Command::Events { follow, json } => show_events(&socket()?, follow, json),
-        Command::Switch { group, link } => changed(Change::Switch { group, link: Some(link).filter(|l| l != "auto") }),
-        Command::Failover { state, group } => changed(Change::Failover { group, on: state == OnOff::On }),
-        Command::Drain { group, link } => changed(Change::Drain { group, link, drained: true }),
-        Command::Undrain { group, link } => changed(Change::Drain { group, link, drained: false }),
-        Command::Weight { group, link, weight } => changed(Change::Weight { group, link, weight }),
+        Command::Switch { group, link, force, reason } => {
+            ordered(Change::Switch { group, link: Some(link).filter(|link| link != "auto"), force }, reason)
+        }
+        Command::Failover { state, group, reason } => {
+            ordered(Change::Failover { group, on: state == OnOff::On }, reason)
+        }
+        Command::Drain { group, link, time, reason, wait: waits } => {
+            let for_seconds = time.map(|time| time.as_secs());
+            let change = Change::Drain { group: group.clone(), link: link.clone(), for_seconds };
+            let done = ordered(change, reason);
+            if waits { done.and_then(|()| wait::until_empty(&socket()?, &group, &link)) } else { done }
+        }
+        Command::Undrain { group, link } => ordered(Change::Undrain { group, link }, None),
+        Command::Weight { group, link, weight, reason } => {
+            ordered(Change::Weight { group, link, weight: weight.ordered() }, reason)
+        }
         Command::Cleanup { dry_run, instance } => cleanup::run(&arguments, instance, dry_run),
         Command::Reload { dry_run, force, confirm_within } => {
             let confirm_within_seconds = confirm_within.map(|time| time.as_secs());
             reload(&socket()?, ReloadOptions { dry_run, force, confirm_within_seconds })
         }
-        Command::Confirm => changed(Change::Confirm),
+        Command::Confirm => ordered(Change::Confirm, None),
         Command::NotifyTest { name } => return notify_test::run(&arguments.config_path(), name.as_deref()),
         Command::Generate { what: Generated::Config, example, from, output } => {
             generate::config(example, from.as_deref(), output.as_deref())

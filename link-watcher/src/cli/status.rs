@@ -33,6 +33,15 @@ pub fn render(snapshot: &Snapshot, now: SystemTime, style: Style) -> String {
         text += "\n";
         text += &render_group(group, now, style);
     }
+    let asleep =
+        snapshot.orders_asleep.iter().map(|order| format!("asleep, for the configuration does not name it: {order}"));
+    let notes: Vec<String> = snapshot.state_problem.iter().cloned().chain(asleep).collect();
+    if !notes.is_empty() {
+        text += "\n";
+    }
+    for note in notes {
+        text += &format!("{} {note}\n", style.doubtful("!"));
+    }
     text
 }
 
@@ -77,7 +86,7 @@ fn render_group(group: &GroupSnapshot, now: SystemTime, style: Style) -> String 
     }
     text += "\n";
     text += &render_links(group, now, style);
-    for note in notes(group) {
+    for note in notes(group, now) {
         text += &format!("  {} {note}\n", style.doubtful("!"));
     }
     text
@@ -148,16 +157,21 @@ fn causes(dropped: &DroppedSnapshot) -> [(u64, &'static str); 9] {
 }
 
 /// What deserves a look, and what to do about it.
-fn notes(group: &GroupSnapshot) -> Vec<String> {
+fn notes(group: &GroupSnapshot, now: SystemTime) -> Vec<String> {
     let mut notes = Vec::new();
     if let Some(link) = &group.pinned {
+        let whose = whose(group, "switch", None, now);
         notes.push(format!(
-            "pinned to {link} by hand; `link-watcher switch {} auto` lets the group choose again",
+            "pinned to {link}{whose}; `link-watcher switch {} auto` lets the group choose again",
             group.name
         ));
     }
     if !group.failover {
-        notes.push(format!("automatic failover is off; `link-watcher failover on {}` turns it on again", group.name));
+        let whose = whose(group, "failover", None, now);
+        notes.push(format!(
+            "automatic failover is off{whose}; `link-watcher failover on {}` turns it on again",
+            group.name
+        ));
     }
     if let Some(seconds) = group.peer_silence_s {
         notes.push(format!(
@@ -171,12 +185,12 @@ fn notes(group: &GroupSnapshot) -> Vec<String> {
     }
     notes.extend(group.routes.refusals.iter().map(|refusal| format!("refused: {refusal}")));
     for link in &group.links {
-        notes_of_link(link, &group.name, &mut notes);
+        notes_of_link(link, group, now, &mut notes);
     }
     notes
 }
 
-fn notes_of_link(link: &LinkSnapshot, group: &str, notes: &mut Vec<String>) {
+fn notes_of_link(link: &LinkSnapshot, group: &GroupSnapshot, now: SystemTime, notes: &mut Vec<String>) {
     let name = &link.name;
     let mut note = |text: String| notes.push(format!("{name}: {text}"));
     let up = link.state == "up";
@@ -185,8 +199,30 @@ fn notes_of_link(link: &LinkSnapshot, group: &str, notes: &mut Vec<String>) {
     } else if let (false, Some(reason)) = (up, &link.last_down_reason) {
         note(reason.clone());
     }
-    if link.drained {
-        note(format!("out of service; `link-watcher undrain {group} {name}` puts it back"));
+    let drained_by = |end: &str| link.drained_by.iter().any(|by| by == end);
+    if drained_by("here") {
+        let whose = whose(group, "drain", Some(name), now);
+        let left = match link.connections {
+            None | Some(0) => String::new(),
+            Some(count) => format!("; connections that still use it: {count}"),
+        };
+        note(format!("out of service{whose}; `link-watcher undrain {} {name}` puts it back{left}", group.name));
+    }
+    if drained_by("peer") {
+        note(
+            "out of service: the peer's operator drained it; `link-watcher undrain` on the peer puts it back"
+                .to_owned(),
+        );
+    }
+    if let Some(order) = group.orders.iter().find(|order| order.what == "weight" && order.link.as_ref() == Some(name)) {
+        let whose = whose(group, "weight", Some(name), now);
+        let weight = order.weight.unwrap_or(link.weight);
+        note(format!("weight {weight}{whose}; `link-watcher weight {} {name} file` takes it back", group.name));
+    }
+    if let (Some(reason), false) =
+        (&link.usable_reason, link.drained || matches!(link.state.as_str(), "down" | "absent"))
+    {
+        note(reason.clone());
     }
     let causes: Vec<_> =
         causes(&link.dropped).iter().filter(|(n, _)| *n > 0).map(|(n, cause)| format!("{n} {cause}")).collect();
@@ -199,6 +235,17 @@ fn notes_of_link(link: &LinkSnapshot, group: &str, notes: &mut Vec<String>) {
     if let Some(reason) = &link.engine_reason {
         note(format!("uses the engine {}: {reason}", link.engine));
     }
+}
+
+/// Who ordered something, since when, until when and why.
+fn whose(group: &GroupSnapshot, what: &str, link: Option<&str>, now: SystemTime) -> String {
+    let of_link = |of: Option<&str>| link.is_none() || of == link;
+    let Some(order) = group.orders.iter().find(|order| order.what == what && of_link(order.link.as_deref())) else {
+        return " by hand".to_owned();
+    };
+    let until = order.until.as_ref().map(|until| format!(", until {until}")).unwrap_or_default();
+    let reason = order.reason.as_ref().map(|reason| format!(" (\"{reason}\")")).unwrap_or_default();
+    format!(" by {} since {}{until}{reason}", order.by, ago(&order.at, now))
 }
 
 /// How long ago an RFC 3339 time was; what cannot be read is shown as it is.

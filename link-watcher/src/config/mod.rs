@@ -55,6 +55,8 @@ use crate::{
 pub const DEFAULT_PATH: &str = "/etc/link-watcher/link-watcher.toml";
 /// Where the control socket is unless the configuration says otherwise.
 pub const DEFAULT_CONTROL_SOCKET: &str = "/run/link-watcher/control.sock";
+/// Where the daemon keeps what outlives it unless the configuration says otherwise.
+pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/link-watcher";
 /// Longest configuration, bytes.
 const MAX_FILE_LEN: u64 = 8 << 20;
 /// Longest path of a Unix socket, bytes: `sun_path` of `unix(7)` without its final zero.
@@ -88,6 +90,15 @@ pub struct DaemonConfig {
     pub instance: Option<String>,
     /// Whether the probing thread runs under `SCHED_FIFO` with its memory locked.
     pub realtime: bool,
+    /// Where daemons keep what outlives them; see [`DaemonConfig::own_state_directory`].
+    pub state_directory: PathBuf,
+}
+
+impl DaemonConfig {
+    /// Where this daemon keeps what outlives it: the directory of its instance.
+    pub fn own_state_directory(&self) -> PathBuf {
+        self.state_directory.join(self.instance.as_deref().unwrap_or("main"))
+    }
 }
 
 /// Where keepalives are verified.
@@ -314,13 +325,14 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
 }
 
 fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
-    let known = ["control-socket", "engine", "on-exit", "instance", "realtime"];
+    let known = ["control-socket", "engine", "on-exit", "instance", "realtime", "state-directory"];
     let mut daemon = DaemonConfig {
         control_socket: PathBuf::from(DEFAULT_CONTROL_SOCKET),
         engine: EngineChoice::Auto,
         on_exit: OnExit::Keep,
         instance: None,
         realtime: true,
+        state_directory: PathBuf::from(DEFAULT_STATE_DIRECTORY),
     };
     let Some(section) = root.section("daemon", "[daemon]", &known) else { return daemon };
     if let Some(socket) = section.string("control-socket", "\"/run/link-watcher/control.sock\"") {
@@ -343,6 +355,13 @@ fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
     daemon.on_exit =
         section.choice("on-exit", &[("keep", OnExit::Keep), ("remove", OnExit::Remove)]).unwrap_or(daemon.on_exit);
     daemon.realtime = section.boolean("realtime").unwrap_or(daemon.realtime);
+    if let Some(state) = section.string("state-directory", "\"/var/lib/link-watcher\"") {
+        if state.get_ref().is_empty() {
+            let help = format!("it is a path, such as {DEFAULT_STATE_DIRECTORY}");
+            section.findings.error(&state.span(), "`state-directory` is empty", help);
+        }
+        daemon.state_directory = directory.join(state.get_ref());
+    }
     if let Some(instance) = section.string("instance", "\"main\"") {
         let text = instance.get_ref();
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

@@ -105,7 +105,17 @@ impl Client {
     ///
     /// Where it refuses, no answer comes, or none that we understand.
     pub fn change(&mut self, change: Change) -> Result<String, ClientError> {
-        self.send(&Request::Change(change))?;
+        self.order(change, None)
+    }
+
+    /// Has something changed, and says why.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::change`].
+    pub fn order(&mut self, change: Change, reason: Option<String>) -> Result<String, ClientError> {
+        let sudo_user = std::env::var("SUDO_USER").ok();
+        self.send(&Request::Change { change, reason, sudo_user })?;
         match self.receive()? {
             Reply::Done(said) => Ok(said),
             other => Err(self.unexpected(other)),

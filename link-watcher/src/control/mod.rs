@@ -6,6 +6,7 @@
 //! The server never touches the daemon's state: it sends an [`Order`] to the core through a bounded queue and waits
 //! with a deadline; the core never waits for the server.
 
+mod author;
 mod client;
 mod history;
 mod server;
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 pub use self::{
+    author::{Author, MAX_REASON_LEN},
     client::{Client, ClientError},
     history::{EventRecord, HISTORY_LEN, History},
     server::{BindError, Server},
@@ -35,7 +37,16 @@ pub enum Request {
         follow: bool,
     },
     /// Something shall change.
-    Change(Change),
+    Change {
+        /// What.
+        change: Change,
+        /// Why, in the operator's words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// Who is behind `sudo`, as the client says; that it is root is known for sure.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sudo_user: Option<String>,
+    },
 }
 
 /// What an operator wants changed.
@@ -48,6 +59,9 @@ pub enum Change {
         group: String,
         /// Link; nothing: it chooses again.
         link: Option<String>,
+        /// Even if the link is not usable.
+        #[serde(default)]
+        force: bool,
     },
     /// Automatic failover on or off.
     Failover {
@@ -56,23 +70,31 @@ pub enum Change {
         /// On.
         on: bool,
     },
-    /// Takes a link out of service, or back in.
+    /// Takes a link out of service.
     Drain {
         /// Group.
         group: String,
         /// Link.
         link: String,
-        /// Out of service.
-        drained: bool,
+        /// For so many seconds; nothing: until it is put back.
+        #[serde(default)]
+        for_seconds: Option<u64>,
     },
-    /// Changes a link's share, until the configuration is read again.
+    /// Puts a link back into service.
+    Undrain {
+        /// Group.
+        group: String,
+        /// Link.
+        link: String,
+    },
+    /// Changes a link's share.
     Weight {
         /// Group.
         group: String,
         /// Link.
         link: String,
-        /// Share among the active links of one tier, 1 to 256.
-        weight: u32,
+        /// Share among the active links of one tier, 1 to 256; nothing: what the configuration says.
+        weight: Option<u32>,
     },
     /// Reads the configuration again.
     Reload(ReloadOptions),
@@ -117,6 +139,6 @@ pub enum Reply {
 pub enum Order {
     /// What is so, now.
     Status(oneshot::Sender<Snapshot>),
-    /// Something shall change. The answer is a sentence for the operator: what was done, or why not.
-    Change(Change, oneshot::Sender<Result<String, String>>),
+    /// Something shall change, at somebody's order. The answer is a sentence for the operator: what was done, or why not.
+    Change(Change, Author, oneshot::Sender<Result<String, String>>),
 }

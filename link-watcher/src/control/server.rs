@@ -25,7 +25,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{History, MAX_REQUEST_LEN, Order, Reply, Request};
+use super::{Author, History, MAX_REQUEST_LEN, Order, Reply, Request, author};
 
 /// Clients at one time.
 const MAX_CLIENTS: usize = 32;
@@ -179,6 +179,7 @@ fn turn_away(stream: &UnixStream) {
 }
 
 async fn serve<T: From<Order>>(stream: UnixStream, orders: &mpsc::Sender<T>, history: &History) -> io::Result<()> {
+    let uid = stream.peer_cred()?.uid();
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
@@ -190,12 +191,15 @@ async fn serve<T: From<Order>>(stream: UnixStream, orders: &mpsc::Sender<T>, his
                 let answer = ask(orders, Order::Status(reply), answer).await;
                 send(&mut write, &answer.map_or_else(Reply::Unavailable, Reply::Status)).await?;
             }
-            Ok(Request::Change(change)) => {
+            Ok(Request::Change { change, reason, sudo_user }) => {
                 let (reply, answer) = oneshot::channel();
-                let reply = match ask(orders, Order::Change(change, reply), answer).await {
-                    Ok(Ok(said)) => Reply::Done(said),
-                    Ok(Err(why)) => Reply::Refused(why),
-                    Err(why) => Reply::Unavailable(why),
+                let reply = match Author::new(author::user_name(uid).await, sudo_user, reason) {
+                    Err(why) => Reply::Refused(why),
+                    Ok(author) => match ask(orders, Order::Change(change, author, reply), answer).await {
+                        Ok(Ok(said)) => Reply::Done(said),
+                        Ok(Err(why)) => Reply::Refused(why),
+                        Err(why) => Reply::Unavailable(why),
+                    },
                 };
                 send(&mut write, &reply).await?;
             }

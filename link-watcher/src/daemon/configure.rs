@@ -81,6 +81,7 @@ impl Core {
         self.configure_uplinks(&config.uplinks, &uplinks, numbers).await?;
         self.uplinks_touched = true;
         specs.extend(uplinks);
+        self.orders.stand(&mut specs);
         self.config = config;
         let listen = self.config.metrics.map(|metrics| metrics.listen);
         self.metrics_at.send_if_modified(|known| std::mem::replace(known, listen) != listen);

@@ -21,6 +21,7 @@ use super::{
     claims::FormerPeers,
     group::Group,
     links::Link,
+    orders::Orders,
     registry::Registry,
     reload::Reloads,
     tell::{News, Noticed},
@@ -103,6 +104,7 @@ pub(super) struct Core {
     pub(super) instance: u32,
     pub(super) registry: Registry,
     pub(super) engine: crate::engine::Engine,
+    pub(super) orders: Orders,
     pub(super) groups: BTreeMap<GroupId, Group>,
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) interfaces: Interfaces,
@@ -195,10 +197,13 @@ impl Core {
             .min(self.routes.next_deadline_ns())
             .min(self.former.next_deadline_ns())
             .min(self.reloads.next_deadline_ns())
+            .min(self.orders.due_ns())
     }
 
     /// Brings everything up to now: the engine's deadlines and actions, announcements, repairs.
     pub(super) async fn settle(&mut self) {
+        self.end_orders();
+        drop(self.orders.keep());
         let now_ns = clock::now_ns();
         // Time alone may make an uplink usable.
         self.uplinks_touched |=
@@ -399,6 +404,7 @@ impl Core {
             info!("stopping; routes are removed");
         }
         self.attacher.release(keep);
+        self.orders.stop();
         Ok(())
     }
 }

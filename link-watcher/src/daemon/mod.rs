@@ -11,6 +11,7 @@ mod core;
 mod follow;
 mod group;
 mod links;
+mod orders;
 mod registry;
 mod reload;
 mod requests;
@@ -46,6 +47,7 @@ use self::{
     attach::Attacher,
     claims::FormerPeers,
     core::{Core, Inputs, Request},
+    orders::Orders,
     registry::Registry,
     reload::Reloads,
     tell::News,
@@ -261,6 +263,7 @@ async fn build(
         warn!("{problem}");
     }
     let ledger = SharedLedger::new(ledger);
+    let orders = Orders::load(&config.daemon.own_state_directory(), SystemTime::now())?;
     let epoch = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |since| since.as_secs() as u32);
     let mut core = Core {
         config_path,
@@ -268,6 +271,7 @@ async fn build(
         instance,
         registry: Registry::default(),
         engine: Engine::new(epoch),
+        orders,
         groups: BTreeMap::new(),
         links: BTreeMap::new(),
         interfaces,

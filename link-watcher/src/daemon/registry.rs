@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     config::{Config, PeerConfig, PeerLinkConfig, UplinkConfig, UplinksConfig},
-    event::{GroupId, GroupSpec, LinkId, LinkSpec, Role},
+    event::{GroupId, GroupSpec, LinkId, LinkSpec, Role, StandingOrders},
 };
 
 /// Uplinks have no slots in the tables of peers' links: their numbers begin here.
@@ -186,6 +186,7 @@ fn spec(peer: &PeerConfig, id: GroupId, links: &BTreeMap<(String, String), (Link
                 Some(LinkSpec { id: *id, name: link.name.clone(), tier: link.tier, weight: link.weight })
             })
             .collect(),
+        orders: StandingOrders::default(),
     }
 }
 
@@ -206,5 +207,6 @@ fn uplinks_spec(
         hold_up_ns: nanoseconds(group.hold_up),
         detection_ns: 0,
         links: group.links.iter().filter_map(spec).collect(),
+        orders: StandingOrders::default(),
     }
 }

@@ -1,15 +1,14 @@
 //! What people ask of the daemon.
 
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use super::{
     core::{Core, Request},
     uplinks::UplinkGroup,
 };
 use crate::{
-    clock,
     control::{self, Change, ReloadOptions},
-    event::{Command, GroupId, LinkId},
+    event::{GroupId, LinkId},
     metrics::{self, Scrape},
 };
 
@@ -21,14 +20,24 @@ impl Core {
                 // Whoever asked may have gone: that is their affair. Here and below.
                 let _ = answer.send(self.snapshot());
             }
-            Request::Control(control::Order::Change(Change::Reload(options), answer)) => {
+            Request::Control(control::Order::Change(Change::Reload(options), _, answer)) => {
                 let result = self.reload(&options).await;
                 self.answer_when_done(answer, result);
             }
-            Request::Control(control::Order::Change(change, answer)) => {
-                let result = self.change(&change);
-                // The answer says what was done, so it comes when it is done.
+            Request::Control(control::Order::Change(Change::Confirm, _, answer)) => {
+                let result = self.confirm();
+                self.answer_when_done(answer, result);
+            }
+            Request::Control(control::Order::Change(change, author, answer)) => {
+                let result = self.order_by(&change, &author);
+                let written = self.orders.keep();
+                // The answer says what was done, so it comes when it is done, and when it would outlive this daemon.
                 self.settle().await;
+                let drained = match &change {
+                    Change::Drain { group, link, .. } => self.find_link(group, link).ok().map(|(_, link)| link),
+                    _ => None,
+                };
+                let answer = self.answer_when_kept(written, drained, answer);
                 self.answer_when_done(answer, result);
             }
             Request::Metrics(metrics::Request(answer)) => {
@@ -45,36 +54,7 @@ impl Core {
         }
     }
 
-    fn change(&mut self, change: &Change) -> Result<String, String> {
-        let commands = match change {
-            Change::Switch { group, link: Some(link) } => {
-                let (group, link) = self.find_link(group, link)?;
-                vec![Command::Pin { group, link }]
-            }
-            Change::Switch { group, link: None } => vec![Command::Unpin { group: self.find_group(group)? }],
-            Change::Failover { group: Some(group), on } => {
-                vec![Command::Failover { group: self.find_group(group)?, on: *on }]
-            }
-            Change::Failover { group: None, on } => {
-                let groups = self.groups.keys().chain(self.uplink_groups.keys());
-                groups.map(|group| Command::Failover { group: *group, on: *on }).collect()
-            }
-            Change::Drain { group, link, drained } => {
-                vec![Command::Drain { link: self.find_link(group, link)?.1, drained: *drained }]
-            }
-            Change::Weight { group, link, weight } => {
-                vec![Command::Weight { link: self.find_link(group, link)?.1, weight: *weight }]
-            }
-            Change::Confirm => return self.confirm(),
-            Change::Reload(_) => Vec::new(),
-        };
-        let now_ns = clock::now_ns();
-        let answers: Result<Vec<String>, String> =
-            commands.into_iter().map(|command| self.engine.command(now_ns, command)).collect();
-        answers.map(|answers| answers.join("\n"))
-    }
-
-    fn find_group(&self, name: &str) -> Result<GroupId, String> {
+    pub(super) fn find_group(&self, name: &str) -> Result<GroupId, String> {
         let peers = self.groups.values().map(|group| (group.config.name.as_str(), group.id));
         let uplinks = self.uplink_groups.values().map(|group| (group.config.name.as_str(), group.id));
         let groups: Vec<(&str, GroupId)> = peers.chain(uplinks).collect();
@@ -84,7 +64,7 @@ impl Core {
         })
     }
 
-    fn find_link(&self, group: &str, name: &str) -> Result<(GroupId, LinkId), String> {
+    pub(super) fn find_link(&self, group: &str, name: &str) -> Result<(GroupId, LinkId), String> {
         let id = self.find_group(group)?;
         let peers = self.links.values().filter(|link| link.group == id).map(|link| (link.id, &link.config.name));
         let uplinks = self.uplink_groups.get(&id).into_iter().flat_map(UplinkGroup::uplinks);
@@ -93,14 +73,5 @@ impl Core {
             let known: Vec<&str> = links.iter().map(|(_, known)| known.as_str()).collect();
             format!("{group} has no link {name}; it has {}", known.join(", "))
         })
-    }
-
-    fn next_link(&mut self) {
-        for group in self.groups.keys().copied().collect::<Vec<_>>() {
-            match self.engine.command(clock::now_ns(), Command::Next { group }) {
-                Ok(answer) => info!("{answer}"),
-                Err(error) => warn!("{error}"),
-            }
-        }
     }
 }

@@ -34,6 +34,8 @@ impl Core {
                 .iter()
                 .filter_map(|status| self.group_snapshot(status).or_else(|| self.uplinks_snapshot(status)))
                 .collect(),
+            orders_asleep: self.orders.asleep_in_words(),
+            state_problem: self.orders.problem(),
         }
     }
 
@@ -51,6 +53,7 @@ impl Core {
             role: Some(group.config.role),
             failover: status.failover,
             pinned: status.pinned.map(|link| self.link_name(link)),
+            orders: self.orders.of(&group.config.name),
             active: status.active.iter().map(|link| self.link_name(*link)).collect(),
             since: clock::rfc3339(status.since_ns),
             reason: status.reason.clone(),
@@ -62,11 +65,11 @@ impl Core {
             },
             announced_to_us: group.judged.accepted.iter().map(ToString::to_string).collect(),
             announcements: Some(announcements(group)),
-            links: status.links.iter().filter_map(|link| self.link_snapshot(link)).collect(),
+            links: status.links.iter().filter_map(|link| self.link_snapshot(link, &status.active)).collect(),
         })
     }
 
-    fn link_snapshot(&self, status: &LinkStatus) -> Option<LinkSnapshot> {
+    fn link_snapshot(&self, status: &LinkStatus, active: &[LinkId]) -> Option<LinkSnapshot> {
         let link = self.links.get(&status.id)?;
         let running = link.running.as_ref();
         let state = &self.tables.states()[status.id.0 as usize];
@@ -80,7 +83,11 @@ impl Core {
             share: status.share,
             state: status.verdict.as_str().to_owned(),
             usable: status.usable,
-            drained: status.drained,
+            usable_reason: status.usable_reason.clone(),
+            drained: status.drained || status.drained_by_peer,
+            drained_by: ends(status.drained, status.drained_by_peer),
+            carried_by: ends(active.contains(&status.id), status.carries_for_peer),
+            connections: None,
             engine: running.map_or("none", |running| running.engine).to_owned(),
             engine_reason: running.and_then(|running| running.engine_reason.clone()),
             since: clock::rfc3339(status.since_ns),
@@ -122,6 +129,11 @@ impl Core {
             junk: self.stats.of(link.0).junk.load(Relaxed),
         }
     }
+}
+
+/// At which ends something is so.
+pub(super) fn ends(here: bool, peer: bool) -> Vec<String> {
+    [(here, "here"), (peer, "peer")].iter().filter(|(so, _)| *so).map(|(_, end)| (*end).to_owned()).collect()
 }
 
 fn announcements(group: &Group) -> AnnouncementsSnapshot {

@@ -18,7 +18,8 @@ const NFGENMSG_LEN: usize = 4;
 const CONNTRACK: u16 = (libc::NFNL_SUBSYS_CTNETLINK as u16) << 8;
 const NFTABLES: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
 
-/// `IPCTNL_MSG_CT_DELETE` and `IPCTNL_MSG_CT_GET_STATS`.
+/// `IPCTNL_MSG_CT_GET`, `IPCTNL_MSG_CT_DELETE` and `IPCTNL_MSG_CT_GET_STATS`.
+const CT_GET: u16 = 1;
 const CT_DELETE: u16 = 2;
 const CT_GET_STATS: u16 = 5;
 /// With version 0 the kernel takes every family for meant (`ctnetlink_del_conntrack`).
@@ -55,6 +56,22 @@ pub(crate) fn open() -> io::Result<Requests> {
 /// All connections that the kernel knows in this network namespace.
 pub(crate) fn connections(requests: &mut Requests, batch: &mut Batch) -> io::Result<u32> {
     ask(requests, batch, CONNTRACK | CT_GET_STATS, CTA_STATS_GLOBAL_ENTRIES)
+}
+
+/// How many of them have this mark. The kernel goes through all, and tells of these alone.
+pub(crate) fn marked(requests: &mut Requests, batch: &mut Batch, mark: u32, mask: u32) -> io::Result<u32> {
+    batch.clear();
+    let attributes = [nla(CTA_MARK, (mark & mask).to_be_bytes()), nla(CTA_MARK_MASK, mask.to_be_bytes())];
+    batch.request(CONNTRACK | CT_GET, NLM_F_DUMP, &Body { fixed: &[0; NFGENMSG_LEN], attributes: &attributes });
+    let found = requests.dump(batch, |message| has_mark(message.payload(), mark, mask).then_some(()))?;
+    Ok(u32::try_from(found.len()).unwrap_or(u32::MAX))
+}
+
+/// Whether a connection out of `IPCTNL_MSG_CT_NEW` has this mark; a kernel without it tells of all.
+fn has_mark(payload: &[u8], mark: u32, mask: u32) -> bool {
+    let attributes = payload.get(NFGENMSG_LEN..).unwrap_or_default();
+    let found = attribute(attributes, CTA_MARK).and_then(word).map(u32::from_be);
+    found.is_some_and(|found| found & mask == mark & mask)
 }
 
 /// Adds a request to forget the connections with this mark; with a source, of these those alone that are answered to it,
@@ -119,6 +136,15 @@ mod tests {
     use rtnetlink::packet_core::Emitable as _;
 
     use super::*;
+
+    #[test]
+    fn a_mark_is_read_within_its_mask() {
+        let body = Body { fixed: &[0; NFGENMSG_LEN], attributes: &[nla(CTA_MARK, 0x1234_u32.to_be_bytes())] };
+        let mut payload = vec![0; body.buffer_len()];
+        body.emit(&mut payload);
+        assert!(has_mark(&payload, 0x1200, 0xff00) && !has_mark(&payload, 0x1100, 0xff00));
+        assert!(!has_mark(&payload[..4], 0, 0xff00) && !has_mark(&[], 0, 0xff00), "no mark is no uplink's");
+    }
 
     #[test]
     fn a_counter_is_read_and_anothers_is_not() {

@@ -28,6 +28,12 @@ pub trait ConntrackSink {
     /// # Errors
     /// As [`release`](Self::release).
     fn release_source(&mut self, mark: u32, mask: u32, source: IpAddr) -> io::Result<u32>;
+
+    /// How many connections there are whose mark within `mask` is `mark`.
+    ///
+    /// # Errors
+    /// As [`release`](Self::release).
+    fn connections(&mut self, mark: u32, mask: u32) -> io::Result<u32>;
 }
 
 /// The kernel, over a netlink socket in the network namespace of the thread that opens it.
@@ -102,6 +108,11 @@ impl ConntrackSink for Conntrack {
             }
         })
     }
+
+    fn connections(&mut self, mark: u32, mask: u32) -> io::Result<u32> {
+        check(mark, mask)?;
+        netfilter::marked(&mut self.requests, &mut self.batch, mark, mask)
+    }
 }
 
 /// Remembers what it is told.
@@ -121,6 +132,10 @@ impl ConntrackSink for FakeConntrack {
 
     fn release_source(&mut self, mark: u32, mask: u32, source: IpAddr) -> io::Result<u32> {
         self.released.push((mark, mask, Some(source)));
+        Ok(0)
+    }
+
+    fn connections(&mut self, _mark: u32, _mask: u32) -> io::Result<u32> {
         Ok(0)
     }
 }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use link_watcher::{
-    control::{BindError, Change, EventRecord, History, Order, Server},
+    control::{Author, BindError, Change, EventRecord, History, Order, Server},
     event::Role,
     status::{ConfigSnapshot, DroppedSnapshot, GroupSnapshot, LinkSnapshot, RoutesSnapshot, Snapshot},
 };
@@ -18,6 +18,7 @@ pub struct FakeDaemon {
     pub socket: PathBuf,
     pub history: Arc<History>,
     pub asked: Arc<Mutex<Vec<Change>>>,
+    pub authors: Arc<Mutex<Vec<Author>>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -28,22 +29,23 @@ impl FakeDaemon {
         let server = Server::bind(socket)?;
         let history = Arc::new(History::default());
         let asked = Arc::new(Mutex::new(Vec::new()));
+        let authors = Arc::new(Mutex::new(Vec::new()));
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn({
-            let (history, asked) = (Arc::clone(&history), Arc::clone(&asked));
+            let (history, asked, authors) = (Arc::clone(&history), Arc::clone(&asked), Arc::clone(&authors));
             move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
                     let (orders, incoming) = mpsc::channel::<Order>(4);
                     tokio::select! {
                         served = server.run(orders, history) => served.unwrap(),
-                        () = core(incoming, &asked) => {}
+                        () = core(incoming, &asked, &authors) => {}
                         _ = stopped => {}
                     }
                 });
             }
         });
-        Ok(Self { socket: socket.to_owned(), history, asked, stop: Some(stop), thread: Some(thread) })
+        Ok(Self { socket: socket.to_owned(), history, asked, authors, stop: Some(stop), thread: Some(thread) })
     }
 
     pub fn push(&self, n: u32) {
@@ -59,14 +61,15 @@ impl Drop for FakeDaemon {
 }
 
 /// What makes the core forget to answer, as one that stops does.
-pub const DIES_OF: Change = Change::Switch { group: String::new(), link: None };
+pub const DIES_OF: Change = Change::Switch { group: String::new(), link: None, force: false };
 
 /// Refuses what concerns a group that is not hq, and does everything else.
-async fn core(mut orders: mpsc::Receiver<Order>, asked: &Mutex<Vec<Change>>) {
+async fn core(mut orders: mpsc::Receiver<Order>, asked: &Mutex<Vec<Change>>, authors: &Mutex<Vec<Author>>) {
     while let Some(order) = orders.recv().await {
         match order {
             Order::Status(reply) => drop(reply.send(snapshot())),
-            Order::Change(change, reply) => {
+            Order::Change(change, author, reply) => {
+                authors.lock().unwrap().push(author);
                 asked.lock().unwrap().push(change.clone());
                 if change == DIES_OF {
                     // Its end of the channel goes with it.
@@ -153,6 +156,8 @@ pub fn snapshot() -> Snapshot {
             announced_to_us: vec!["10.20.20.0/22".to_owned()],
             announcements: None,
             links: vec![link, down],
+            ..GroupSnapshot::default()
         }],
+        ..Snapshot::default()
     }
 }

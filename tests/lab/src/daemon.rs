@@ -111,6 +111,11 @@ impl Daemon {
         self.directory.join("control.sock")
     }
 
+    /// What it keeps over its runs.
+    pub fn orders_path(&self) -> PathBuf {
+        self.directory.join("state").join(&self.instance).join("orders.json")
+    }
+
     /// Where its standard output and error go, from every start.
     pub fn log_path(&self) -> PathBuf {
         self.directory.join("log")
@@ -150,9 +155,10 @@ impl Daemon {
     /// The file system's.
     pub fn write_config(&self, daemon_settings: &str, groups: &str) -> Result<()> {
         let text = format!(
-            "[daemon]\ncontrol-socket = \"{}\"\ninstance = \"{}\"\n{daemon_settings}\n{groups}",
+            "[daemon]\ncontrol-socket = \"{}\"\ninstance = \"{}\"\nstate-directory = \"{}\"\n{daemon_settings}\n{groups}",
             self.socket_path().display(),
-            self.instance
+            self.instance,
+            self.directory.join("state").display(),
         );
         let path = self.config_path();
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))

@@ -2,6 +2,7 @@
 
 mod choice;
 mod orders;
+mod status;
 
 use std::collections::BTreeSet;
 
@@ -10,54 +11,12 @@ use link_watcher_common::verify::older;
 use crate::{
     event::{
         Action, Device, Failback, GroupId, GroupSpec, Health, Impairment, LinkId, LinkVerdict, PeerSaid, Plan, Role,
-        Said, Transition, What,
+        Said, StandingOrders, Transition, What,
     },
     link::{Link, Turn},
 };
 
-/// How a group stands.
-#[derive(Clone, Debug, PartialEq)]
-pub struct GroupStatus {
-    /// Number.
-    pub id: GroupId,
-    /// Whether it fails over by itself.
-    pub failover: bool,
-    /// Link it is pinned to.
-    pub pinned: Option<LinkId>,
-    /// Links that carry its traffic.
-    pub active: Vec<LinkId>,
-    /// Since when.
-    pub since_ns: u64,
-    /// Why these.
-    pub reason: String,
-    /// Seconds for which the peer's daemon has been silent while its kernel answers, at most 255; 0: it lives.
-    pub peer_silence_seconds: u8,
-    /// Links, in the order of the file.
-    pub links: Vec<LinkStatus>,
-}
-
-/// How a link stands.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LinkStatus {
-    /// Number.
-    pub id: LinkId,
-    /// State.
-    pub verdict: LinkVerdict,
-    /// Whether traffic may use it.
-    pub usable: bool,
-    /// Whether either end has taken it out of service.
-    pub drained: bool,
-    /// Share among the active links of one tier, 1 to 256.
-    pub weight: u32,
-    /// Share of the group's traffic, 0 to 1.
-    pub share: f64,
-    /// Since when in this state.
-    pub since_ns: u64,
-    /// How often it went down after having been up.
-    pub flaps: u64,
-    /// Why it went down the last time.
-    pub last_down_reason: Option<String>,
-}
+pub use self::status::{GroupStatus, LinkStatus};
 
 /// A peer that has said that it is about to stop for a moment may be silent for so long.
 const PLANNED_STOP_SECONDS: u8 = 30;
@@ -72,8 +31,10 @@ pub(super) struct Group {
     carried: Vec<LinkId>,
     since_ns: u64,
     reason: String,
-    failover: bool,
-    pinned: Option<LinkId>,
+    /// What an operator has ordered.
+    orders: StandingOrders,
+    /// An operator lets it choose again: the next choice goes to the best, without waiting for the failback time.
+    back_now: bool,
     /// Client: grows with each choice. Server: the client's that it follows.
     epoch: u32,
     /// The peer's daemon that is in force: the newest learned.
@@ -99,16 +60,17 @@ pub(super) struct Group {
 }
 
 impl Group {
-    pub(super) fn new(spec: GroupSpec, epoch: u32, now_ns: u64) -> Self {
+    pub(super) fn new(mut spec: GroupSpec, epoch: u32, now_ns: u64) -> Self {
         let links = spec.links.iter().map(|link| Link::new(link.clone(), spec.role.is_some(), now_ns)).collect();
-        Self {
+        let orders = std::mem::take(&mut spec.orders);
+        let mut group = Self {
             links,
             active: Vec::new(),
             carried: Vec::new(),
             since_ns: now_ns,
             reason: "starting".to_owned(),
-            failover: true,
-            pinned: None,
+            orders: StandingOrders::default(),
+            back_now: false,
             epoch: if spec.role == Some(Role::Client) { epoch } else { 0 },
             peer_instance: None,
             fell_at_epoch: None,
@@ -122,7 +84,9 @@ impl Group {
             said: Vec::new(),
             settled_ns: now_ns,
             spec,
-        }
+        };
+        group.stand(orders);
+        group
     }
 
     pub(super) const fn id(&self) -> GroupId {
@@ -146,7 +110,7 @@ impl Group {
     }
 
     /// Takes a changed configuration over; links that it does not change keep their state.
-    pub(super) fn reconfigure(&mut self, now_ns: u64, spec: GroupSpec, actions: &mut Vec<Action>) {
+    pub(super) fn reconfigure(&mut self, now_ns: u64, mut spec: GroupSpec, actions: &mut Vec<Action>) {
         let mut known = std::mem::take(&mut self.links);
         for link in &spec.links {
             let position = known.iter().position(|old| old.spec.id == link.id);
@@ -155,11 +119,12 @@ impl Group {
             kept.spec = link.clone();
             self.links.push(kept);
         }
+        let orders = std::mem::take(&mut spec.orders);
         self.spec = spec;
+        self.stand(orders);
         let links: BTreeSet<LinkId> = self.links.iter().map(|link| link.spec.id).collect();
         self.active.retain(|id| links.contains(id));
         self.carried.retain(|id| links.contains(id));
-        self.pinned = self.pinned.filter(|id| links.contains(id));
         self.said.retain(|(id, _)| links.contains(id));
         if let Some((_, chosen)) = &mut self.clients_choice {
             chosen.retain(|id| links.contains(id));
@@ -319,7 +284,9 @@ impl Group {
 
     /// Leaves the links that the server has left, as if they had failed, in favour of the one that it took.
     fn follow_server(&mut self, now_ns: u64, to: LinkId) {
-        let usable = self.failover && self.pinned.is_none() && self.link(to).is_some_and(|link| link.usable(now_ns));
+        let usable = !self.orders.failover_off
+            && self.orders.pinned.is_none()
+            && self.link(to).is_some_and(|link| link.usable(now_ns));
         if !usable {
             return;
         }
@@ -343,6 +310,7 @@ impl Group {
             link.note_usable(now_ns);
         }
         let choice = self.choice(now_ns);
+        self.back_now = false;
         self.active = choice.active;
         self.active.sort_unstable();
         choice.reason.clone_into(&mut self.reason);
@@ -369,7 +337,7 @@ impl Group {
         if self.active.is_empty() {
             return;
         }
-        let weight = |id: &LinkId| (*id, self.link(*id).map_or(1, |link| link.spec.weight));
+        let weight = |id: &LinkId| (*id, self.link(*id).map_or(1, |link| self.weight(link)));
         let usable = |id: &LinkId| self.link(*id).is_some_and(|link| link.usable(now_ns));
         let plan = Plan {
             active: self.active.iter().map(weight).collect(),
@@ -445,34 +413,5 @@ impl Group {
             Failback::After(_) | Failback::Manual => None,
         });
         holds.chain(failbacks.filter(|at_ns| *at_ns > self.settled_ns)).min()
-    }
-
-    pub(super) fn status(&self, now_ns: u64) -> GroupStatus {
-        let total: u32 = self.active.iter().filter_map(|id| self.link(*id)).map(|link| link.spec.weight).sum();
-        let status = |link: &Link| LinkStatus {
-            id: link.spec.id,
-            verdict: link.verdict(),
-            usable: link.usable(now_ns),
-            weight: link.spec.weight,
-            drained: link.drained || link.peer.is_some_and(|peer| peer.drained),
-            share: if self.active.contains(&link.spec.id) {
-                f64::from(link.spec.weight) / f64::from(total)
-            } else {
-                0.0
-            },
-            since_ns: link.since_ns,
-            flaps: link.flaps,
-            last_down_reason: link.last_down_reason.clone(),
-        };
-        GroupStatus {
-            id: self.spec.id,
-            failover: self.failover,
-            pinned: self.pinned,
-            active: self.active.clone(),
-            since_ns: self.since_ns,
-            reason: self.reason.clone(),
-            peer_silence_seconds: self.peer_silence_seconds,
-            links: self.links.iter().map(status).collect(),
-        }
     }
 }

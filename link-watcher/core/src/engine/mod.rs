@@ -87,7 +87,9 @@ impl Engine {
         let group = match &command {
             Command::Pin { group, .. } | Command::Unpin { group } | Command::Next { group } => Some(*group),
             Command::Failover { group, .. } => Some(*group),
-            Command::Drain { link, .. } | Command::Weight { link, .. } => self.links.get(link).copied(),
+            Command::Drain { link, .. } | Command::DrainOver { link } | Command::Weight { link, .. } => {
+                self.links.get(link).copied()
+            }
         };
         let id = group.filter(|id| self.groups.contains_key(id)).ok_or("no such group or link")?;
         self.touch(id);

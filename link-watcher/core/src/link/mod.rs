@@ -4,6 +4,7 @@ mod detector;
 mod stack;
 mod state;
 
+pub(crate) use self::state::seconds;
 pub use self::{
     detector::{Detector, Echoes, Edge},
     stack::StackWatch,

@@ -227,17 +227,45 @@ impl Link {
         }
     }
 
-    /// An operator wants the best link now: a usable one need not prove itself for the failback time.
-    pub const fn trust(&mut self) {
-        if self.usable_since_ns.is_some() {
-            self.usable_since_ns = Some(0);
-        }
+    /// The peer's operator has taken it out of service.
+    pub fn drained_by_peer(&self) -> bool {
+        self.peer.is_some_and(|peer| peer.drained)
+    }
+
+    /// Why traffic may not use it, in words for the operator; nothing where it may.
+    pub fn unusable_because(&self, now_ns: u64) -> Option<String> {
+        let is = |state: &str| match &self.last_down_reason {
+            Some(why) => format!("it is {state}: {why}"),
+            None => format!("it is {state}"),
+        };
+        let peer = self.peer.filter(|_| self.has_peer);
+        Some(match self.verdict {
+            LinkVerdict::Starting => "no verdict yet".to_owned(),
+            LinkVerdict::Down => is("down"),
+            LinkVerdict::Absent => is("absent"),
+            LinkVerdict::Degraded => is("degraded"),
+            LinkVerdict::Up if self.drained && self.drained_by_peer() => "it is drained at both ends".to_owned(),
+            LinkVerdict::Up if self.drained => "it is drained".to_owned(),
+            LinkVerdict::Up if self.drained_by_peer() => "it is drained by the peer".to_owned(),
+            LinkVerdict::Up if self.has_peer && peer.is_none() => "the peer has said nothing on it yet".to_owned(),
+            LinkVerdict::Up if peer.is_some_and(|peer| !peer.hears) => "the peer does not hear us".to_owned(),
+            LinkVerdict::Up if self.holds(now_ns) => {
+                format!("{} of hold-up left", seconds(self.hold_until_ns.saturating_sub(now_ns)))
+            }
+            LinkVerdict::Up => return None,
+        })
     }
 
     /// When it stops holding, if it did at `settled_ns`.
     pub fn next_deadline_ns(&self, settled_ns: u64) -> Option<u64> {
         (self.verdict == LinkVerdict::Up && self.holds(settled_ns)).then_some(self.hold_until_ns)
     }
+}
+
+/// A time for people, rounded up: what is left is never nothing.
+pub(crate) fn seconds(ns: u64) -> String {
+    let tenths = ns.div_ceil(100_000_000);
+    if tenths < 100 { format!("{}.{} s", tenths / 10, tenths % 10) } else { format!("{} s", tenths.div_ceil(10)) }
 }
 
 /// A time for people.

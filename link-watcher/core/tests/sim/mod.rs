@@ -13,7 +13,7 @@ use link_watcher_common::{
     verify,
     wire::{Header, Kind},
 };
-use link_watcher_core::event::{Command, Device, Failback, GroupId, GroupSpec, LinkId, LinkSpec, Role};
+use link_watcher_core::event::{Command, Device, Failback, GroupId, GroupSpec, LinkId, LinkSpec, Role, StandingOrders};
 
 use self::{oracle::Oracle, side::Side};
 
@@ -103,6 +103,7 @@ impl Setup {
             hold_up_ns: self.hold_up_ns,
             detection_ns: self.detection_ns(),
             links: self.links.iter().enumerate().map(link).collect(),
+            orders: StandingOrders::default(),
         }
     }
 }

@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use super::{Answer, Decision, Order, Report, UplinkGroup};
 use crate::{
     clock,
-    daemon::{core::Core, tell::Noticed},
+    daemon::{core::Core, snapshot::ends, tell::Noticed},
     engine::{GroupStatus, LinkStatus},
     event::{Event, Health, LinkId, LinkVerdict, Plan},
     health::Verdict,
@@ -115,6 +115,7 @@ impl Core {
             role: None,
             failover: status.failover,
             pinned: status.pinned.map(|link| self.link_name(link)),
+            orders: self.orders.of(&group.config.name),
             active: group.active().map(|link| self.link_name(link)).collect(),
             since: clock::rfc3339(status.since_ns),
             reason: status.reason.clone(),
@@ -140,7 +141,11 @@ impl Core {
             share: if group.active().any(|link| link == status.id) { status.share } else { 0.0 },
             state: status.verdict.as_str().to_owned(),
             usable: status.usable && group.standing.as_ref().is_some_and(|known| known.usable.contains(&status.id)),
+            usable_reason: status.usable_reason.clone(),
             drained: status.drained,
+            drained_by: ends(status.drained, false),
+            carried_by: ends(group.active().any(|link| link == status.id), false),
+            connections: uplinks.and_then(|uplinks| uplinks.standing().connections.get(&status.id).copied()),
             engine: config.probe.kind.as_str().to_owned(),
             engine_reason: None,
             since: clock::rfc3339(status.since_ns),
@@ -171,5 +176,6 @@ fn decision(status: &GroupStatus, plan: &Plan) -> Decision {
         active: plan.active.clone(),
         usable: of(&|link| link.usable || taken_over(link)),
         dead: of(&|link| matches!(link.verdict, LinkVerdict::Down | LinkVerdict::Absent)),
+        drained: of(&|link| link.drained),
     }
 }

@@ -32,7 +32,7 @@ use crate::{
 };
 
 /// What an operator is told.
-type Answer = Result<String, String>;
+pub(super) type Answer = Result<String, String>;
 
 /// For how long the worker may be at one thing, ns: `nft` may take five seconds, several times in a row.
 const LIMIT_NS: u64 = 60_000_000_000;
@@ -107,6 +107,8 @@ pub(super) struct Decision {
     pub(super) usable: Vec<LinkId>,
     /// Uplinks that do not work at all: their connections are to be released.
     pub(super) dead: Vec<LinkId>,
+    /// Uplinks that are out of service: their connections are counted.
+    pub(super) drained: Vec<LinkId>,
 }
 
 /// What the worker tells.
@@ -129,6 +131,8 @@ pub(super) struct Standing {
     pub(super) groups: BTreeMap<GroupId, Vec<String>>,
     /// By uplink: the gateway, or what lacks.
     pub(super) ways: BTreeMap<LinkId, String>,
+    /// By uplink that is out of service: connections that still use it.
+    pub(super) connections: BTreeMap<LinkId, u32>,
 }
 
 /// The way to the worker.
@@ -182,6 +186,11 @@ impl Uplinks {
     /// Hands a decision over; `false`: the worker is far behind, and is to be told later.
     fn try_order(&self, order: Order) -> bool {
         !matches!(self.orders.try_send(order), Err(mpsc::error::TrySendError::Full(_)))
+    }
+
+    /// How things stand, for those who look later.
+    pub(super) fn shared_standing(&self) -> Arc<Mutex<Standing>> {
+        Arc::clone(&self.standing)
     }
 
     /// How things stand.

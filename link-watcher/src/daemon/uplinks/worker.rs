@@ -34,6 +34,8 @@ use crate::{
 
 /// Kernel events taken in before anything is done about them.
 const EVENTS_A_ROUND: usize = 256;
+/// How often connections of uplinks that are out of service are counted, ns.
+const COUNT_NS: u64 = 1_000_000_000;
 
 /// What the worker is made of.
 pub(super) struct Parts {
@@ -72,6 +74,8 @@ struct Worker {
     dirty: BTreeSet<GroupId>,
     /// Complaints in the log already.
     said: BTreeSet<String>,
+    /// When connections of uplinks that are out of service are counted again, ns.
+    count_ns: u64,
 }
 
 /// Runs until told to stop.
@@ -127,6 +131,7 @@ impl Worker {
             changed: false,
             dirty: BTreeSet::new(),
             said: BTreeSet::new(),
+            count_ns: u64::MAX,
         })
     }
 
@@ -171,6 +176,9 @@ impl Worker {
             self.follow().await;
             self.carry_out().await;
             self.repair();
+            if self.count_ns <= clock::now_ns() {
+                self.count_drained();
+            }
         }
     }
 
@@ -194,6 +202,8 @@ impl Worker {
         }
         self.apply(&changed);
         let done_ns = clock::now_ns();
+        // Whoever drains an uplink is told what is left on it.
+        self.count_drained();
         for id in changed {
             let Some(done) = self.groups.get(&id).map(|group| group.decision.clone()) else { continue };
             self.tell(Report::Done { done, done_ns }).await;
@@ -202,7 +212,7 @@ impl Worker {
 
     fn next_deadline_ns(&self) -> u64 {
         let ruleset_ns = self.ruleset.deadline_ns().unwrap_or(u64::MAX);
-        self.learner.next_deadline_ns().min(self.tables.next_deadline_ns()).min(ruleset_ns)
+        self.learner.next_deadline_ns().min(self.tables.next_deadline_ns()).min(ruleset_ns).min(self.count_ns)
     }
 
     async fn tell(&self, report: Report) {
@@ -313,7 +323,8 @@ impl Worker {
             if known.is_none() {
                 fresh.push(id);
             }
-            let nothing = Decision { group: id, active: Vec::new(), usable: Vec::new(), dead: Vec::new() };
+            let nothing =
+                Decision { group: id, active: Vec::new(), usable: Vec::new(), dead: Vec::new(), drained: Vec::new() };
             let mut group = Group {
                 id,
                 config,
@@ -490,6 +501,22 @@ impl Worker {
         }
         let complaint = (!complaints.is_empty()).then(|| complaints.join("; "));
         self.complain("release", complaint);
+    }
+
+    /// Counts the connections of uplinks that are out of service.
+    fn count_drained(&mut self) {
+        let mut connections = BTreeMap::new();
+        for group in self.groups.values().filter(|group| !group.decision.drained.is_empty()) {
+            let desired = group.desired(&self.spared);
+            for uplink in desired.uplinks.iter().filter(|uplink| group.decision.drained.contains(&uplink.link)) {
+                // A count that cannot be had is none: it is shown, and nothing depends on it.
+                if let Ok(count) = self.conntrack.connections(desired.mark(uplink), desired.fwmark_mask) {
+                    connections.insert(uplink.link, count);
+                }
+            }
+        }
+        self.count_ns = if connections.is_empty() { u64::MAX } else { clock::now_ns() + COUNT_NS };
+        self.standing().connections = connections;
     }
 
     /// Puts right what others have changed.

@@ -41,11 +41,12 @@ impl Group {
     }
 
     pub(super) fn choice(&mut self, now_ns: u64) -> Choice {
+        let failover = !self.orders.failover_off;
         let order = self.preference();
         let candidates: Vec<Candidate> =
             order.iter().filter_map(|id| self.link(*id)).map(|link| self.candidate(link, now_ns)).collect();
         if self.spec.role != Some(Role::Server) {
-            return choose(&candidates, &self.active, self.pinned, self.failover);
+            return choose(&candidates, &self.active, self.orders.pinned, failover);
         }
         self.hear_choice();
         if let Some((epoch, chosen)) = self.clients_choice.clone() {
@@ -62,7 +63,7 @@ impl Group {
             };
             let alive: Vec<LinkId> =
                 chosen.iter().filter_map(|id| self.link(*id)).filter(works).map(|link| link.spec.id).collect();
-            if !alive.is_empty() || !self.failover {
+            if !alive.is_empty() || !failover {
                 return Choice { active: if alive.is_empty() { chosen } else { alive }, reason: "the client chose it" };
             }
             if chosen.iter().filter_map(|id| self.link(*id)).any(|link| link.verdict() == LinkVerdict::Down) {
@@ -76,7 +77,7 @@ impl Group {
             if !working.is_empty() {
                 return Choice { active: working, reason: "the client's choice is dead here: as before" };
             }
-            let choice = choose(&candidates, &self.active, None, self.failover);
+            let choice = choose(&candidates, &self.active, None, failover);
             return Choice { reason: "the client's choice is dead here: the next usable link", ..choice };
         }
         // Until a client that has started anew has chosen, what is there stays; with nothing there, the best.
@@ -85,7 +86,7 @@ impl Group {
         if self.active.iter().filter_map(|id| self.link(*id)).any(works) {
             return Choice { active: self.active.clone(), reason: "as before, until the client has chosen" };
         }
-        choose(&candidates, &self.active, None, self.failover)
+        choose(&candidates, &self.active, None, failover)
     }
 
     fn candidate(&self, link: &Link, now_ns: u64) -> Candidate {
@@ -102,9 +103,10 @@ impl Group {
             },
             usable: link.usable(now_ns),
             answers: link.better_than_nothing(),
+            drained: link.drained || link.drained_by_peer(),
             promising: link.promising(),
             // A server waits for its client, not for time.
-            may_take_back: may_take_back && self.spec.role != Some(Role::Server),
+            may_take_back: (may_take_back || self.back_now) && self.spec.role != Some(Role::Server),
         }
     }
 
