@@ -569,3 +569,66 @@ fn a_peer_that_a_reload_renames_loses_no_packet() {
         assert_eq!(group(&status, "another").unwrap()["routes"]["refused"], 0, "{status:#}");
     }
 }
+
+/// What somebody ordered holds until he takes it back, whatever becomes of the daemon; and says who, when and why.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn orders_outlive_a_crash_a_restart_and_a_reload() {
+    let routers = routers("");
+    let daemon = &routers.client_daemon;
+    daemon.command(&["drain", CLIENT_GROUP, "optic", "--reason", "splicing", "--for", "2h"]).unwrap();
+    daemon.command(&["switch", CLIENT_GROUP, "tunnel"]).unwrap();
+    daemon.command(&["weight", CLIENT_GROUP, "wifi", "7"]).unwrap();
+    let assert_ordered = |after: &str| {
+        routers.wait_active("tunnel", PATIENCE).unwrap();
+        let status = daemon.status().unwrap();
+        let group = group(&status, CLIENT_GROUP).unwrap();
+        assert_eq!(group["pinned"], "tunnel", "after {after}");
+        assert_eq!(link(&status, CLIENT_GROUP, "optic").unwrap()["drained"], true, "after {after}");
+        assert_eq!(link(&status, CLIENT_GROUP, "wifi").unwrap()["weight"], 7, "after {after}");
+        let orders = group["orders"].as_array().unwrap();
+        let drain = orders.iter().find(|order| order["what"] == "drain").unwrap();
+        assert_eq!((&drain["link"], &drain["reason"]), (&"optic".into(), &"splicing".into()), "after {after}: {drain}");
+        assert!(drain["by"] == "root" && drain["at"].is_string() && drain["until"].is_string(), "{drain}");
+    };
+    assert_ordered("the order");
+    daemon.kill();
+    daemon.start().unwrap();
+    assert_ordered("a crash");
+    daemon.stop().unwrap();
+    daemon.start().unwrap();
+    assert_ordered("a restart");
+    // Which makes its links new ones to the engine.
+    edit(daemon, |text| text.replace("interval = \"50ms\"", "interval = \"60ms\""));
+    daemon.command(&["reload"]).unwrap();
+    assert_ordered("a reload");
+    daemon.command(&["switch", CLIENT_GROUP, "auto"]).unwrap();
+    daemon.command(&["undrain", CLIENT_GROUP, "optic"]).unwrap();
+    daemon.command(&["weight", CLIENT_GROUP, "wifi", "file"]).unwrap();
+    routers.wait_active("optic", PATIENCE).unwrap();
+    daemon.kill();
+    daemon.start().unwrap();
+    routers.wait_active("optic", PATIENCE).unwrap();
+    let status = daemon.status().unwrap();
+    assert!(group(&status, CLIENT_GROUP).unwrap()["orders"].as_array().is_none_or(Vec::is_empty), "{status:#}");
+}
+
+/// A file that is refused at the start does not leave the router without a daemon.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn what_ran_last_serves_where_the_file_is_refused() {
+    let routers = routers("");
+    let daemon = &routers.client_daemon;
+    daemon.kill();
+    edit(daemon, |text| text.replace("multiplier = 3", "multiplier = \"three\""));
+    daemon.start().unwrap();
+    routers.wait_active("optic", PATIENCE).unwrap();
+    let status = daemon.status().unwrap();
+    assert_eq!(status["config"]["last_reload_successful"], false);
+    assert!(status["config"]["problem"].as_str().unwrap().contains("multiplier"), "{status:#}");
+    assert!(daemon.log().contains("the configuration that ran last serves"));
+    assert_eq!(daemon.output(&["reload"]).unwrap().status.code(), Some(78));
+    edit(daemon, |text| text.replace("multiplier = \"three\"", "multiplier = 4"));
+    daemon.command(&["reload"]).unwrap();
+    assert_eq!(daemon.status().unwrap()["config"]["last_reload_successful"], true);
+}

@@ -47,6 +47,7 @@ use self::{peer::Peer, section::Section, uplinks::Uplinks};
 use crate::{
     event::{Failback, Role},
     keys::Key,
+    ledger::DEFAULT_INSTANCE,
     route::{RouteBackend, TableRange},
     trust,
 };
@@ -97,7 +98,7 @@ pub struct DaemonConfig {
 impl DaemonConfig {
     /// Where this daemon keeps what outlives it: the directory of its instance.
     pub fn own_state_directory(&self) -> PathBuf {
-        self.state_directory.join(self.instance.as_deref().unwrap_or("main"))
+        self.state_directory.join(self.instance.as_deref().unwrap_or(DEFAULT_INSTANCE))
     }
 }
 
@@ -228,10 +229,12 @@ fn read(path: &Path, absent: Severity, expected: BTreeSet<String>) -> Result<Loa
     // Who can change it can have everything that the daemon may do.
     trust::check(path).map_err(|untrusted| about_file(path, untrusted.to_string(), &untrusted.remedy(), false))?;
     let text = read_text(path)?;
-    let mut host = Host::read()
-        .map_err(|error| about_file(path, format!("the kernel does not list its interfaces: {error}"), "", false))?;
-    host.expected = expected;
-    parse(path, &text, &host, absent)
+    parse(path, &text, &Host { expected, ..this_host(path)? }, absent)
+}
+
+fn this_host(path: &Path) -> Result<Host, Refused> {
+    Host::read()
+        .map_err(|error| about_file(path, format!("the kernel does not list its interfaces: {error}"), "", false))
 }
 
 /// Where a configuration wants its control socket, whatever else is wrong with it.
@@ -251,6 +254,26 @@ pub fn control_socket_of(path: &Path) -> Result<PathBuf, Refused> {
 /// Where the file cannot be read.
 pub fn instance_of(path: &Path) -> Result<Option<String>, Refused> {
     daemon_text(path, "instance")
+}
+
+/// Where a configuration wants what outlives its daemon, whatever else is wrong with it.
+///
+/// # Errors
+///
+/// Where the file cannot be read.
+pub fn state_directory_of(path: &Path) -> Result<PathBuf, Refused> {
+    let root = daemon_text(path, "state-directory")?;
+    let root = directory_of(path).join(root.as_deref().unwrap_or(DEFAULT_STATE_DIRECTORY));
+    Ok(root.join(instance_of(path)?.as_deref().unwrap_or(DEFAULT_INSTANCE)))
+}
+
+/// Reads a text that was the configuration at `path` once, as [`load`] reads a file.
+///
+/// # Errors
+///
+/// Everything that is wrong, with its place.
+pub fn load_former(path: &Path, text: &str) -> Result<Loaded, Refused> {
+    parse(path, text, &this_host(path)?, Severity::Warning)
 }
 
 /// A text of `[daemon]`.

@@ -405,6 +405,7 @@ impl Core {
         }
         self.attacher.release(keep);
         self.orders.stop();
+        self.reloads.stop();
         Ok(())
     }
 }

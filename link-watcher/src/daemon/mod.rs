@@ -56,7 +56,7 @@ use crate::{
     announce::Own,
     bpf::{self, Kernel},
     clock,
-    config::{self, Config, EngineChoice, Loaded},
+    config::{Config, EngineChoice, Loaded},
     control::{History, Server},
     engine::Engine,
     error::{MissingPrivilege, chain},
@@ -94,8 +94,11 @@ fn slots_for(links: usize) -> u32 {
 /// With what keeps it from starting, and the remedy.
 pub fn run(config_path: &Path) -> Result<()> {
     let hidden = hide_memory();
-    let loaded = config::load(config_path)?;
+    let (loaded, refused) = reload::load(config_path)?;
     start_logging();
+    if let Some(refused) = &refused {
+        error!("{refused}\nthe configuration that ran last serves until `link-watcher reload` takes a better one");
+    }
     if let Err(error) = hidden {
         warn!("this process can be dumped ({error}): a core dump would hold what signs keepalives");
     }
@@ -106,7 +109,7 @@ pub fn run(config_path: &Path) -> Result<()> {
         return Err(missing.into());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    let result = runtime.block_on(serve(config_path, loaded));
+    let result = runtime.block_on(serve(config_path, loaded, refused));
     // A notifier's name that is still being looked up, or its program, must not hold up the end.
     runtime.shutdown_background();
     result
@@ -121,7 +124,7 @@ fn hide_memory() -> rustix::io::Result<()> {
 }
 
 /// Everything between the first thread and the last.
-async fn serve(config_path: &Path, loaded: Loaded) -> Result<()> {
+async fn serve(config_path: &Path, loaded: Loaded, refused: Option<String>) -> Result<()> {
     let Loaded { text, config, .. } = loaded;
     // Before anything is changed: a second daemon on the same socket would fight the first one.
     let server = Server::bind(&config.daemon.control_socket).context("the control socket")?;
@@ -134,7 +137,7 @@ async fn serve(config_path: &Path, loaded: Loaded) -> Result<()> {
     let (notifiers, notifiers_watched) = watch::channel(Notifiers::from(config.notifiers.as_slice()));
     let outward = Outward { history: Arc::clone(&history), metrics_at, notifiers };
     let tally = Arc::new(Tally::default());
-    let reloads = Reloads::new(text);
+    let reloads = Reloads::new(text, refused, &config.daemon.own_state_directory())?;
     let watch = Arc::new(Watch::default());
     let core = start_core(config_path.to_owned(), config, reloads, Arc::clone(&watch), outward, requests, stopped_in)?;
     let mut signals = Signals::listen()?;
@@ -305,6 +308,7 @@ async fn build(
         watch,
     };
     core.start().await?;
+    core.keep_last_good();
     systemd::ready();
     Ok((core, Inputs { reports, uplinks: uplink_reports, requests, kernel: kernel_events }))
 }

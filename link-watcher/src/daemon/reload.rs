@@ -1,14 +1,19 @@
 //! Reading the configuration again: what changes is said, what is refused is seen, and what is not confirmed is taken back.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
+use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use super::core::Core;
 use crate::{
     clock,
-    config::{self, Config, Loaded},
+    config::{self, Config, Loaded, Refused},
     control::{EventRecord, ReloadOptions},
+    state::{Keeper, StateFile},
     status::ConfigSnapshot,
 };
 
@@ -26,6 +31,44 @@ pub(super) struct Reloads {
     refused: Option<(u64, String)>,
     /// What returns unless somebody confirms.
     unconfirmed: Option<Unconfirmed>,
+    /// Keeps what somebody stands for, for a start at which the file is refused.
+    keeper: Keeper<LastGood>,
+}
+
+/// The configuration that ran last, as it is kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct LastGood {
+    /// The file that it was.
+    path: PathBuf,
+    text: String,
+}
+
+/// Version of its file, and its longest length, bytes.
+const LAST_GOOD: (u32, u64) = (1, 8 << 20);
+
+fn last_good_in(directory: &Path) -> StateFile {
+    StateFile::new(directory.join("last-good.json"), LAST_GOOD.0, LAST_GOOD.1)
+}
+
+/// Reads the configuration at the start. Where the file is refused, what ran last serves, with the reason why the file does
+/// not.
+///
+/// # Errors
+///
+/// Everything that is wrong with the file, where nothing ran before.
+pub(super) fn load(path: &Path) -> Result<(Loaded, Option<String>), Refused> {
+    let refused = match config::load(path) {
+        Ok(loaded) => return Ok((loaded, None)),
+        Err(refused) => refused,
+    };
+    // With more privilege it might be read; and where there is no file, nobody wants anything to run.
+    if refused.needs_privilege() {
+        return Err(refused);
+    }
+    let Ok(directory) = config::state_directory_of(path) else { return Err(refused) };
+    let former = last_good_in(&directory).read::<LastGood>().ok().flatten().filter(|former| former.path == path);
+    let former = former.and_then(|former| config::load_former(path, &former.text).ok());
+    former.map(|loaded| (loaded, Some(refused.to_string()))).ok_or(refused)
 }
 
 #[derive(Debug)]
@@ -36,9 +79,20 @@ struct Unconfirmed {
 }
 
 impl Reloads {
-    /// A daemon that starts with this text.
-    pub(super) fn new(text: String) -> Self {
-        Self { text, since_ns: clock::now_ns(), refused: None, unconfirmed: None }
+    /// A daemon that starts with this text, because the file is `refused` or because it is what the file says.
+    ///
+    /// # Errors
+    ///
+    /// Without another thread.
+    pub(super) fn new(text: String, refused: Option<String>, directory: &Path) -> anyhow::Result<Self> {
+        let now_ns = clock::now_ns();
+        let keeper = Keeper::start("lw-config", last_good_in(directory))?;
+        Ok(Self { text, since_ns: now_ns, refused: refused.map(|why| (now_ns, why)), unconfirmed: None, keeper })
+    }
+
+    /// Waits, not for long, until what is to be kept is written.
+    pub(super) fn stop(self) {
+        self.keeper.stop();
     }
 
     /// When the former configuration returns, ns.
@@ -115,13 +169,23 @@ impl Core {
                 self.reloads.unconfirmed = Some(Unconfirmed { until_ns, config, text });
                 lines.push(format!("`link-watcher confirm` within {seconds} s, or the former configuration returns"));
             }
-            None => self.reloads.unconfirmed = None,
+            None => {
+                self.reloads.unconfirmed = None;
+                self.keep_last_good();
+            }
         }
         for line in lines {
             said += "\n  ";
             said += &line;
         }
         Ok(said)
+    }
+
+    /// Keeps the running configuration as the one that a start falls back to.
+    pub(super) fn keep_last_good(&self) {
+        let last = LastGood { path: self.config_path.clone(), text: self.reloads.text.clone() };
+        // Nobody waits for it: what is wrong with the disk is said by the thread that writes, and in the status.
+        drop(self.reloads.keeper.keep(last));
     }
 
     /// What another configuration changes, a line each.
@@ -147,6 +211,7 @@ impl Core {
     pub(super) fn confirm(&mut self) -> Result<String, String> {
         match self.reloads.unconfirmed.take() {
             Some(_) => {
+                self.keep_last_good();
                 self.note("config-confirmed", String::new());
                 Ok("confirmed: the configuration stays".to_owned())
             }

@@ -55,15 +55,16 @@ fn a_record_that_cannot_be_used_is_said_and_survived() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ledger.json");
     let stamp = |version: u32, boot: &str| {
-        format!("{{\"version\": {version}, \"boot_id\": \"{boot}\", \"network_namespace\": 1, \"claims\": 5}}")
+        let content = format!("{{\"stamp\": {{\"boot_id\": \"{boot}\", \"network_namespace\": 1}}, \"claims\": 5}}");
+        format!("{{\"version\": {version}, \"content\": {content}}}")
     };
     for (text, problem) in [
         ("", Some("EOF while parsing")),
         ("{\"version\": 1", Some("EOF while parsing")),
-        (&stamp(2, "x"), Some("it has version 2")),
+        (&stamp(2, "x"), Some("of version 2")),
         // Of another boot: what it says has gone with that one.
         (&stamp(1, "x"), None),
-        (&"x".repeat((8 << 20) + 1), Some("too long")),
+        (&"x".repeat((8 << 20) + 1), Some("longer than")),
     ] {
         fs::write(&path, text).unwrap();
         let mut ledger = Ledger::open_in(directory.path());
@@ -104,10 +105,11 @@ fn a_place_that_cannot_be_written_is_said_once_and_survived() {
     let gone = directory.path().join("gone");
     let mut ledger = Ledger::open_in(&gone);
     fs::remove_dir_all(&gone).unwrap();
+    fs::write(&gone, "").unwrap();
     ledger.claim(vec![peer("hq", 254)], Vec::new());
     ledger.save();
-    assert!(ledger.problem().unwrap().contains("cannot be written"), "{:?}", ledger.problem());
-    fs::create_dir(&gone).unwrap();
+    assert!(ledger.problem().unwrap().contains("may not know all"), "{:?}", ledger.problem());
+    fs::remove_file(&gone).unwrap();
     ledger.save();
     assert_eq!(ledger.problem(), None, "it is tried again");
     let mode = fs::metadata(gone.join("ledger.json")).unwrap().permissions().mode();
