@@ -7,10 +7,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
+    sync::Arc,
 };
 
 use link_watcher::{
-    metrics::{Counters, Listener, Request, Scrape, To, render},
+    control::{EventRecord, History},
+    metrics::{Counters, Faces, Listener, Request, Scrape, To, render},
     status::{GroupSnapshot, LinkSnapshot, Snapshot},
 };
 use support::{daemon::snapshot, repository_file};
@@ -29,7 +31,7 @@ fn scrape() -> Scrape {
 #[test]
 fn the_text_is_as_documented() {
     let expected = repository_file("tests/support/metrics.txt");
-    let text = render(&scrape());
+    let text = render(&scrape(), &BTreeMap::new());
     for (line, (got, wanted)) in text.lines().zip(expected.lines()).enumerate() {
         assert_eq!(got, wanted, "line {} of tests/support/metrics.txt", line + 1);
     }
@@ -41,9 +43,9 @@ fn what_is_gone_is_not_written_and_forgotten_at_a_reload() {
     let mut scrape = scrape();
     scrape.counters.transition("hq".to_owned(), "gone".to_owned(), To::Down);
     scrape.counters.failover("gone".to_owned(), 1);
-    assert!(!render(&scrape).contains("gone"));
+    assert!(!render(&scrape, &BTreeMap::new()).contains("gone"));
     scrape.counters.retain(&BTreeSet::from([("gone".to_owned(), "gone".to_owned())]));
-    let text = render(&scrape);
+    let text = render(&scrape, &BTreeMap::new());
     assert!(text.contains("link_watcher_failover_seconds_count{group=\"hq\"} 0"));
     assert!(text.contains("interface=\"eth1\",to=\"up\"} 0"));
 }
@@ -135,13 +137,13 @@ fn whatever_names_there_are_the_format_is_kept() {
     for ns in (0..12_000_000_000).step_by(700_000_001) {
         counters.failover("wän}{,\"".to_owned(), ns);
     }
-    let samples = parse(&render(&Scrape { snapshot: Snapshot { groups, ..snapshot() }, counters }));
+    let samples = parse(&render(&Scrape { snapshot: Snapshot { groups, ..snapshot() }, counters }, &BTreeMap::new()));
     let of = |name: &str, group: &str| -> Vec<f64> {
         let mine = samples.iter().filter(|sample| sample.0 == format!("link_watcher_{name}"));
         mine.filter(|sample| sample.1["group"] == group).map(|sample| sample.2).collect()
     };
     assert!(samples.iter().any(|sample| sample.1.get("link").is_some_and(|link| link == "b\n\"c\"\\")));
-    assert_eq!((of("dropped_total", "hq").len(), of("dropped_total", "wän}{,\"").len()), (16, 0));
+    assert_eq!((of("dropped_total", "hq").len(), of("dropped_total", "wän}{,\"").len()), (18, 0));
     for group in ["hq", "wän}{,\""] {
         let buckets = of("failover_seconds_bucket", group);
         assert!(buckets.is_sorted(), "cumulative");
@@ -158,7 +160,10 @@ fn with_listener(act: impl FnOnce(SocketAddr, watch::Sender<Option<SocketAddr>>)
         let address = listener.address().unwrap();
         let (requests_in, mut requests) = mpsc::channel::<Request>(4);
         let (at, watched) = watch::channel(Some(address));
-        let serving = tokio::spawn(Listener::run(Some(listener), watched, requests_in));
+        let history = Arc::new(History::default());
+        history.push(EventRecord { what: "link-down".to_owned(), ..EventRecord::default() });
+        let faces = Faces { requests: requests_in, history, tally: Arc::default() };
+        let serving = tokio::spawn(Listener::run(Some(listener), watched, faces));
         let core = tokio::spawn(async move {
             while let Some(Request(answer)) = requests.recv().await {
                 drop(answer.send(scrape()));
@@ -188,12 +193,12 @@ fn a_scraper_gets_the_metrics_and_others_a_reason() {
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
         assert!(head.contains("connection: close"), "{head}");
-        assert_eq!(body, render(&scrape()));
+        assert_eq!(body, render(&scrape(), &BTreeMap::new()));
         let got = ask(address, "HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(got.contains(&format!("content-length: {}\r\n", body.len())) && got.ends_with("\r\n\r\n"), "{got}");
         let got = ask(address, "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
         assert!(got.starts_with("HTTP/1.1 405 ") && got.contains("allow: GET, HEAD"), "{got}");
-        let got = ask(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        let got = ask(address, "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(got.starts_with("HTTP/1.1 404 ") && got.contains("at /metrics"), "{got}");
         assert!(ask(address, "no request\r\n\r\n").starts_with("HTTP/1.1 400 "));
         let long = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(100_000));
@@ -205,7 +210,7 @@ fn a_scraper_gets_the_metrics_and_others_a_reason() {
 fn clients_that_say_nothing_leave_room_for_others() {
     with_listener(|address, _at| {
         let idle: Vec<_> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
-        // Waits in the backlog until the silent ones have had their time, however long that is.
+        // The oldest of the silent ones makes room, so that this one does not wait for anybody's time to be over.
         assert!(ask(address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").starts_with("HTTP/1.1 200 "));
         drop(idle);
     });
@@ -247,4 +252,35 @@ fn a_busy_port_is_said_with_a_remedy() {
              `listen` in [metrics] chooses another port"
         )
     );
+}
+
+#[test]
+fn the_page_needs_nothing_but_itself_and_the_status() {
+    with_listener(|address, _at| {
+        let got = ask(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
+        let (head, body) = got.split_once("\r\n\r\n").unwrap();
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("content-type: text/html"), "{head}");
+        assert!(head.contains("content-security-policy: default-src 'none'; script-src 'sha256-"), "{head}");
+        assert!(body.contains("<script>") && !body.contains("/*SCRIPT*/") && !body.contains("/*STYLE*/"), "{body}");
+        // Nothing from elsewhere, and no text of ours that could become markup.
+        let body = body.replace("http://www.w3.org/2000/svg", "the name of a vocabulary");
+        let bad = ["http://", "https://", "innerHTML"].into_iter().find(|bad| body.contains(bad));
+        assert_eq!(bad, None);
+        let got = ask(address, "GET /status.json HTTP/1.1\r\nHost: x\r\n\r\n");
+        let (head, body) = got.split_once("\r\n\r\n").unwrap();
+        assert!(head.contains("content-type: application/json"), "{head}");
+        let parsed: link_watcher::status::Snapshot = serde_json::from_str(body).unwrap();
+        assert_eq!(parsed, scrape().snapshot);
+        let got = ask(address, "GET /events.json HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(got.contains("link-down"), "{got}");
+    });
+}
+
+#[test]
+fn health_is_that_every_group_has_a_usable_link() {
+    with_listener(|address, _at| {
+        let got = ask(address, "GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n");
+        let usable = scrape().snapshot.groups.iter().all(|group| group.links.iter().any(|link| link.usable));
+        assert!(usable && got.starts_with("HTTP/1.1 200 OK\r\n") && got.ends_with("healthy\n"), "{got}");
+    });
 }

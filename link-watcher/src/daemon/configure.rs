@@ -12,26 +12,13 @@ use super::{
 };
 use crate::{
     clock,
-    config::{Config, MetricsConfig, UplinksConfig},
+    config::{Config, UplinksConfig},
     event::{Event, GroupId, GroupSpec, LinkId},
-    metrics,
     probe::Order,
     route::{Nexthop, RouteSink as _},
 };
 
 impl Core {
-    /// Whether metrics can be served where they shall be from now on. On the port where they are served now it is not known
-    /// before that one is given up.
-    pub(super) fn check_metrics(&self, wanted: Option<MetricsConfig>) -> Result<(), String> {
-        let now = self.config.metrics.map(|metrics| metrics.listen);
-        match wanted.map(|metrics| metrics.listen) {
-            Some(wanted) if now.is_none_or(|now| now.port() != wanted.port()) => {
-                metrics::Listener::bind(wanted).map(drop).map_err(|error| error.to_string())
-            }
-            _ => Ok(()),
-        }
-    }
-
     /// Makes a configuration the running one. Links that it does not change go on as they are.
     pub(super) async fn configure(&mut self, config: Config) -> Result<(), String> {
         let Numbered { peers: mut specs, uplinks, removed } = self.registry.number(&config, self.slots)?;
