@@ -169,3 +169,48 @@ fn a_firewall_that_drops_announcements_is_named_at_both_ends_until_it_is_gone() 
     let healed = || Ok((announcements(&routers, End::Server)["acknowledged"] == true).then_some(()));
     routers.lab.wait_until("the list", Duration::from_millis(1_500), healed).unwrap();
 }
+
+/// The seed's "additional routes": what leaves by the interfaces that are announced, followed as it changes.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn routes_of_other_protocols_are_announced_as_they_come_and_go() {
+    let setup = Setup {
+        client_settings: "announce-interfaces = [\"eth0\"]\nannounce-routes = [\"static\", 99]".to_owned(),
+        server_settings: String::new(),
+        hold_up: Duration::from_millis(200),
+        ..Setup::cables(2, Duration::from_millis(50), 3)
+    };
+    let routers = TwoRouters::build_in(Lab::new().unwrap(), setup, &binary().unwrap()).unwrap();
+    let server = routers.daemon(End::Server);
+    let text = fs::read_to_string(server.config_path()).unwrap();
+    fs::write(server.config_path(), text.replacen("accept = [", "accept = [\"172.16.0.0/16\", ", 1)).unwrap();
+    let ip = |line: &str| {
+        let words: Vec<&str> = std::iter::once("ip").chain(line.split(' ')).collect();
+        routers.client.command(&words, "").unwrap();
+    };
+    ip("route add 172.16.1.0/24 via 10.20.20.10 proto static");
+    routers.start_daemons().unwrap();
+    let wait = |wanted: &[&str]| {
+        let announced = || {
+            let status = server.status()?;
+            let list = status["groups"][0]["announced_to_us"].as_array().cloned().unwrap_or_default();
+            let of_others: Vec<&str> =
+                list.iter().filter_map(Value::as_str).filter(|prefix| prefix.starts_with("172.16.")).collect();
+            Ok((of_others == wanted).then_some(()))
+        };
+        routers.lab.wait_until(&format!("{wanted:?} to be announced"), PATIENCE, announced).unwrap();
+    };
+    wait(&["172.16.1.0/24"]);
+    ip("route add 172.16.2.0/24 via 10.20.20.10 proto 99");
+    // Of another protocol, by another interface, a default, and nowhere at all.
+    ip("route add 172.16.3.0/24 via 10.20.20.10 proto 98");
+    ip("route add 172.16.4.0/24 dev wan1 proto static");
+    ip("route add default via 10.20.20.10 proto static metric 9999");
+    ip("route add blackhole 172.16.5.0/24 proto static");
+    wait(&["172.16.1.0/24", "172.16.2.0/24"]);
+    ip("route del 172.16.1.0/24");
+    wait(&["172.16.2.0/24"]);
+    // The LAN's cable is pulled, and put in again: the routes are gone for good, and said to be.
+    ip("link set eth0 down");
+    wait(&[]);
+}

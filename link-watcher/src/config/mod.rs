@@ -13,6 +13,7 @@ mod host;
 mod metrics;
 mod notify;
 mod peer;
+mod protocol;
 mod secret;
 mod section;
 mod uplinks;
@@ -145,6 +146,8 @@ pub struct PeerConfig {
     pub announce: Vec<IpNet>,
     /// Interfaces whose connected prefixes the peer shall send through us too.
     pub announce_interfaces: Vec<String>,
+    /// Protocol numbers: routes of these that leave by those interfaces, too.
+    pub announce_routes: Vec<u8>,
     /// Announced prefixes outside of these are refused.
     pub accept: Vec<IpNet>,
     /// Most prefixes of the peer's announcements, 1 to 65,536; a longer list is refused whole.

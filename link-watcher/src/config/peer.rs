@@ -16,6 +16,7 @@ use super::{
     actuation::Actuation,
     diagnostic::Severity,
     group::{self, DAY, values},
+    protocol,
     section::Section,
 };
 use crate::{
@@ -46,6 +47,7 @@ pub(super) const PEER_KEYS: &[&str] = &[
     "routes",
     "announce",
     "announce-interfaces",
+    "announce-routes",
     "accept",
     "max-prefixes",
     "failback",
@@ -71,6 +73,7 @@ pub(super) struct Peer<'a> {
     pub(super) routes: Vec<Spanned<IpNet>>,
     pub(super) announce: Vec<Spanned<IpNet>>,
     pub(super) announce_interfaces: Vec<Spanned<String>>,
+    announce_routes: Vec<Spanned<u8>>,
     pub(super) accept: Vec<Spanned<IpNet>>,
     max_prefixes: usize,
     failback: Failback,
@@ -142,6 +145,16 @@ impl<'a> Peer<'a> {
         }
         let mut announce_interfaces = section.strings("announce-interfaces", "[\"eth0\"]");
         announce_interfaces.retain(|interface| section.is_interface(interface));
+        let announce_routes = protocol::read(&section, "announce-routes");
+        if let Some(first) = announce_routes.first()
+            && section.is_empty("announce-interfaces")
+        {
+            section.findings.error(
+                &first.span(),
+                "`announce-routes` without `announce-interfaces` announces nothing",
+                "say by which interfaces these routes leave, such as announce-interfaces = [\"eth0\"]",
+            );
+        }
         Self {
             name,
             role,
@@ -152,6 +165,7 @@ impl<'a> Peer<'a> {
             routes: section.prefixes("routes"),
             announce: section.prefixes("announce"),
             announce_interfaces,
+            announce_routes,
             accept: section.prefixes("accept"),
             max_prefixes: section
                 .integer("max-prefixes", 1..=MAX_PREFIXES as u32)
@@ -182,6 +196,7 @@ impl<'a> Peer<'a> {
             routes: values(self.routes),
             announce: values(self.announce),
             announce_interfaces: values(self.announce_interfaces),
+            announce_routes: values(self.announce_routes),
             accept: values(self.accept),
             max_prefixes: self.max_prefixes,
             failback: self.failback,

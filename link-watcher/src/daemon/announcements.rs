@@ -15,6 +15,7 @@ use crate::{
     clock,
     event::{GroupId, LinkId, Transition, What},
     probe::Order,
+    route::LearnedRoute,
 };
 
 /// How often the keepalives' generation is looked at, ns. All groups are at the same instants: one wake-up serves them.
@@ -251,11 +252,29 @@ impl Core {
     /// the interfaces too.
     pub(super) fn gather_announcements(&mut self) {
         let now_ns = clock::now_ns();
+        let protocols = self.groups.values().flat_map(|group| &group.config.announce_routes).copied().collect();
+        self.routes.follow(now_ns, &protocols);
+        let (learned, changes) = self.routes.learned();
+        self.learned_changes = changes;
+        if learned.is_none() && !std::mem::replace(&mut self.too_many_learned, learned.is_none()) {
+            warn!("announce-routes: the main table has too many of these routes to follow them; none of them is announced");
+        }
+        self.too_many_learned &= learned.is_none();
         for group in self.groups.values_mut() {
             let mut prefixes = group.config.announce.clone();
+            let mut indices = Vec::new();
             for interface in &group.config.announce_interfaces {
                 prefixes.extend(self.interfaces.connected(interface));
+                indices.extend(self.interfaces.index(interface));
             }
+            // Never a default: it would lead everything here that the peer has no route for.
+            let behind = |route: &&LearnedRoute| {
+                group.config.announce_routes.contains(&route.protocol)
+                    && route.prefix.prefix_len() > 0
+                    && !route.interfaces.is_empty()
+                    && route.interfaces.iter().all(|ifindex| indices.contains(ifindex))
+            };
+            prefixes.extend(learned.unwrap_or_default().iter().filter(behind).map(|route| route.prefix));
             let left_out = group.sender.set(now_ns, prefixes);
             if left_out > 0 {
                 warn!("{}: {left_out} prefixes too many to announce were left out", group.config.name);
@@ -270,6 +289,13 @@ impl Core {
             if self.groups[&id].to_be_judged(&self.own) {
                 self.judge(id);
             }
+        }
+    }
+
+    /// Gathers again what we announce, where routes of others have come or gone.
+    pub(super) fn follow_learned(&mut self) {
+        if self.routes.learned().1 != self.learned_changes {
+            self.gather_announcements();
         }
     }
 

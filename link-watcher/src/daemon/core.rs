@@ -137,6 +137,10 @@ pub(super) struct Core {
     pub(super) interfaces_changed_ns: Option<u64>,
     /// What the next decision comes from.
     pub(super) news: News,
+    /// How often routes of others had changed when announcements were gathered last.
+    pub(super) learned_changes: u64,
+    /// There are too many of them, which was said.
+    pub(super) too_many_learned: bool,
     /// What no peer may announce.
     pub(super) own: Own,
     /// When the generation in keepalives is looked at again, ns.
@@ -227,6 +231,7 @@ impl Core {
                 warn!("routes: {notice}");
             }
         }
+        self.follow_learned();
         self.end_former().await;
     }
 

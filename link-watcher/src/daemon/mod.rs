@@ -300,6 +300,8 @@ async fn build(
         rerouted: BTreeSet::new(),
         interfaces_changed_ns: None,
         news: News::default(),
+        learned_changes: 0,
+        too_many_learned: false,
         own: Own::new([], []),
         look_ns: 0,
         suspect_ns: 0,

@@ -109,6 +109,8 @@ pub struct KernelEvents {
 pub struct Filtered {
     /// Everybody's routes in the main table.
     pub main_table: bool,
+    /// Everybody's routes of these protocols.
+    pub protocols: Vec<u8>,
     /// Everybody's nexthop objects.
     pub nexthops: bool,
     /// No routes written by requests from these netlink port ids: one's own, which may be very many.
@@ -224,8 +226,11 @@ fn filter(filtered: &Filtered) -> Vec<SockFilter> {
         SockFilter::new(JUMP_EQUAL, 0, 1, 0),
         PASS,
         SockFilter::new(LOAD_BYTE, 0, 0, protocol_at),
-        SockFilter::new(JUMP_EQUAL, 0, 1, u32::from(PROTOCOL)),
-        PASS,
+    ]);
+    for protocol in filtered.protocols.iter().chain([&PROTOCOL]) {
+        program.extend([SockFilter::new(JUMP_EQUAL, 0, 1, u32::from(*protocol)), PASS]);
+    }
+    program.extend([
         SockFilter::new(LOAD_HALF, 0, 0, 4),
         SockFilter::new(JUMP_EQUAL, 0, 1, network(libc::RTM_DELROUTE)),
         DROP,

@@ -362,6 +362,12 @@ pub(crate) fn parse_route(payload: &[u8]) -> Option<FoundRoute> {
 /// news to us, its place is seen. An attribute of its way that is not understood leaves the way unknown, and no more:
 /// a route that is not seen would be a prefix that we lead elsewhere.
 pub(crate) fn parse_table_route(payload: &[u8]) -> Option<FoundTableRoute> {
+    parse_whole_route(payload).map(|(route, _)| route)
+}
+
+/// As [`parse_table_route`], with the interfaces that a unicast route leaves by, in order and each once. The kernel names them also
+/// where the route refers to a nexthop object, unless `nexthop_compat_mode` is 0.
+pub(crate) fn parse_whole_route(payload: &[u8]) -> Option<(FoundTableRoute, Vec<u32>)> {
     let header = RouteHeader::parse(payload).ok()?;
     let mut destination = match header.address_family {
         AddressFamily::Inet => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
@@ -381,11 +387,13 @@ pub(crate) fn parse_table_route(payload: &[u8]) -> Option<FoundTableRoute> {
             _ => found.take(&nla),
         }
     }
-    Some(FoundTableRoute {
+    let interfaces = found.interfaces();
+    let route = FoundTableRoute {
         key: RouteKey { table, prefix: IpNet::new(destination, header.destination_prefix_length).ok()?, metric },
         protocol: header.protocol.into(),
         way: found.way(),
-    })
+    };
+    Some((route, interfaces))
 }
 
 /// What a message says of a route's way.
@@ -441,6 +449,17 @@ impl FoundWay {
             },
             Err(_) => (self.plain, self.object) = (false, None),
         }
+    }
+
+    fn interfaces(&self) -> Vec<u32> {
+        if self.kind != RouteType::Unicast {
+            return Vec::new();
+        }
+        let hops = self.several.as_deref().unwrap_or(std::slice::from_ref(&self.only));
+        let mut interfaces: Vec<u32> = hops.iter().map(|hop| hop.ifindex).filter(|ifindex| *ifindex != 0).collect();
+        interfaces.sort_unstable();
+        interfaces.dedup();
+        interfaces
     }
 
     fn way(self) -> Option<Way> {

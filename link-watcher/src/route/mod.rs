@@ -45,8 +45,8 @@ pub use self::{
     nexthop::{NetlinkObjects, NexthopGroups, ObjectChange, ObjectKernel},
     routes::Routes,
     sink::Actuation,
-    table_kernel::{BulkKernel, NetlinkTables, TableChange, TableKernel},
-    tables::{MAX_LINKS, PRIORITIES, PeerTables, TABLES},
+    table_kernel::{BulkKernel, NetlinkTables, Portion, TableChange, TableKernel},
+    tables::{LearnedRoute, MAX_LINKS, PRIORITIES, PeerTables, TABLES},
 };
 pub(crate) use crate::netlink::canonical;
 pub use crate::netlink::{

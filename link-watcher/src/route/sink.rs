@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::{
-    Adopted, BulkKernel, GroupRoutes, MAIN_TABLE, NexthopGroups, Notice, ObjectKernel, PeerTables, Report,
+    Adopted, BulkKernel, GroupRoutes, LearnedRoute, MAIN_TABLE, NexthopGroups, Notice, ObjectKernel, PeerTables, Report,
     RouteBackend, RouteKernel, RouteSink, Routes, Why,
 };
 use crate::{
@@ -67,9 +67,21 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
     pub fn filtered(&self) -> Filtered {
         Filtered {
             main_table: self.tables.follows_main(),
+            protocols: self.tables.followed().iter().copied().collect(),
             nexthops: self.nexthops.follows(),
             without: vec![self.tables.port_id(), self.routes.port_id(), self.nexthops.port_id()],
         }
+    }
+
+    /// Follows the routes of these protocols in the main table, whoever makes them.
+    pub fn follow(&mut self, now_ns: u64, protocols: &BTreeSet<u8>) {
+        self.tables.follow(now_ns, protocols);
+    }
+
+    /// The routes of the protocols that are followed, in order, and a number that grows with each change; no routes if there are
+    /// too many to follow.
+    pub fn learned(&self) -> (Option<&[LearnedRoute]>, u64) {
+        self.tables.learned()
     }
 
     /// Whether tables serve the group.

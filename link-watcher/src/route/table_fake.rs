@@ -10,7 +10,7 @@ use std::{
     rc::Rc,
 };
 
-use super::{BulkKernel, Family, FoundRoute, FoundRule, FoundTableRoute, PROTOCOL, TableChange, TableKernel, Way};
+use super::{BulkKernel, Family, FoundRoute, FoundRule, FoundTableRoute, PROTOCOL, Portion, TableChange, TableKernel, Way};
 use crate::system::{KernelError, KernelEvent, RouteChange, RouteEvent};
 
 /// The port id of the back-end under test.
@@ -193,12 +193,16 @@ impl BulkKernel for FakeKernel {
         Ok(())
     }
 
-    fn portion(&mut self) -> io::Result<(Vec<FoundTableRoute>, bool)> {
+    fn portion(&mut self) -> io::Result<(Portion, bool)> {
         let mut state = self.state();
         let rest = state.unread.len().min(3);
         let rest = state.unread.split_off(rest);
         let portion = std::mem::replace(&mut state.unread, rest);
         let more = !state.unread.is_empty();
-        Ok((portion, more))
+        let leaves_by = |route: &FoundTableRoute| match &route.way {
+            Some(Way::Through { hops, .. }) => hops.iter().map(|hop| hop.ifindex).collect(),
+            _ => Vec::new(),
+        };
+        Ok((portion.into_iter().map(|route| (route.clone(), leaves_by(&route))).collect(), more))
     }
 }

@@ -54,13 +54,16 @@ pub trait TableKernel {
     fn process(&self, port_id: u32) -> String;
 }
 
+/// Routes, each with the interfaces that it leaves by.
+pub type Portion = Vec<(FoundTableRoute, Vec<u32>)>;
+
 /// What tables of very many routes need of a kernel beyond that: to be read in portions.
 pub trait BulkKernel: TableKernel {
     /// Starts reading a table's routes of a family; what was being read before is given up.
     fn read(&mut self, table: u32, family: Family) -> io::Result<()>;
 
-    /// The next portion, some 300 routes, and whether more follows.
-    fn portion(&mut self) -> io::Result<(Vec<FoundTableRoute>, bool)>;
+    /// The next portion, some 300 routes, each with the interfaces that it leaves by, and whether more follows.
+    fn portion(&mut self) -> io::Result<(Portion, bool)>;
 }
 
 /// The kernel, over a netlink socket in the network namespace of the thread that opens it.
@@ -140,15 +143,15 @@ impl BulkKernel for NetlinkTables {
         Ok(())
     }
 
-    fn portion(&mut self) -> io::Result<(Vec<FoundTableRoute>, bool)> {
+    fn portion(&mut self) -> io::Result<(Portion, bool)> {
         let Some((table, requests)) = &mut self.reading else { return Ok((Vec::new(), false)) };
         let mut found = Vec::new();
-        let more = match requests.dump_portion(|message| found.extend(route::parse_table_route(message.payload()))) {
+        let more = match requests.dump_portion(|message| found.extend(route::parse_whole_route(message.payload()))) {
             Err(error) if nothing_there(&error) => false,
             other => other?,
         };
         // A kernel without strict dumps sends everything.
-        found.retain(|route| route.key.table == *table);
+        found.retain(|(route, _): &(FoundTableRoute, _)| route.key.table == *table);
         if !more {
             self.reading = None;
         }

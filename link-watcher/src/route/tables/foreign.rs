@@ -1,6 +1,6 @@
 //! What others have in the main table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use ipnet::IpNet;
 
@@ -18,6 +18,17 @@ pub(super) struct Best {
     pub(super) protocol: u8,
 }
 
+/// A route of a protocol that is followed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct LearnedRoute {
+    /// Destination.
+    pub prefix: IpNet,
+    /// Who made it (`rtm_protocol`).
+    pub protocol: u8,
+    /// Indices of the interfaces that it leaves by, in order.
+    pub interfaces: Vec<u32>,
+}
+
 /// The main table, without our own routes. Additions count at once; what goes, goes with the next reading, so that a
 /// packet rather leaves our tables in vain for a moment than is caught wrongly.
 pub(super) struct Foreign {
@@ -32,6 +43,12 @@ pub(super) struct Foreign {
     /// The filter of events takes one round to change, and only what is read behind it is complete.
     armed: bool,
     read_ns: u64,
+    /// Protocols whose routes are wanted with the interfaces that they leave by.
+    protocols: BTreeSet<u8>,
+    /// These routes, in order; nothing: there are more than [`FOREIGN_MAX`].
+    learned: Option<Vec<LearnedRoute>>,
+    /// How often they have changed.
+    learned_changes: u64,
 }
 
 impl Default for Foreign {
@@ -44,6 +61,9 @@ impl Default for Foreign {
             added: Vec::new(),
             armed: false,
             read_ns: 0,
+            protocols: BTreeSet::new(),
+            learned: Some(Vec::new()),
+            learned_changes: 0,
         }
     }
 }
@@ -51,8 +71,56 @@ impl Default for Foreign {
 impl Foreign {
     /// It is to be read again, at this time or later.
     pub(super) fn doubt(&mut self, at_ns: u64) {
-        let at_ns = if self.known { at_ns.max(self.read_ns + READ_GAP_NS) } else { at_ns };
+        let at_ns = if self.known || !self.protocols.is_empty() { at_ns.max(self.read_ns + READ_GAP_NS) } else { at_ns };
         self.due_ns = self.due_ns.min(at_ns);
+    }
+
+    /// The first group is served, and what was known of others' routes may be of an earlier time.
+    pub(super) fn begin_others(&mut self, now_ns: u64) {
+        (self.known, self.armed, self.due_ns) = (false, false, now_ns);
+    }
+
+    /// No group is served any more, and the events of others' routes end.
+    pub(super) fn end_others(&mut self) {
+        let (protocols, learned) = (std::mem::take(&mut self.protocols), self.learned.take());
+        let due_ns = if protocols.is_empty() { u64::MAX } else { self.due_ns };
+        let (learned_changes, read_ns) = (self.learned_changes, self.read_ns);
+        *self = Self { protocols, learned, learned_changes, due_ns, read_ns, ..Self::default() };
+    }
+
+    /// Wants routes of these protocols from now on.
+    pub(super) fn follow(&mut self, now_ns: u64, protocols: &BTreeSet<u8>) {
+        if self.protocols != *protocols {
+            self.protocols.clone_from(protocols);
+            self.armed = false;
+            self.doubt(now_ns);
+        }
+    }
+
+    /// Whether routes of a protocol are wanted.
+    pub(super) fn follows(&self, protocol: u8) -> bool {
+        self.protocols.contains(&protocol)
+    }
+
+    /// The protocols whose routes are wanted.
+    pub(super) const fn protocols(&self) -> &BTreeSet<u8> {
+        &self.protocols
+    }
+
+    /// Takes over the routes of these that were read.
+    pub(super) fn learn(&mut self, mut read: Option<Vec<LearnedRoute>>) {
+        if let Some(read) = &mut read {
+            read.sort_unstable();
+        }
+        if self.learned != read {
+            self.learned = read;
+            self.learned_changes += 1;
+        }
+    }
+
+    /// The routes of these protocols, and how often they have changed.
+    pub(super) fn learned(&self) -> (Option<&[LearnedRoute]>, u64) {
+        (self.learned.as_deref(), self.learned_changes)
     }
 
     /// Whether to read it now.
@@ -98,6 +166,14 @@ impl Foreign {
             self.overflow = true;
         }
         !self.overflow && better(&mut self.routes, key.prefix, best)
+    }
+}
+
+/// Enters a route, unless there are too many.
+pub(super) fn note(learned: &mut Option<Vec<LearnedRoute>>, route: LearnedRoute) {
+    match learned {
+        Some(routes) if routes.len() < FOREIGN_MAX => routes.push(route),
+        _ => *learned = None,
     }
 }
 

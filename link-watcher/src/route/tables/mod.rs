@@ -31,6 +31,7 @@ use std::{
 
 use ipnet::IpNet;
 
+pub use self::foreign::LearnedRoute;
 pub(super) use self::group::Group;
 use self::{foreign::Foreign, read::Reading};
 use super::{
@@ -106,6 +107,30 @@ impl<K: BulkKernel> PeerTables<K> {
     /// Whether the main table's events are needed: while any group is served.
     pub fn follows_main(&self) -> bool {
         !self.groups.is_empty()
+    }
+
+    /// Follows the routes of these protocols in the main table, whoever makes them.
+    pub fn follow(&mut self, now_ns: u64, protocols: &BTreeSet<u8>) {
+        self.foreign.follow(now_ns, protocols);
+        if self.audit_due_ns == u64::MAX && !self.idle() {
+            self.audit_due_ns = now_ns + PERIOD_NS;
+        }
+    }
+
+    /// The protocols whose routes are followed.
+    pub fn followed(&self) -> &BTreeSet<u8> {
+        self.foreign.protocols()
+    }
+
+    /// The routes of the protocols that are followed, in order, and a number that grows with each change; no routes if there are
+    /// too many.
+    pub fn learned(&self) -> (Option<&[LearnedRoute]>, u64) {
+        self.foreign.learned()
+    }
+
+    /// Whether there is nothing to do: no group is served, and nobody wants to know of the main table.
+    fn idle(&self) -> bool {
+        self.groups.is_empty() && self.foreign.protocols().is_empty()
     }
 
     /// Whether the group is served here, or what it had is still being removed.
@@ -257,6 +282,10 @@ impl<K: BulkKernel> PeerTables<K> {
     }
 
     fn begin(&mut self, now_ns: u64) {
+        if self.groups.len() == 1 {
+            self.foreign.begin_others(now_ns);
+            self.reading.take_if(|reading| reading.of_main());
+        }
         self.rules_due_ns = self.rules_due_ns.min(now_ns);
         if self.audit_due_ns == u64::MAX {
             self.audit_due_ns = now_ns + PERIOD_NS;
@@ -266,7 +295,7 @@ impl<K: BulkKernel> PeerTables<K> {
 
     /// Takes notice of what happens in the kernel.
     pub fn observe(&mut self, now_ns: u64, event: &KernelEvent) -> Option<Notice> {
-        if self.groups.is_empty() {
+        if self.idle() {
             return None;
         }
         match event {
@@ -314,7 +343,16 @@ impl<K: BulkKernel> PeerTables<K> {
         let key = event.route.key;
         if key.table == MAIN_TABLE {
             let ours = event.route.protocol == PROTOCOL;
-            if event.change == RouteChange::Added && !ours {
+            let followed = self.foreign.follows(event.route.protocol);
+            if self.groups.is_empty() {
+                // What was replaced may have been one of those.
+                if followed || event.change == RouteChange::Replaced {
+                    self.foreign.doubt(now_ns + GAP_NS);
+                }
+            } else if event.change == RouteChange::Added && !ours {
+                if followed {
+                    self.foreign.doubt(now_ns + GAP_NS);
+                }
                 if self.foreign.insert(key, event.route.protocol) {
                     self.groups.values_mut().for_each(|group| group.retarget = true);
                 }
@@ -339,7 +377,7 @@ impl<K: BulkKernel> PeerTables<K> {
 
     /// When [`tick`](Self::tick) has something to do; it may be in the past.
     pub fn next_deadline_ns(&self) -> u64 {
-        if self.groups.is_empty() {
+        if self.idle() {
             return u64::MAX;
         }
         if self.reading.is_some() {
@@ -362,7 +400,7 @@ impl<K: BulkKernel> PeerTables<K> {
 
     /// One portion of what is due, for one group alone or for all. Gives how much was done.
     fn work(&mut self, now_ns: u64, only: Option<GroupId>) -> usize {
-        if self.groups.is_empty() {
+        if self.idle() {
             return 0;
         }
         if self.rules_due_ns <= now_ns {
@@ -414,8 +452,7 @@ impl<K: BulkKernel> PeerTables<K> {
         if group.gone() {
             self.groups.remove(&id);
             if self.groups.is_empty() {
-                // Its events come no more.
-                self.foreign = Foreign::default();
+                self.foreign.end_others();
             }
             return written + 1;
         }

@@ -9,13 +9,13 @@ use ipnet::IpNet;
 
 use super::{
     BulkKernel, Group, Nexthop, PROTOCOL, PeerTables, RETRY_NS, fill,
-    foreign::{Best, FOREIGN_MAX, better},
+    foreign::{Best, FOREIGN_MAX, LearnedRoute, better, note},
     slot::{Progress, Standing},
     way_of,
 };
 use crate::{
     event::GroupId,
-    route::{Family, FoundTableRoute, MAIN_TABLE, Notice, Way},
+    route::{Family, FoundTableRoute, MAIN_TABLE, Notice, Portion, Way},
 };
 
 /// A table that is being read.
@@ -26,7 +26,11 @@ pub(super) struct Reading {
 
 enum What {
     /// The main table; nothing if it has too much.
-    Main(Option<BTreeMap<IpNet, Best>>),
+    Main {
+        others: Option<BTreeMap<IpNet, Best>>,
+        /// Routes of the protocols that are followed.
+        learned: Option<Vec<LearnedRoute>>,
+    },
     Slot {
         group: GroupId,
         table: u32,
@@ -44,9 +48,14 @@ impl Reading {
         matches!(self.what, What::Slot { group, .. } if group == id)
     }
 
+    /// Whether it is the main table.
+    pub(super) fn of_main(&self) -> bool {
+        matches!(self.what, What::Main { .. })
+    }
+
     fn table(&self) -> u32 {
         match self.what {
-            What::Main(_) => MAIN_TABLE,
+            What::Main { .. } => MAIN_TABLE,
             What::Slot { table, .. } => table,
         }
     }
@@ -59,7 +68,8 @@ pub(super) fn first_look<K: BulkKernel>(kernel: &mut K, table: u32) -> io::Resul
         kernel.read(table, family)?;
         let (found, _) = kernel.portion()?;
         count += found.len();
-        let mut through = found.iter().filter(|route| route.protocol == PROTOCOL).filter_map(nexthops);
+        let routes = found.iter().map(|(route, _)| route);
+        let mut through = routes.filter(|route| route.protocol == PROTOCOL).filter_map(nexthops);
         way = way.or_else(|| through.next());
     }
     Ok((count, way))
@@ -100,7 +110,7 @@ impl<K: BulkKernel> PeerTables<K> {
                 carrying.chain(others).map(move |(table, slot)| (*id, group, *table, slot))
             });
         let what = if self.foreign.begin(now_ns) {
-            What::Main(Some(BTreeMap::new()))
+            What::Main { others: Some(BTreeMap::new()), learned: Some(Vec::new()) }
         } else if let Some((id, group, table, _)) =
             unread.find(|(_, _, _, slot)| slot.progress == Progress::Unread && slot.retry_ns <= now_ns)
         {
@@ -127,7 +137,7 @@ impl<K: BulkKernel> PeerTables<K> {
         let Some(reading) = self.reading.take() else { return };
         self.notices.push(Notice::Failed(format!("table {}: {error}", reading.table())));
         match reading.what {
-            What::Main(_) => self.foreign.failed(now_ns),
+            What::Main { .. } => self.foreign.failed(now_ns),
             What::Slot { group, table, .. } => {
                 let slot = self.groups.get_mut(&group).and_then(|group| group.slots.get_mut(&table));
                 slot.into_iter().for_each(|slot| slot.retry_ns = now_ns + RETRY_NS);
@@ -135,11 +145,19 @@ impl<K: BulkKernel> PeerTables<K> {
         }
     }
 
-    fn take_in(&mut self, found: Vec<FoundTableRoute>) {
+    fn take_in(&mut self, found: Portion) {
         let Some(reading) = &mut self.reading else { return };
         match &mut reading.what {
-            What::Main(routes) => {
-                for route in found {
+            What::Main { others, learned } => {
+                for (route, interfaces) in found {
+                    if self.foreign.follows(route.protocol) {
+                        let route = LearnedRoute { prefix: route.key.prefix, protocol: route.protocol, interfaces };
+                        note(learned, route);
+                    }
+                    // Only groups here ask for them.
+                    if self.groups.is_empty() {
+                        continue;
+                    }
                     let ours = |group: &Group| match route.way {
                         Some(Way::Object(id)) => group.range.has(id),
                         _ => nexthops(&route).is_some_and(|way| group.leads_through(&way)),
@@ -147,19 +165,18 @@ impl<K: BulkKernel> PeerTables<K> {
                     if route.protocol == PROTOCOL && self.groups.values().any(ours) {
                         continue;
                     }
-                    let Some(known) = routes else { return };
+                    let Some(known) = others else { continue };
                     let best = Best { metric: route.key.metric, protocol: route.protocol };
                     better(known, route.key.prefix, best);
                     if known.len() > FOREIGN_MAX {
-                        *routes = None;
-                        return;
+                        *others = None;
                     }
                 }
             }
             What::Slot { group, table, standing, throws, extra } => {
                 let Some(group) = self.groups.get_mut(group) else { return };
                 let Some(slot) = group.slots.get(table) else { return };
-                for route in found {
+                for (route, _) in found {
                     let ours = route.protocol == PROTOCOL;
                     let at = group.list.binary_search(&route.key.prefix);
                     match (Group::is_throw(&route.key), at) {
@@ -185,8 +202,9 @@ impl<K: BulkKernel> PeerTables<K> {
         }
         let Some(reading) = self.reading.take() else { return };
         match reading.what {
-            What::Main(routes) => {
-                if self.foreign.replace(routes) {
+            What::Main { others, learned } => {
+                self.foreign.learn(learned);
+                if !self.groups.is_empty() && self.foreign.replace(others) {
                     self.groups.values_mut().for_each(|group| group.retarget = true);
                 }
             }
