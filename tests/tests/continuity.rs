@@ -595,6 +595,7 @@ fn orders_outlive_a_crash_a_restart_and_a_reload() {
     daemon.kill();
     daemon.start().unwrap();
     assert_ordered("a crash");
+    assert!(daemon.command(&["events"]).unwrap().contains("hq is pinned to tunnel"), "so does what has happened");
     daemon.stop().unwrap();
     daemon.start().unwrap();
     assert_ordered("a restart");

@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use serde::{Deserialize, Serialize};
@@ -100,12 +103,14 @@ fn what(what: &What) -> &'static str {
 #[derive(Debug)]
 pub struct History {
     recent: Mutex<VecDeque<Arc<EventRecord>>>,
+    /// How many there were, those that are forgotten too.
+    count: AtomicU64,
     followers: broadcast::Sender<Arc<EventRecord>>,
 }
 
 impl Default for History {
     fn default() -> Self {
-        Self { recent: Mutex::default(), followers: broadcast::channel(HISTORY_LEN).0 }
+        Self { recent: Mutex::default(), count: AtomicU64::new(0), followers: broadcast::channel(HISTORY_LEN).0 }
     }
 }
 
@@ -129,8 +134,14 @@ impl History {
             recent.pop_front();
         }
         recent.push_back(Arc::clone(&record));
+        self.count.fetch_add(1, Relaxed);
         // Nobody follows: that is fine. Under the lock, so that a new follower gets each event exactly once.
         let _ = self.followers.send(record);
+    }
+
+    /// How many events there were, those that are forgotten too.
+    pub fn count(&self) -> u64 {
+        self.count.load(Relaxed)
     }
 
     /// The recent events, the oldest first.

@@ -257,7 +257,9 @@ impl Core {
         let (learned, changes) = self.routes.learned();
         self.learned_changes = changes;
         if learned.is_none() && !std::mem::replace(&mut self.too_many_learned, learned.is_none()) {
-            warn!("announce-routes: the main table has too many of these routes to follow them; none of them is announced");
+            warn!(
+                "announce-routes: the main table has too many of these routes to follow them; none of them is announced"
+            );
         }
         self.too_many_learned &= learned.is_none();
         for group in self.groups.values_mut() {

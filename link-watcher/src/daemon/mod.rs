@@ -12,6 +12,7 @@ mod follow;
 mod group;
 mod links;
 mod orders;
+mod past;
 mod registry;
 mod reload;
 mod requests;
@@ -48,6 +49,7 @@ use self::{
     claims::FormerPeers,
     core::{Core, Inputs, Request},
     orders::Orders,
+    past::Past,
     registry::Registry,
     reload::Reloads,
     tell::News,
@@ -130,7 +132,8 @@ async fn serve(config_path: &Path, loaded: Loaded, refused: Option<String>) -> R
     let server = Server::bind(&config.daemon.control_socket).context("the control socket")?;
     let listen = config.metrics.map(|metrics| metrics.listen);
     let (metrics_at, metrics_watched) = watch::channel(listen);
-    let history = Arc::new(History::default());
+    let mut past = Past::load(&config.daemon.own_state_directory())?;
+    let history = Arc::clone(past.history());
     let (requests_in, requests) = mpsc::channel(QUEUE);
     let (stopped_in, mut stopped) = oneshot::channel();
     let (notifiers, notifiers_watched) = watch::channel(Notifiers::from(config.notifiers.as_slice()));
@@ -152,19 +155,22 @@ async fn serve(config_path: &Path, loaded: Loaded, refused: Option<String>) -> R
     let mut troubled = false;
     let result = loop {
         tokio::select! {
-            _ = watching.tick() => match watch.trouble(clock::now_ns()) {
-                // At a stop they end in their order.
-                _ if stopping => systemd::alive(),
-                None => {
-                    troubled = false;
-                    systemd::alive();
+            _ = watching.tick() => {
+                past.keep();
+                match watch.trouble(clock::now_ns()) {
+                    // At a stop they end in their order.
+                    _ if stopping => systemd::alive(),
+                    None => {
+                        troubled = false;
+                        systemd::alive();
+                    }
+                    // It cannot be asked to stop in order; what stands goes on, and the next run takes it over.
+                    Some(trouble @ Trouble::Ended(_)) => return Err(anyhow!("{trouble}")),
+                    Some(trouble) => if !std::mem::replace(&mut troubled, true) {
+                        error!("{trouble}");
+                    },
                 }
-                // It cannot be asked to stop in order; what stands goes on, and the next run takes it over.
-                Some(trouble @ Trouble::Ended(_)) => return Err(anyhow!("{trouble}")),
-                Some(trouble) => if !std::mem::replace(&mut troubled, true) {
-                    error!("{trouble}");
-                },
-            },
+            }
             result = &mut stopped => break result.unwrap_or_else(|_| Err(anyhow!("the core has ended by itself"))),
             signal = signals.next() => match signal {
                 Some(Request::Stop) if stopping => {
@@ -188,6 +194,7 @@ async fn serve(config_path: &Path, loaded: Loaded, refused: Option<String>) -> R
     if core.join().is_err() {
         error!("the core has panicked");
     }
+    past.stop();
     result
 }
 

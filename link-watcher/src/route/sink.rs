@@ -12,8 +12,8 @@ use std::{
 };
 
 use super::{
-    Adopted, BulkKernel, GroupRoutes, LearnedRoute, MAIN_TABLE, NexthopGroups, Notice, ObjectKernel, PeerTables, Report,
-    RouteBackend, RouteKernel, RouteSink, Routes, Why,
+    Adopted, BulkKernel, GroupRoutes, LearnedRoute, MAIN_TABLE, NexthopGroups, Notice, ObjectKernel, PeerTables,
+    Report, RouteBackend, RouteKernel, RouteSink, Routes, Why,
 };
 use crate::{
     event::GroupId,

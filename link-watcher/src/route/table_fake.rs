@@ -10,7 +10,9 @@ use std::{
     rc::Rc,
 };
 
-use super::{BulkKernel, Family, FoundRoute, FoundRule, FoundTableRoute, PROTOCOL, Portion, TableChange, TableKernel, Way};
+use super::{
+    BulkKernel, Family, FoundRoute, FoundRule, FoundTableRoute, PROTOCOL, Portion, TableChange, TableKernel, Way,
+};
 use crate::system::{KernelError, KernelEvent, RouteChange, RouteEvent};
 
 /// The port id of the back-end under test.

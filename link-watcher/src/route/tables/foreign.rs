@@ -71,7 +71,8 @@ impl Default for Foreign {
 impl Foreign {
     /// It is to be read again, at this time or later.
     pub(super) fn doubt(&mut self, at_ns: u64) {
-        let at_ns = if self.known || !self.protocols.is_empty() { at_ns.max(self.read_ns + READ_GAP_NS) } else { at_ns };
+        let at_ns =
+            if self.known || !self.protocols.is_empty() { at_ns.max(self.read_ns + READ_GAP_NS) } else { at_ns };
         self.due_ns = self.due_ns.min(at_ns);
     }
 
