@@ -110,7 +110,6 @@ async fn serve(config_path: &Path, config: Config) -> Result<()> {
     // Before anything is changed: a second daemon on the same socket would fight the first one.
     let server = Server::bind(&config.daemon.control_socket).context("the control socket")?;
     let listen = config.metrics.map(|metrics| metrics.listen);
-    let metrics = listen.map(metrics::Listener::bind).transpose()?;
     let (metrics_at, metrics_watched) = watch::channel(listen);
     let history = Arc::new(History::default());
     let (requests_in, requests) = mpsc::channel(QUEUE);
@@ -122,8 +121,11 @@ async fn serve(config_path: &Path, config: Config) -> Result<()> {
     let mut signals = Signals::listen()?;
     let notifiers =
         tokio::spawn(notify::serve(notifiers_watched, Arc::clone(&history), requests_in.clone(), Arc::clone(&tally)));
-    let server = tokio::spawn(server.run(requests_in.clone(), history));
-    let metrics = tokio::spawn(metrics::Listener::run(metrics, metrics_watched, requests_in.clone()));
+    let server = tokio::spawn(server.run(requests_in.clone(), Arc::clone(&history)));
+    let faces = metrics::Faces { requests: requests_in.clone(), history, tally };
+    // A busy port is no reason not to watch links.
+    let metrics = listen.and_then(|address| metrics::Listener::bind(address).ok());
+    let metrics = tokio::spawn(metrics::Listener::run(metrics, metrics_watched, faces));
     let mut stopping = false;
     let result = loop {
         tokio::select! {

@@ -1,10 +1,12 @@
-//! Metrics for Prometheus: what is so ([`Snapshot`]) and what has happened ([`Counters`]), as text, and the listener that
-//! serves it.
+//! Metrics for Prometheus: what is so ([`Snapshot`]) and what has happened ([`Counters`]), as text; the status page; and the
+//! listener that serves both.
 //!
 //! Nothing here is ever waited for. The core owns the counters and answers a [`Request`] with a copy of them, as it
 //! answers for its status; writing the text, and everything about connections, happens elsewhere.
 
+mod connections;
 mod histogram;
+mod page;
 mod render;
 mod server;
 mod text;
@@ -16,7 +18,7 @@ use tokio::sync::oneshot;
 use self::histogram::Histogram;
 pub use self::{
     render::render,
-    server::{BindError, Listener},
+    server::{BindError, Faces, Listener},
 };
 use crate::status::Snapshot;
 

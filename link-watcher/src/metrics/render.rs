@@ -1,14 +1,19 @@
 //! Every metric, from what is so and what has happened; pure.
 
+use std::collections::BTreeMap;
+
 use super::{
     Scrape, To,
     histogram::Histogram,
     text::{Text, Type, number},
 };
-use crate::status::{GroupSnapshot, LinkSnapshot};
+use crate::{
+    notify::Results,
+    status::{GroupSnapshot, LinkSnapshot},
+};
 
-/// The text of a scrape.
-pub fn render(scrape: &Scrape) -> String {
+/// The text of a scrape, and of what became of notifications by each notifier.
+pub fn render(scrape: &Scrape, notifications: &BTreeMap<String, Results>) -> String {
     let groups = &scrape.snapshot.groups;
     let mut text = Text::default();
     text.metric("link_watcher_build_info", Type::Gauge, "The daemon that runs; always 1.");
@@ -86,6 +91,13 @@ pub fn render(scrape: &Scrape) -> String {
     for group in groups {
         let none = Histogram::default();
         histogram(&mut text, &group.name, scrape.counters.failovers.get(&group.name).unwrap_or(&none));
+    }
+    let help = "Notifications: messages sent, tries that failed, messages given up.";
+    text.metric("link_watcher_notifications_total", Type::Counter, help);
+    for (notifier, results) in notifications {
+        for (result, count) in [("sent", results.sent), ("failed", results.failed), ("given-up", results.given_up)] {
+            text.sample("", &[("notifier", notifier), ("result", result)], count as f64);
+        }
     }
     text.finish()
 }

@@ -1,4 +1,6 @@
-//! HTTP for whoever scrapes: `GET /metrics`, and nothing else.
+//! HTTP for whoever scrapes or looks: read-only, one request a connection, a bounded number of connections.
+//!
+//! No connection waits for another: where there are too many, one that has not asked anything yet is closed, the oldest first.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -6,23 +8,26 @@ use http_body_util::Full;
 use hyper::{
     Method, Response, StatusCode,
     body::{Bytes, Incoming},
-    header,
+    header::{self, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
+use serde::Serialize;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, oneshot, watch},
-    task::JoinSet,
-    time::timeout,
+    sync::{mpsc, oneshot, watch},
+    time::{sleep, timeout},
 };
 use tracing::{debug, info, warn};
 
-use super::{Request, render};
+use super::{
+    Request, Scrape,
+    connections::{Asked, Connections},
+    page, render,
+};
+use crate::{control::History, notify::Tally};
 
-/// Connections served at one time; further ones wait in the kernel's backlog.
-const MAX_CONNECTIONS: usize = 16;
 /// Longest header of a request, bytes; hyper's least is 8,192.
 const MAX_HEADER: usize = 16 * 1024;
 /// How long a client may take to send its header.
@@ -31,10 +36,18 @@ const HEADER_LIMIT: Duration = Duration::from_secs(5);
 const CONNECTION_LIMIT: Duration = Duration::from_secs(15);
 /// How long the core may take to answer.
 const CORE_LIMIT: Duration = Duration::from_secs(5);
-/// Pause after an accept or a bind that failed, so that a lack of descriptors or a busy port does not make a busy loop.
+/// Pause after an accept that failed, so that a lack of descriptors does not make a busy loop; and the first after a bind that
+/// failed.
 const PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause after a bind that failed.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
 /// `exposition_formats.md`: the type of the text format.
-const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+const TEXT_TYPE: &str = "text/plain; charset=utf-8";
+const JSON_TYPE: &str = "application/json";
+/// What there is, for who asks for something else.
+const PATHS: &str = "there is nothing here; the status page is at /, the metrics are at /metrics; and there are /status.json, \
+                     /events.json and /-/healthy\n";
 
 /// The address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -83,8 +96,8 @@ impl Listener {
         self.listener.local_addr()
     }
 
-    /// Serves on `first`, and from each change on at the address that is watched, until nobody can change it any more.
-    /// An address that cannot be had is tried again, and said once.
+    /// Serves on `first`, or where the address says that is watched, and from each change on at the new one, until nobody can
+    /// change it any more. An address that cannot be had is tried again, ever more slowly, and said once.
     ///
     /// # Errors
     ///
@@ -92,76 +105,68 @@ impl Listener {
     pub async fn run<T>(
         first: Option<Self>,
         mut addresses: watch::Receiver<Option<SocketAddr>>,
-        requests: mpsc::Sender<T>,
+        faces: Faces<T>,
     ) -> io::Result<()>
     where
         T: From<Request> + Send + 'static,
     {
-        let mut listener = first;
+        let mut first = first;
+        let mut served = false;
+        let faces = Arc::new(faces);
         loop {
-            if let Some(listener) = listener.take() {
-                tokio::select! {
-                    served = listener.serve(&requests) => served?,
-                    changed = addresses.changed() => if changed.is_err() { return Ok(()) },
-                }
-            } else if addresses.changed().await.is_err() {
-                return Ok(());
-            }
             let wanted = *addresses.borrow_and_update();
-            let Some(address) = wanted else {
+            if wanted.is_none() && served {
                 info!("metrics are not served any more");
-                continue;
+            }
+            served = wanted.is_some();
+            let first = first.take();
+            let serving = async {
+                let listener = match (first, wanted) {
+                    (Some(listener), _) => listener,
+                    (None, Some(address)) => Self::bind_at_last(address).await,
+                    (None, None) => std::future::pending().await,
+                };
+                listener.serve(&faces).await
             };
             tokio::select! {
-                bound = Self::bind_at_last(address) => listener = Some(bound),
-                // What is wanted now is seen at the next turn.
-                changed = addresses.changed() => match changed {
-                    Ok(()) => addresses.mark_changed(),
-                    Err(_) => return Ok(()),
-                },
+                ended = serving => ended?,
+                changed = addresses.changed() => if changed.is_err() { return Ok(()) },
             }
         }
     }
 
     async fn bind_at_last(address: SocketAddr) -> Self {
-        let mut said = false;
+        let mut pause = PAUSE;
         loop {
             match Self::bind(address) {
                 Ok(listener) => {
                     info!("metrics are served on {address}");
                     return listener;
                 }
-                Err(error) if !said => warn!("{error}"),
-                Err(_) => {}
+                Err(error) if pause == PAUSE => warn!("{error}; all else goes on, and this is tried again"),
+                Err(error) => debug!("{error}"),
             }
-            said = true;
-            tokio::time::sleep(PAUSE).await;
+            sleep(pause).await;
+            pause = (pause * 2).min(MAX_PAUSE);
         }
     }
 
     /// Serves connections until it is dropped, and they with it.
-    async fn serve<T: From<Request> + Send + 'static>(self, requests: &mpsc::Sender<T>) -> io::Result<()> {
+    async fn serve<T: From<Request> + Send + 'static>(self, faces: &Arc<Faces<T>>) -> io::Result<()> {
         let listener = TcpListener::from_std(self.listener)?;
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-        let mut connections = JoinSet::new();
+        let mut connections = Connections::default();
         loop {
-            let place = Arc::clone(&places).acquire_owned().await.map_err(io::Error::other)?;
-            let stream = tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => stream,
-                    Err(error) => {
-                        warn!("metrics: cannot accept a connection: {error}");
-                        tokio::time::sleep(PAUSE).await;
-                        continue;
-                    }
-                },
-                // How a connection ended is nobody's business; this only keeps the set small.
-                Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            let stream = match listener.accept().await {
+                Ok((stream, _)) => stream,
+                Err(error) => {
+                    warn!("metrics: cannot accept a connection: {error}");
+                    sleep(PAUSE).await;
+                    continue;
+                }
             };
-            let requests = requests.clone();
-            connections.spawn(async move {
-                let _place = place;
-                if let Ok(Err(error)) = timeout(CONNECTION_LIMIT, answer_one(stream, requests)).await {
+            let faces = Arc::clone(faces);
+            connections.add(|asked| async move {
+                if let Ok(Err(error)) = timeout(CONNECTION_LIMIT, answer_one(stream, faces, asked)).await {
                     debug!("metrics: {error}");
                 }
             });
@@ -169,11 +174,23 @@ impl Listener {
     }
 }
 
-/// Answers one request; whoever scrapes again connects again.
-async fn answer_one<T: From<Request>>(stream: TcpStream, requests: mpsc::Sender<T>) -> hyper::Result<()> {
-    let requests = &requests;
+/// What the listener shows.
+#[derive(Debug)]
+pub struct Faces<T> {
+    /// Where the core is asked how it stands.
+    pub requests: mpsc::Sender<T>,
+    /// What has happened.
+    pub history: Arc<History>,
+    /// What became of notifications.
+    pub tally: Arc<Tally>,
+}
+
+/// Answers one request; whoever asks again connects again.
+async fn answer_one<T: From<Request>>(stream: TcpStream, faces: Arc<Faces<T>>, asked: Asked) -> hyper::Result<()> {
+    let (faces, asked) = (&faces, &asked);
     let service = service_fn(move |request: hyper::Request<Incoming>| async move {
-        Ok::<_, Infallible>(answer(request.method(), request.uri().path(), requests).await)
+        asked.note();
+        Ok::<_, Infallible>(answer(request.method(), request.uri().path(), faces).await)
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -184,31 +201,79 @@ async fn answer_one<T: From<Request>>(stream: TcpStream, requests: mpsc::Sender<
         .await
 }
 
-async fn answer<T: From<Request>>(method: &Method, path: &str, requests: &mpsc::Sender<T>) -> Response<Full<Bytes>> {
-    if path != "/metrics" {
-        return say(StatusCode::NOT_FOUND, "there is nothing here; the metrics are at /metrics\n");
+async fn answer<T: From<Request>>(method: &Method, path: &str, faces: &Faces<T>) -> Response<Full<Bytes>> {
+    if !["/", "/metrics", "/status.json", "/events.json", "/-/healthy"].contains(&path) {
+        return say(StatusCode::NOT_FOUND, TEXT_TYPE, PATHS);
     }
     if ![Method::GET, Method::HEAD].contains(method) {
-        let mut refused = say(StatusCode::METHOD_NOT_ALLOWED, "metrics are read with GET\n");
-        refused.headers_mut().insert(header::ALLOW, header::HeaderValue::from_static("GET, HEAD"));
+        let mut refused = say(StatusCode::METHOD_NOT_ALLOWED, TEXT_TYPE, "everything here is read with GET\n");
+        refused.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
-    let (reply, answer) = oneshot::channel();
-    let asked = async {
-        // A core that has ended does not answer either: both are one to whoever scrapes.
-        requests.send(Request(reply).into()).await.ok()?;
-        answer.await.ok()
+    match path {
+        "/" => {
+            let mut response = say(StatusCode::OK, "text/html; charset=utf-8", page::HTML.as_str());
+            response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, page::POLICY.clone());
+            return response;
+        }
+        "/events.json" => {
+            let recent = faces.history.recent();
+            return json(&recent.iter().map(|event| &**event).collect::<Vec<_>>());
+        }
+        _ => {}
+    }
+    let scrape = match scrape(faces).await {
+        Ok(scrape) => scrape,
+        Err(why) => return say(StatusCode::SERVICE_UNAVAILABLE, TEXT_TYPE, why),
     };
-    match timeout(CORE_LIMIT, asked).await {
-        Ok(Some(scrape)) => say(StatusCode::OK, render(&scrape)),
-        Ok(None) => say(StatusCode::SERVICE_UNAVAILABLE, "the daemon is stopping\n"),
-        Err(_) => say(StatusCode::SERVICE_UNAVAILABLE, "the daemon did not answer in time; its log says why\n"),
+    match path {
+        "/metrics" => say(StatusCode::OK, METRICS_TYPE, render(&scrape, &faces.tally.all())),
+        "/status.json" => json(&scrape.snapshot),
+        _ => health(&scrape),
     }
 }
 
-fn say(status: StatusCode, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
+/// 200 where every group has a usable link.
+fn health(scrape: &Scrape) -> Response<Full<Bytes>> {
+    let groups = scrape.snapshot.groups.iter();
+    let cut_off = groups.filter(|group| !group.links.iter().any(|link| link.usable));
+    let text: String = cut_off.map(|group| format!("{} has no usable link\n", group.name)).collect();
+    if text.is_empty() {
+        return say(StatusCode::OK, TEXT_TYPE, "healthy\n");
+    }
+    say(StatusCode::SERVICE_UNAVAILABLE, TEXT_TYPE, text)
+}
+
+async fn scrape<T: From<Request>>(faces: &Faces<T>) -> Result<Scrape, &'static str> {
+    let (reply, answer) = oneshot::channel();
+    let asked = async {
+        // A core that has ended does not answer either: both are one to whoever asks.
+        faces.requests.send(Request(reply).into()).await.ok()?;
+        answer.await.ok()
+    };
+    match timeout(CORE_LIMIT, asked).await {
+        Ok(Some(scrape)) => Ok(scrape),
+        Ok(None) => Err("the daemon is stopping\n"),
+        Err(_) => Err("the daemon did not answer in time; its log says why\n"),
+    }
+}
+
+fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => say(StatusCode::OK, JSON_TYPE, text + "\n"),
+        Err(error) => say(StatusCode::INTERNAL_SERVER_ERROR, TEXT_TYPE, format!("{error}\n")),
+    }
+}
+
+fn say(status: StatusCode, content_type: &'static str, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(text.into()));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(CONTENT_TYPE));
+    for (name, value) in [
+        (header::CONTENT_TYPE, content_type),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
     response
 }

@@ -1,0 +1,153 @@
+'use strict';
+// Everything that comes from the daemon becomes text, never markup.
+const PERIOD_MS = 2000;
+const HISTORY = 60;
+const MAX_EVENTS = 100;
+const history = new Map();
+let said = '';
+
+const at = (id) => document.getElementById(id);
+
+function element(name, text, classes) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (classes) made.className = classes;
+  return made;
+}
+
+function ms(value) {
+  return value === null || value === undefined ? '–' : `${value < 10 ? value.toFixed(3) : value.toFixed(1)} ms`;
+}
+
+function since(text) {
+  const seconds = Math.max(0, Math.round((Date.now() - Date.parse(text)) / 1000));
+  if (!Number.isFinite(seconds)) return '';
+  if (seconds < 120) return `${seconds} s`;
+  if (seconds < 7200) return `${Math.round(seconds / 60)} min`;
+  return seconds < 172800 ? `${Math.round(seconds / 3600)} h` : `${Math.round(seconds / 86400)} d`;
+}
+
+function tone(link) {
+  if (link.state === 'up' && link.usable) return 'good';
+  return link.state === 'down' || link.state === 'absent' ? 'bad' : 'doubt';
+}
+
+// One bar for each look: its height is the share of probes that were answered.
+function bar(key, link) {
+  const values = history.get(key) || [];
+  values.push(link.state === 'up' || link.state === 'degraded' ? 1 - link.loss : 0);
+  if (values.length > HISTORY) values.shift();
+  history.set(key, values);
+  const space = 'http://www.w3.org/2000/svg';
+  const picture = document.createElementNS(space, 'svg');
+  picture.setAttribute('class', `bar ${tone(link)}`);
+  picture.setAttribute('viewBox', `0 0 ${HISTORY} 10`);
+  picture.setAttribute('preserveAspectRatio', 'none');
+  picture.setAttribute('role', 'img');
+  const lost = values.filter((value) => value === 0).length;
+  picture.setAttribute('aria-label', `of the last ${values.length} looks ${lost} found it without an answer`);
+  values.forEach((value, index) => {
+    const height = Math.max(0.4, 10 * value);
+    const one = document.createElementNS(space, 'rect');
+    for (const [name, number] of [['x', HISTORY - values.length + index], ['y', 10 - height], ['width', 0.8], ['height', height]]) {
+      one.setAttribute(name, number);
+    }
+    picture.append(one);
+  });
+  return picture;
+}
+
+function row(group, link) {
+  const line = element('tr');
+  const name = element('th', link.name);
+  name.scope = 'row';
+  name.append(element('div', link.interface, 'dim'));
+  const active = group.active.includes(link.name);
+  const state = element('td', `${link.state}${link.drained ? ', drained' : ''}`, `state ${tone(link)}`);
+  const cell = (title, text) => {
+    const made = element('td', text);
+    made.dataset.title = title;
+    return made;
+  };
+  const looks = cell('Last 2 min', '');
+  looks.append(bar(`${group.name}\n${link.name}`, link));
+  const why = link.usable ? '' : link.suspicion || link.last_down_reason || '';
+  line.append(
+    name, state, cell('Traffic', active ? `yes, ${Math.round(link.share * 100)} %` : 'no'), cell('For', since(link.since)),
+    cell('RTT', ms(link.rtt_ms)), cell('Jitter', ms(link.jitter_ms)), cell('Loss', `${(link.loss * 100).toFixed(1)} %`),
+    looks, element('td', why, 'why'));
+  return line;
+}
+
+function section(group) {
+  const made = element('section');
+  const title = element('h2', group.name);
+  title.append(element('span', ` ${group.kind}${group.role ? `, ${group.role}` : ''}`, 'dim'));
+  const usable = group.links.filter((link) => link.usable).length;
+  const carries = group.active.length ? `Traffic goes by ${group.active.join(' + ')}` : 'No link carries traffic';
+  made.append(title, element('p', `${carries}, for ${since(group.since)}: ${group.reason}`, usable ? 'good' : 'bad'));
+  if (usable < 2 && group.links.length > 1) made.append(element('p', usable ? 'There is no spare link.' : 'No link is usable.', 'bad'));
+  if (group.pinned) made.append(element('p', `Pinned to ${group.pinned}.`, 'doubt'));
+  if (!group.failover) made.append(element('p', 'Automatic failover is off.', 'doubt'));
+  const table = element('table');
+  table.append(element('caption', `Links of ${group.name}`, 'hidden'));
+  const head = element('tr');
+  for (const name of ['Link', 'State', 'Traffic', 'For', 'RTT', 'Jitter', 'Loss', 'Last 2 min', 'Why']) {
+    const one = element('th', name);
+    one.scope = 'col';
+    head.append(one);
+  }
+  const top = element('thead');
+  top.append(head);
+  const body = element('tbody');
+  for (const link of group.links) body.append(row(group, link));
+  table.append(top, body);
+  made.append(table);
+  return made;
+}
+
+function entry(event) {
+  const moved = event.what === 'active-changed'
+    ? `: ${(event.from || []).join(' + ') || 'nothing'} → ${(event.to || []).join(' + ') || 'nothing'}` : '';
+  const bad = event.what === 'link-down' || event.what === 'no-usable-link';
+  const made = element('li');
+  made.append(
+    element('span', `${event.time} `, 'dim'), `${event.group}${event.link ? ` ${event.link}` : ''}: `,
+    element('span', event.what.replaceAll('-', ' '), bad ? 'bad' : event.what === 'link-up' ? 'good' : 'doubt'),
+    `${moved}${event.why ? `: ${event.why}` : ''}`);
+  return made;
+}
+
+// What a screen reader is told: only what has changed, and not the figures.
+function tell(status) {
+  const words = status.groups.map((group) => {
+    const usable = group.links.filter((link) => link.usable).length;
+    return `${group.name}: ${usable} of ${group.links.length} links usable, traffic by ${group.active.join(', ') || 'none'}.`;
+  }).join(' ');
+  if (words !== said) at('summary').textContent = words;
+  said = words;
+}
+
+async function get(path) {
+  const answer = await fetch(path, { cache: 'no-store', signal: AbortSignal.timeout(10000) });
+  if (!answer.ok) throw new Error((await answer.text()).trim() || `status ${answer.status}`);
+  return answer.json();
+}
+
+async function look() {
+  try {
+    const [status, events] = await Promise.all([get('/status.json'), get('/events.json')]);
+    at('about').textContent = `Version ${status.version}, engine ${status.engine}, up for ${since(new Date(Date.now() - status.uptime_s * 1000))}.`;
+    at('groups').replaceChildren(...status.groups.map(section));
+    at('events').replaceChildren(...events.slice(-MAX_EVENTS).reverse().map(entry));
+    const cut = status.groups.filter((group) => !group.links.some((link) => link.usable));
+    document.title = cut.length ? `(!) ${cut.map((group) => group.name).join(', ')} – link-watcher` : 'link-watcher';
+    at('alarm').textContent = '';
+    tell(status);
+  } catch (error) {
+    at('alarm').textContent = `The daemon does not answer: ${error.message}. What is shown is old.`;
+  }
+  setTimeout(look, document.hidden ? 5 * PERIOD_MS : PERIOD_MS);
+}
+
+look();
