@@ -140,6 +140,12 @@ fn where_metrics_are_served() {
         "error 13:10: `listen` has port 0, which nobody could find | it goes from 1 to 65535; 9746 is the usual one"
     );
     assert_eq!(
+        findings("[metrics]\nlisten = \"0.0.0.0:9746\"\n"),
+        "warning 13:10: whoever reaches 0.0.0.0:9746 can read how this router stands: there is no password and no TLS | \
+         listen on 127.0.0.1, or let a firewall say who may come in"
+    );
+    assert_eq!(findings("[metrics]\nlisten = \"[::1]:9746\"\n"), "");
+    assert_eq!(
         findings("[metrics]\nlisten = 9746\nport = 1\n"),
         "error 13:10: `listen` must be a text in quotes, not an integer | write listen = \"127.0.0.1:9746\"\n\
          error 14:1: unknown key `port` in [metrics] | known keys are listen"

@@ -8,14 +8,20 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpStream},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use link_watcher::{
-    control::{EventRecord, History},
-    metrics::{Counters, Faces, Listener, Request, Scrape, To, render},
+    control::History,
+    metrics::{self, Counters, Faces, Listener, Request, Scrape, To},
+    notify::{Results, Tally},
     status::{GroupSnapshot, LinkSnapshot, Snapshot},
 };
-use support::{daemon::snapshot, repository_file};
+use sha2::Digest as _;
+use support::{
+    daemon::{event, snapshot},
+    repository_file,
+};
 use tokio::sync::{mpsc, watch};
 
 fn scrape() -> Scrape {
@@ -28,10 +34,16 @@ fn scrape() -> Scrape {
     Scrape { snapshot: snapshot(), counters }
 }
 
+/// The text where nobody is notified.
+fn render(scrape: &Scrape) -> String {
+    metrics::render(scrape, &BTreeMap::new())
+}
+
 #[test]
 fn the_text_is_as_documented() {
     let expected = repository_file("tests/support/metrics.txt");
-    let text = render(&scrape(), &BTreeMap::new());
+    let notifications = BTreeMap::from([("admin".to_owned(), Results { sent: 3, failed: 2, given_up: 1 })]);
+    let text = metrics::render(&scrape(), &notifications);
     for (line, (got, wanted)) in text.lines().zip(expected.lines()).enumerate() {
         assert_eq!(got, wanted, "line {} of tests/support/metrics.txt", line + 1);
     }
@@ -43,9 +55,9 @@ fn what_is_gone_is_not_written_and_forgotten_at_a_reload() {
     let mut scrape = scrape();
     scrape.counters.transition("hq".to_owned(), "gone".to_owned(), To::Down);
     scrape.counters.failover("gone".to_owned(), 1);
-    assert!(!render(&scrape, &BTreeMap::new()).contains("gone"));
+    assert!(!render(&scrape).contains("gone"));
     scrape.counters.retain(&BTreeSet::from([("gone".to_owned(), "gone".to_owned())]));
-    let text = render(&scrape, &BTreeMap::new());
+    let text = render(&scrape);
     assert!(text.contains("link_watcher_failover_seconds_count{group=\"hq\"} 0"));
     assert!(text.contains("interface=\"eth1\",to=\"up\"} 0"));
 }
@@ -137,7 +149,7 @@ fn whatever_names_there_are_the_format_is_kept() {
     for ns in (0..12_000_000_000).step_by(700_000_001) {
         counters.failover("wän}{,\"".to_owned(), ns);
     }
-    let samples = parse(&render(&Scrape { snapshot: Snapshot { groups, ..snapshot() }, counters }, &BTreeMap::new()));
+    let samples = parse(&render(&Scrape { snapshot: Snapshot { groups, ..snapshot() }, counters }));
     let of = |name: &str, group: &str| -> Vec<f64> {
         let mine = samples.iter().filter(|sample| sample.0 == format!("link_watcher_{name}"));
         mine.filter(|sample| sample.1["group"] == group).map(|sample| sample.2).collect()
@@ -154,19 +166,24 @@ fn whatever_names_there_are_the_format_is_kept() {
 
 /// A core that answers every request, and a listener that was asked to be where `at` says.
 fn with_listener(act: impl FnOnce(SocketAddr, watch::Sender<Option<SocketAddr>>) + Send + 'static) {
+    serving(scrape(), act);
+}
+
+/// As [`with_listener`], with a core that answers this.
+fn serving(scrape: Scrape, act: impl FnOnce(SocketAddr, watch::Sender<Option<SocketAddr>>) + Send + 'static) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.address().unwrap();
         let (requests_in, mut requests) = mpsc::channel::<Request>(4);
         let (at, watched) = watch::channel(Some(address));
-        let history = Arc::new(History::default());
-        history.push(EventRecord { what: "link-down".to_owned(), ..EventRecord::default() });
-        let faces = Faces { requests: requests_in, history, tally: Arc::default() };
+        let history = History::default();
+        (0..3).for_each(|n| history.push(event(n)));
+        let faces = Faces { requests: requests_in, history: Arc::new(history), tally: Arc::new(Tally::default()) };
         let serving = tokio::spawn(Listener::run(Some(listener), watched, faces));
         let core = tokio::spawn(async move {
             while let Some(Request(answer)) = requests.recv().await {
-                drop(answer.send(scrape()));
+                drop(answer.send(scrape.clone()));
             }
         });
         tokio::task::spawn_blocking(move || act(address, at)).await.unwrap();
@@ -174,6 +191,12 @@ fn with_listener(act: impl FnOnce(SocketAddr, watch::Sender<Option<SocketAddr>>)
         serving.await.unwrap().unwrap();
         core.await.unwrap();
     });
+}
+
+/// Between two looks. Without it thousands of connections a second to a port that nobody has make one of them meet itself, and the
+/// port is taken for a minute.
+fn pause() {
+    std::thread::sleep(Duration::from_millis(20));
 }
 
 fn ask(address: SocketAddr, request: &str) -> String {
@@ -193,26 +216,123 @@ fn a_scraper_gets_the_metrics_and_others_a_reason() {
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         assert!(head.contains("content-type: text/plain; version=0.0.4; charset=utf-8"), "{head}");
         assert!(head.contains("connection: close"), "{head}");
-        assert_eq!(body, render(&scrape(), &BTreeMap::new()));
+        assert_eq!(body, render(&scrape()));
         let got = ask(address, "HEAD /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
         assert!(got.contains(&format!("content-length: {}\r\n", body.len())) && got.ends_with("\r\n\r\n"), "{got}");
         let got = ask(address, "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n");
         assert!(got.starts_with("HTTP/1.1 405 ") && got.contains("allow: GET, HEAD"), "{got}");
-        let got = ask(address, "GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n");
-        assert!(got.starts_with("HTTP/1.1 404 ") && got.contains("at /metrics"), "{got}");
+        let got = ask(address, "GET /metric HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert!(got.starts_with("HTTP/1.1 404 ") && got.contains("the metrics are at /metrics"), "{got}");
         assert!(ask(address, "no request\r\n\r\n").starts_with("HTTP/1.1 400 "));
         let long = format!("GET /metrics HTTP/1.1\r\nX: {}\r\n\r\n", "x".repeat(100_000));
         assert!(!ask(address, &long).starts_with("HTTP/1.1 200 "), "headers are bounded");
     });
 }
 
+/// Head and body of what `GET path` answers.
+fn get(address: SocketAddr, path: &str) -> (String, String) {
+    let got = ask(address, &format!("GET {path} HTTP/1.1\r\nHost: x\r\n\r\n"));
+    let (head, body) = got.split_once("\r\n\r\n").unwrap();
+    (head.to_owned(), body.to_owned())
+}
+
 #[test]
-fn clients_that_say_nothing_leave_room_for_others() {
+fn status_and_events_are_those_of_the_commands() {
     with_listener(|address, _at| {
-        let idle: Vec<_> = (0..20).map(|_| TcpStream::connect(address).unwrap()).collect();
-        // The oldest of the silent ones makes room, so that this one does not wait for anybody's time to be over.
+        let (head, body) = get(address, "/status.json");
+        assert!(
+            head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("content-type: application/json\r\n"),
+            "{head}"
+        );
+        assert!(head.contains("cache-control: no-store\r\n"), "{head}");
+        assert_eq!(body, serde_json::to_string_pretty(&snapshot()).unwrap() + "\n");
+        let (_, body) = get(address, "/events.json");
+        let events: Vec<link_watcher::control::EventRecord> = serde_json::from_str(&body).unwrap();
+        assert_eq!(events, [event(0), event(1), event(2)]);
+    });
+}
+
+#[test]
+fn the_page_stands_alone_and_may_do_nothing_else() {
+    with_listener(|address, _at| {
+        let (head, body) = get(address, "/");
+        assert!(head.contains("content-type: text/html; charset=utf-8\r\n"), "{head}");
+        let policy = head.lines().find_map(|line| line.strip_prefix("content-security-policy: ")).unwrap();
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'sha256-") && !policy.contains("unsafe"),
+            "{policy}"
+        );
+        // What a browser would refuse: another script or style, an address elsewhere, a handler in an attribute.
+        let inside = |from: &str, to: &str| body.split_once(from).unwrap().1.split_once(to).unwrap().0;
+        for (what, text) in [("script", inside("<script>", "</script>")), ("style", inside("<style>", "</style>"))] {
+            let hash = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, sha2::Sha256::digest(text));
+            assert!(policy.contains(&format!("{what}-src 'sha256-{hash}'")), "{what}: {policy}");
+            assert_eq!(body.matches(&format!("<{what}")).count(), 1);
+        }
+        // The one address is the name space of SVG, which nobody asks.
+        assert_eq!(body.matches("://").count(), body.matches("http://www.w3.org/2000/svg").count());
+        assert!(!body.contains(" style=") && !body.contains(" onclick=") && !body.contains("innerHTML"));
+    });
+}
+
+#[test]
+fn a_group_without_a_usable_link_is_not_healthy() {
+    with_listener(|address, _at| {
+        let (head, body) = get(address, "/-/healthy");
+        assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && body == "healthy\n", "{head}\n{body}");
+    });
+    let mut cut = scrape();
+    cut.snapshot.groups[0].links.iter_mut().for_each(|link| link.usable = false);
+    serving(cut, |address, _at| {
+        let (head, body) = get(address, "/-/healthy");
+        assert!(head.starts_with("HTTP/1.1 503 ") && body == "hq has no usable link\n", "{head}\n{body}");
+    });
+}
+
+#[test]
+fn clients_that_say_nothing_do_not_hold_up_others() {
+    with_listener(|address, _at| {
+        let begin = Instant::now();
+        let mut silent: Vec<_> = (0..40).map(|_| TcpStream::connect(address).unwrap()).collect();
         assert!(ask(address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").starts_with("HTTP/1.1 200 "));
-        drop(idle);
+        // A silent one is closed after 5 s by itself.
+        assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
+        // The oldest was closed for it, the newest is still served.
+        silent[0].set_read_timeout(Some(Duration::from_secs(4))).unwrap();
+        assert!(matches!(silent[0].read(&mut [0]), Ok(0) | Err(_)));
+        let newest = silent.last_mut().unwrap();
+        newest.write_all(b"GET /-/healthy HTTP/1.0\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        newest.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.0 200 "), "{answer}");
+    });
+}
+
+#[test]
+fn an_address_that_cannot_be_had_is_tried_again() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let taken = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = taken.address().unwrap();
+        let (requests, _core) = mpsc::channel::<Request>(4);
+        let (_at, watched) = watch::channel(Some(address));
+        let faces = Faces { requests, history: Arc::default(), tally: Arc::default() };
+        let serving = tokio::spawn(Listener::run(None, watched, faces));
+        // It has met the busy port by the time that this one is given up.
+        tokio::task::yield_now().await;
+        drop(taken);
+        let answered = tokio::task::spawn_blocking(move || {
+            let begin = Instant::now();
+            while begin.elapsed() < Duration::from_secs(20) {
+                if TcpStream::connect(address).is_ok() {
+                    return get(address, "/events.json").1;
+                }
+                pause();
+            }
+            panic!("nobody listens at {address}")
+        });
+        assert_eq!(answered.await.unwrap(), "[]\n");
+        serving.abort();
     });
 }
 
@@ -224,8 +344,8 @@ fn a_reload_moves_the_listener() {
         // It is busy at first: that is tried again.
         at.send(Some(after)).unwrap();
         drop(free);
-        let answered = (0..1_000_000).any(|_| {
-            std::thread::yield_now();
+        let answered = (0..1_000).any(|_| {
+            pause();
             let stream = TcpStream::connect(after);
             stream.is_ok_and(|mut stream| {
                 let mut answer = [0; 12];
@@ -237,7 +357,13 @@ fn a_reload_moves_the_listener() {
         assert!(answered);
         assert!(TcpStream::connect(before).is_err(), "the old one is closed");
         at.send(None).unwrap();
-        assert!((0..1_000_000).any(|_| TcpStream::connect(after).is_err()), "and so is the new one");
+        assert!(
+            (0..1_000).any(|_| {
+                pause();
+                TcpStream::connect(after).is_err()
+            }),
+            "and so is the new one"
+        );
     });
 }
 
@@ -252,35 +378,4 @@ fn a_busy_port_is_said_with_a_remedy() {
              `listen` in [metrics] chooses another port"
         )
     );
-}
-
-#[test]
-fn the_page_needs_nothing_but_itself_and_the_status() {
-    with_listener(|address, _at| {
-        let got = ask(address, "GET / HTTP/1.1\r\nHost: x\r\n\r\n");
-        let (head, body) = got.split_once("\r\n\r\n").unwrap();
-        assert!(head.starts_with("HTTP/1.1 200 OK\r\n") && head.contains("content-type: text/html"), "{head}");
-        assert!(head.contains("content-security-policy: default-src 'none'; script-src 'sha256-"), "{head}");
-        assert!(body.contains("<script>") && !body.contains("/*SCRIPT*/") && !body.contains("/*STYLE*/"), "{body}");
-        // Nothing from elsewhere, and no text of ours that could become markup.
-        let body = body.replace("http://www.w3.org/2000/svg", "the name of a vocabulary");
-        let bad = ["http://", "https://", "innerHTML"].into_iter().find(|bad| body.contains(bad));
-        assert_eq!(bad, None);
-        let got = ask(address, "GET /status.json HTTP/1.1\r\nHost: x\r\n\r\n");
-        let (head, body) = got.split_once("\r\n\r\n").unwrap();
-        assert!(head.contains("content-type: application/json"), "{head}");
-        let parsed: link_watcher::status::Snapshot = serde_json::from_str(body).unwrap();
-        assert_eq!(parsed, scrape().snapshot);
-        let got = ask(address, "GET /events.json HTTP/1.1\r\nHost: x\r\n\r\n");
-        assert!(got.contains("link-down"), "{got}");
-    });
-}
-
-#[test]
-fn health_is_that_every_group_has_a_usable_link() {
-    with_listener(|address, _at| {
-        let got = ask(address, "GET /-/healthy HTTP/1.1\r\nHost: x\r\n\r\n");
-        let usable = scrape().snapshot.groups.iter().all(|group| group.links.iter().any(|link| link.usable));
-        assert!(usable && got.starts_with("HTTP/1.1 200 OK\r\n") && got.ends_with("healthy\n"), "{got}");
-    });
 }

@@ -176,7 +176,7 @@ fn a_mail_without_tls_to_this_machine() {
         "\nAuto-Submitted: auto-generated\n",
         "\nDate: ",
         ".link-watcher@example.com>\n",
-        "Nothing has happened",
+        "This is a test of the notifier admin of link-watcher",
     ] {
         assert!(heard.contains(line), "{line:?} is missing in {heard}");
     }

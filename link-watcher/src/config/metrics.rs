@@ -33,5 +33,12 @@ pub(super) fn read(root: &Section<'_>) -> Option<MetricsConfig> {
         section.findings.error(&text.span(), "`listen` has port 0, which nobody could find", help);
         return None;
     }
+    if !listen.ip().is_loopback() {
+        section.findings.warning(
+            &text.span(),
+            format!("whoever reaches {listen} can read how this router stands: there is no password and no TLS"),
+            "listen on 127.0.0.1, or let a firewall say who may come in",
+        );
+    }
     Some(MetricsConfig { listen })
 }

@@ -222,9 +222,10 @@ fn links(uplinks: &[Map<'_, '_, '_>]) -> String {
     out
 }
 
-/// Mail: this version has no section for it yet, so it is written as a comment.
+/// Mail: as a comment, because the password stays where it was, and without it nothing could be sent.
 fn notifier(email: &Map<'_, '_, '_>, left_over: &mut Vec<(String, std::ops::Range<usize>)>) -> String {
-    let mut out = "\n# email: this version sends no mail. The section for one that does:\n#\n".to_owned();
+    let mut out =
+        "\n# email: take the # away once the password is in its file; then: link-watcher notify-test\n#\n".to_owned();
     if email.boolean("send") == Some(false) {
         out = "\n# email.send is false, so there is nothing to convert. If it were true:\n#\n".to_owned();
     }
