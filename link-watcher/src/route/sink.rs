@@ -68,6 +68,7 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
         Filtered {
             main_table: self.tables.follows_main(),
             nexthops: self.nexthops.follows(),
+            vacancies: self.routes.vacancies(),
             without: vec![self.tables.port_id(), self.routes.port_id(), self.nexthops.port_id()],
         }
     }
