@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use link_watcher::{
     route::{GroupRoutes, NetlinkRoutes, Notice, RouteSink, Routes, Why},
-    system::KernelEvent,
+    system::{Filtered, KernelEvent},
 };
 use route_support::*;
 
@@ -70,6 +70,37 @@ fn changed_routes_are_set_right() {
         bench.routes.observe(bench.now_ns, &KernelEvent::Resync);
         bench.settle(SECOND).await;
         assert_eq!(ours(), stood);
+    });
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_route_put_before_ours_hinders_no_failover_and_frees_the_place_when_it_goes() {
+    namespace(|| async {
+        three_links();
+        let mut bench = Bench::new();
+        let waiting = || Filtered { vacancies: nets(&["10.1.0.0/16"]), ..Filtered::default() };
+        bench.apply(&desired(&["10.1.0.0/16"], &[v4(1)], &[])).await;
+        ip("route prepend unreachable 10.1.0.0/16");
+        let notices = bench.settle(SECOND).await;
+        assert!(matches!(notices[..], [Notice::Taken { protocol: 3, .. }]), "{notices:?}");
+        bench.events.filter(waiting()).unwrap();
+        bench.apply(&desired(&["10.1.0.0/16"], &[v4(2)], &[])).await;
+        assert_eq!(ours(), ["10.1.0.0/16 via 10.248.249.1 dev eth2"]);
+        assert!(ip("route show 10.1.0.0/16").starts_with("unreachable"), "theirs stays, and is first");
+        ip("route del unreachable 10.1.0.0/16");
+        bench.settle(2 * SECOND).await;
+        assert_eq!(bench.routes.report(GROUP).installed, 1);
+        // Replaced, and given back; what goes elsewhere is no event.
+        ip("route replace unreachable 10.1.0.0/16");
+        bench.settle(SECOND).await;
+        assert_eq!(ours(), [""; 0]);
+        ip("route add unreachable 10.2.0.0/16");
+        ip("route del unreachable 10.2.0.0/16");
+        assert!(bench.events.try_next().is_none());
+        ip("route del unreachable 10.1.0.0/16");
+        bench.settle(SECOND).await;
+        assert_eq!(ours(), ["10.1.0.0/16 via 10.248.249.1 dev eth2"]);
     });
 }
 

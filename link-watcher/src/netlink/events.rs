@@ -2,10 +2,11 @@
 //!
 //! A router with a full routing table must not pay for it here: a filter in the kernel drops the routes of others
 //! unless they take a place that was occupied, because that place may have been ours, or are default routes, from
-//! which gateways are learned.
+//! which gateways are learned. Of their removals it lets through those that may free a place that is waited for.
 
 use std::{collections::VecDeque, io};
 
+use ipnet::IpNet;
 use netlink_sys::{AsyncSocket, AsyncSocketExt, TokioSocket, protocols::NETLINK_ROUTE};
 use rtnetlink::packet_core::{NLM_F_APPEND, NLM_F_EXCL};
 use socket2::{SockFilter, SockRef};
@@ -22,6 +23,14 @@ use super::{
 
 /// Bytes read at a time: a netlink event is far smaller, and the largest (a link with all its attributes) is some 2 KiB.
 const READ_BUFFER: usize = 32 << 10;
+/// Prefixes whose foreign routes' removals the filter can tell from others; with more of them all removals are let
+/// through.
+pub const MAX_VACANCIES: usize = 64;
+/// `SKF_AD_OFF + SKF_AD_NLATTR` (linux/filter.h): finds the attribute of type X, from offset A on.
+const FIND_ATTRIBUTE: u32 = (-0x1000_i32 + 12) as u32;
+/// `struct rtmsg` and `struct nlattr`.
+const RTMSG_LEN: u32 = 12;
+const ATTRIBUTE_HEADER_LEN: u32 = 4;
 /// `RTNLGRP_NEXTHOP` (linux/rtnetlink.h).
 const RTNLGRP_NEXTHOP: u32 = 32;
 
@@ -113,6 +122,9 @@ pub struct Filtered {
     pub protocols: Vec<u8>,
     /// Everybody's nexthop objects.
     pub nexthops: bool,
+    /// Whoever's route of these prefixes goes is told: its place is waited for. At most [`MAX_VACANCIES`]; with more,
+    /// every removal is told.
+    pub vacancies: Vec<IpNet>,
     /// No routes written by requests from these netlink port ids: one's own, which may be very many.
     pub without: Vec<u32>,
 }
@@ -192,13 +204,20 @@ impl KernelEvents {
 }
 
 /// A classic BPF program (linux/filter.h) that drops foreign routes, except default routes, and where one took or joined
-/// an occupied place, and what `filtered` says. It reads bytes in network order.
+/// an occupied place or left one that is waited for, and what `filtered` says. It reads bytes in network order.
 fn filter(filtered: &Filtered) -> Vec<SockFilter> {
     const LOAD_WORD: u16 = 0x20;
     const LOAD_HALF: u16 = 0x28;
     const LOAD_BYTE: u16 = 0x30;
+    const LOAD_WORD_AT_X: u16 = 0x40;
+    const LOAD_VALUE: u16 = 0x00;
+    const X_IS_VALUE: u16 = 0x01;
+    const X_IS_A: u16 = 0x07;
+    const STORE: u16 = 0x02;
+    const LOAD_STORED: u16 = 0x60;
     const JUMP_EQUAL: u16 = 0x15;
     const JUMP_SET: u16 = 0x45;
+    const JUMP_ALWAYS: u16 = 0x05;
     const RETURN: u16 = 0x06;
     const DROP: SockFilter = SockFilter::new(RETURN, 0, 0, 0);
     const PASS: SockFilter = SockFilter::new(RETURN, 0, 0, u32::MAX);
@@ -221,6 +240,30 @@ fn filter(filtered: &Filtered) -> Vec<SockFilter> {
         program.push(SockFilter::new(LOAD_BYTE, 0, 0, table_at));
         program.extend([SockFilter::new(JUMP_EQUAL, 0, 1, u32::from(libc::RT_TABLE_MAIN)), PASS]);
     }
+    // A foreign route went: does somebody wait for its place? The first word of the destination says enough.
+    let mut removed = Vec::new();
+    if filtered.vacancies.len() > MAX_VACANCIES {
+        removed.push(PASS);
+    } else if !filtered.vacancies.is_empty() {
+        removed.extend([
+            SockFilter::new(X_IS_VALUE, 0, 0, u32::from(libc::RTA_DST)),
+            SockFilter::new(LOAD_VALUE, 0, 0, rtmsg + RTMSG_LEN),
+            SockFilter::new(LOAD_BYTE, 0, 0, FIND_ATTRIBUTE),
+            SockFilter::new(X_IS_A, 0, 0, 0),
+            SockFilter::new(LOAD_WORD_AT_X, 0, 0, ATTRIBUTE_HEADER_LEN),
+            SockFilter::new(STORE, 0, 0, 0),
+        ]);
+        for prefix in &filtered.vacancies {
+            removed.extend([
+                SockFilter::new(LOAD_BYTE, 0, 0, prefix_len_at),
+                SockFilter::new(JUMP_EQUAL, 0, 3, u32::from(prefix.prefix_len())),
+                SockFilter::new(LOAD_STORED, 0, 0, 0),
+                SockFilter::new(JUMP_EQUAL, 0, 1, first_word(prefix)),
+                PASS,
+            ]);
+        }
+    }
+    removed.push(DROP);
     program.extend([
         SockFilter::new(LOAD_BYTE, 0, 0, prefix_len_at),
         SockFilter::new(JUMP_EQUAL, 0, 1, 0),
@@ -232,8 +275,11 @@ fn filter(filtered: &Filtered) -> Vec<SockFilter> {
     }
     program.extend([
         SockFilter::new(LOAD_HALF, 0, 0, 4),
-        SockFilter::new(JUMP_EQUAL, 0, 1, network(libc::RTM_DELROUTE)),
-        DROP,
+        SockFilter::new(JUMP_EQUAL, 1, 0, network(libc::RTM_DELROUTE)),
+        SockFilter::new(JUMP_ALWAYS, 0, 0, removed.len() as u32),
+    ]);
+    program.extend(removed);
+    program.extend([
         SockFilter::new(LOAD_HALF, 0, 0, 6),
         // Without NLM_F_EXCL the place was occupied.
         SockFilter::new(JUMP_SET, 0, 1, network(NLM_F_EXCL)),
@@ -241,6 +287,14 @@ fn filter(filtered: &Filtered) -> Vec<SockFilter> {
         PASS,
     ]);
     program
+}
+
+/// The first 32 bits of a prefix's address.
+fn first_word(prefix: &IpNet) -> u32 {
+    match prefix {
+        IpNet::V4(prefix) => prefix.addr().to_bits(),
+        IpNet::V6(prefix) => (prefix.addr().to_bits() >> 96) as u32,
+    }
 }
 
 /// Nothing for what does not concern us.

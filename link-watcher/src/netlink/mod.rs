@@ -23,7 +23,7 @@ pub(crate) use self::{
     socket::{Requests, dump, nothing_there, process},
 };
 pub use self::{
-    events::{Filtered, KernelEvent, KernelEvents, RouteChange, RouteEvent},
+    events::{Filtered, KernelEvent, KernelEvents, MAX_VACANCIES, RouteChange, RouteEvent},
     link::{Address, Link},
     nexthop::{FoundObject, Member, Object},
     route::{Egress, FoundRoute, FoundTableRoute, Hop, Nexthop, Route, RouteKey, TableRoute, Way},

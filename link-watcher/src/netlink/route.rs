@@ -9,7 +9,8 @@ use ipnet::IpNet;
 use rtnetlink::{
     RouteMessageBuilder, RouteNextHopBuilder,
     packet_core::{
-        NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NlaBuffer, ParseableParametrized as _, parse_ip,
+        NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NlaBuffer, ParseableParametrized as _,
+        parse_ip,
     },
     packet_route::{
         AddressFamily,
@@ -168,6 +169,8 @@ pub(crate) enum Mode {
     Create,
     /// Whatever stands there.
     Replace,
+    /// Behind whatever stands there: for IPv4 alone, where routes of one place stay apart.
+    Append,
 }
 
 impl Mode {
@@ -175,6 +178,7 @@ impl Mode {
         match self {
             Self::Create => NLM_F_CREATE | NLM_F_EXCL,
             Self::Replace => NLM_F_CREATE | NLM_F_REPLACE,
+            Self::Append => NLM_F_CREATE | NLM_F_APPEND,
         }
     }
 }

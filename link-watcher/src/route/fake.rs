@@ -8,6 +8,8 @@ use std::{
     rc::Rc,
 };
 
+use ipnet::IpNet;
+
 use super::{
     Adopted, Change, Egress, FoundRoute, GroupRoutes, Nexthop, Notice, PROTOCOL, Report, RouteKernel, RouteKey,
     RouteSink,
@@ -22,13 +24,18 @@ const OWN_PORT: u32 = 4000;
 /// That of whoever else changes routes.
 const FOREIGN_PORT: u32 = 17;
 
-/// A kernel with one route a place, shared between a back-end and its test.
+/// A kernel, shared between a back-end and its test.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct FakeKernel(Rc<RefCell<State>>);
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
+    /// What the kernel uses in each place.
     pub(crate) routes: BTreeMap<RouteKey, FoundRoute>,
+    /// What stands behind it.
+    pub(crate) behind: BTreeMap<RouteKey, Vec<FoundRoute>>,
+    /// Prefixes of which the filter of the event socket lets foreign removals pass.
+    pub(crate) vacancies: Vec<IpNet>,
     /// Every system call's changes.
     pub(crate) calls: Vec<Vec<Change>>,
     /// Events not fetched yet.
@@ -57,10 +64,20 @@ impl FakeKernel {
         state.routes.insert(route.key, route);
     }
 
-    /// Somebody else removes whatever is there.
+    /// Somebody else puts a route before what is there (`ip route prepend`).
+    pub(crate) fn foreign_prepend(&self, route: FoundRoute) {
+        let mut state = self.state();
+        let Some(first) = state.routes.insert(route.key, route.clone()) else { panic!("nothing stands there") };
+        state.behind.entry(route.key).or_default().insert(0, first);
+        state.events.push(event(RouteChange::Replaced, FOREIGN_PORT, &route));
+    }
+
+    /// Somebody else removes whatever is used there.
     pub(crate) fn foreign_delete(&self, key: &RouteKey) {
         let mut state = self.state();
-        if let Some(route) = state.routes.remove(key).filter(|route| route.protocol == PROTOCOL) {
+        if let Some(route) = state.take_first(key)
+            && (route.protocol == PROTOCOL || state.vacancies.contains(&key.prefix))
+        {
             state.events.push(event(RouteChange::Removed, FOREIGN_PORT, &route));
         }
     }
@@ -73,7 +90,7 @@ impl FakeKernel {
     /// The kernel drops a route because its interface loses its address; of the route it says nothing.
     pub(crate) fn drop_silently(&self, key: &RouteKey) {
         let mut state = self.state();
-        let Some(route) = state.routes.remove(key) else { return };
+        let Some(route) = state.take_first(key) else { return };
         let Some(Egress::Nexthops(nexthops)) = route.egress else { return };
         for Nexthop { ifindex, gateway, .. } in nexthops {
             let address =
@@ -88,6 +105,19 @@ fn event(change: RouteChange, port_id: u32, route: &FoundRoute) -> KernelEvent {
 }
 
 impl State {
+    /// Every route of a place, the one that is used first.
+    pub(crate) fn all(&self, key: &RouteKey) -> Vec<&FoundRoute> {
+        self.routes.get(key).into_iter().chain(self.behind.get(key).into_iter().flatten()).collect()
+    }
+
+    fn take_first(&mut self, key: &RouteKey) -> Option<FoundRoute> {
+        let first = self.routes.remove(key);
+        if let Some(behind) = self.behind.get_mut(key).filter(|behind| !behind.is_empty()) {
+            self.routes.insert(*key, behind.remove(0));
+        }
+        first
+    }
+
     fn carry_out(&mut self, change: &Change) -> Result<(), i32> {
         let wanted = change.route();
         let there = self.routes.get(&wanted.key);
@@ -95,21 +125,32 @@ impl State {
             Change::Delete(_) => {
                 // The owner and the next hops must match.
                 let found = FoundRoute { key: wanted.key, protocol: PROTOCOL, egress: Some(wanted.egress.clone()) };
-                if there != Some(&found) {
-                    return Err(libc::ESRCH);
+                if there == Some(&found) {
+                    self.take_first(&wanted.key);
+                } else {
+                    let behind = self.behind.get_mut(&wanted.key).ok_or(libc::ESRCH)?;
+                    let at = behind.iter().position(|route| *route == found).ok_or(libc::ESRCH)?;
+                    behind.remove(at);
                 }
-                self.routes.remove(&wanted.key);
                 self.events.push(event(RouteChange::Removed, OWN_PORT, &found));
                 return Ok(());
             }
             Change::Create(_) if there.is_some() => return Err(libc::EEXIST),
-            Change::Create(_) | Change::Replace(_) => {}
+            Change::Create(_) | Change::Replace(_) | Change::Append(_) => {}
         }
         if self.absent.iter().any(|ifindex| wanted.egress.uses(*ifindex)) {
             return Err(libc::ENODEV);
         }
-        let change = if there.is_some() { RouteChange::Replaced } else { RouteChange::Added };
         let route = FoundRoute { key: wanted.key, protocol: PROTOCOL, egress: Some(wanted.egress.clone()) };
+        if matches!(change, Change::Append(_)) && there.is_some() {
+            if self.all(&wanted.key).contains(&&route) {
+                return Err(libc::EEXIST);
+            }
+            self.events.push(event(RouteChange::Added, OWN_PORT, &route));
+            self.behind.entry(wanted.key).or_default().push(route);
+            return Ok(());
+        }
+        let change = if there.is_some() { RouteChange::Replaced } else { RouteChange::Added };
         self.events.push(event(change, OWN_PORT, &route));
         self.routes.insert(wanted.key, route);
         Ok(())
@@ -132,7 +173,9 @@ impl RouteKernel for FakeKernel {
     }
 
     fn ours(&mut self) -> io::Result<Vec<FoundRoute>> {
-        Ok(self.state().routes.values().filter(|route| route.protocol == PROTOCOL).cloned().collect())
+        let state = self.state();
+        let all = state.routes.keys().flat_map(|key| state.all(key));
+        Ok(all.filter(|route| route.protocol == PROTOCOL).cloned().collect())
     }
 
     fn occupants(&mut self, places: &BTreeSet<RouteKey>) -> io::Result<Vec<FoundRoute>> {

@@ -15,6 +15,8 @@ pub enum Change {
     Create(Route),
     /// Change what stands in a place, atomically.
     Replace(Route),
+    /// Stand behind whatever is in a place, as only IPv4 routes can; fails with `EEXIST` where this very route does.
+    Append(Route),
     /// Remove it, if it has our protocol and these next hops.
     Delete(Route),
 }
@@ -23,7 +25,7 @@ impl Change {
     /// The route that it is about.
     pub fn route(&self) -> &Route {
         match self {
-            Self::Create(route) | Self::Replace(route) | Self::Delete(route) => route,
+            Self::Create(route) | Self::Replace(route) | Self::Append(route) | Self::Delete(route) => route,
         }
     }
 }
@@ -77,6 +79,7 @@ impl RouteKernel for NetlinkRoutes {
             match change {
                 Change::Create(route) => route::write(&mut self.batch, route, Mode::Create),
                 Change::Replace(route) => route::write(&mut self.batch, route, Mode::Replace),
+                Change::Append(route) => route::write(&mut self.batch, route, Mode::Append),
                 Change::Delete(route) => route::delete(&mut self.batch, route),
             }
         }

@@ -1,9 +1,9 @@
 //! Comparing what the kernel has with what is wanted, and repairing the difference: on events, and now and then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 use super::{
-    Egress, FoundRoute, Notice, PROTOCOL, RouteKernel, RouteKey,
+    Change, Egress, FoundRoute, Notice, PROTOCOL, Route, RouteKernel, RouteKey,
     routes::{Cause, Fight, PERIOD_NS, RETRY_NS, Routes},
 };
 use crate::{
@@ -13,6 +13,8 @@ use crate::{
 
 /// Least time between two comparisons, ns: however many events there are, the daemon does other things too.
 pub(crate) const GAP_NS: u64 = 10_000_000;
+/// Least time between two readings of whole tables for what stands before ours, ns.
+const LOOK_GAP_NS: u64 = 1_000_000_000;
 /// So many routes are compared now and then without any reason.
 const CHEAP: usize = 5000;
 /// The wait after the first repair of a route that somebody removed; it doubles with every further one, ns.
@@ -112,13 +114,19 @@ impl<K: RouteKernel> Routes<K> {
         }
         let held = self.groups.values().any(|group| group.held.contains_key(&key));
         let wanted = self.groups.values().any(|group| group.wanted.routes.contains_key(&key));
-        if event.route.protocol != PROTOCOL {
-            if event.change != RouteChange::Replaced || !(held || wanted) {
-                return None;
-            }
-            let known = self.refused.insert(key, Some(event.route.protocol));
-            let by = self.kernel.process(event.port_id);
-            return known.is_none().then_some(Notice::Taken { key, protocol: event.route.protocol, by });
+        let ours = self.groups.values().any(|group| {
+            let known = event.route.egress.is_some() && group.held.get(&key) == event.route.egress.as_ref();
+            event.route.protocol == PROTOCOL && (known || group.recognises(&event.route))
+        });
+        if !ours {
+            return match event.change {
+                RouteChange::Replaced if held || wanted => self.taken(now_ns, event),
+                RouteChange::Removed => {
+                    self.vacated(now_ns, event, held, wanted);
+                    None
+                }
+                RouteChange::Added | RouteChange::Replaced => None,
+            };
         }
         if !held && !wanted {
             return None;
@@ -126,14 +134,48 @@ impl<K: RouteKernel> Routes<K> {
         self.doubt(|held, _| *held == key);
         // The kernel's own doing comes from port 0 and is no fight.
         if wanted && event.port_id != 0 {
-            let fight = self.fights.entry(key).or_default();
-            fight.port_id = event.port_id;
-            let next_ns = fight.next_ns;
-            self.due(now_ns.max(next_ns).max(self.compared_ns + GAP_NS));
+            self.fights.entry(key).or_default().port_id = event.port_id;
+            self.due_again(now_ns, &key);
         } else {
             self.due_soon(now_ns);
         }
         None
+    }
+
+    /// Somebody else's route took a place of ours, or stands before ours.
+    fn taken(&mut self, now_ns: u64, event: &RouteEvent) -> Option<Notice> {
+        let key = event.route.key;
+        if self.refused.insert(key, Some(event.route.protocol)).is_some() {
+            return None;
+        }
+        // It may be gone by now: of its removal nothing is told before the filter of the events knows.
+        self.due_again(now_ns, &key);
+        let by = self.kernel.process(event.port_id);
+        Some(Notice::Taken { key, protocol: event.route.protocol, by })
+    }
+
+    /// Somebody else's route left a place.
+    fn vacated(&mut self, now_ns: u64, event: &RouteEvent, held: bool, wanted: bool) {
+        let key = event.route.key;
+        if !self.refused.contains_key(&key) {
+            return;
+        }
+        self.freed = true;
+        // Where ours stands beside it, another foreign one may do so, too: that takes a look.
+        if !held {
+            self.refused.remove(&key);
+            if wanted {
+                let fight = self.fights.entry(key).or_default();
+                (fight.broken, fight.port_id) = (true, event.port_id);
+            }
+        }
+        self.due_again(now_ns, &key);
+    }
+
+    /// Brings comparison forward to when this place may be written again.
+    fn due_again(&mut self, now_ns: u64, key: &RouteKey) {
+        let next_ns = self.fights.get(key).map_or(0, |fight| fight.next_ns);
+        self.due(now_ns.max(next_ns).max(self.compared_ns + GAP_NS));
     }
 
     /// Reads the kernel's routes, repairs what differs, and sets the time of the next comparison.
@@ -147,19 +189,25 @@ impl<K: RouteKernel> Routes<K> {
                 return vec![Notice::Failed(error.to_string())];
             }
         };
-        let mut actual = BTreeMap::new();
+        let mut actual: BTreeMap<RouteKey, FoundRoute> = BTreeMap::new();
+        let mut behind = Vec::new();
         for route in found {
             // The first of several in a place is the one that the kernel uses.
-            actual.entry(route.key).or_insert(route);
+            match actual.entry(route.key) {
+                Entry::Vacant(entry) => drop(entry.insert(route)),
+                Entry::Occupied(_) => behind.push(route),
+            }
         }
         let mut notices = Vec::new();
         self.prune();
-        self.recheck_refused(&actual, &mut notices);
+        self.recheck_refused(now_ns, &actual, &mut notices);
         self.failed.clear();
         self.expire(now_ns, &mut notices);
         let ids: Vec<GroupId> = self.groups.keys().copied().collect();
         for id in ids {
-            let lost = self.take_stock(id, &actual);
+            let mut lost = self.take_stock(id, &actual);
+            self.take_stock_behind(now_ns, id, &behind, &mut notices).await;
+            lost.retain(|key| self.groups.get(&id).is_none_or(|group| !group.stands(key)));
             if let Err(error) = self.sync(now_ns, id, Cause::Repair).await {
                 notices.push(Notice::Failed(error));
             }
@@ -175,20 +223,31 @@ impl<K: RouteKernel> Routes<K> {
 
     /// Places of others are tried again. Where our route still stands behind a foreign one, creating cannot tell
     /// whether the foreign one has gone, so the table is read.
-    fn recheck_refused(&mut self, actual: &BTreeMap<RouteKey, FoundRoute>, notices: &mut Vec<Notice>) {
-        self.suspects = std::mem::take(&mut self.refused);
+    fn recheck_refused(&mut self, now_ns: u64, actual: &BTreeMap<RouteKey, FoundRoute>, notices: &mut Vec<Notice>) {
+        let fights = &self.fights;
+        // What must wait is not tried.
+        let waits = |key: &RouteKey| fights.get(key).is_some_and(|fight| fight.next_ns > now_ns);
+        (self.refused, self.suspects) =
+            std::mem::take(&mut self.refused).into_iter().partition(|(key, _)| waits(key) && !actual.contains_key(key));
         let behind: BTreeSet<RouteKey> =
             self.suspects.keys().filter(|key| actual.contains_key(*key)).copied().collect();
         if behind.is_empty() {
             return;
         }
+        if now_ns < self.look_ns {
+            let known = |key: &RouteKey| (*key, self.suspects.get(key).copied().flatten());
+            self.refused.extend(behind.iter().map(known));
+            self.due(self.look_ns);
+            return;
+        }
+        self.look_ns = now_ns + LOOK_GAP_NS;
         match self.kernel.occupants(&behind) {
             Ok(first) => {
                 let foreign = first.into_iter().filter(|route| route.protocol != PROTOCOL);
                 self.refused.extend(foreign.map(|route| (route.key, Some(route.protocol))));
             }
             Err(error) => {
-                self.refused = self.suspects.clone();
+                self.refused.extend(self.suspects.iter().map(|(key, protocol)| (*key, *protocol)));
                 notices.push(Notice::Failed(error.to_string()));
             }
         }
@@ -230,6 +289,30 @@ impl<K: RouteKernel> Routes<K> {
         lost
     }
 
+    /// Routes with our protocol that stand behind another one: behind another instance's ours are still ours, and of two of
+    /// ours the last one was not removed in time.
+    async fn take_stock_behind(&mut self, now_ns: u64, id: GroupId, behind: &[FoundRoute], notices: &mut Vec<Notice>) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let mut extra = Vec::new();
+        for found in behind {
+            if !group.recognises(found) {
+                continue;
+            }
+            let Some(egress) = found.egress.clone() else { continue };
+            match group.held.get(&found.key) {
+                Some(held) if *held == egress => {}
+                Some(_) => extra.push(Change::Delete(Route { key: found.key, egress })),
+                None => {
+                    group.hold(found);
+                    self.refused.entry(found.key).or_insert(Some(PROTOCOL));
+                }
+            }
+        }
+        if let Err(error) = self.execute(now_ns, id, &extra).await {
+            notices.push(Notice::Failed(error));
+        }
+    }
+
     /// Routes of an earlier run have waited long enough.
     fn expire(&mut self, now_ns: u64, notices: &mut Vec<Notice>) {
         let mut count = 0;
@@ -259,7 +342,8 @@ impl<K: RouteKernel> Routes<K> {
                 return true;
             }
             if !group.stands(key) {
-                if fight.next_ns > now_ns {
+                // A place that somebody else has is not fought for.
+                if fight.next_ns > now_ns && !self.refused.contains_key(key) {
                     next_ns = next_ns.min(fight.next_ns);
                     // Said once for each wait.
                     if !std::mem::replace(&mut fight.broken, true) {

@@ -5,13 +5,15 @@ use std::{
     net::IpAddr,
 };
 
+use ipnet::IpNet;
+
 use super::{
-    Adopted, Change, Egress, FoundRoute, GroupRoutes, Nexthop, Notice, PROTOCOL, Refusal, Report, RouteKernel,
+    Adopted, Change, Egress, FoundRoute, GroupRoutes, Nexthop, Notice, PROTOCOL, Refusal, Report, Route, RouteKernel,
     RouteKey, RouteSink, TableRange, Why, effective_metric, plan::Wanted,
 };
 use crate::{
     event::GroupId,
-    system::{KernelError, KernelEvent},
+    system::{KernelError, KernelEvent, MAX_VACANCIES},
 };
 
 /// Messages in one system call: the errors of all of them fit the receive buffer, and between two calls other tasks of
@@ -44,6 +46,8 @@ pub struct Routes<K> {
     /// When the routes are to be compared again, and when they last were, ns.
     pub(super) due_ns: u64,
     pub(super) compared_ns: u64,
+    /// Before this instant no table is read for what stands before ours, ns.
+    pub(super) look_ns: u64,
 }
 
 /// Routes of all instances at one instant.
@@ -141,6 +145,7 @@ impl<K: RouteKernel> Routes<K> {
             freed: false,
             due_ns: u64::MAX,
             compared_ns: 0,
+            look_ns: 0,
         }
     }
 
@@ -152,6 +157,12 @@ impl<K: RouteKernel> Routes<K> {
     /// Tables that hold a route of this or another instance, as they were at `now_ns`; nothing if that is unknown.
     pub(super) fn tables_in_use(&self, now_ns: u64) -> Option<&BTreeSet<u32>> {
         self.looked.as_ref().filter(|looked| looked.at_ns == now_ns).map(|looked| &looked.tables)
+    }
+
+    /// Prefixes of places that wait for the route of somebody else's to go.
+    pub(super) fn vacancies(&self) -> Vec<IpNet> {
+        // One more than the filter can name.
+        self.refused.keys().map(|key| key.prefix).take(MAX_VACANCIES + 1).collect()
     }
 
     /// Reads all routes with our protocol, once for an instant.
@@ -229,24 +240,38 @@ impl<K: RouteKernel> Routes<K> {
     /// The messages that write what is wanted and does not stand.
     fn writes(&self, now_ns: u64, id: GroupId, cause: Cause) -> Vec<Change> {
         let Some(group) = self.groups.get(&id) else { return Vec::new() };
+        // Of two IPv4 routes in one place each can be changed without the other; IPv6 may make one of them.
+        let beside =
+            |key: &RouteKey| self.refused.contains_key(key) && group.held.contains_key(key) && is_v4(&key.prefix);
         let skip = |key: &RouteKey| {
-            self.refused.contains_key(key)
+            (self.refused.contains_key(key) && !beside(key))
                 || self.failed.contains_key(key)
                 || (cause == Cause::Repair && self.fights.get(key).is_some_and(|fight| fight.next_ns > now_ns))
                 || (!group.held.contains_key(key) && self.other_holder(id, key).is_some())
         };
         let writes = group.wanted.writes(|key| group.held.get(key), skip);
-        writes
-            .into_iter()
-            .map(|(route, held)| match held && !group.doubtful.contains(&route.key) {
-                true => Change::Replace(route),
-                false => Change::Create(route),
-            })
-            .collect()
+        let mut changes = Vec::with_capacity(writes.len());
+        for (route, held) in writes {
+            if let Some(former) = group.held.get(&route.key).filter(|_| beside(&route.key)) {
+                // Replacing would change the first one, which is not ours.
+                let former = Route { key: route.key, egress: former.clone() };
+                changes.extend([Change::Append(route), Change::Delete(former)]);
+            } else if held && !group.doubtful.contains(&route.key) {
+                changes.push(Change::Replace(route));
+            } else {
+                changes.push(Change::Create(route));
+            }
+        }
+        changes
     }
 
     /// Carries the changes out. Gives the places that somebody has already.
-    async fn execute(&mut self, now_ns: u64, id: GroupId, changes: &[Change]) -> Result<BTreeSet<RouteKey>, String> {
+    pub(super) async fn execute(
+        &mut self,
+        now_ns: u64,
+        id: GroupId,
+        changes: &[Change],
+    ) -> Result<BTreeSet<RouteKey>, String> {
         let mut occupied = BTreeSet::new();
         for (i, chunk) in changes.chunks(CHUNK).enumerate() {
             if i > 0 {
@@ -268,7 +293,7 @@ impl<K: RouteKernel> Routes<K> {
             for (change, result) in chunk.iter().zip(results) {
                 let route = change.route();
                 match (change, result) {
-                    (Change::Create(_) | Change::Replace(_), Ok(())) => {
+                    (Change::Create(_) | Change::Replace(_) | Change::Append(_), Ok(())) => {
                         group.held.insert(route.key, route.egress.clone());
                         group.orphans.remove(&route.key);
                         group.doubtful.remove(&route.key);
@@ -276,13 +301,17 @@ impl<K: RouteKernel> Routes<K> {
                     (Change::Create(_), Err(error)) if error.errno == libc::EEXIST => {
                         occupied.insert(route.key);
                     }
-                    (Change::Create(_) | Change::Replace(_), Err(error)) => {
+                    // It stands there already.
+                    (Change::Append(_), Err(error)) if error.errno == libc::EEXIST => {
+                        group.held.insert(route.key, route.egress.clone());
+                    }
+                    (Change::Create(_) | Change::Replace(_) | Change::Append(_), Err(error)) => {
                         self.failed.insert(route.key, error);
                     }
-                    // Gone already counts as removed.
-                    (Change::Delete(_), Ok(())) => forget(group, &route.key),
+                    // Gone already counts as removed. What was moved behind somebody else's is another route by now.
+                    (Change::Delete(_), Ok(())) => forget_this(group, route),
                     (Change::Delete(_), Err(error)) if matches!(error.errno, libc::ESRCH | libc::ENODEV) => {
-                        forget(group, &route.key);
+                        forget_this(group, route);
                     }
                     (Change::Delete(_), Err(error)) => {
                         self.failed.insert(route.key, error);
@@ -308,7 +337,9 @@ impl<K: RouteKernel> Routes<K> {
         // Our own are quickly found; only for the rest whole tables are read.
         let mut found: Vec<FoundRoute> = self.kernel.ours().map_err(describe)?;
         let Some(group) = self.groups.get_mut(&id) else { return Ok(false) };
-        found.retain(|route| unknown.contains(&route.key) && group.recognises(route));
+        // The first of several in a place is the one that replacing would change.
+        let mut seen = BTreeSet::new();
+        found.retain(|route| unknown.contains(&route.key) && seen.insert(route.key) && group.recognises(route));
         let mut others = unknown.clone();
         for route in &found {
             others.remove(&route.key);
@@ -375,6 +406,16 @@ impl<K: RouteKernel> Routes<K> {
         self.freed = true;
         self.due(now_ns);
         report
+    }
+}
+
+fn is_v4(prefix: &IpNet) -> bool {
+    matches!(prefix, IpNet::V4(_))
+}
+
+fn forget_this(group: &mut Group, route: &Route) {
+    if group.held.get(&route.key).is_none_or(|egress| *egress == route.egress) {
+        forget(group, &route.key);
     }
 }
 

@@ -69,6 +69,7 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
             main_table: self.tables.follows_main(),
             protocols: self.tables.followed().iter().copied().collect(),
             nexthops: self.nexthops.follows(),
+            vacancies: self.routes.vacancies(),
             without: vec![self.tables.port_id(), self.routes.port_id(), self.nexthops.port_id()],
         }
     }

@@ -1,6 +1,8 @@
 //! The back-end on a pretended kernel: order, bounds, and what others do.
 #![allow(clippy::unwrap_used)]
 
+mod beside;
+
 use std::collections::BTreeMap;
 
 use super::{fake::FakeKernel, *};
@@ -52,6 +54,7 @@ fn settle(kernel: &FakeKernel, routes: &mut Routes<FakeKernel>, now_ns: u64) -> 
     for event in events {
         notices.extend(routes.observe(now_ns, &event));
     }
+    kernel.state().vacancies = routes.vacancies();
     notices.extend(run(routes.tick(now_ns)));
     notices
 }
@@ -164,7 +167,7 @@ fn random_histories_end_as_wanted() {
         for step in 0..60 {
             now_ns += random(3 * SECOND);
             let place = key(random(4) as u32, random(3) as u32);
-            match random(7) {
+            match random(8) {
                 0 | 1 => {
                     // Whoever writes routes reads the news first.
                     settle(&kernel, &mut routes, now_ns);
@@ -182,6 +185,11 @@ fn random_histories_end_as_wanted() {
                     foreigners.remove(&place);
                 }
                 4 if !foreigners.contains_key(&place) => kernel.drop_silently(&place),
+                7 if !foreigners.contains_key(&place) && kernel.state().routes.contains_key(&place) => {
+                    let route = foreign(place, [4, 208][random(2) as usize]);
+                    kernel.foreign_prepend(route.clone());
+                    foreigners.insert(place, route);
+                }
                 5 => kernel.state().lose_answers = true,
                 _ => {
                     settle(&kernel, &mut routes, now_ns);
@@ -203,6 +211,10 @@ fn random_histories_end_as_wanted() {
             assert_eq!(state.routes.get(key), Some(&route), "seed {seed}");
         }
         let served = |prefix| wanted.routes.keys().any(|key| key.prefix == prefix && !foreigners.contains_key(key));
+        for (key, behind) in &state.behind {
+            let ours = |route: &FoundRoute| route.egress.as_ref() == wanted.routes.get(key);
+            assert!(behind.iter().all(ours) && behind.len() < 2, "seed {seed}: {key} has {behind:?} behind");
+        }
         for key in state.routes.keys() {
             let ours = wanted.routes.contains_key(key) || foreigners.contains_key(key);
             // A prefix whose every wanted place is somebody else's keeps what it had.

@@ -8,4 +8,6 @@ pub use self::{
     interfaces::{Interface, Interfaces},
     sysctl::{FormerValues, LinkSysctls, ProcSysctl, SysctlSink},
 };
-pub use crate::netlink::{Address, Filtered, KernelError, KernelEvent, KernelEvents, Link, RouteChange, RouteEvent};
+pub use crate::netlink::{
+    Address, Filtered, KernelError, KernelEvent, KernelEvents, Link, MAX_VACANCIES, RouteChange, RouteEvent,
+};
