@@ -282,6 +282,17 @@ impl Group {
         self.followed_epoch == Some(said.epoch)
     }
 
+    /// When a link without a verdict is not waited for any more: one that can be probed has its first within an interval and
+    /// the detection time; what cannot be probed may never have one. Rounds of probes end by themselves.
+    fn verdict_due_ns(&self, link: &Link) -> u64 {
+        if self.spec.role.is_none() { u64::MAX } else { link.since_ns.saturating_add(2 * self.spec.detection_ns) }
+    }
+
+    /// Whether it may turn out usable any moment.
+    fn undecided(&self, link: &Link, now_ns: u64) -> bool {
+        link.promising() && now_ns < self.verdict_due_ns(link)
+    }
+
     /// Leaves the links that the server has left, as if they had failed, in favour of the one that it took.
     fn follow_server(&mut self, now_ns: u64, to: LinkId) {
         let usable = !self.orders.failover_off
@@ -412,6 +423,7 @@ impl Group {
             }
             Failback::After(_) | Failback::Manual => None,
         });
-        holds.chain(failbacks.filter(|at_ns| *at_ns > self.settled_ns)).min()
+        let verdicts = self.links.iter().filter(|link| link.promising()).map(|link| self.verdict_due_ns(link));
+        holds.chain(failbacks.chain(verdicts).filter(|at_ns| *at_ns > self.settled_ns)).min()
     }
 }

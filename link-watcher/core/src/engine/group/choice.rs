@@ -104,7 +104,7 @@ impl Group {
             usable: link.usable(now_ns),
             answers: link.better_than_nothing(),
             drained: link.drained || link.drained_by_peer(),
-            promising: link.promising(),
+            promising: self.undecided(link, now_ns),
             // A server waits for its client, not for time.
             may_take_back: (may_take_back || self.back_now) && self.spec.role != Some(Role::Server),
         }

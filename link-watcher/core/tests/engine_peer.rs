@@ -1,0 +1,102 @@
+//! A peer's links in simulated time: what a group does with links that never come to a verdict.
+
+#![allow(clippy::unwrap_used)]
+
+use link_watcher_core::{
+    engine::Engine,
+    event::{
+        Action, Device, Event, Failback, GroupId, GroupSpec, LinkId, LinkSpec, PeerSaid, Plan, Role, StandingOrders,
+    },
+};
+
+const MS: u64 = 1_000_000;
+const DETECTION_NS: u64 = 300 * MS;
+const START_NS: u64 = 1_000 * MS;
+const A: LinkId = LinkId(0);
+const B: LinkId = LinkId(1);
+
+struct World {
+    engine: Engine,
+    now_ns: u64,
+    plan: Option<Plan>,
+}
+
+impl World {
+    /// Two links, a before b, with their interfaces.
+    fn new() -> Self {
+        let link = |(id, name): (u32, &str)| LinkSpec { id: LinkId(id), name: name.to_owned(), tier: id + 1, weight: 1 };
+        let spec = GroupSpec {
+            id: GroupId(0),
+            name: "hq".to_owned(),
+            role: Some(Role::Client),
+            failback: Failback::After(30_000 * MS),
+            hold_up_ns: 3_000 * MS,
+            detection_ns: DETECTION_NS,
+            links: [(0, "a"), (1, "b")].map(link).into(),
+            orders: StandingOrders::default(),
+        };
+        let mut world = Self { engine: Engine::new(1), now_ns: START_NS, plan: None };
+        world.handle(Event::Configure(vec![spec]));
+        for link in [A, B] {
+            world.handle(Event::Device { link, device: Device::Ready });
+        }
+        world
+    }
+
+    fn handle(&mut self, event: Event) {
+        self.engine.handle(self.now_ns, event);
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        self.engine.tick(self.now_ns);
+        for action in self.engine.actions() {
+            if let Action::Route { plan, .. } = action {
+                self.plan = Some(plan);
+            }
+        }
+    }
+
+    /// The peer answers on a link, and hears us there.
+    fn alive(&mut self, link: LinkId) {
+        self.handle(Event::Alive { link });
+        let said = PeerSaid { instance: 7, hears: true, ..PeerSaid::default() };
+        self.handle(Event::Peer { link, said });
+    }
+
+    /// By its own deadlines alone: nobody else wakes it.
+    fn pass_until(&mut self, until_ns: u64) {
+        while let Some(due_ns) = self.engine.next_deadline().filter(|due_ns| *due_ns <= until_ns) {
+            self.now_ns = due_ns.max(self.now_ns);
+            self.settle();
+        }
+        self.now_ns = until_ns;
+    }
+
+    fn active(&self) -> Vec<LinkId> {
+        self.plan.iter().flat_map(|plan| &plan.active).map(|(link, _)| *link).collect()
+    }
+}
+
+#[test]
+fn a_better_link_that_never_comes_to_a_verdict_is_waited_for_twice_the_detection_time_at_most() {
+    let mut world = World::new();
+    world.pass_until(START_NS + 50 * MS);
+    world.alive(B);
+    assert_eq!(world.active(), [], "a may answer any moment");
+    world.pass_until(START_NS + 2 * DETECTION_NS - 1);
+    assert_eq!(world.active(), []);
+    world.pass_until(START_NS + 2 * DETECTION_NS);
+    assert_eq!(world.active(), [B]);
+}
+
+#[test]
+fn a_link_that_carries_since_before_the_start_and_never_comes_to_a_verdict_is_left_for_one_that_works() {
+    let mut world = World::new();
+    world.engine.handle(world.now_ns, Event::Adopted { group: GroupId(0), links: vec![A] });
+    world.settle();
+    world.alive(B);
+    assert_eq!(world.active(), [A], "it gets the time to show that it works");
+    world.pass_until(START_NS + 2 * DETECTION_NS);
+    assert_eq!(world.active(), [B]);
+}
