@@ -1,4 +1,4 @@
-//! Tasks around the daemon: tool set-up, the build, the checks, the tests, the demo, the benchmarks, installing.
+//! Tasks around the daemon: tool set-up, the build, the checks, the tests, the demo, the benchmarks, packages, installing.
 //!
 //! Run as `cargo xtask TASK`. Every task installs what it lacks, or says what to type.
 
@@ -10,7 +10,9 @@
 mod apt;
 mod build;
 mod check;
+mod dist;
 mod exec;
+mod files;
 mod install;
 mod lanes;
 mod linker;
@@ -67,9 +69,17 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// Builds a Debian package, and a tarball with a static program, below target/dist
+    Dist,
     /// Builds and installs the daemon, its unit and, where there is none, an example configuration
     Install {
         /// Where the program goes: PREFIX/sbin/link-watcher
+        #[arg(long, default_value = "/usr/local")]
+        prefix: PathBuf,
+    },
+    /// Removes what `install` has installed; configuration, keys and state stay
+    Uninstall {
+        /// As for `install`
         #[arg(long, default_value = "/usr/local")]
         prefix: PathBuf,
     },
@@ -84,6 +94,8 @@ fn main() -> ExitCode {
         Task::Test { filter } => test::test(&project, filter.as_deref()),
         Task::Demo { args } => run::demo(&project, &args),
         Task::Bench { args } => run::bench(&project, &args),
+        Task::Dist => dist::dist(&project).map(|()| ExitCode::SUCCESS),
+        Task::Uninstall { prefix } => install::uninstall(&prefix).map(|()| ExitCode::SUCCESS),
         Task::Install { prefix } => install::install(&project, &prefix).map(|()| ExitCode::SUCCESS),
     });
     result.unwrap_or_else(|error| {

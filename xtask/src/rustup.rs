@@ -32,6 +32,12 @@ fn home() -> Option<PathBuf> {
     env::var_os("RUSTUP_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".rustup")))
 }
 
+/// The targets that the active toolchain can build for.
+pub(crate) fn targets() -> Vec<String> {
+    let listed = command(&["target", "list", "--installed"]).ok().and_then(|mut command| exec::output(&mut command));
+    listed.unwrap_or_default().lines().map(str::to_owned).collect()
+}
+
 /// The program, if this machine has rustup at all.
 pub(crate) fn program() -> Option<PathBuf> {
     link_watcher_programs::find("rustup").or_else(|| {

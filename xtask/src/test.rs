@@ -12,13 +12,14 @@ use link_watcher_programs::{ALL, Program};
 use crate::lanes::{self, Counts, Lane};
 use crate::privilege::Privilege;
 use crate::project::Project;
-use crate::{build, exec, setup};
+use crate::{build, dist, exec, setup};
 
 const PURE: &str = "1 pure: units, properties, simulation";
 const PROGRAM: &str = "2 the XDP program, by BPF_PROG_TEST_RUN";
 const NAMESPACES: &str = "3 real packets in network namespaces";
 const KERNELS: &str = "4 other kernels, in QEMU";
 const OTHERS: &str = "5 outside implementations";
+const PACKAGE: &str = "6 the package, in a clean root";
 
 /// Tests of this prefix in `link-watcher/tests` are lane 2.
 const PROGRAM_PREFIX: &str = "bpf_";
@@ -54,6 +55,7 @@ pub(crate) fn test(project: &Project, filter: Option<&str>) -> Result<ExitCode> 
         heading(name);
         lanes.push(Lane::skipped(name, 1, "this lane does not exist yet"));
     }
+    lanes.push(rooted.package()?);
 
     println!("\n{}", lanes::report(&lanes).trim_end());
     let failed = lanes.iter().any(|lane| lane.counts.failed > 0);
@@ -94,6 +96,26 @@ impl Rooted<'_> {
         // One at a time: they measure, and share two CPUs, interface names and the BPF file system.
         command.args(["--", "--ignored", "--test-threads=1"]).args(colours()).args(self.filter);
         lanes::run(name, &mut command)
+    }
+
+    /// The package: made from the daemon that was just built, and put into a fresh Debian.
+    fn package(&self) -> Result<Lane> {
+        heading(PACKAGE);
+        let Some(privilege) = self.privilege else {
+            return Ok(Lane::skipped(PACKAGE, 1, "it needs root, and sudo does not work here"));
+        };
+        let root = match dist::trial::root(self.project, privilege) {
+            Ok(root) => root,
+            Err(error) => return Ok(Lane::skipped(PACKAGE, 1, &format!("there is no clean root: {error:#}"))),
+        };
+        let package = dist::debian(self.project)?;
+        let mut command = self.project.cargo();
+        command
+            .args(["test", "--package", "xtask", "--test", "package"])
+            .args(runner(Some(privilege), self.search_path));
+        command.env("LINK_WATCHER_ROOT", root).env("LINK_WATCHER_DEB", package);
+        command.args(["--", "--ignored"]).args(colours()).args(self.filter);
+        lanes::run(PACKAGE, &mut command)
     }
 }
 

@@ -34,6 +34,8 @@ pub enum Purpose {
     Work,
     /// The benchmarks compare with it where it is wanted, and miss it where it is not there.
     Comparison,
+    /// `cargo xtask dist` and the trial of its package: installed when they run, and missed where it cannot be had.
+    Package,
 }
 
 macro_rules! programs {
@@ -98,6 +100,14 @@ programs! {
     CHOWN = "chown" from ["coreutils"] for Comparison;
     /// Hides the machine's `/run` from FRR.
     MOUNT = "mount" from ["mount"] for Comparison;
+    /// Debian's check of packages.
+    LINTIAN = "lintian" from ["lintian"] for Package;
+    /// Makes a root directory with a fresh Debian.
+    MMDEBSTRAP = "mmdebstrap" from ["mmdebstrap"] for Package;
+    /// Runs a program in it.
+    CHROOT = "chroot" from ["coreutils"] for Package;
+    /// The C compiler of a program that needs no library.
+    MUSL_GCC = "musl-gcc" from ["musl-tools"] for Package;
 }
 
 /// A name that is not on the list.

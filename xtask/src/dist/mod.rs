@@ -1,0 +1,120 @@
+//! Packages: a `.deb`, and a tarball with a program that needs no library.
+
+pub(crate) mod deb;
+pub(crate) mod trial;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use std::{env, fs};
+
+use anyhow::{Context as _, Result, ensure};
+use link_watcher_programs::{LINTIAN, MUSL_GCC, Program};
+use sha2::{Digest as _, Sha256};
+
+use self::deb::Packed;
+use crate::files::{File, Layout};
+use crate::project::Project;
+use crate::{apt, build, exec, rustup};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// `cargo xtask dist`: both, below `target/dist`. What cannot be made or checked here is said, and is no failure.
+///
+/// # Errors
+///
+/// As the build; where lintian finds an error.
+pub(crate) fn dist(project: &Project) -> Result<()> {
+    let mut made = vec![debian(project)?];
+    lint(&made[0])?;
+    match tarball(project) {
+        Ok(path) => made.push(path),
+        Err(error) => println!("SKIPPED: no static tarball: {error:#}"),
+    }
+    for path in made {
+        let bytes = fs::read(&path).with_context(|| format!("{} was just written", path.display()))?;
+        let sum: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+        println!("{sum}  {}", path.display());
+    }
+    Ok(())
+}
+
+/// Builds the daemon and its package; returns the package's path.
+///
+/// # Errors
+///
+/// As the build.
+pub(crate) fn debian(project: &Project) -> Result<PathBuf> {
+    let daemon = build::build(project)?;
+    let bytes = deb::build(project, &packed(project, &daemon)?, VERSION, epoch(project)?)?;
+    write(project, &format!("link-watcher_{VERSION}_{}.deb", deb::architecture()), &bytes)
+}
+
+/// Every file of a package with this daemon in it.
+fn packed(project: &Project, daemon: &Path) -> Result<Vec<Packed>> {
+    let layout = Layout::package();
+    let pack =
+        |file: File| Ok(Packed { bytes: file.bytes(project, daemon, &layout)?, path: file.path, mode: file.mode });
+    layout.files().into_iter().map(pack).collect()
+}
+
+fn write(project: &Project, name: &str, bytes: &[u8]) -> Result<PathBuf> {
+    let directory = project.root.join("target/dist");
+    let path = directory.join(name);
+    fs::create_dir_all(&directory)
+        .and_then(|()| fs::write(&path, bytes))
+        .with_context(|| format!("cannot write {}; is the disk full?", path.display()))?;
+    Ok(path)
+}
+
+/// The instant that all files of a package have, s since 1970: `SOURCE_DATE_EPOCH` (reproducible-builds.org), else the
+/// commit's.
+fn epoch(project: &Project) -> Result<u64> {
+    let given = env::var("SOURCE_DATE_EPOCH").ok();
+    let text = match given {
+        Some(text) => text,
+        None => exec::output(Command::new("git").args(["log", "-1", "--format=%ct"]).current_dir(&project.root))
+            .context("git does not tell when this was committed; set SOURCE_DATE_EPOCH to seconds since 1970")?,
+    };
+    text.trim().parse().with_context(|| format!("SOURCE_DATE_EPOCH is no number of seconds: {}", text.trim()))
+}
+
+/// Debian's own check of packages, where it is here or can be installed.
+fn lint(package: &Path) -> Result<()> {
+    if let Err(why) = available(LINTIAN, "checking the package") {
+        println!("SKIPPED: the package was not checked by lintian: {why:#}");
+        return Ok(());
+    }
+    let mut command = LINTIAN.command();
+    // It refuses to be root otherwise; here it reads one file that we wrote.
+    command.args(["--allow-root", "--fail-on", "error"]).arg(package);
+    exec::run(&mut command, "lintian's errors above say what is wrong with the package")
+}
+
+/// Installs a program of the list, if it is not here.
+///
+/// # Errors
+///
+/// As apt.
+pub(crate) fn available(program: Program, purpose: &str) -> Result<()> {
+    match program.path() {
+        Some(_) => Ok(()),
+        None => apt::install(&[program.packages()[0].to_owned()], purpose),
+    }
+}
+
+fn tarball(project: &Project) -> Result<PathBuf> {
+    let target = format!("{}-unknown-linux-musl", env::consts::ARCH);
+    if !rustup::targets().contains(&target) {
+        rustup::download(&["target", "add", &target], Duration::from_secs(120))
+            .with_context(|| format!("rustup cannot provide {target} here"))?;
+    }
+    // ring's assembler and C want a compiler with musl's headers.
+    available(MUSL_GCC, "a program that needs no library")?;
+    build::release(project, &["--package", "link-watcher", "--bin", "link-watcher", "--target", &target])?;
+    let program = project.target.join(&target).join("release/link-watcher");
+    ensure!(program.exists(), "cargo succeeded, but {} is not there", program.display());
+    let name = format!("link-watcher-{VERSION}-{}", env::consts::ARCH);
+    let bytes = deb::archive(&packed(project, &program)?, &[], &name, epoch(project)?)?;
+    write(project, &format!("{name}.tar.gz"), &bytes)
+}
