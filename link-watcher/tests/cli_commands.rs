@@ -211,7 +211,7 @@ fn what_was_refused_long_ago_accuses_nobody() {
         notes,
         [
             "pinned to wifi by hand; `link-watcher switch hq auto` lets the group choose again",
-            "automatic failover is off; `link-watcher failover on hq` turns it on again",
+            "automatic failover is off by hand; `link-watcher failover on hq` turns it on again",
             "the peer's daemon has been silent for 5 s; its kernel still answers, so that the links are judged as ever",
             "optic: interface eth1 does not exist or is switched off: ip link show eth1",
             "wifi: carrier lost",

@@ -60,6 +60,7 @@ impl Layout {
             plain(share("bash-completion/completions/link-watcher"), Content::Printed(&["completions", "bash"])),
             plain(self.prefix.join(self.zsh).join("_link-watcher"), Content::Printed(&["completions", "zsh"])),
             plain(share("fish/vendor_completions.d/link-watcher.fish"), Content::Printed(&["completions", "fish"])),
+            plain(share("lintian/overrides/link-watcher"), Content::Copied("packaging/deb/lintian-overrides")),
             plain(self.documentation().join("copyright"), Content::Copied("packaging/copyright")),
             File {
                 compressed: true,

@@ -132,9 +132,7 @@ fn a_package_comes_and_goes() {
     assert!(machine.done(&["dpkg", "--verify", "link-watcher"]).is_empty());
 
     // The example, on a machine that has what it names.
-    for interface in ["eth1", "eth2"] {
-        machine.done(&["ip", "link", "add", interface, "type", "dummy"]);
-    }
+    machine.done(&["ip", "link", "add", "eth1", "type", "veth", "peer", "name", "eth2"]);
     machine.done(&["ip", "address", "add", "10.248.248.2/30", "dev", "eth1"]);
     machine.done(&["ip", "address", "add", "10.248.249.2/30", "dev", "eth2"]);
     machine.done(&["cp", "/usr/share/doc/link-watcher/examples/link-watcher.toml", "/etc/link-watcher/"]);

@@ -87,8 +87,8 @@ fn control(files: &[Packed], program: &[u8], version: &str) -> String {
     let kibibytes: usize = files.iter().map(|file| file.bytes.len().div_ceil(1024)).sum();
     format!(
         "Package: link-watcher\nVersion: {version}\nArchitecture: {}\n\
-         Maintainer: The link-watcher authors <link-watcher@localhost>\nInstalled-Size: {kibibytes}\n\
-         Depends: libc6 (>= {}), libgcc-s1, init-system-helpers\n\
+         Maintainer: The link-watcher authors <link-watcher@example.org>\nInstalled-Size: {kibibytes}\n\
+         Depends: libc6 (>= {}), libgcc-s1\n\
          Recommends: nftables\nSuggests: iproute2, bpftool\nSection: net\nPriority: optional\n{DESCRIPTION}",
         architecture(),
         glibc(program),
