@@ -384,10 +384,13 @@ fn what_others_do_to_the_table_is_put_right() {
     assert_eq!(tick(&mut rig), None);
     let table = || "link_watcher".to_owned();
     rig.router(&["nft", "flush", "ruleset"], "");
-    assert_eq!(tick(&mut rig), Some(RulesetNotice::Repaired { table: table(), removed: true }));
+    assert_eq!(tick(&mut rig), Some(RulesetNotice::Repaired { table: table(), removed: true, wait_ns: 1_000_000_000 }));
     assert_eq!(tick(&mut rig), None);
     rig.router(&["nft", "insert", "rule", "inet", "link_watcher", "pick4_1", "drop"], "");
-    assert_eq!(tick(&mut rig), Some(RulesetNotice::Repaired { table: table(), removed: false }));
+    assert_eq!(
+        tick(&mut rig),
+        Some(RulesetNotice::Repaired { table: table(), removed: false, wait_ns: 1_000_000_000 })
+    );
     assert_eq!(rig.by_uplink(&rig.site.open(Transport::Tcp, 100).unwrap()), [50, 30, 20]);
 }
 

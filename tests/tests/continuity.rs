@@ -633,3 +633,24 @@ fn what_ran_last_serves_where_the_file_is_refused() {
     daemon.command(&["reload"]).unwrap();
     assert_eq!(daemon.status().unwrap()["config"]["last_reload_successful"], true);
 }
+
+/// Somebody else's route with a worse metric carries the traffic while all links of the peer are dead, where that is wanted.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn routes_are_withdrawn_while_all_links_are_dead_where_that_is_wanted() {
+    for backend in ["routes", "tables", "nexthop"] {
+        let routers = routers(&format!("actuation = \"{backend}\"\nwhen-all-down = \"withdraw\""));
+        ip(&routers.client, "route add default via 10.20.20.10 dev eth0 metric 500");
+        wait_through(&routers, "eth1");
+        for wire in &routers.wires {
+            wire.cut().unwrap();
+        }
+        wait_through(&routers, "eth0");
+        for wire in &routers.wires {
+            wire.mend().unwrap();
+        }
+        wait_usable(&routers, "optic");
+        routers.wait_active("optic", PATIENCE).unwrap();
+        wait_through(&routers, "eth1");
+    }
+}

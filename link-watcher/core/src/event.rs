@@ -341,6 +341,8 @@ pub struct Plan {
     pub active: Vec<(LinkId, u32)>,
     /// Usable links that stand by, best first.
     pub backups: Vec<LinkId>,
+    /// No link answers, nor may one do so any moment: `active` are those that answered last.
+    pub all_down: bool,
 }
 
 /// Something that people want to know.

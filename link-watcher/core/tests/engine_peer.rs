@@ -24,7 +24,8 @@ struct World {
 impl World {
     /// Two links, a before b, with their interfaces.
     fn new() -> Self {
-        let link = |(id, name): (u32, &str)| LinkSpec { id: LinkId(id), name: name.to_owned(), tier: id + 1, weight: 1 };
+        let link =
+            |(id, name): (u32, &str)| LinkSpec { id: LinkId(id), name: name.to_owned(), tier: id + 1, weight: 1 };
         let spec = GroupSpec {
             id: GroupId(0),
             name: "hq".to_owned(),

@@ -116,6 +116,15 @@ pub enum EngineChoice {
     Socket,
 }
 
+/// What becomes of a peer's routes while none of its links is usable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenAllDown {
+    /// They stay: a link that comes back finds its traffic.
+    Keep,
+    /// They go, so that somebody else's with a worse metric carry the traffic meanwhile.
+    Withdraw,
+}
+
 /// What happens to our routes when the daemon stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnExit {
@@ -156,6 +165,8 @@ pub struct PeerConfig {
     pub failback: Failback,
     /// How long a link must be good before it is usable again.
     pub hold_up: Duration,
+    /// What becomes of our routes while no link is usable.
+    pub when_all_down: WhenAllDown,
     /// Routing table, 1 to 2^32 − 1.
     pub table: u32,
     /// Metric of the active route.

@@ -12,7 +12,7 @@ use link_watcher_common::{maps::MAX_KEYS, wire::DEFAULT_PORT};
 use toml::Spanned;
 
 use super::{
-    PeerConfig, PeerLinkConfig,
+    PeerConfig, PeerLinkConfig, WhenAllDown,
     actuation::Actuation,
     diagnostic::Severity,
     group::{self, DAY, values},
@@ -52,6 +52,7 @@ pub(super) const PEER_KEYS: &[&str] = &[
     "max-prefixes",
     "failback",
     "hold-up",
+    "when-all-down",
     "table",
     "metric",
     "actuation",
@@ -78,6 +79,7 @@ pub(super) struct Peer<'a> {
     max_prefixes: usize,
     failback: Failback,
     hold_up: Duration,
+    when_all_down: WhenAllDown,
     pub(super) table: u32,
     metric: u32,
     pub(super) actuation: Actuation,
@@ -172,6 +174,9 @@ impl<'a> Peer<'a> {
                 .map_or(DEFAULT_MAX_PREFIXES, |most| most.into_inner() as usize),
             failback: group::failback(&section),
             hold_up: section.duration("hold-up", Duration::ZERO..=DAY, "3s").unwrap_or(DEFAULT_HOLD_UP),
+            when_all_down: section
+                .choice("when-all-down", &[("keep", WhenAllDown::Keep), ("withdraw", WhenAllDown::Withdraw)])
+                .unwrap_or(WhenAllDown::Keep),
             table: table.map_or(MAIN_TABLE, Spanned::into_inner),
             metric: section.integer("metric", 0..=MAX_METRIC).map_or(0, Spanned::into_inner),
             actuation: Actuation::read(&section),
@@ -201,6 +206,7 @@ impl<'a> Peer<'a> {
             max_prefixes: self.max_prefixes,
             failback: self.failback,
             hold_up: self.hold_up,
+            when_all_down: self.when_all_down,
             table: self.table,
             metric: self.metric,
             actuation: self.actuation.choice,

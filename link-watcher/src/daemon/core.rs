@@ -30,7 +30,7 @@ use super::{
 use crate::{
     announce::Own,
     clock,
-    config::{Config, OnExit},
+    config::{Config, OnExit, WhenAllDown},
     control::{self, History},
     event::{Action, Event, GroupId, LinkId, Said, What},
     ledger::SharedLedger,
@@ -337,10 +337,14 @@ impl Core {
     async fn route(&mut self, id: GroupId) {
         let Some(group) = self.groups.get(&id) else { return };
         let Some(plan) = &group.plan else { return };
+        // Where somebody else's routes shall carry the traffic meanwhile, ours are not in front of them.
+        let withdrawn = plan.all_down && group.config.when_all_down == WhenAllDown::Withdraw;
+        let wish = self.wish(group);
         let desired = GroupRoutes {
+            prefixes: if withdrawn { Arc::default() } else { Arc::clone(&wish.prefixes) },
             active: plan.active.iter().filter_map(|(link, weight)| self.nexthop(*link, *weight)).collect(),
             backups: plan.backups.iter().filter_map(|link| self.nexthop(*link, 1)).collect(),
-            ..self.wish(group)
+            ..wish
         };
         let report = self.routes.apply(clock::now_ns(), id, &desired).await;
         self.log_refusals(id, &report);

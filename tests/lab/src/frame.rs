@@ -115,7 +115,7 @@ impl Frame {
         /// "More fragments" (RFC 791, section 3.1).
         const MORE: u16 = 0x2000;
         let udp = self.udp()?;
-        if self.bytes[self.network] >> 4 != 4 || first % 8 != 0 || udp + first >= self.bytes.len() {
+        if self.bytes[self.network] >> 4 != 4 || !first.is_multiple_of(8) || udp + first >= self.bytes.len() {
             return None;
         }
         let fragment = |from: usize, to: usize, flags: u16| {

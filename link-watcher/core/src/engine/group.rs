@@ -353,6 +353,7 @@ impl Group {
         let plan = Plan {
             active: self.active.iter().map(weight).collect(),
             backups: self.standing_by().into_iter().filter(|id| !self.active.contains(id) && usable(id)).collect(),
+            all_down: !self.any_works(now_ns),
         };
         if self.plan.as_ref() != Some(&plan) {
             self.plan = Some(plan.clone());
@@ -360,13 +361,18 @@ impl Group {
         }
     }
 
+    /// Whether a link answers, or may do so any moment. One that answers will be usable in a moment, or its peer's complaint is
+    /// in the log already.
+    fn any_works(&self, now_ns: u64) -> bool {
+        let chosen = self.links.iter().filter(|link| !self.never_chosen(link));
+        let works = |link: &Link| {
+            matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Degraded) || self.undecided(link, now_ns)
+        };
+        chosen.into_iter().any(works)
+    }
+
     fn tell_if_none(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
-        // A link that answers will be usable in a moment, or its peer's complaint is in the log already.
-        let any = self
-            .links
-            .iter()
-            .filter(|link| !self.never_chosen(link))
-            .any(|link| matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Degraded) || link.promising());
+        let any = self.any_works(now_ns);
         if !any && !self.told_none {
             let why = "no link is usable; the routes stay where they are".to_owned();
             self.tell(now_ns, None, What::NoUsableLink, why, 0, actions);

@@ -70,6 +70,8 @@ pub enum RulesetNotice {
         table: String,
         /// It was gone.
         removed: bool,
+        /// It is looked at again after this time, ns: ever longer where somebody keeps doing it.
+        wait_ns: u64,
     },
     /// What could not be applied before now is.
     Applied,
@@ -80,12 +82,13 @@ pub enum RulesetNotice {
 impl fmt::Display for RulesetNotice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Repaired { table, removed } => {
+            Self::Repaired { table, removed, wait_ns } => {
                 let what = if *removed { "removed" } else { "changed" };
                 write!(
                     f,
-                    "somebody {what} our nftables table inet {table}; it stands again. Scripts that load rules should not \
-                     begin with `flush ruleset`, but delete their own tables"
+                    "somebody {what} our nftables table inet {table}; it stands again, and is looked at again in {} s. Scripts \
+                     that load rules should not begin with `flush ruleset`, but delete their own tables",
+                    wait_ns / 1_000_000_000
                 )
             }
             Self::Applied => write!(f, "the nftables rules stand now"),
@@ -116,6 +119,8 @@ pub struct Ruleset<S> {
     next_ns: u64,
     /// The wait before the next attempt after one that failed; grows with each.
     backoff_ns: u64,
+    /// The wait after the next repair; doubles with each, until the table was found as it was left.
+    repair_wait_ns: u64,
     /// The weights when there last were any.
     weights: BTreeMap<GroupId, BTreeMap<LinkId, u32>>,
     /// Whose the counters are.
@@ -142,6 +147,7 @@ impl<S: RulesetSink> Ruleset<S> {
             baseline: None,
             next_ns: u64::MAX,
             backoff_ns: PERIOD_NS,
+            repair_wait_ns: PERIOD_NS,
             weights: BTreeMap::new(),
             links: BTreeMap::new(),
             answers: BTreeMap::new(),
@@ -245,11 +251,24 @@ impl<S: RulesetSink> Ruleset<S> {
             });
         }
         match self.look() {
-            Ok(None) => None,
+            Ok(None) => {
+                self.repair_wait_ns = PERIOD_NS;
+                None
+            }
             Ok(Some(removed)) => {
                 self.installed = None;
+                let wait_ns = self.repair_wait_ns;
                 Some(match self.write(now_ns) {
-                    Ok(_) => RulesetNotice::Repaired { table: self.table(), removed },
+                    Ok(_) => {
+                        // How it looks now is learned at once, and whether it stays so a while later.
+                        let learned = self.look();
+                        self.next_ns = now_ns.saturating_add(wait_ns);
+                        self.repair_wait_ns = (wait_ns * 2).min(BACKOFF_MAX_NS);
+                        match learned {
+                            Ok(_) => RulesetNotice::Repaired { table: self.table(), removed, wait_ns },
+                            Err(error) => RulesetNotice::Failed(error.to_string()),
+                        }
+                    }
                     Err(error) => RulesetNotice::Failed(error.to_string()),
                 })
             }

@@ -285,14 +285,36 @@ fn what_others_do_to_the_table_is_put_right_and_to_other_tables_is_not_our_busin
     assert_eq!(ruleset.sink.applied.len(), 1);
     ruleset.sink.generation += 1;
     ruleset.sink.listing = None;
-    let repaired = |removed| Some(RulesetNotice::Repaired { table: "link_watcher".into(), removed });
+    let repaired = |removed| Some(RulesetNotice::Repaired { table: "link_watcher".into(), removed, wait_ns: SECOND });
     assert_eq!(ruleset.tick(2 * SECOND), repaired(true));
     assert_eq!(ruleset.tick(3 * SECOND), None);
     ruleset.sink.generation += 1;
     ruleset.sink.listing.as_mut().unwrap().push('#');
     assert_eq!(ruleset.tick(4 * SECOND), repaired(false));
-    // How it looks now is learned at once.
-    assert_eq!(ruleset.deadline_ns(), Some(4 * SECOND));
+    assert_eq!(ruleset.deadline_ns(), Some(5 * SECOND));
+}
+
+/// Whoever removes it four times a second finds us ever more patient; and once he has stopped, as attentive as before.
+#[test]
+fn repairs_of_the_table_become_rarer_where_somebody_keeps_undoing_them() {
+    let mut ruleset = applied();
+    assert_eq!(ruleset.tick(0), None);
+    let mut repairs = Vec::new();
+    for quarter in 0..4 * 600 {
+        let now_ns = quarter * SECOND / 4;
+        ruleset.sink.generation += 1;
+        ruleset.sink.listing = None;
+        if let Some(RulesetNotice::Repaired { .. }) = ruleset.tick(now_ns) {
+            repairs.push(now_ns / SECOND);
+        }
+    }
+    assert!(repairs.starts_with(&[1, 2, 4, 8, 16, 32, 64, 124]) && repairs.len() < 20, "{repairs:?}");
+    // The last look: it stands as it was left.
+    let mut now_ns = ruleset.deadline_ns().unwrap();
+    assert!(matches!(ruleset.tick(now_ns), Some(RulesetNotice::Repaired { .. })));
+    now_ns = ruleset.deadline_ns().unwrap();
+    assert_eq!(ruleset.tick(now_ns), None);
+    assert_eq!(ruleset.deadline_ns(), Some(now_ns + SECOND));
 }
 
 #[test]
