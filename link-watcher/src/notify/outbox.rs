@@ -280,7 +280,7 @@ mod tests {
             let batch = outbox.take(now_ns).unwrap();
             tries += 1;
             if outbox.failed(now_ns, batch, false) == Fate::GivenUp {
-                assert!(now_ns >= MAX_AGE_NS && now_ns < MAX_AGE_NS + MAX_RETRY_NS);
+                assert!((MAX_AGE_NS..MAX_AGE_NS + MAX_RETRY_NS).contains(&now_ns));
                 break;
             }
         }

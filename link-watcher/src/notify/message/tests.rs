@@ -78,7 +78,7 @@ What to do:
 #[test]
 fn an_outage_that_is_over_is_told_as_one() {
     let outage = event(1, None, "no-usable-link", "no link of hq is usable; routes stay");
-    let during = message(&[outage.clone()], 0, status(&["optic"], vec![link("optic", "down")]));
+    let during = message(std::slice::from_ref(&outage), 0, status(&["optic"], vec![link("optic", "down")]));
     assert_eq!(during.subject, "[link-watcher r1] hq: no usable link");
     assert!(during.text.contains("  hq: nothing gets through. Look at power, cables and the provider of optic;"));
     let back = event(2, Some("optic"), "link-up", "");
