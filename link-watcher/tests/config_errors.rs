@@ -69,7 +69,7 @@ fn unknown_keys() {
     assert_eq!(
         line_5("colour = 1"),
         "error 5:1: unknown key `colour` in [[peer]] | known keys are name, role, port, key-files, interval, multiplier, \
-         routes, announce, announce-interfaces, announce-routes, accept, max-prefixes, failback, hold-up, table, metric, actuation, table-base, rule-priority, link"
+         routes, announce, announce-interfaces, announce-routes, accept, max-prefixes, failback, hold-up, when-all-down, table, metric, actuation, table-base, rule-priority, link"
     );
     assert_eq!(
         in_file(&(peer("") + "wieght = 2\n")),
