@@ -204,7 +204,7 @@ mod tests {
         let keeper = Keeper::start("keeper", store.clone()).unwrap();
         assert_eq!(keeper.keep(1).blocking_recv(), Ok(Ok(())));
         assert_eq!(keeper.keep(2).blocking_recv(), Ok(Ok(())));
-        let _ = keeper.keep(3);
+        drop(keeper.keep(3));
         keeper.stop();
         assert_eq!(store.kept(), [1, 2, 3], "the last one too, though nobody waits");
     }
