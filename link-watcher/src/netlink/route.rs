@@ -31,6 +31,9 @@ const RTMSG_LEN: usize = 12;
 
 /// The route refers to a nexthop object.
 const RTA_NH_ID: u16 = 30;
+/// Likewise: libc has these for glibc alone, and a program that needs no library is built for musl.
+pub(super) const RTA_VIA: u16 = 18;
+pub(super) const RTA_ENCAP: u16 = 22;
 
 /// A way out: an interface and the router behind it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -429,9 +432,8 @@ impl FoundWay {
     /// Takes an attribute in, if it is one that decides the way.
     fn take(&mut self, nla: &NlaBuffer<&[u8]>) {
         match nla.kind() {
-            libc::RTA_OIF | libc::RTA_GATEWAY | libc::RTA_VIA | libc::RTA_PREFSRC | libc::RTA_MULTIPATH | RTA_NH_ID => {
-            }
-            libc::RTA_ENCAP => {
+            libc::RTA_OIF | libc::RTA_GATEWAY | RTA_VIA | libc::RTA_PREFSRC | libc::RTA_MULTIPATH | RTA_NH_ID => {}
+            RTA_ENCAP => {
                 self.plain = false;
                 return;
             }

@@ -9,7 +9,7 @@ use super::{
     link::{parse_address, parse_link, parse_neighbour, parse_xdp},
     message::{attribute, messages, nest, nla},
     netfilter, nexthop,
-    route::{Mode, delete_table_route, parse_route, parse_table_route, write_table_route},
+    route::{Mode, RTA_ENCAP, RTA_VIA, delete_table_route, parse_route, parse_table_route, write_table_route},
     rule,
 };
 
@@ -169,10 +169,10 @@ fn no_route_makes_it_panic() {
         nla(libc::RTA_TABLE, 7001u32.to_ne_bytes()),
         nla(libc::RTA_PRIORITY, 9u32.to_ne_bytes()),
         nla(libc::RTA_GATEWAY, [198, 51, 100, 1]),
-        nla(libc::RTA_VIA, [[10, 0].as_slice(), &[7; 16]].concat()),
+        nla(RTA_VIA, [[10, 0].as_slice(), &[7; 16]].concat()),
         nla(libc::RTA_PREFSRC, [198, 51, 100, 2]),
         nla(libc::RTA_CACHEINFO, [0; 32]),
-        nla(libc::RTA_ENCAP, [0; 8]),
+        nla(RTA_ENCAP, [0; 8]),
         nla(30, 7u32.to_ne_bytes()),
     ];
     attributes.extend(std::iter::repeat_n(nla(libc::RTA_OIF, 3u32.to_ne_bytes()), 6));
@@ -197,7 +197,7 @@ fn a_route_that_says_something_new_or_malformed_is_seen() {
     for odd in [
         nla(libc::RTA_GATEWAY, [1, 2, 3]),
         nla(libc::RTA_OIF, [1]),
-        nla(libc::RTA_VIA, [99, 0, 1]),
+        nla(RTA_VIA, [99, 0, 1]),
         nla(libc::RTA_MULTIPATH, [255; 20]),
         nla(libc::RTA_METRICS, [1, 2, 3]),
         nla(30, [1]),
