@@ -654,3 +654,16 @@ fn routes_are_withdrawn_while_all_links_are_dead_where_that_is_wanted() {
         wait_through(&routers, "eth1");
     }
 }
+
+/// A group that is served already is not taken over anew by a reload: what it leaves out is removed, and not taken for somebody
+/// else's.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_link_that_a_reload_leaves_out_leaves_nothing() {
+    for backend in ["routes", "tables", "nexthop"] {
+        let routers = routers(&format!("actuation = \"{backend}\""));
+        edit(&routers.client_daemon, |text| without_link(&text, "[[peer.link]]", "tunnel"));
+        routers.client_daemon.command(&["reload"]).unwrap();
+        wait_nothing_left(&routers.lab, &routers.client, &["dev tun1"]);
+    }
+}

@@ -130,7 +130,8 @@ impl Core {
     /// Tells the engine where the kernel's routes send each group's traffic already.
     async fn adopt(&mut self) {
         let now_ns = clock::now_ns();
-        for (id, group) in &self.groups {
+        // What is served already is known better than the kernel could tell it.
+        for (id, group) in self.groups.iter().filter(|(_, group)| group.plan.is_none()) {
             let links = group.links.iter().filter_map(|link| Some((*link, self.nexthop(*link, 1)?)));
             let links: Vec<(LinkId, Nexthop)> = links.collect();
             let mut wish = self.wish(group);
@@ -142,7 +143,7 @@ impl Core {
                 .filter(|(_, nexthop)| adopted.active.iter().any(|active| same(active, nexthop)))
                 .map(|(link, _)| *link)
                 .collect();
-            if group.plan.is_none() && !carrying.is_empty() {
+            if !carrying.is_empty() {
                 info!("{}: {} routes of an earlier run are taken over", group.config.name, adopted.routes);
                 self.engine.handle(now_ns, Event::Adopted { group: *id, links: carrying });
             }

@@ -233,7 +233,10 @@ impl Group {
             self.followed_epoch = None;
         }
         if self.spec.role == Some(Role::Client) && self.server_left(id, said) {
-            let why = format!("the server has left {}", self.names(&self.active));
+            let why = match self.active.is_empty() {
+                true => format!("the server sends by {} already", self.name(id)),
+                false => format!("the server has left {}", self.names(&self.active)),
+            };
             self.happened(id, why);
             self.follow_server(now_ns, id);
         }

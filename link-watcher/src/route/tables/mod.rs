@@ -440,7 +440,9 @@ impl<K: BulkKernel> PeerTables<K> {
     /// What is small and due of a group: targets, rules, the end of it. Gives the messages sent.
     fn settle_group(&mut self, now_ns: u64, id: GroupId) -> usize {
         let Some(group) = self.groups.get_mut(&id) else { return 0 };
-        if group.retarget && !group.given_up && self.foreign.known {
+        // What is given up stays as it is.
+        group.retarget &= !group.given_up;
+        if group.retarget && self.foreign.known {
             group.aim(id, &self.foreign, &self.claims);
             // Indices have changed.
             self.reading.take_if(|reading| reading.of(id));
