@@ -126,6 +126,8 @@ fn the_example_that_is_shipped_can_be_run() {
 fn what_the_example_shows_behind_a_hash_are_the_defaults() {
     let desk = Desk::new();
     let text = repository_file("examples/link-watcher.toml");
+    // A section of its own, of which config_notify.rs knows more.
+    let text = text.split("# [[notify]]").next().unwrap();
     let spoken: String = text
         .lines()
         .map(|line| match line.strip_prefix("# ") {
@@ -142,5 +144,5 @@ fn what_the_example_shows_behind_a_hash_are_the_defaults() {
         .filter(|line| !["local", "max-hops"].iter().any(|key| line.starts_with(key)))
         .collect();
     assert!(spoken.contains("\nhold-up = "));
-    assert_eq!(desk.parse(&spoken).unwrap().config, desk.parse(&text).unwrap().config);
+    assert_eq!(desk.parse(&spoken).unwrap().config, desk.parse(text).unwrap().config);
 }

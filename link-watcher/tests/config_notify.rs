@@ -204,3 +204,22 @@ fn keys_and_names() {
     assert!(on.starts_with("error 18:6: `on` is empty: nothing would be told"), "{on}");
     assert!(finding(&email("smtp = \"smtp://localhost\"\nmin-interval = \"2d\"")).contains("out of range: 2d"));
 }
+
+#[test]
+fn what_the_examples_show_is_right_and_has_the_defaults() {
+    let desk = desk();
+    for file in ["examples/link-watcher.toml", "examples/uplinks.toml"] {
+        let text = support::repository_file(file);
+        let shown = &text[text.find("# [[notify]]").unwrap()..];
+        let section: String = shown.lines().map(|line| format!("{}\n", line.trim_start_matches("# "))).collect();
+        let section = section.replace("/etc/link-watcher/smtp.password", "password");
+        let shown = desk.parse(&(peer("") + &section)).unwrap().config.notifiers;
+        let fewer: String = section
+            .lines()
+            .filter(|line| !line.starts_with("on =") && !line.starts_with("min-"))
+            .map(|line| format!("{line}\n"))
+            .collect();
+        assert!(fewer.len() < section.len());
+        assert_eq!(shown, desk.parse(&(peer("") + &fewer)).unwrap().config.notifiers, "{file}");
+    }
+}
