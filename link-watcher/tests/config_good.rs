@@ -128,6 +128,7 @@ fn what_the_example_shows_behind_a_hash_are_the_defaults() {
     let desk = Desk::new();
     // Notifiers have no defaults: there are none.
     let text = repository_file("examples/link-watcher.toml");
+    // A section of its own, of which config_notify.rs knows more.
     let text = text.split("# [[notify]]").next().unwrap();
     let spoken: String = text
         .lines()

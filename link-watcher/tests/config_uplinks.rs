@@ -251,6 +251,9 @@ fn the_example_that_is_shipped_can_be_run_and_shows_the_defaults() {
         "source",
         "destination",
         "or-",
+        "status",
+        "body",
+        "query",
     ];
     let spoken: String = text
         .lines()
@@ -269,7 +272,13 @@ fn the_example_that_is_shipped_can_be_run_and_shows_the_defaults() {
         .replace("# [metrics]", "[metrics]")
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(setting) if setting.contains(" = ") && !setting.starts_with("local") => format!("{setting}\n"),
+            // These are for other kinds of probes.
+            Some(setting)
+                if setting.contains(" = ")
+                    && !["local", "status", "body", "query"].iter().any(|key| setting.starts_with(key)) =>
+            {
+                format!("{setting}\n")
+            }
             _ => format!("{line}\n"),
         })
         .chain(text[force..].lines().map(|line| format!("{}\n", line.trim_start_matches("# "))))

@@ -595,9 +595,9 @@ fn orders_outlive_a_crash_a_restart_and_a_reload() {
     daemon.kill();
     daemon.start().unwrap();
     assert_ordered("a crash");
-    assert!(daemon.command(&["events"]).unwrap().contains("hq is pinned to tunnel"), "so does what has happened");
     daemon.stop().unwrap();
     daemon.start().unwrap();
+    assert!(daemon.command(&["events"]).unwrap().contains("hq is pinned to tunnel"), "so does what has happened");
     assert_ordered("a restart");
     // Which makes its links new ones to the engine.
     edit(daemon, |text| text.replace("interval = \"50ms\"", "interval = \"60ms\""));

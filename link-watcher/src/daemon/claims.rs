@@ -67,7 +67,7 @@ impl FormerPeers {
 }
 
 /// What a peer of the configuration claims.
-fn peer_claim(peer: &PeerConfig) -> PeerClaim {
+pub(super) fn peer_claim(peer: &PeerConfig) -> PeerClaim {
     PeerClaim {
         name: peer.name.clone(),
         table: peer.table,

@@ -6,6 +6,7 @@ use link_watcher_common::maps::Party;
 use tracing::{info, warn};
 
 use super::{
+    claims::peer_claim,
     core::Core,
     links::{Link, Running},
     tell::Noticed,
@@ -89,10 +90,6 @@ impl Core {
                 // changes over by itself, for it may be sending under the former session at this moment.
                 let me = Party { instance: self.instance, session }.pack();
                 let _ = intent.me.compare_exchange(0, me, Release, Relaxed);
-                let way = Way { interface: link.config.interface.clone(), ifindex, gateway: link.config.remote };
-                if let Some(group) = self.groups.get(&link.group) {
-                    self.ledger.lock().add_way(&group.config.name, way);
-                }
                 let running = self.attacher.start(link, running, &self.interfaces);
                 let probed = probed(link, &running, session);
                 link.running = Some(running);
@@ -107,6 +104,12 @@ impl Core {
             self.rerouted.insert(group);
         }
         let Some(link) = self.links.get_mut(&id) else { return };
+        // Also of a link that goes on as it was: what its peer claims may have changed.
+        if let (Some(running), Some(group)) = (&link.running, self.groups.get(&link.group)) {
+            let interface = link.config.interface.clone();
+            let way = Way { interface, ifindex: running.ifindex, gateway: link.config.remote };
+            self.ledger.lock().add_way(&peer_claim(&group.config), way);
+        }
         if link.device != Some(device) {
             link.device = Some(device);
             self.news.failed(id, Noticed { due_ns: None, woke_ns: None, received_ns: changed_ns });

@@ -208,9 +208,9 @@ impl Ledger {
         self.dirty |= self.claims != before;
     }
 
-    /// Routes of the peer may lead through there from now on.
-    pub fn add_way(&mut self, peer: &str, way: Way) {
-        let Some(claim) = self.claims.peers.iter_mut().rev().find(|claim| claim.name == peer) else { return };
+    /// Routes of what is claimed there may lead through there from now on.
+    pub fn add_way(&mut self, place: &PeerClaim, way: Way) {
+        let Some(claim) = self.claims.peers.iter_mut().find(|claim| claim.same_place(place)) else { return };
         if claim.ways.len() >= MAX_WAYS {
             claim.ways.clear();
         }

@@ -29,7 +29,8 @@ fn what_was_claimed_is_known_to_the_next_run() {
     let mut ledger = Ledger::open_in(directory.path());
     assert!(ledger.former().is_empty() && ledger.problem().is_none());
     ledger.claim(vec![peer("hq", 254)], vec![uplinks(&[("a", 1)])]);
-    ledger.add_way("hq", way("eth2", 3));
+    ledger.add_way(&peer("hq", 254), way("eth2", 3));
+    ledger.add_way(&peer("hq", 77), way("eth3", 4));
     ledger.save();
     let mut shared = SharedLedger::new(ledger);
     shared.record("ipv4/conf/eth1/rp_filter", "1", "2");

@@ -191,6 +191,6 @@ mod tests {
             .unwrap()
             .map(|entry| String::from_utf8(entry.unwrap().path_bytes().into()).unwrap())
             .collect();
-        assert_eq!(names, ["./", "./etc/", "./etc/y/", "./usr/", "./usr/sbin/", "./usr/sbin/x"]);
+        assert_eq!(names, ["./", "etc/", "etc/y/", "usr/", "usr/sbin/", "usr/sbin/x"]);
     }
 }
