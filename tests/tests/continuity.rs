@@ -592,12 +592,16 @@ fn orders_outlive_a_crash_a_restart_and_a_reload() {
         assert!(drain["by"] == "root" && drain["at"].is_string() && drain["until"].is_string(), "{drain}");
     };
     assert_ordered("the order");
+    // What has happened is written within a second or two.
+    let events = daemon.orders_path().with_file_name("events.json");
+    let written = || Ok(fs::read_to_string(&events).is_ok_and(|text| text.contains("pinned to tunnel")).then_some(()));
+    routers.lab.wait_until("the events to be written", PATIENCE, written).unwrap();
     daemon.kill();
     daemon.start().unwrap();
     assert_ordered("a crash");
+    assert!(daemon.command(&["events"]).unwrap().contains("hq is pinned to tunnel"), "so does what has happened");
     daemon.stop().unwrap();
     daemon.start().unwrap();
-    assert!(daemon.command(&["events"]).unwrap().contains("hq is pinned to tunnel"), "so does what has happened");
     assert_ordered("a restart");
     // Which makes its links new ones to the engine.
     edit(daemon, |text| text.replace("interval = \"50ms\"", "interval = \"60ms\""));
