@@ -16,6 +16,7 @@ use link_watcher_programs::UNSHARE;
 use support::Desk;
 
 const CONFIG: &str = "[daemon]\ncontrol-socket = \"s\"\nengine = \"socket\"\ninstance = \"key-memory\"\n\
+    state-directory = \"state\"\n\
     [[peer]]\nname = \"hq\"\nrole = \"client\"\nkey-files = [\"hq.key\"]\nroutes = [\"192.0.2.0/24\"]\n\
     [[peer.link]]\nname = \"a\"\ninterface = \"lo\"\nlocal = \"127.0.0.1\"\nremote = \"127.0.0.2\"\n";
 
@@ -26,6 +27,7 @@ impl Drop for Daemon {
     fn drop(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();
+        let _ = fs::remove_dir_all("/run/link-watcher/key-memory");
     }
 }
 

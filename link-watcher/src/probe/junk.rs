@@ -4,8 +4,8 @@
 use link_watcher_common::wire::{Kind, LETTERS, VERSION};
 use socket2::SockFilter;
 
-/// Datagrams that an endpoint looks at in vain, a second, before it looks at nothing for a moment. At 1 to 1.5 µs each that is
-/// 10 to 15 % of a processor.
+/// Datagrams that an endpoint looks at in vain, a second, before it looks at nothing for a moment: a bound for what
+/// they cost, and above what keepalives on a socket engine need beside a flood.
 const DATAGRAMS_A_SECOND: u64 = 100_000;
 /// What waking up costs, in datagrams. So a flood is soon looked at in lots, which is cheap, and only a heavy one is cut.
 const WAKE_COST: u64 = 4;
