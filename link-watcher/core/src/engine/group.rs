@@ -21,7 +21,7 @@ pub use self::status::{GroupStatus, LinkStatus};
 /// A peer that has said that it is about to stop for a moment may be silent for so long.
 const PLANNED_STOP_SECONDS: u8 = 30;
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Group {
     spec: GroupSpec,
     links: Vec<Link>,
@@ -422,6 +422,27 @@ impl Group {
 
 // Looking.
 impl Group {
+    /// Whether the far end has a say in its links.
+    pub(super) const fn has_peer(&self) -> bool {
+        self.spec.role.is_some()
+    }
+
+    /// What the peer says of a link; of one that it has said nothing on, what its daemon says at its start.
+    pub(super) fn said_by_peer(&self, id: LinkId) -> PeerSaid {
+        let elsewhere = || self.links.iter().find_map(|link| link.peer);
+        let fresh = |said: PeerSaid| PeerSaid { active: false, drained: false, ..said };
+        self.link(id).and_then(|link| link.peer).or_else(|| elsewhere().map(fresh)).unwrap_or_default()
+    }
+
+    pub(super) fn is_drained(&self, id: LinkId) -> bool {
+        self.link(id).is_some_and(|link| link.drained)
+    }
+
+    /// Where its traffic goes; nothing before the first choice.
+    pub(super) fn decided(&self) -> Option<Plan> {
+        self.plan.clone()
+    }
+
     /// It depends on what was done, not on the time of asking: a deadline that passes between deciding and asking is
     /// still to be met.
     pub(super) fn next_deadline_ns(&self) -> Option<u64> {

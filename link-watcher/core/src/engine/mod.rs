@@ -5,15 +5,19 @@
 //! follow, and both directions heal together.
 
 mod group;
+mod what_if;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use self::group::Group;
-pub use self::group::{GroupStatus, LinkStatus};
+pub use self::{
+    group::{GroupStatus, LinkStatus},
+    what_if::{Forecast, Step, Supposed},
+};
 use crate::event::{Action, Command, Event, GroupId, GroupSpec, LinkId};
 
 /// All groups.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Engine {
     groups: BTreeMap<GroupId, Group>,
     /// Which group each link is of.
