@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::config::DEFAULT_PATH;
+use crate::{config::DEFAULT_PATH, control::Becomes};
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong usage; 69 no daemon answers on the control socket; \
                           77 missing privilege; 78 configuration error.";
@@ -55,6 +55,34 @@ pub enum Command {
         /// Again every second
         #[arg(long)]
         watch: bool,
+    },
+    /// Say where a packet goes now and why, as the kernel's own tables say, beside what is meant; changes nothing
+    Explain {
+        /// Source: an address, the interface that it comes in by, or `router` for what this machine sends itself
+        from: String,
+        /// Destination address
+        to: std::net::IpAddr,
+        /// Destination port
+        #[arg(long)]
+        port: Option<u16>,
+        /// Protocol [default: tcp with --port, else icmp]
+        #[arg(long, value_name = "P")]
+        protocol: Option<PacketProtocol>,
+        /// As one JSON document
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say what would follow if a link changed: what would move, be released, be left without a way; changes nothing
+    WhatIf {
+        /// Group
+        group: String,
+        /// Link
+        link: String,
+        /// What becomes of it
+        becomes: Becomes,
+        /// As one JSON document
+        #[arg(long)]
+        json: bool,
     },
     /// Show the recent transitions, each with its cause and how long it took
     Events {
@@ -224,6 +252,17 @@ pub enum OnOff {
     On,
     /// Nothing moves by itself.
     Off,
+}
+
+/// A packet's protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum PacketProtocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+    /// ICMP, or ICMPv6.
+    Icmp,
 }
 
 /// A weight that is ordered.

@@ -12,9 +12,9 @@ use clap::CommandFactory;
 use super::{
     Arguments, Command, Exit, Failure,
     arguments::{Generated, KeyAction, OnOff},
-    cleanup, doctor, events, generate, man, nft, notify_test,
+    cleanup, doctor, events, explain, generate, man, nft, notify_test,
     output::{Style, print},
-    status, wait,
+    status, wait, what_if,
 };
 use crate::{
     config::{self, Loaded},
@@ -39,6 +39,11 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Doctor { json } => return doctor::run(&arguments.config_path(), arguments.config.is_some(), json),
         Command::Status { json, watch: false } => print(&look(&socket()?, if json { Form::Json } else { Form::Text })?),
         Command::Status { json, watch: true } => watch(&socket()?, json),
+        Command::Explain { from, to, port, protocol, json } => {
+            let question = explain::Question::new(&from, to, port, protocol)?;
+            return explain::run(&question, &socket()?, &arguments.config_path(), json);
+        }
+        Command::WhatIf { group, link, becomes, json } => what_if::run(&socket()?, group, link, becomes, json),
         Command::Events { follow, json } => show_events(&socket()?, follow, json),
         Command::Switch { group, link, force, reason } => {
             ordered(Change::Switch { group, link: Some(link).filter(|link| link != "auto"), force }, reason)

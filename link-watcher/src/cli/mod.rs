@@ -10,6 +10,7 @@ mod demo;
 mod doctor;
 mod events;
 mod exit;
+mod explain;
 mod generate;
 mod man;
 mod migrate;
@@ -17,14 +18,16 @@ mod nft;
 mod notify_test;
 mod output;
 mod status;
+mod text;
 mod wait;
+mod what_if;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
 pub use self::{
-    arguments::{Arguments, Command},
+    arguments::{Arguments, Command, PacketProtocol},
     events::render as render_event,
     exit::Exit,
     output::Style,

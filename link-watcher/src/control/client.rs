@@ -10,7 +10,7 @@ use std::{
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{Change, Reply, Request};
+use super::{Change, Knowledge, Question, Reply, Request};
 use crate::status::Snapshot;
 
 /// How long the daemon may take to accept a connection or a request.
@@ -95,6 +95,19 @@ impl Client {
         self.send(&Request::Status)?;
         match self.receive()? {
             Reply::Status(snapshot) => Ok(snapshot),
+            other => Err(self.unexpected(other)),
+        }
+    }
+
+    /// What would be, or is meant.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::change`].
+    pub fn ask(&mut self, question: Question) -> Result<Knowledge, ClientError> {
+        self.send(&Request::Ask(question))?;
+        match self.receive()? {
+            Reply::Known(known) => Ok(known),
             other => Err(self.unexpected(other)),
         }
     }

@@ -9,6 +9,7 @@
 mod author;
 mod client;
 mod history;
+mod question;
 mod server;
 
 use serde::{Deserialize, Serialize};
@@ -18,6 +19,7 @@ pub use self::{
     author::{Author, MAX_REASON_LEN},
     client::{Client, ClientError},
     history::{EventRecord, HISTORY_LEN, History},
+    question::{Becomes, Course, Forced, Forecast, Intent, Knowledge, LinkMark, Marked, Question, Share},
     server::{BindError, Server},
 };
 use crate::status::Snapshot;
@@ -31,6 +33,8 @@ const MAX_REQUEST_LEN: u64 = 4096;
 pub enum Request {
     /// What is so.
     Status,
+    /// What would be, or is meant.
+    Ask(Question),
     /// What happened.
     Events {
         /// And what happens from now on.
@@ -120,6 +124,8 @@ pub struct ReloadOptions {
 pub enum Reply {
     /// To [`Request::Status`].
     Status(Snapshot),
+    /// To [`Request::Ask`].
+    Known(Knowledge),
     /// To [`Request::Events`], one each, the oldest first.
     Event(EventRecord),
     /// So many events were lost, because the client did not read.
@@ -139,6 +145,8 @@ pub enum Reply {
 pub enum Order {
     /// What is so, now.
     Status(oneshot::Sender<Snapshot>),
+    /// What would be, or is meant; or why that cannot be said.
+    Ask(Question, oneshot::Sender<Result<Knowledge, String>>),
     /// Something shall change, at somebody's order. The answer is a sentence for the operator: what was done, or why not.
     Change(Change, Author, oneshot::Sender<Result<String, String>>),
 }

@@ -191,6 +191,15 @@ async fn serve<T: From<Order>>(stream: UnixStream, orders: &mpsc::Sender<T>, his
                 let answer = ask(orders, Order::Status(reply), answer).await;
                 send(&mut write, &answer.map_or_else(Reply::Unavailable, Reply::Status)).await?;
             }
+            Ok(Request::Ask(question)) => {
+                let (reply, answer) = oneshot::channel();
+                let reply = match ask(orders, Order::Ask(question, reply), answer).await {
+                    Ok(Ok(known)) => Reply::Known(known),
+                    Ok(Err(why)) => Reply::Refused(why),
+                    Err(why) => Reply::Unavailable(why),
+                };
+                send(&mut write, &reply).await?;
+            }
             Ok(Request::Change { change, reason, sudo_user }) => {
                 let (reply, answer) = oneshot::channel();
                 let reply = match Author::new(author::user_name(uid).await, sudo_user, reason) {

@@ -114,10 +114,14 @@ impl Core {
         let mut groups = Vec::new();
         for ((spec, config), numbers) in specs.iter().zip(configs).zip(numbers) {
             let links: Vec<LinkId> = spec.links.iter().map(|link| link.id).collect();
+            let known = numbers.numbers.clone();
             groups.push(uplinks::Configured { id: spec.id, config: config.clone(), links: links.clone(), numbers });
             match self.uplink_groups.get_mut(&spec.id) {
-                Some(group) => (group.config, group.links) = (config.clone(), links),
-                None => drop(self.uplink_groups.insert(spec.id, UplinkGroup::new(spec.id, config.clone(), links))),
+                Some(group) => (group.config, group.links, group.numbers) = (config.clone(), links, known),
+                None => {
+                    let group = UplinkGroup::new(spec.id, config.clone(), links, known);
+                    self.uplink_groups.insert(spec.id, group);
+                }
             }
         }
         self.uplink_groups.retain(|id, _| specs.iter().any(|spec| spec.id == *id));

@@ -9,6 +9,7 @@ mod claims;
 mod configure;
 mod core;
 mod follow;
+mod foresee;
 mod group;
 mod links;
 mod orders;

@@ -14,11 +14,18 @@ use crate::{
 
 impl Core {
     pub(super) async fn request(&mut self, request: Request) {
-        self.uplinks_touched |= !matches!(request, Request::Metrics(_) | Request::Control(control::Order::Status(_)));
+        let looks = matches!(
+            request,
+            Request::Metrics(_) | Request::Control(control::Order::Status(_) | control::Order::Ask(..))
+        );
+        self.uplinks_touched |= !looks;
         match request {
             Request::Control(control::Order::Status(answer)) => {
                 // Whoever asked may have gone: that is their affair. Here and below.
                 let _ = answer.send(self.snapshot());
+            }
+            Request::Control(control::Order::Ask(question, answer)) => {
+                let _ = answer.send(self.answer(&question));
             }
             Request::Control(control::Order::Change(Change::Reload(options), _, answer)) => {
                 let result = self.reload(&options).await;

@@ -4,10 +4,10 @@
 use std::{io, net::IpAddr};
 
 use netlink_sys::protocols::NETLINK_NETFILTER;
-use rtnetlink::packet_core::{DefaultNla, NLA_F_NESTED, NLM_F_DUMP};
+use rtnetlink::packet_core::{DefaultNla, NLA_F_NESTED, NLM_F_DUMP, parse_ip};
 
 use super::{
-    message::{Batch, Body, Message, attribute, attributes, nest, nla, octets, string, word},
+    message::{Batch, Body, Message, attribute, attributes, half, nest, nla, octets, string, word},
     socket::Requests,
 };
 
@@ -29,6 +29,13 @@ const CTA_TUPLE_REPLY: u16 = 2;
 const CTA_TUPLE_IP: u16 = 1;
 const CTA_IP_V4_DST: u16 = 2;
 const CTA_IP_V6_DST: u16 = 4;
+const CTA_TUPLE_ORIG: u16 = 1;
+const CTA_TUPLE_PROTO: u16 = 2;
+const CTA_IP_V4_SRC: u16 = 1;
+const CTA_IP_V6_SRC: u16 = 3;
+const CTA_PROTO_NUM: u16 = 1;
+const CTA_PROTO_SRC_PORT: u16 = 2;
+const CTA_PROTO_DST_PORT: u16 = 3;
 const CTA_MARK: u16 = 8;
 const CTA_MARK_MASK: u16 = 21;
 /// In it `CTA_FILTER_REPLY_FLAGS`, and of these the one for the destination
@@ -72,6 +79,74 @@ fn has_mark(payload: &[u8], mark: u32, mask: u32) -> bool {
     let attributes = payload.get(NFGENMSG_LEN..).unwrap_or_default();
     let found = attribute(attributes, CTA_MARK).and_then(word).map(u32::from_be);
     found.is_some_and(|found| found & mask == mark & mask)
+}
+
+/// One direction of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Tuple {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    /// `IPPROTO_*`.
+    pub(crate) protocol: u8,
+    /// Ports; 0 where the protocol has none.
+    pub(crate) source_port: u16,
+    pub(crate) destination_port: u16,
+}
+
+/// A connection that the kernel knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Flow {
+    /// As its first packet was.
+    pub(crate) original: Tuple,
+    /// As its answers are: what differs from the reverse of `original` is translated.
+    pub(crate) reply: Tuple,
+    pub(crate) mark: u32,
+}
+
+/// How many connections pass `test`, and the first `most` of them; with `marked`, mark and mask, the kernel tells of those alone.
+pub(crate) fn flows(
+    requests: &mut Requests,
+    batch: &mut Batch,
+    marked: Option<(u32, u32)>,
+    most: usize,
+    test: impl Fn(&Flow) -> bool,
+) -> io::Result<(usize, Vec<Flow>)> {
+    batch.clear();
+    let attributes: Vec<DefaultNla> = marked.map_or_else(Vec::new, |(mark, mask)| {
+        vec![nla(CTA_MARK, (mark & mask).to_be_bytes()), nla(CTA_MARK_MASK, mask.to_be_bytes())]
+    });
+    batch.request(CONNTRACK | CT_GET, NLM_F_DUMP, &Body { fixed: &[0; NFGENMSG_LEN], attributes: &attributes });
+    let same = |flow: &Flow| marked.is_none_or(|(mark, mask)| flow.mark & mask == mark & mask);
+    let mut count = 0;
+    let first = requests.dump(batch, |message| {
+        let flow = flow(message.payload()).filter(|flow| same(flow) && test(flow))?;
+        count += 1;
+        (count <= most).then_some(flow)
+    })?;
+    Ok((count, first))
+}
+
+/// A connection out of `IPCTNL_MSG_CT_NEW`.
+fn flow(payload: &[u8]) -> Option<Flow> {
+    let attributes = payload.get(NFGENMSG_LEN..)?;
+    Some(Flow {
+        original: tuple(attribute(attributes, CTA_TUPLE_ORIG)?)?,
+        reply: tuple(attribute(attributes, CTA_TUPLE_REPLY)?)?,
+        mark: attribute(attributes, CTA_MARK).and_then(word).map_or(0, u32::from_be),
+    })
+}
+
+fn tuple(bytes: &[u8]) -> Option<Tuple> {
+    let (addresses, protocol) = (attribute(bytes, CTA_TUPLE_IP)?, attribute(bytes, CTA_TUPLE_PROTO)?);
+    let address = |v4, v6| parse_ip(attribute(addresses, v4).or_else(|| attribute(addresses, v6))?).ok();
+    let port = |kind| attribute(protocol, kind).and_then(half).map_or(0, u16::from_be);
+    Some(Tuple {
+        source: address(CTA_IP_V4_SRC, CTA_IP_V6_SRC)?,
+        destination: address(CTA_IP_V4_DST, CTA_IP_V6_DST)?,
+        protocol: *attribute(protocol, CTA_PROTO_NUM)?.first()?,
+        source_port: port(CTA_PROTO_SRC_PORT),
+        destination_port: port(CTA_PROTO_DST_PORT),
+    })
 }
 
 /// Adds a request to forget the connections with this mark; with a source, of these those alone that are answered to it,
@@ -144,6 +219,43 @@ mod tests {
         body.emit(&mut payload);
         assert!(has_mark(&payload, 0x1200, 0xff00) && !has_mark(&payload, 0x1100, 0xff00));
         assert!(!has_mark(&payload[..4], 0, 0xff00) && !has_mark(&[], 0, 0xff00), "no mark is no uplink's");
+    }
+
+    #[test]
+    fn a_connection_is_read_with_its_translation() {
+        let tuple = |source: [u8; 4], destination: [u8; 4], ports: [u16; 2]| {
+            [
+                nest(CTA_TUPLE_IP, &[nla(CTA_IP_V4_SRC, source), nla(CTA_IP_V4_DST, destination)]),
+                nest(
+                    CTA_TUPLE_PROTO,
+                    &[
+                        nla(CTA_PROTO_NUM, [6]),
+                        nla(CTA_PROTO_SRC_PORT, ports[0].to_be_bytes()),
+                        nla(CTA_PROTO_DST_PORT, ports[1].to_be_bytes()),
+                    ],
+                ),
+            ]
+        };
+        let (host, server, ours) = ([10, 20, 20, 10], [192, 0, 2, 129], [198, 51, 100, 2]);
+        let body = Body {
+            fixed: &[0; NFGENMSG_LEN],
+            attributes: &[
+                nest(CTA_TUPLE_ORIG, &tuple(host, server, [40_000, 443])),
+                nest(CTA_TUPLE_REPLY, &tuple(server, ours, [443, 1024])),
+                nla(CTA_MARK, 0x100_u32.to_be_bytes()),
+            ],
+        };
+        let mut payload = vec![0; body.buffer_len()];
+        body.emit(&mut payload);
+        let found = flow(&payload).unwrap();
+        assert_eq!((found.original.source, found.original.source_port), (host.into(), 40_000));
+        assert_eq!((found.original.destination, found.original.destination_port), (server.into(), 443));
+        assert_eq!((found.reply.destination, found.reply.destination_port), (ours.into(), 1024));
+        assert_eq!((found.original.protocol, found.mark), (6, 0x100));
+        for length in 0..payload.len() {
+            let _ = flow(&payload[..length]);
+        }
+        assert_eq!(flow(&[]), None);
     }
 
     #[test]

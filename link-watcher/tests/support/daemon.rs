@@ -68,6 +68,7 @@ async fn core(mut orders: mpsc::Receiver<Order>, asked: &Mutex<Vec<Change>>, aut
     while let Some(order) = orders.recv().await {
         match order {
             Order::Status(reply) => drop(reply.send(snapshot())),
+            Order::Ask(_, reply) => drop(reply.send(Err("nothing is known".to_owned()))),
             Order::Change(change, author, reply) => {
                 authors.lock().unwrap().push(author);
                 asked.lock().unwrap().push(change.clone());

@@ -163,7 +163,7 @@ impl Core {
     }
 }
 
-fn decision(status: &GroupStatus, plan: &Plan) -> Decision {
+pub(super) fn decision(status: &GroupStatus, plan: &Plan) -> Decision {
     let of = |test: &dyn Fn(&LinkStatus) -> bool| -> Vec<LinkId> {
         status.links.iter().filter(|link| test(link)).map(|link| link.id).collect()
     };

@@ -6,6 +6,7 @@
 
 mod core;
 mod evidence;
+mod foresee;
 mod group;
 mod worker;
 
@@ -22,13 +23,16 @@ use tracing::warn;
 
 use super::claims::Numbers;
 use crate::{
-    config::UplinksConfig,
+    config::{UplinkConfig, UplinksConfig},
     event::{Device, GroupId, LinkId, Plan, Transition},
     health::Verdict,
     ledger::SharedLedger,
     progress::Watch,
     trace::Trace,
-    uplink::probe::{UplinkFigures, UplinkProber},
+    uplink::{
+        Desired, Uplink,
+        probe::{UplinkFigures, UplinkProber},
+    },
 };
 
 /// What an operator is told.
@@ -45,6 +49,8 @@ pub(super) struct UplinkGroup {
     pub(super) config: UplinksConfig,
     /// Ids of its uplinks, in the order of the file.
     pub(super) links: Vec<LinkId>,
+    /// Their numbers, from 1.
+    pub(super) numbers: Vec<u32>,
     /// What the engine wants.
     pub(super) plan: Option<Plan>,
     /// What the worker was told last.
@@ -58,8 +64,25 @@ pub(super) struct UplinkGroup {
 }
 
 impl UplinkGroup {
-    pub(super) const fn new(id: GroupId, config: UplinksConfig, links: Vec<LinkId>) -> Self {
-        Self { id, config, links, plan: None, decision: None, standing: None, waiting: Vec::new(), untold: Vec::new() }
+    pub(super) const fn new(id: GroupId, config: UplinksConfig, links: Vec<LinkId>, numbers: Vec<u32>) -> Self {
+        Self {
+            id,
+            config,
+            links,
+            numbers,
+            plan: None,
+            decision: None,
+            standing: None,
+            waiting: Vec::new(),
+            untold: Vec::new(),
+        }
+    }
+
+    /// The group as the kernel shall have it, as far as the configuration tells: without ways and weights.
+    fn desired(&self) -> Desired {
+        let uplink = |((link, config), number): ((LinkId, &UplinkConfig), &u32)| Uplink::new(link, *number, config);
+        let uplinks = self.uplinks().zip(&self.numbers).map(uplink).collect();
+        Desired { uplinks, ..Desired::new(self.id, &self.config) }
     }
 
     /// Uplinks that take new connections, as the kernel has it.
@@ -68,7 +91,7 @@ impl UplinkGroup {
     }
 
     /// Uplinks with their ids.
-    pub(super) fn uplinks(&self) -> impl Iterator<Item = (LinkId, &crate::config::UplinkConfig)> {
+    pub(super) fn uplinks(&self) -> impl Iterator<Item = (LinkId, &UplinkConfig)> {
         self.links.iter().copied().zip(&self.config.links)
     }
 }
@@ -109,6 +132,42 @@ pub(super) struct Decision {
     pub(super) dead: Vec<LinkId>,
     /// Uplinks that are out of service: their connections are counted.
     pub(super) drained: Vec<LinkId>,
+}
+
+impl Decision {
+    /// The weight of an uplink that takes new connections; 0: it takes none.
+    fn weight(&self, link: LinkId) -> u32 {
+        self.active.iter().find(|(active, _)| *active == link).map_or(0, |(_, weight)| *weight)
+    }
+
+    /// What becomes of the connections of an uplink where this decision comes after `before`. `moves`: they follow new ones.
+    fn fate(&self, before: &Self, link: LinkId, moves: bool) -> Fate {
+        let died = self.dead.contains(&link) && !before.dead.contains(&link);
+        let left = before.weight(link) > 0 && self.weight(link) == 0;
+        if died || (left && moves) {
+            Fate::Released
+        } else if self.usable.contains(&link) && !left {
+            Fate::Kept
+        } else {
+            Fate::AsBefore
+        }
+    }
+
+    /// Whether a living uplink could take connections that are released; without one they are better left alone.
+    fn can_take(&self) -> bool {
+        self.active.iter().any(|(link, _)| !self.dead.contains(link))
+    }
+}
+
+/// What becomes of the connections of an uplink.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    /// They are to be released, as soon as another uplink takes them.
+    Released,
+    /// They stay, also where it was meant to release them.
+    Kept,
+    /// What was meant for them holds.
+    AsBefore,
 }
 
 /// What the worker tells.

@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::{Configured, Decision, Order, Report, Standing, evidence::Counted, group::Group};
+use super::{Configured, Decision, Fate, Order, Report, Standing, evidence::Counted, group::Group};
 use crate::{
     clock,
     config::FailbackConnections,
@@ -422,16 +422,13 @@ impl Worker {
     fn decided(&mut self, decision: Decision) {
         let Some(group) = self.groups.get_mut(&decision.group) else { return };
         let before = std::mem::replace(&mut group.decision, decision);
-        let takes = |decision: &Decision, link: LinkId| decision.active.iter().any(|(active, _)| *active == link);
+        let moves = group.config.failback_connections == FailbackConnections::Move || !group.config.sticky;
         for link in &group.links {
-            let died = group.decision.dead.contains(link) && !before.dead.contains(link);
-            let left = takes(&before, *link) && !takes(&group.decision, *link);
-            let moves = group.config.failback_connections == FailbackConnections::Move || !group.config.sticky;
-            if died || (left && moves) {
-                group.to_release.insert(*link);
-            } else if group.decision.usable.contains(link) && !left {
+            match group.decision.fate(&before, *link, moves) {
+                Fate::Released => drop(group.to_release.insert(*link)),
                 // It came back before anything else could take its connections.
-                group.to_release.remove(link);
+                Fate::Kept => drop(group.to_release.remove(link)),
+                Fate::AsBefore => {}
             }
         }
         self.dirty.insert(group.id);
@@ -470,8 +467,7 @@ impl Worker {
         group.sources = has;
         let mut due: Vec<(LinkId, Option<IpAddr>)> =
             lost.into_iter().map(|(link, source)| (link, Some(source))).collect();
-        let dead = |link: &LinkId| group.decision.dead.contains(link);
-        if group.decision.active.iter().any(|(link, _)| !dead(link)) {
+        if group.decision.can_take() {
             due.extend(std::mem::take(&mut group.to_release).into_iter().map(|link| (link, None)));
         }
         let mut complaints = Vec::new();

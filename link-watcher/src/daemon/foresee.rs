@@ -1,0 +1,125 @@
+//! Questions whose answers change nothing: what would be, and what is meant. What decides answers them.
+
+use std::net::IpAddr;
+
+use super::core::Core;
+use crate::{
+    clock,
+    config::WhenAllDown,
+    control::{Becomes, Course, Forecast, Intent, Knowledge, Question, Share},
+    engine::{GroupStatus, Step, Supposed},
+    event::{GroupId, Plan},
+};
+
+/// Prefixes of a group that an answer lists.
+const MAX_PREFIXES_SHOWN: usize = 8;
+
+impl Core {
+    pub(super) fn answer(&self, question: &Question) -> Result<Knowledge, String> {
+        match question {
+            Question::WhatIf { group, link, becomes } => self.what_if(group, link, *becomes).map(Knowledge::WhatIf),
+            Question::Intent { to } => Ok(Knowledge::Intent(self.intents(*to))),
+        }
+    }
+
+    fn what_if(&self, group: &str, link: &str, becomes: Becomes) -> Result<Forecast, String> {
+        let (id, link_id) = self.find_link(group, link)?;
+        let supposed = match becomes {
+            Becomes::Down => Supposed::Down,
+            Becomes::Drained => Supposed::Drained,
+            Becomes::Up => Supposed::Up,
+        };
+        let peer = self.groups.get(&id);
+        let prefixes = match (peer, self.uplink_groups.get(&id)) {
+            (Some(peer), _) => peer.prefixes().to_vec(),
+            (None, Some(uplinks)) => uplinks.config.routes.clone(),
+            (None, None) => Vec::new(),
+        };
+        let mut forecast = Forecast {
+            group: group.to_owned(),
+            kind: if peer.is_some() { "peer" } else { "uplinks" }.to_owned(),
+            link: link.to_owned(),
+            prefixes: prefixes.len(),
+            first_prefixes: prefixes.into_iter().take(MAX_PREFIXES_SHOWN).collect(),
+            ..Forecast::default()
+        };
+        let now_ns = clock::now_ns();
+        let foreseen = match self.engine.what_if(now_ns, link_id, supposed) {
+            Ok(foreseen) => foreseen,
+            Err(why) => {
+                let status = self.engine.status(now_ns).into_iter().find(|status| status.id == id);
+                if let Some(status) = status {
+                    let plan = self.groups.get(&id).and_then(|group| group.plan.clone());
+                    forecast.now = self.course(id, &Step { after_ns: 0, status, plan });
+                }
+                forecast.refused = Some(why);
+                return Ok(forecast);
+            }
+        };
+        forecast.now = self.course(id, &foreseen.now);
+        forecast.then = foreseen.steps.iter().map(|step| self.course(id, step)).collect();
+        if let (Some(uplinks), Some(last)) = (self.uplink_groups.get(&id), foreseen.steps.last()) {
+            forecast.connections = uplinks.fates(link_id, &foreseen.now, last);
+            forecast.forced = uplinks.forced(link_id, last);
+        }
+        Ok(forecast)
+    }
+
+    fn course(&self, id: GroupId, step: &Step) -> Course {
+        let without_a_way = step.plan.as_ref().is_none_or(|plan| plan.all_down);
+        let withdraws = self.groups.get(&id).is_some_and(|group| group.config.when_all_down == WhenAllDown::Withdraw);
+        let spares = step.plan.iter().flat_map(|plan: &Plan| &plan.backups);
+        Course {
+            after_s: step.after_ns as f64 / 1e9,
+            active: self.shares(&step.status),
+            reason: step.status.reason.clone(),
+            without_a_way,
+            withdrawn: without_a_way && withdraws,
+            spares: spares.map(|link| self.link_name(*link)).collect(),
+        }
+    }
+
+    fn shares(&self, status: &GroupStatus) -> Vec<Share> {
+        let active = status.links.iter().filter(|link| status.active.contains(&link.id));
+        active.map(|link| Share { link: self.link_name(link.id), share: link.share }).collect()
+    }
+
+    /// Each group that routes the address.
+    fn intents(&self, to: IpAddr) -> Vec<Intent> {
+        let by_peer = self.groups.values().flat_map(|group| group.prefixes().to_vec());
+        let left_to_peers = by_peer.filter(|prefix| prefix.prefix_len() > 0).any(|prefix| prefix.contains(&to));
+        let mut intents = Vec::new();
+        for status in self.engine.status(clock::now_ns()) {
+            let active = self.shares(&status);
+            if let Some(group) = self.groups.get(&status.id) {
+                let prefixes = group.prefixes();
+                let prefix = prefixes.iter().filter(|prefix| prefix.contains(&to)).max_by_key(|p| p.prefix_len());
+                let Some(prefix) = prefix else { continue };
+                let all_down = group.plan.as_ref().is_some_and(|plan| plan.all_down);
+                intents.push(Intent {
+                    group: group.config.name.clone(),
+                    kind: "peer".to_owned(),
+                    prefix: *prefix,
+                    withdrawn: all_down && group.config.when_all_down == WhenAllDown::Withdraw,
+                    active,
+                    ..Intent::default()
+                });
+            } else if let Some(group) = self.uplink_groups.get(&status.id)
+                && let Some(prefix) = group.prefix_of(to)
+            {
+                intents.push(Intent {
+                    group: group.config.name.clone(),
+                    kind: "uplinks".to_owned(),
+                    prefix,
+                    left_to_peers,
+                    lan: group.config.lan.clone(),
+                    rule_priority: Some(group.config.rule_priority),
+                    active,
+                    marks: group.marks(),
+                    ..Intent::default()
+                });
+            }
+        }
+        intents
+    }
+}

@@ -1,0 +1,75 @@
+//! What would become of a group of uplinks, and what is meant for an address.
+
+use std::net::IpAddr;
+
+use super::{Fate, UplinkGroup, core::decision};
+use crate::{
+    config::{FailbackConnections, ForceConfig, Protocol},
+    control::{Forced, LinkMark, Marked},
+    engine::{self, GroupStatus},
+    event::{LinkId, Plan},
+};
+
+impl UplinkGroup {
+    /// What would become of connections where the group stood as in `then`, by the rule that the worker follows: uplinks whose
+    /// connections would be released, and `link`.
+    pub(in crate::daemon) fn fates(&self, link: LinkId, now: &engine::Step, then: &engine::Step) -> Vec<Marked> {
+        let decided = |status: &GroupStatus, plan: &Option<Plan>| plan.as_ref().map(|plan| decision(status, plan));
+        let (Some(before), Some(after)) = (decided(&now.status, &now.plan), decided(&then.status, &then.plan)) else {
+            return Vec::new();
+        };
+        let moves = self.config.failback_connections == FailbackConnections::Move || !self.config.sticky;
+        let mut fates = Vec::new();
+        for mark in self.marks() {
+            let Some((id, _)) = self.uplinks().find(|(_, config)| config.name == mark.link) else { continue };
+            let released = after.can_take() && after.fate(&before, id, moves) == Fate::Released;
+            if released || id == link {
+                fates.push(Marked { link: mark.link, mark: mark.mark, mask: mark.mask, released });
+            }
+        }
+        fates
+    }
+
+    /// What the configuration forces to a link that then stands as in `then`; nothing where it may go there.
+    pub(in crate::daemon) fn forced(&self, link: LinkId, then: &engine::Step) -> Vec<Forced> {
+        let usable = then.plan.as_ref().is_some_and(|plan| decision(&then.status, plan).usable.contains(&link));
+        let name = self.uplinks().find(|(id, _)| *id == link).map(|(_, config)| config.name.as_str());
+        let forces = self.config.force.iter().filter(|force| !usable && Some(force.link.as_str()) == name);
+        forces.map(|force| Forced { what: in_words(force), others_take_it: force.or_others }).collect()
+    }
+
+    /// What names each uplink in the kernel.
+    pub(in crate::daemon) fn marks(&self) -> Vec<LinkMark> {
+        let desired = self.desired();
+        let mark = |uplink: &crate::uplink::Uplink| LinkMark {
+            link: uplink.name.clone(),
+            mark: desired.mark(uplink),
+            mask: desired.fwmark_mask,
+            table: desired.table(uplink),
+        };
+        desired.uplinks.iter().map(mark).collect()
+    }
+
+    /// The longest of its prefixes that has the address.
+    pub(in crate::daemon) fn prefix_of(&self, to: IpAddr) -> Option<ipnet::IpNet> {
+        let prefixes = self.config.routes.iter().filter(|prefix| prefix.contains(&to));
+        prefixes.max_by_key(|prefix| prefix.prefix_len()).map(ipnet::IpNet::trunc)
+    }
+}
+
+/// Which connections a rule is about, as the configuration says it.
+fn in_words(force: &ForceConfig) -> String {
+    let protocol = force.protocol.map(|protocol| match protocol {
+        Protocol::Tcp => "tcp",
+        Protocol::Udp => "udp",
+        Protocol::Icmp => "icmp",
+    });
+    let mut words: Vec<String> = protocol.map(str::to_owned).into_iter().collect();
+    words.extend(force.ports.as_ref().map(|ports| match (ports.start(), ports.end()) {
+        (first, last) if first == last => format!("port {first}"),
+        (first, last) => format!("ports {first}-{last}"),
+    }));
+    words.extend(force.source.map(|source| format!("from {source}")));
+    words.extend(force.destination.map(|destination| format!("to {destination}")));
+    if words.is_empty() { "every connection".to_owned() } else { words.join(" ") }
+}
