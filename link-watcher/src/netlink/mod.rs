@@ -5,7 +5,9 @@
 //! these have not: nexthop objects and netfilter. The transport is our own over netlink-sys: docs/architecture.md has
 //! the reasons.
 
+pub(crate) mod any_rule;
 mod events;
+pub(crate) mod fib;
 pub(crate) mod link;
 pub(crate) mod message;
 pub(crate) mod netfilter;
