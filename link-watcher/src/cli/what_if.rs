@@ -107,7 +107,8 @@ fn render(answer: &Answer) -> String {
         Becomes::Drained => "were drained",
         Becomes::Up => "came up",
     };
-    let mut out = wrapped("", &format!("If {link} of {group} {becomes}, and nothing else happened (nothing is changed):"));
+    let mut out =
+        wrapped("", &format!("If {link} of {group} {becomes}, and nothing else happened (nothing is changed):"));
     let mut line = |text: String| out += &wrapped("  ", &text);
     line(format!("now: {} ({})", carried_by(now), now.reason));
     if let Some(why) = refused {

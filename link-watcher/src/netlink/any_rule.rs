@@ -11,10 +11,7 @@ use rtnetlink::{
     },
 };
 
-use super::{
-    Family,
-    message::{nlas, word},
-};
+use super::{Family, message::nlas};
 
 /// Length of `struct fib_rule_hdr`.
 const HEADER_LEN: usize = 12;

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use rtnetlink::{
-    packet_core::{Parseable as _, parse_ip},
+    packet_core::parse_ip,
     packet_route::{
         AddressFamily,
         route::{RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteType},

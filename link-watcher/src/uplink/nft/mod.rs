@@ -50,6 +50,11 @@ pub fn render(groups: &[Desired], instance: Option<&str>) -> String {
     rules::table(groups, instance).to_string()
 }
 
+/// The name of an instance's table.
+pub(crate) fn table_name(instance: Option<&str>) -> String {
+    rules::table_name(instance)
+}
+
 /// What a call did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {

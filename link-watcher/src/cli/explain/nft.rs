@@ -1,0 +1,505 @@
+//! An nftables table as it is loaded (`nft -j list table`), and what it does to one packet. Pure: what the table asks of the
+//! kernel's routing is asked by [`Fib`].
+//!
+//! It knows what our table says, whatever order it says it in. Anything else makes the answer "unknown", never a guess.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+/// Chains that a packet may go through, one out of the other.
+const MAX_DEPTH: usize = 16;
+/// Different outcomes that are followed.
+const MAX_OUTCOMES: usize = 64;
+
+/// What `fib` expressions ask of the kernel.
+pub(super) trait Fib {
+    /// The interface by which an address is reached, without mark; nothing where there is no way.
+    fn way_out(&mut self, address: IpAddr) -> Option<String>;
+    /// What kind of address it is, as nft names it (`local`, `unicast`, `broadcast`, `multicast`); on this interface alone
+    /// if one is given.
+    fn kind(&mut self, address: IpAddr, interface: Option<&str>) -> String;
+}
+
+/// A packet on its way.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Packet {
+    pub(super) source: Option<IpAddr>,
+    pub(super) destination: IpAddr,
+    /// As nft names it: `tcp`, `udp`, `icmp`, `ipv6-icmp`.
+    pub(super) protocol: &'static str,
+    pub(super) port: Option<u16>,
+    pub(super) incoming: Option<String>,
+    pub(super) outgoing: Option<String>,
+    pub(super) mark: u32,
+    pub(super) connection_mark: u32,
+    /// `new` or `established`.
+    pub(super) state: &'static str,
+}
+
+/// What becomes of it at one hook.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Outcome {
+    /// How often, 0 to 1: where connections take turns, each turn is an outcome.
+    pub(super) share: f64,
+    pub(super) packet: Packet,
+    /// The chains that it went through.
+    pub(super) trail: Vec<String>,
+    /// It goes no further: the verdict.
+    pub(super) refused: Option<String>,
+    /// What its source is translated to: `masquerade`, or an address.
+    pub(super) translated: Option<String>,
+    /// It depends on whose turn it is.
+    pub(super) by_turns: bool,
+}
+
+/// A table as it is loaded.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    chains: BTreeMap<String, Chain>,
+    /// Named sets and maps.
+    sets: BTreeMap<String, Value>,
+}
+
+#[derive(Debug, Default)]
+struct Chain {
+    /// Hook and priority of a base chain.
+    base: Option<(String, i64)>,
+    drops: bool,
+    rules: Vec<Vec<Value>>,
+}
+
+/// What a rule's expression is worth.
+#[derive(Clone, Debug, PartialEq)]
+enum Worth {
+    Number(u64),
+    Text(String),
+    Address(IpAddr),
+    Many(Vec<Worth>),
+    /// The packet has none of it: no comparison is true.
+    Absent,
+}
+
+/// Where evaluation goes on.
+enum Flow {
+    /// Behind what led to the chain.
+    Back,
+    /// At the end of the hook.
+    End,
+}
+
+/// An expression that is not known here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Unknown(pub(super) String);
+
+impl Loaded {
+    /// Reads what `nft -j list table` prints.
+    pub(super) fn parse(text: &str) -> Result<Self, String> {
+        let document: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        let objects = document["nftables"].as_array().ok_or("it has no list of objects")?;
+        let mut loaded = Self::default();
+        let name = |value: &Value| value["name"].as_str().unwrap_or_default().to_owned();
+        for object in objects {
+            if let Some(chain) = object.get("chain") {
+                let base = chain["hook"].as_str().map(|hook| (hook.to_owned(), chain["prio"].as_i64().unwrap_or(0)));
+                let drops = chain["policy"].as_str() == Some("drop");
+                loaded.chains.insert(name(chain), Chain { base, drops, rules: Vec::new() });
+            } else if let Some(rule) = object.get("rule") {
+                let chain = rule["chain"].as_str().unwrap_or_default();
+                let statements = rule["expr"].as_array().cloned().unwrap_or_default();
+                if let Some(chain) = loaded.chains.get_mut(chain) {
+                    chain.rules.push(statements);
+                }
+            } else if let Some(set) = object.get("set").or_else(|| object.get("map")) {
+                loaded.sets.insert(name(set), set.get("elem").cloned().unwrap_or(Value::Array(Vec::new())));
+            }
+        }
+        Ok(loaded)
+    }
+
+    /// What becomes of a packet at a hook: one outcome, or several where connections take turns.
+    pub(super) fn run(&self, hook: &str, packet: &Packet, fib: &mut dyn Fib) -> Result<Vec<Outcome>, Unknown> {
+        let mut outcomes: Vec<Outcome> = Vec::new();
+        let mut script = Some(Vec::new());
+        while let Some(turns) = script {
+            let mut run = Run { loaded: self, fib, turns, at: 0, choices: Vec::new(), outcome: Outcome::of(packet) };
+            run.hook(hook)?;
+            let Run { turns, choices, mut outcome, .. } = run;
+            outcome.share = choices.iter().zip(&turns).map(|(choice, turn)| choice[*turn]).product();
+            outcome.by_turns = !choices.is_empty();
+            let same = |known: &Outcome| {
+                (&known.packet, &known.trail, &known.refused, &known.translated)
+                    == (&outcome.packet, &outcome.trail, &outcome.refused, &outcome.translated)
+            };
+            match outcomes.iter().position(same) {
+                Some(at) => outcomes[at].share += outcome.share,
+                None if outcomes.len() < MAX_OUTCOMES => outcomes.push(outcome),
+                None => return Err(Unknown("more different outcomes than are followed".to_owned())),
+            }
+            script = next(turns, &choices);
+        }
+        Ok(outcomes)
+    }
+}
+
+impl Outcome {
+    /// Of a hook where nothing happens.
+    pub(super) fn of(packet: &Packet) -> Self {
+        Self { share: 1.0, packet: packet.clone(), trail: Vec::new(), refused: None, translated: None, by_turns: false }
+    }
+}
+
+/// The next script of turns; nothing behind the last one.
+fn next(mut turns: Vec<usize>, choices: &[Vec<f64>]) -> Option<Vec<usize>> {
+    while let Some(last) = turns.pop() {
+        if last + 1 < choices.get(turns.len()).map_or(0, Vec::len) {
+            turns.push(last + 1);
+            return Some(turns);
+        }
+    }
+    None
+}
+
+struct Run<'a> {
+    loaded: &'a Loaded,
+    fib: &'a mut dyn Fib,
+    /// Which of its ways each choice takes.
+    turns: Vec<usize>,
+    at: usize,
+    /// The shares of each choice's ways.
+    choices: Vec<Vec<f64>>,
+    outcome: Outcome,
+}
+
+impl Run<'_> {
+    fn hook(&mut self, hook: &str) -> Result<(), Unknown> {
+        let loaded = self.loaded;
+        let of_hook = |chain: &Chain| chain.base.as_ref().filter(|(of, _)| of == hook).map(|(_, priority)| *priority);
+        let mut bases: Vec<(i64, &String)> =
+            loaded.chains.iter().filter_map(|(name, chain)| Some((of_hook(chain)?, name))).collect();
+        bases.sort_unstable();
+        for (_, name) in bases {
+            self.chain(name, 0)?;
+            if self.outcome.refused.is_none() && loaded.chains.get(name).is_some_and(|chain| chain.drops) {
+                self.outcome.refused = Some(format!("the policy of chain {name} is drop"));
+            }
+            if self.outcome.refused.is_some() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    fn chain(&mut self, name: &str, depth: usize) -> Result<Flow, Unknown> {
+        let chain = self.loaded.chains.get(name).ok_or_else(|| Unknown(format!("there is no chain {name}")))?;
+        if depth > MAX_DEPTH {
+            return Err(Unknown("chains without end".to_owned()));
+        }
+        if chain.base.is_none() {
+            self.outcome.trail.push(name.to_owned());
+        }
+        for rule in &chain.rules {
+            match self.rule(rule, name, depth)? {
+                Some(flow) => return Ok(flow),
+                None => {}
+            }
+        }
+        Ok(Flow::Back)
+    }
+
+    /// Nothing: on with the next rule.
+    fn rule(&mut self, rule: &[Value], chain: &str, depth: usize) -> Result<Option<Flow>, Unknown> {
+        for statement in rule {
+            let Some((kind, body)) = statement.as_object().and_then(|object| object.iter().next()) else {
+                return Err(unknown(statement));
+            };
+            match kind.as_str() {
+                "match" => {
+                    if !self.matches(body)? {
+                        return Ok(None);
+                    }
+                }
+                "vmap" => {
+                    let Some(verdict) = self.look_up(&body["key"], &body["data"])? else { return Ok(None) };
+                    if let Some(flow) = self.verdict(&verdict, chain, depth)? {
+                        return Ok(Some(flow));
+                    }
+                }
+                "mangle" => {
+                    let Worth::Number(value) = self.worth(&body["value"])? else { return Err(unknown(body)) };
+                    let value = u32::try_from(value).unwrap_or_default();
+                    match (body["key"]["meta"]["key"].as_str(), body["key"]["ct"]["key"].as_str()) {
+                        (Some("mark"), _) => self.outcome.packet.mark = value,
+                        (_, Some("mark")) => self.outcome.packet.connection_mark = value,
+                        _ => return Err(unknown(body)),
+                    }
+                }
+                "masquerade" => {
+                    self.outcome.translated = Some("masquerade".to_owned());
+                    return Ok(Some(Flow::End));
+                }
+                "snat" => {
+                    self.outcome.translated = Some(body["addr"].as_str().unwrap_or("another address").to_owned());
+                    return Ok(Some(Flow::End));
+                }
+                "counter" | "log" | "comment" => {}
+                _ => {
+                    if let Some(flow) = self.verdict(statement, chain, depth)? {
+                        return Ok(Some(flow));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    fn verdict(&mut self, verdict: &Value, chain: &str, depth: usize) -> Result<Option<Flow>, Unknown> {
+        let Some((kind, body)) = verdict.as_object().and_then(|object| object.iter().next()) else {
+            return Err(unknown(verdict));
+        };
+        let target = body["target"].as_str().unwrap_or_default();
+        match kind.as_str() {
+            "jump" => Ok(match self.chain(target, depth + 1)? {
+                Flow::Back => None,
+                Flow::End => Some(Flow::End),
+            }),
+            "goto" => self.chain(target, depth + 1).map(Some),
+            "return" => Ok(Some(Flow::Back)),
+            "accept" => Ok(Some(Flow::End)),
+            "continue" => Ok(None),
+            "drop" | "reject" => {
+                let how = if kind == "drop" { "dropped" } else { "rejected" };
+                self.outcome.refused = Some(format!("{how} by chain {chain}"));
+                Ok(Some(Flow::End))
+            }
+            _ => Err(unknown(verdict)),
+        }
+    }
+
+    fn matches(&mut self, body: &Value) -> Result<bool, Unknown> {
+        let left = self.worth(&body["left"])?;
+        let right = &body["right"];
+        // An interface that is not there, or a port that nobody named.
+        if left == Worth::Absent {
+            return Ok(right == &Value::Bool(false));
+        }
+        if let Some(wanted) = right.as_bool() {
+            // "exists": it does, or it would be absent.
+            return Ok(wanted);
+        }
+        let same = self.is_in(&left, right)?;
+        match body["op"].as_str() {
+            Some("==" | "in") => Ok(same),
+            Some("!=") => Ok(!same),
+            _ => Err(unknown(body)),
+        }
+    }
+
+    /// What a map says of a key. A counter that connections share leads to every value in its turn.
+    fn look_up(&mut self, key: &Value, data: &Value) -> Result<Option<Value>, Unknown> {
+        let entries = self.elements(data)?;
+        let pair = |entry: &Value| Some((entry.get(0)?.clone(), entry.get(1)?.clone()));
+        let entries: Vec<(Value, Value)> = entries.iter().filter_map(pair).collect();
+        if let Some(turns) = key.get("numgen") {
+            let of = turns["mod"].as_u64().filter(|of| *of > 0).ok_or_else(|| unknown(key))?;
+            let mut shares: Vec<(Value, f64)> = Vec::new();
+            for (slots, value) in entries {
+                let slots = match slots["range"].as_array().map(Vec::as_slice) {
+                    Some([first, last]) => last.as_u64().unwrap_or(0).saturating_sub(first.as_u64().unwrap_or(0)) + 1,
+                    _ => 1,
+                };
+                let share = slots as f64 / of as f64;
+                match shares.iter_mut().find(|(known, _)| *known == value) {
+                    Some((_, known)) => *known += share,
+                    None => shares.push((value, share)),
+                }
+            }
+            if shares.is_empty() {
+                return Ok(None);
+            }
+            if self.at == self.turns.len() {
+                self.turns.push(0);
+            }
+            let turn = self.turns[self.at];
+            self.at += 1;
+            self.choices.push(shares.iter().map(|(_, share)| *share).collect());
+            return Ok(shares.get(turn).map(|(value, _)| value.clone()));
+        }
+        let worth = self.worth(key)?;
+        for (element, value) in entries {
+            if self.is_one(&worth, &element)? {
+                return Ok(Some(value));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The elements of a set, named or not.
+    fn elements(&self, set: &Value) -> Result<Vec<Value>, Unknown> {
+        let named = set.as_str().and_then(|name| self.loaded.sets.get(name.strip_prefix('@')?));
+        match named.or_else(|| set.get("set")).unwrap_or(set) {
+            Value::Array(elements) => Ok(elements.clone()),
+            other => Err(unknown(other)),
+        }
+    }
+
+    fn is_in(&self, worth: &Worth, right: &Value) -> Result<bool, Unknown> {
+        let is_set =
+            right.is_array() || right.get("set").is_some() || right.as_str().is_some_and(|s| s.starts_with('@'));
+        if !is_set {
+            return self.is_one(worth, right);
+        }
+        for element in self.elements(right)? {
+            if self.is_one(worth, &element)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn is_one(&self, worth: &Worth, element: &Value) -> Result<bool, Unknown> {
+        if element.as_str() == Some("*") {
+            return Ok(true);
+        }
+        // With a counter or a comment of its own.
+        if let Some(inner) = element.get("elem") {
+            return self.is_one(worth, &inner["val"]);
+        }
+        if let (Worth::Many(parts), Some(elements)) = (worth, element["concat"].as_array()) {
+            for (part, element) in parts.iter().zip(elements) {
+                if !self.is_one(part, element)? {
+                    return Ok(false);
+                }
+            }
+            return Ok(parts.len() == elements.len());
+        }
+        if let Some([first, last]) = element["range"].as_array().map(Vec::as_slice) {
+            return match worth {
+                Worth::Number(n) => Ok(first.as_u64() <= Some(*n) && Some(*n) <= last.as_u64()),
+                Worth::Address(address) => {
+                    let bound = |end: &Value| end.as_str().and_then(|end| end.parse::<IpAddr>().ok());
+                    Ok(bound(first).is_some_and(|first| first <= *address)
+                        && bound(last).is_some_and(|last| *address <= last))
+                }
+                Worth::Absent => Ok(false),
+                _ => Err(unknown(element)),
+            };
+        }
+        match (worth, element) {
+            (Worth::Absent, _) => Ok(false),
+            (Worth::Number(n), Value::Number(wanted)) => Ok(wanted.as_u64() == Some(*n)),
+            (Worth::Text(text), Value::String(wanted)) => Ok(match wanted.strip_suffix('*') {
+                Some(begin) => text.starts_with(begin),
+                None => text == wanted,
+            }),
+            (Worth::Address(address), Value::String(wanted)) => {
+                wanted.parse::<IpAddr>().map(|wanted| wanted == *address).map_err(|_| unknown(element))
+            }
+            (Worth::Address(address), Value::Object(_)) => {
+                let prefix = &element["prefix"];
+                let length = prefix["len"].as_u64().and_then(|length| u8::try_from(length).ok());
+                let network = prefix["addr"].as_str().and_then(|network| network.parse::<IpAddr>().ok());
+                let prefix = network.zip(length).and_then(|(network, length)| IpNet::new(network, length).ok());
+                prefix.map(|prefix| prefix.contains(address)).ok_or_else(|| unknown(element))
+            }
+            _ => Err(unknown(element)),
+        }
+    }
+
+    fn worth(&mut self, value: &Value) -> Result<Worth, Unknown> {
+        if let Some(number) = value.as_u64() {
+            return Ok(Worth::Number(number));
+        }
+        let Some((kind, body)) = value.as_object().and_then(|object| object.iter().next()) else {
+            return Err(unknown(value));
+        };
+        let text = |text: &Option<String>| text.clone().map_or(Worth::Absent, Worth::Text);
+        let packet = &self.outcome.packet;
+        let key = body["key"].as_str().unwrap_or_default();
+        match (kind.as_str(), key) {
+            ("meta", "iifname") => Ok(text(&packet.incoming)),
+            ("meta", "oifname") => Ok(text(&packet.outgoing)),
+            ("meta", "mark") => Ok(Worth::Number(packet.mark.into())),
+            ("meta", "nfproto") => {
+                Ok(Worth::Text(if packet.destination.is_ipv4() { "ipv4" } else { "ipv6" }.to_owned()))
+            }
+            ("meta", "l4proto") => Ok(Worth::Text(packet.protocol.to_owned())),
+            ("ct", "state") => Ok(Worth::Text(packet.state.to_owned())),
+            ("ct", "direction") => Ok(Worth::Text("original".to_owned())),
+            ("ct", "mark") => Ok(Worth::Number(packet.connection_mark.into())),
+            ("payload", _) => self.payload(body),
+            ("fib", _) => self.fib(body),
+            ("concat", _) => {
+                let parts = body.as_array().cloned().unwrap_or_default();
+                parts.iter().map(|part| self.worth(part)).collect::<Result<Vec<_>, _>>().map(Worth::Many)
+            }
+            ("&" | "|" | "^" | "<<" | ">>", _) => self.calculated(kind, body),
+            _ => Err(unknown(value)),
+        }
+    }
+
+    fn calculated(&mut self, operator: &str, operands: &Value) -> Result<Worth, Unknown> {
+        let mut result: Option<u64> = None;
+        for operand in operands.as_array().into_iter().flatten() {
+            let Worth::Number(next) = self.worth(operand)? else { return Err(unknown(operands)) };
+            result = Some(match (result, operator) {
+                (None, _) => next,
+                (Some(so_far), "&") => so_far & next,
+                (Some(so_far), "|") => so_far | next,
+                (Some(so_far), "^") => so_far ^ next,
+                (Some(so_far), "<<") => so_far.checked_shl(next as u32).unwrap_or(0) & u64::from(u32::MAX),
+                (Some(so_far), _) => so_far.checked_shr(next as u32).unwrap_or(0),
+            });
+        }
+        result.map(Worth::Number).ok_or_else(|| unknown(operands))
+    }
+
+    fn payload(&self, body: &Value) -> Result<Worth, Unknown> {
+        let packet = &self.outcome.packet;
+        let ipv4 = packet.destination.is_ipv4();
+        match (body["protocol"].as_str().unwrap_or_default(), body["field"].as_str().unwrap_or_default()) {
+            ("ip", "saddr" | "daddr") if !ipv4 => Ok(Worth::Absent),
+            ("ip6", "saddr" | "daddr") if ipv4 => Ok(Worth::Absent),
+            ("ip" | "ip6", "saddr") => Ok(packet.source.map_or(Worth::Absent, Worth::Address)),
+            ("ip" | "ip6", "daddr") => Ok(Worth::Address(packet.destination)),
+            (protocol @ ("tcp" | "udp"), "dport") if protocol == packet.protocol => {
+                Ok(packet.port.map_or(Worth::Absent, |port| Worth::Number(port.into())))
+            }
+            ("tcp" | "udp", "dport") => Ok(Worth::Absent),
+            ("th", "dport") => Ok(packet.port.map_or(Worth::Absent, |port| Worth::Number(port.into()))),
+            ("ether", _) => Err(Unknown("who sends it on that interface (its Ethernet address)".to_owned())),
+            _ => Err(unknown(body)),
+        }
+    }
+
+    fn fib(&mut self, body: &Value) -> Result<Worth, Unknown> {
+        let flag = |wanted: &str| match &body["flags"] {
+            Value::Array(flags) => flags.iter().any(|flag| flag.as_str() == Some(wanted)),
+            flag => flag.as_str() == Some(wanted),
+        };
+        let packet = &self.outcome.packet;
+        let address = if flag("saddr") { packet.source } else { Some(packet.destination) };
+        let Some(address) = address else { return Ok(Worth::Absent) };
+        let interface = if flag("oif") { packet.outgoing.clone() } else { None };
+        match body["result"].as_str() {
+            Some("oif" | "oifname") => Ok(self.fib.way_out(address).map_or(Worth::Absent, Worth::Text)),
+            Some("type") => Ok(Worth::Text(self.fib.kind(address, interface.as_deref()))),
+            _ => Err(unknown(body)),
+        }
+    }
+}
+
+fn unknown(value: &Value) -> Unknown {
+    let mut text = value.to_string();
+    let end = text.char_indices().nth(60).map_or(text.len(), |(at, _)| at);
+    if end < text.len() {
+        text.truncate(end);
+        text.push('…');
+    }
+    Unknown(text)
+}
+
+#[cfg(test)]
+#[path = "nft_tests.rs"]
+mod tests;
