@@ -82,7 +82,8 @@ pub(crate) fn choose(requests: &mut Requests, packet: &Packet) -> std::io::Resul
 
 /// The route that the kernel takes for the packet, with all of its next hops.
 pub(crate) fn find(requests: &mut Requests, packet: &Packet) -> std::io::Result<Answer<Matched>> {
-    ask(requests, packet, RouteFlags::FibMatch, |payload| {
+    // Without the other flag it would say that every table is the main one.
+    ask(requests, packet, RouteFlags::FibMatch | RouteFlags::LookupTable, |payload| {
         let kind = RouteHeader::parse(payload).ok()?.kind;
         let (route, interfaces) = parse_whole_route(payload)?;
         Some(Matched { kind, route, interfaces })

@@ -174,6 +174,7 @@ fn meant(explanation: &Explanation) -> String {
         out += &wrapped("", &format!("No daemon was asked: {why}; {what}."));
     }
     match (explanation.differences.as_slice(), &explanation.intent) {
+        ([], Some(_)) if explanation.no_daemon.is_some() => out += "As far as that tells, it is as meant.\n",
         ([], Some(_)) => out += "It is as meant.\n",
         ([], None) => {}
         (differences, _) => {
