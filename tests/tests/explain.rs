@@ -189,6 +189,21 @@ fn uplinks_are_told_with_their_shares_and_connections() {
     assert_readable(&site.daemon, &question);
 }
 
+/// Waits until all uplinks are up, and nothing is to move by itself any more: a busy machine may lose one meanwhile.
+fn wait_settled(site: &Site) {
+    let settled = || {
+        let status = site.daemon.status()?;
+        let links = status["groups"][0]["links"].as_array().unwrap();
+        let up = links.iter().all(|link| link["state"] == "up" && (link["usable"] == true || link["drained"] == true));
+        let active = active(&status, GROUP);
+        let Some(first) = active.first().filter(|_| up) else { return Ok(None) };
+        let course = json(&site.daemon, &["what-if", GROUP, first, "up"]);
+        let stays = course["then"].as_array().unwrap().iter().all(|then| then["active"] == course["now"]["active"]);
+        Ok((stays && course["now"]["active"].as_array().unwrap().len() == active.len()).then_some(()))
+    };
+    site.lab.wait_until("the uplinks to settle", PATIENCE, settled).unwrap();
+}
+
 /// A random life: each time `explain` names the uplinks that new connections then take, and `what-if` those that carry
 /// traffic once the link is lost.
 #[test]
@@ -221,6 +236,7 @@ fn random_situations_are_told_as_they_are() {
             assert_eq!(taken(&site, call, 64), told, "situation {situation}: {answer:#}");
             told
         };
+        wait_settled(&site);
         let told = check();
         seen.insert(told.clone());
         let lost = told.first().unwrap().clone();
@@ -235,9 +251,6 @@ fn random_situations_are_told_as_they_are() {
         site.wait_active(&carry, PATIENCE).unwrap();
         assert_eq!(check(), carry.iter().map(|link| (*link).to_owned()).collect(), "situation {situation}");
         site.mend().unwrap();
-        site.wait_state(&lost, "up", PATIENCE).unwrap();
-        let before: Vec<&str> = site.names().into_iter().filter(|name| told.contains(*name)).collect();
-        site.wait_active(&before, PATIENCE).unwrap();
     }
     assert!(seen.len() >= 3, "the situations differ: {seen:?}");
 }

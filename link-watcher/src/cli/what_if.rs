@@ -47,7 +47,7 @@ pub(super) fn run(socket: &Path, group: String, link: String, becomes: Becomes, 
         Ok(counted) => (counted, None),
         Err(error) => (BTreeMap::new(), Some(why_not(&error))),
     };
-    let answer = Answer { becomes, forecast, counted, uncounted };
+    let answer = Answer { becomes, forecast: *forecast, counted, uncounted };
     if json {
         let text = serde_json::to_string_pretty(&answer);
         return print(&(text.map_err(|error| Failure::new(Exit::Failed, format!("link-watcher: {error}")))? + "\n"));

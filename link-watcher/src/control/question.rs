@@ -30,7 +30,7 @@ pub enum Question {
 #[serde(rename_all = "kebab-case")]
 pub enum Knowledge {
     /// To [`Question::WhatIf`].
-    WhatIf(Forecast),
+    WhatIf(Box<Forecast>),
     /// To [`Question::Intent`]: each group that routes the address.
     Intent(Vec<Intent>),
 }

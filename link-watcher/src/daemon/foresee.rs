@@ -17,7 +17,9 @@ const MAX_PREFIXES_SHOWN: usize = 8;
 impl Core {
     pub(super) fn answer(&self, question: &Question) -> Result<Knowledge, String> {
         match question {
-            Question::WhatIf { group, link, becomes } => self.what_if(group, link, *becomes).map(Knowledge::WhatIf),
+            Question::WhatIf { group, link, becomes } => {
+                self.what_if(group, link, *becomes).map(|forecast| Knowledge::WhatIf(Box::new(forecast)))
+            }
             Question::Intent { to } => Ok(Knowledge::Intent(self.intents(*to))),
         }
     }

@@ -93,8 +93,12 @@ impl Kernel {
             _ => None,
         };
         Ok(match object(id) {
-            Some(Object::Group { members, .. }) => {
-                members.iter().filter_map(|member| hop(member.id, member.weight)).collect()
+            Some(Object::Group { members, fit }) => {
+                let weights: Vec<u32> = members.iter().map(|member| member.weight).collect();
+                // Who has no bucket of a resilient group stands by.
+                let shares = if fit { buckets(&weights) } else { weights };
+                let shared = members.iter().zip(shares).filter(|(_, share)| *share > 0);
+                shared.filter_map(|(member, share)| hop(member.id, share)).collect()
             }
             _ => hop(id, 1).into_iter().collect(),
         })
@@ -121,6 +125,22 @@ impl Fib for Kernel {
         }
         .to_owned()
     }
+}
+
+/// How many buckets of a resilient group of ours the kernel gives each member (`nh_res_group_rebalance` of
+/// net/ipv4/nexthop.c).
+fn buckets(weights: &[u32]) -> Vec<u32> {
+    let total = u64::from(weights.iter().sum::<u32>().max(1));
+    let (mut sum, mut given) = (0, 0);
+    let mut share = |weight: &u32| {
+        sum += u64::from(*weight);
+        let upper = (u64::from(nexthop::BUCKETS) * sum + total / 2) / total;
+        let more = upper - given;
+        given = upper;
+        // At most all of them.
+        more as u32
+    };
+    weights.iter().map(&mut share).collect()
 }
 
 /// A packet that this machine sends there.
@@ -178,4 +198,17 @@ fn nft(arguments: &[&str]) -> Result<String, String> {
     } else {
         format!("nft: {said}")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn standby_members_get_no_bucket() {
+        assert_eq!(buckets(&[1]), [128]);
+        assert_eq!(buckets(&[256, 1]), [128, 0]);
+        assert_eq!(buckets(&[3, 1]), [96, 32]);
+        assert_eq!(buckets(&[1, 1, 1]).iter().sum::<u32>(), 128);
+    }
 }

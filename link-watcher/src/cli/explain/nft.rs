@@ -200,9 +200,8 @@ impl Run<'_> {
             self.outcome.trail.push(name.to_owned());
         }
         for rule in &chain.rules {
-            match self.rule(rule, name, depth)? {
-                Some(flow) => return Ok(flow),
-                None => {}
+            if let Some(flow) = self.rule(rule, name, depth)? {
+                return Ok(flow);
             }
         }
         Ok(Flow::Back)
