@@ -22,7 +22,7 @@ use serde_json::Value;
 const HOST: &str = "10.20.20.10";
 const FAR_HOST: &str = "203.0.113.10";
 /// Situations that a random life has.
-const SITUATIONS: u64 = 8;
+const SITUATIONS: u64 = 12;
 
 fn json(daemon: &Daemon, arguments: &[&str]) -> Value {
     let mut all = arguments.to_vec();
@@ -222,12 +222,14 @@ fn random_situations_are_told_as_they_are() {
     let names: Vec<String> = site.names().iter().map(|name| (*name).to_owned()).collect();
     let mut seen = BTreeSet::new();
     for situation in 0..SITUATIONS {
-        let name = &names[below(names.len())];
-        match below(4) {
-            0 => drop(site.daemon.output(&["drain", GROUP, name]).unwrap()),
-            1 => drop(site.daemon.output(&["undrain", GROUP, name]).unwrap()),
-            2 => drop(site.daemon.output(&["switch", GROUP, name]).unwrap()),
-            _ => drop(site.daemon.output(&["switch", GROUP, "auto"]).unwrap()),
+        // What cannot be done is refused, and leaves another situation.
+        let order = |arguments: &[&str]| drop(site.daemon.output(arguments).unwrap());
+        order(&["switch", GROUP, "auto"]);
+        for name in &names {
+            order(&[["undrain", "undrain", "drain"][below(3)], GROUP, name]);
+        }
+        if below(4) == 0 {
+            order(&["switch", GROUP, &names[below(names.len())]]);
         }
         let check = || {
             let answer = json(&site.daemon, &["explain", HOST, SERVER, "--port", &port]);

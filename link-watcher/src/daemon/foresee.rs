@@ -7,8 +7,8 @@ use crate::{
     clock,
     config::WhenAllDown,
     control::{Becomes, Course, Forecast, Intent, Knowledge, Question, Share},
-    engine::{GroupStatus, Step, Supposed},
-    event::{GroupId, Plan},
+    engine::{GroupStatus, LinkStatus, Step, Supposed},
+    event::{GroupId, LinkVerdict, Plan},
 };
 
 /// Prefixes of a group that an answer lists.
@@ -68,7 +68,12 @@ impl Core {
     }
 
     fn course(&self, id: GroupId, step: &Step) -> Course {
-        let without_a_way = step.plan.as_ref().is_none_or(|plan| plan.all_down);
+        let all_down = step.plan.as_ref().is_none_or(|plan| plan.all_down);
+        // A link that is out of service may answer, but carries nothing.
+        let carries = |link: &LinkStatus| {
+            step.status.active.contains(&link.id) && !matches!(link.verdict, LinkVerdict::Down | LinkVerdict::Absent)
+        };
+        let without_a_way = !step.status.links.iter().any(carries);
         let withdraws = self.groups.get(&id).is_some_and(|group| group.config.when_all_down == WhenAllDown::Withdraw);
         let spares = step.plan.iter().flat_map(|plan: &Plan| &plan.backups);
         Course {
@@ -76,7 +81,7 @@ impl Core {
             active: self.shares(&step.status),
             reason: step.status.reason.clone(),
             without_a_way,
-            withdrawn: without_a_way && withdraws,
+            withdrawn: all_down && withdraws,
             spares: spares.map(|link| self.link_name(*link)).collect(),
         }
     }

@@ -37,6 +37,14 @@ pub(super) fn judge(explanation: &mut Explanation, meant: &Meant, nft_seen: bool
             ));
             differences.clear();
         }
+        let hops = explanation.ways.iter().flat_map(|way| &way.hops).filter(|hop| hop.taken);
+        let broken = hops.filter_map(|hop| hop.link.as_ref()).find(|link| link.usable == Some(false));
+        explanation.notes.extend(broken.map(|link| {
+            format!(
+                "{} is not usable, so that it may not arrive: link-watcher status {} says why",
+                link.link, link.group
+            )
+        }));
         if let (Some(incoming), "uplinks") = (&explanation.incoming, intent.kind.as_str())
             && !intent.lan.contains(incoming)
         {
