@@ -180,9 +180,11 @@ impl ProbeConfig {
             timeout_ns: ns(self.timeout),
             fall: self.fall,
             rise: self.rise,
-            max_loss: self.max_loss,
-            max_rtt_ns: self.max_rtt.map(ns),
-            max_jitter_ns: self.max_jitter.map(ns),
+            limits: Limits {
+                loss: self.max_loss,
+                rtt_ns: self.max_rtt.map(ns),
+                jitter_ns: self.max_jitter.map(ns),
+            },
             window: self.window,
         }
     }
