@@ -25,7 +25,7 @@ pub(super) use self::{
 use super::Config;
 use crate::{
     event::Failback,
-    health::{self, Share},
+    health::{self, Limits, Share},
 };
 
 /// `[[uplinks]]`.
@@ -51,6 +51,8 @@ pub struct UplinksConfig {
     pub failback_connections: FailbackConnections,
     /// How long an uplink must be good, beyond its probe's `rise`, before it is usable again.
     pub hold_up: Duration,
+    /// Links that flap are left out until they are quiet (RFC 2439).
+    pub dampening: bool,
     /// Connections that shall use one uplink, the first that matches.
     pub force: Vec<ForceConfig>,
     /// The uplinks, at least one, in the order of the file.

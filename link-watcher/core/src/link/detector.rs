@@ -169,6 +169,11 @@ impl Detector {
         }
     }
 
+    /// Other thresholds hold from now on; what was measured is measured anew.
+    pub fn limit(&mut self, limits: Limits) {
+        self.quality = Quality::new(limits);
+    }
+
     /// A probe has left.
     pub fn on_sent(&mut self, now_ns: u64, sequence: u64) {
         if self.last_sent_ns != 0 {
@@ -397,8 +402,11 @@ impl Detector {
         let now = (self.outstanding.account(now_ns, time_ns), self.seen.count);
         let (accounted, echoes) = (now.0 - self.accounted.0, now.1.saturating_sub(self.accounted.1));
         self.accounted = now;
+        let alive = self.is_alive();
         if let Some(quality) = &mut self.quality {
-            quality.measured(echoes, self.seen.rtt_ns, accounted.saturating_sub(echoes));
+            if alive {
+                quality.measured(echoes, self.seen.rtt_ns, accounted.saturating_sub(echoes));
+            }
         }
         let (accounted, echoes) = (now.0 - self.loss_from.0, now.1.saturating_sub(self.loss_from.1));
         if accounted > 0 {

@@ -158,6 +158,7 @@ impl Core {
             received: figures.map_or(0, |figures| figures.received),
             dropped: DroppedSnapshot::default(),
             flaps: status.flaps,
+            penalty: status.penalty.round() as u32,
             last_down_reason: status.last_down_reason.clone(),
             worst_lateness_ms: None,
         })
