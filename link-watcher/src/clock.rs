@@ -40,6 +40,11 @@ fn apart(offsets: &str) -> Option<i64> {
     (seconds != 0 || nanoseconds != 0).then_some(seconds)
 }
 
+/// A duration in nanoseconds. Configured ones are days at most, so that it never saturates.
+pub fn nanoseconds(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -69,7 +69,7 @@ fn unknown_keys() {
     assert_eq!(
         line_5("colour = 1"),
         "error 5:1: unknown key `colour` in [[peer]] | known keys are name, role, port, key-files, interval, multiplier, \
-         routes, announce, announce-interfaces, announce-routes, accept, max-prefixes, failback, hold-up, when-all-down, table, metric, actuation, table-base, rule-priority, link"
+         routes, announce, announce-interfaces, announce-routes, accept, max-prefixes, failback, hold-up, when-all-down, max-loss, max-rtt, max-jitter, dampening, table, metric, actuation, table-base, rule-priority, link"
     );
     assert_eq!(
         in_file(&(peer("") + "wieght = 2\n")),
@@ -163,9 +163,9 @@ fn the_complete_interface_is_understood() {
         [
             "error 16:14: key file /nowhere/hq.key does not exist | make one: link-watcher generate key --output /nowhere/hq.key",
             // The example's gateway is none of this machine's.
-            "warning 64:13: eth1 has no address in the same prefix as its gateway 1.0.0.1 | it has 10.248.248.2/24; the \
+            "warning 68:13: eth1 has no address in the same prefix as its gateway 1.0.0.1 | it has 10.248.248.2/24; the \
              gateway must answer on this interface all the same",
-            "error 74:17: secret file /nowhere/smtp.password does not exist | write the secret to /nowhere/smtp.password, \
+            "error 78:17: secret file /nowhere/smtp.password does not exist | write the secret to /nowhere/smtp.password, \
              one line, then: chmod 600 /nowhere/smtp.password",
         ]
     );

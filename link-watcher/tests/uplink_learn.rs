@@ -62,6 +62,7 @@ impl Bench {
         let mut learner = Learner::new(NetlinkLearn::open().unwrap());
         let routes = nets(&["0.0.0.0/0", "::/0"]);
         let group = UplinksConfig {
+            dampening: true,
             name: "wan".to_owned(),
             routes: routes.clone(),
             lan: Vec::new(),

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::health::Degraded;
+
 /// A link's number: its slot in the BPF maps. Stable from configuration to reload, as long as the link does not change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LinkId(pub u32);
@@ -53,6 +55,8 @@ pub struct GroupSpec {
     pub hold_up_ns: u64,
     /// Detection time of a peer, interval × multiplier, ns.
     pub detection_ns: u64,
+    /// Links that flap are left out until they are quiet (RFC 2439).
+    pub dampening: bool,
     /// Its links, in the order of the file.
     pub links: Vec<LinkSpec>,
     /// What an operator has ordered and not taken back, whichever run of the daemon it was.
@@ -130,6 +134,14 @@ pub enum Event {
         /// End of the last good round; 0: never.
         last_good_ns: u64,
     },
+    /// Another verdict on an uplink may follow at once: what befalls several within one round is decided once, after all have been
+    /// heard.
+    Doubted {
+        /// Link.
+        link: LinkId,
+        /// When it has come, or will not, ns.
+        until_ns: u64,
+    },
     /// What the peer says of the link has changed.
     Peer {
         /// Link.
@@ -164,6 +176,8 @@ pub enum Impairment {
         /// Since how long, ns.
         for_ns: u64,
     },
+    /// A measure is beyond its threshold.
+    Beyond(Degraded),
 }
 
 /// What an uplink's probes say of it.
@@ -227,6 +241,8 @@ pub enum Device {
     NoCarrier,
     /// There, but the link's local address is not on it.
     NoAddress,
+    /// There, with an address, but no gateway is known.
+    NoGateway,
     /// There, but administratively down.
     Disabled,
     /// No such interface.
@@ -370,8 +386,10 @@ pub enum What {
     LinkUp,
     /// A link does not answer.
     LinkDown,
-    /// An uplink answers, but outside of its thresholds.
+    /// A link answers, but outside of its thresholds or only beneath the network stack.
     LinkDegraded,
+    /// A link flaps: until it is quiet it is not used, and what befalls it is only counted.
+    LinkDampened,
     /// Traffic moved.
     ActiveChanged {
         /// Links that carried it.
@@ -405,9 +423,11 @@ pub enum LinkVerdict {
     Up,
     /// Does not answer.
     Down,
-    /// Answers, but outside of its thresholds.
+    /// Answers, but outside of its thresholds or only beneath the network stack.
     Degraded,
-    /// No such interface, or it is administratively down.
+    /// Answers, but has flapped too often to be used now.
+    Dampened,
+    /// Cannot be probed: no such interface, administratively down, or without an address or a gateway.
     Absent,
 }
 
@@ -419,6 +439,7 @@ impl LinkVerdict {
             Self::Up => "up",
             Self::Down => "down",
             Self::Degraded => "degraded",
+            Self::Dampened => "dampened",
             Self::Absent => "absent",
         }
     }

@@ -18,9 +18,11 @@
 //! **Passive evidence.** Going down, an uplink whose counter of replies to established connections still grew within the last
 //! `fall` rounds is `Degraded` instead, and `Down` when that has stopped for as long.
 //!
-//! **Own lateness.** Whoever calls too late proves nothing: the probes in flight are forgotten and a new round begins. So that
-//! a machine that is always late still notices a dead uplink, this happens at most `fall` times in a row.
+//! **Own lateness** costs its own length. Whoever calls late may not have read what has come: before it is judged there is one
+//! more turn for that. Whoever was away for longer than the timeout may have missed answers altogether: the round is forgotten
+//! and begun anew, once until the next good one, so that a machine that is always late still notices a dead uplink.
 
+mod limits;
 mod verdict;
 mod window;
 
@@ -29,8 +31,14 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use self::verdict::{Degraded, Down, Figures, Verdict};
-use self::window::{Measure, Window, best};
+use serde::{Deserialize, Serialize};
+
+pub use self::{
+    limits::{Degraded, Limits},
+    verdict::{Down, Figures, Verdict},
+};
+pub(crate) use self::{limits::Shares, window::Window};
+use self::window::{Measure, best};
 
 /// How often one target is asked in one round.
 const ASKS_A_ROUND: u32 = 2;
@@ -39,8 +47,11 @@ const SUSPECT_ROUNDS: u64 = 10;
 /// Probes that a target must have had before its figures count against a threshold.
 const LEAST_PROBES: usize = 10;
 
+/// A turn for what waits to be read, ns.
+const TURN_NS: u64 = 1_000_000;
+
 /// A share in parts of a million.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Share(pub u32);
 
 /// What is measured, and against what. Times in ns.
@@ -58,12 +69,8 @@ pub struct Spec {
     pub fall: u32,
     /// Good rounds in a row until it is up again, at least 1.
     pub rise: u32,
-    /// Greatest loss.
-    pub max_loss: Option<Share>,
-    /// Greatest median round trip.
-    pub max_rtt_ns: Option<u64>,
-    /// Greatest jitter.
-    pub max_jitter_ns: Option<u64>,
+    /// Greatest loss, round trip and jitter.
+    pub limits: Limits,
     /// Rounds over which these are measured, at least 1.
     pub window: usize,
 }
@@ -126,6 +133,8 @@ pub enum Event {
     Replies(u64),
     /// The uplink has a new interface or address: what is in flight proves nothing.
     Moved,
+    /// The uplink's interface or address was gone: whatever the verdict was, it has to rise again. The daemon knows already.
+    Lost,
 }
 
 /// State of one uplink.
@@ -148,6 +157,10 @@ pub struct Health {
     /// Good rounds in a row with every figure well within its threshold.
     calm_in_a_row: u32,
     forgotten_in_a_row: u32,
+    /// Before this nothing is judged, ns: what has come while nobody looked is being read.
+    reading_until_ns: u64,
+    /// Since the last good round one was forgotten because of lateness.
+    forgiven: bool,
     replies: Replies,
     figures: Measure,
     last_good_ns: u64,
@@ -244,6 +257,8 @@ impl Health {
             bad_in_a_row: 0,
             calm_in_a_row: 0,
             forgotten_in_a_row: 0,
+            reading_until_ns: 0,
+            forgiven: false,
             replies: Replies::default(),
             figures: Measure::default(),
             last_good_ns: 0,
@@ -284,12 +299,20 @@ impl Health {
                 self.replies.last = Some(counter);
             }
             Event::Moved => self.forget(now_ns),
+            Event::Lost => self.lose(now_ns),
         }
     }
 
     /// Does what is due, and gives what shall be done. Call it at [`Health::next_deadline`] and after every event.
     pub fn poll(&mut self, now_ns: u64) -> Vec<Action> {
         self.mind_lateness(now_ns);
+        if now_ns < self.reading_until_ns {
+            if self.round.as_ref().is_some_and(|round| round.answered() >= self.spec.required) {
+                self.conclude(now_ns, None);
+            }
+            self.due_ns = self.reading_until_ns;
+            return std::mem::take(&mut self.actions);
+        }
         while let Some(entry) = self.in_flight.first_entry()
             && now_ns >= entry.get().sent_ns + self.spec.timeout_ns
         {
@@ -321,6 +344,21 @@ impl Health {
     pub fn doubts(&self) -> bool {
         let asked_for_more = |round: &Round| round.asked.iter().filter(|asked| asked.asks > 0).count();
         self.bad_in_a_row > 0 || self.round.as_ref().is_some_and(|round| asked_for_more(round) > self.spec.required)
+    }
+
+    /// When the round ends that may change the verdict, ns; nothing: no round does soon, as far as is known. What befalls several
+    /// uplinks at a time is to be judged together.
+    pub fn verdict_due_ns(&self) -> Option<u64> {
+        let begun = self.round.as_ref();
+        let changes = match self.verdict {
+            Some(Verdict::Down(_)) => self.good_in_a_row > 0 && self.good_in_a_row + 1 >= self.spec.rise,
+            _ if self.doubts() => self.bad_in_a_row + 1 >= self.spec.fall,
+            Some(Verdict::Degraded(_)) => self.calm_in_a_row > 0 && self.calm_in_a_row + 1 >= self.spec.rise,
+            _ => false,
+        };
+        // A quarter of the timeout is lateness that is no lateness.
+        let timeout_ns = self.spec.timeout_ns + self.spec.timeout_ns / 4;
+        changes.then(|| begun.map_or(self.next_round_ns, |round| round.start_ns) + timeout_ns)
     }
 
     /// For status and metrics.
@@ -359,11 +397,32 @@ impl Health {
         self.unanswered(in_flight);
     }
 
-    /// Whether it is called much too late, so that answers may wait unread, or were never possible.
+    /// Whether it is called so late that answers may wait unread, or were never possible.
     fn mind_lateness(&mut self, now_ns: u64) {
-        if now_ns > self.due_ns + self.spec.timeout_ns / 4 {
-            self.forget(now_ns);
+        let late_ns = now_ns.saturating_sub(self.due_ns);
+        if late_ns <= self.spec.timeout_ns / 4 {
+            return;
         }
+        if late_ns > self.spec.timeout_ns && !std::mem::replace(&mut self.forgiven, true) {
+            self.forget(now_ns);
+            self.due_ns = now_ns;
+        } else if self.reading_until_ns < self.due_ns {
+            self.reading_until_ns = now_ns + TURN_NS;
+            self.due_ns = self.reading_until_ns;
+        }
+    }
+
+    /// Its interface or address was gone: only good rounds from now on speak for it.
+    fn lose(&mut self, now_ns: u64) {
+        self.in_flight.clear();
+        self.round = None;
+        self.next_round_ns = now_ns;
+        (self.good_in_a_row, self.bad_in_a_row, self.calm_in_a_row) = (0, 0, 0);
+        self.replies = Replies::default();
+        self.alive_from_ns = None;
+        self.targets.iter_mut().for_each(|target| target.window.clear());
+        let down = Down { answered: 0, required: self.spec.required, rounds: 0 };
+        self.verdict = self.verdict.map(|_| Verdict::Down(down));
     }
 
     /// Forgets what is in flight and the round that is not decided, and begins anew.

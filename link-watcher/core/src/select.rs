@@ -13,7 +13,9 @@ pub struct Candidate {
     pub usable: bool,
     /// An operator, here or there, has taken it out of service.
     pub drained: bool,
-    /// It answers both ways, though it must still hold.
+    /// It is good, though it must go on being so for a while.
+    pub holds: bool,
+    /// It answers, though not well enough, or it flaps: better than nothing.
     pub answers: bool,
     /// No verdict yet: it may turn out usable any moment.
     pub promising: bool,
@@ -81,14 +83,19 @@ pub fn choose(links: &[Candidate], current: &[LinkId], pinned: Option<LinkId>, f
         }
         return choice(in_tier(best), "lowest tier with a usable link");
     }
-    if let Some(tier) = lowest(&|link| link.answers) {
-        let still: Vec<LinkId> = current.iter().filter(|link| link.answers).map(|link| link.id).collect();
+    if let Some(tier) = lowest(&|link| link.holds) {
+        // Between two that both still hold nothing moves.
+        let still: Vec<LinkId> = current.iter().filter(|link| link.holds).map(|link| link.id).collect();
         if !still.is_empty() {
             return choice(still, "nothing else answers");
         }
-        let answering: Vec<LinkId> =
-            links.iter().filter(|link| link.answers && link.tier == tier).map(|link| link.id).collect();
-        return choice(answering, "the only link that answers");
+        let holding = links.iter().filter(|link| link.holds && link.tier == tier).map(|link| link.id).collect();
+        return choice(holding, "the only link that answers");
+    }
+    // Equally bad ones share, whichever was the first to be so.
+    if let Some(tier) = lowest(&|link| link.answers) {
+        let answering = links.iter().filter(|link| link.answers && link.tier == tier).map(|link| link.id).collect();
+        return choice(answering, "no link is good: those of the lowest tier that answer at all");
     }
     stay(if current.is_empty() { "no usable link" } else { "no usable link: the routes stay where they were" })
 }
@@ -102,6 +109,7 @@ mod tests {
             id: LinkId(id),
             tier,
             usable,
+            holds: usable,
             answers: usable,
             drained: false,
             promising: false,
@@ -161,7 +169,7 @@ mod tests {
     #[test]
     fn what_is_drained_is_left_also_without_failover() {
         let mut links = [link(0, 1, true), link(1, 2, true), link(2, 1, true)];
-        (links[0].usable, links[0].answers, links[0].drained) = (false, false, true);
+        (links[0].usable, links[0].holds, links[0].answers, links[0].drained) = (false, false, false, true);
         assert_eq!(chosen(&links, &[0], None, false), [2], "the best of the others");
         assert_eq!(chosen(&links, &[0, 2], None, false), [2]);
         assert_eq!(chosen(&links, &[1], None, false), [1], "it is not what carries the traffic");
@@ -183,12 +191,23 @@ mod tests {
     #[test]
     fn the_last_resort_is_a_link_that_still_holds() {
         let mut links = [link(0, 1, false), link(1, 2, false)];
-        links[1].answers = true;
+        links[1].holds = true;
         assert_eq!(chosen(&links, &[0], None, true), [1]);
-        links[0].answers = true;
+        links[0].holds = true;
         assert_eq!(chosen(&links, &[1], None, true), [1], "no move between two that both still hold");
-        links[1].answers = false;
+        links[1].holds = false;
         assert_eq!(chosen(&links, &[0, 1], None, true), [0], "a dead one is left, though the other still holds");
+    }
+
+    #[test]
+    fn equally_bad_links_of_the_lowest_tier_share_and_a_good_one_goes_before() {
+        let bad = |id, tier| Candidate { answers: true, ..link(id, tier, false) };
+        let mut links = [bad(0, 1), bad(1, 1), bad(2, 2)];
+        assert_eq!(chosen(&links, &[0, 1], None, true), [0, 1]);
+        assert_eq!(chosen(&links, &[1], None, true), [0, 1], "also when one was the first to be bad");
+        assert_eq!(chosen(&links, &[2], None, true), [0, 1]);
+        links[2].holds = true;
+        assert_eq!(chosen(&links, &[0, 1], None, true), [2], "one that only must hold is better than a bad one");
     }
 
     #[test]

@@ -170,7 +170,7 @@ pub struct LinkSnapshot {
     pub weight: u32,
     /// Share of the group's traffic, 0 to 1.
     pub share: f64,
-    /// State: `up`, `down`, `starting`, `degraded` or `absent`.
+    /// State: `up`, `down`, `starting`, `degraded`, `dampened` or `absent`.
     pub state: String,
     /// Whether traffic may use it.
     pub usable: bool,
@@ -211,6 +211,9 @@ pub struct LinkSnapshot {
     pub dropped: DroppedSnapshot,
     /// How often it went down after having been up.
     pub flaps: u64,
+    /// Penalty for its flaps, which decays: left out from 3,000 until below 750 (RFC 2439).
+    #[serde(default)]
+    pub penalty: u32,
     /// Why it went down the last time.
     pub last_down_reason: Option<String>,
     /// Why nothing good arrives, where what arrives is refused for one cause: of the last 10 s, and only while it is so.

@@ -25,6 +25,7 @@ fn spec(role: Option<Role>, failback: Failback, orders: StandingOrders) -> Group
         failback,
         hold_up_ns: 3 * S,
         detection_ns: S,
+        dampening: false,
         links: [(0, "a"), (1, "b"), (2, "c")].map(link).into(),
         orders,
     }

@@ -33,6 +33,7 @@ impl World {
             failback: Failback::After(30_000 * MS),
             hold_up_ns: 3_000 * MS,
             detection_ns: DETECTION_NS,
+            dampening: false,
             links: [(0, "a"), (1, "b")].map(link).into(),
             orders: StandingOrders::default(),
         };

@@ -37,6 +37,7 @@ impl World {
             failback,
             hold_up_ns: 0,
             detection_ns: 0,
+            dampening: false,
             links: uplinks.iter().enumerate().map(link).collect(),
             orders: StandingOrders::default(),
         };
@@ -167,18 +168,68 @@ fn weights_change_at_run_time() {
 }
 
 #[test]
-fn an_interface_that_comes_back_needs_no_new_verdict() {
+fn an_interface_that_comes_back_has_to_prove_itself() {
     let mut world = World::new(&[(1, 1), (1, 1)], Failback::After(0));
     world.probed(0, Health::Up);
     world.probed(1, Health::Up);
-    for (device, verdict) in [(Device::Missing, LinkVerdict::Absent), (Device::NoCarrier, LinkVerdict::Down)] {
+    for (device, verdict) in [
+        (Device::Missing, LinkVerdict::Absent),
+        (Device::NoAddress, LinkVerdict::Absent),
+        (Device::NoGateway, LinkVerdict::Absent),
+        (Device::NoCarrier, LinkVerdict::Down),
+    ] {
         world.engine.handle(world.now_ns, Event::Device { link: LinkId(0), device });
         world.settle();
         assert_eq!((world.active(), world.verdict(0)), (vec![(1, 1)], verdict));
         world.engine.handle(world.now_ns, Event::Device { link: LinkId(0), device: Device::Ready });
         world.settle();
+        assert_eq!(world.active(), [(1, 1)], "its probes have not risen again");
+        world.probed(0, Health::Up);
         assert_eq!(world.active(), [(0, 1), (1, 1)]);
     }
+}
+
+#[test]
+fn what_befalls_several_within_one_round_is_decided_once() {
+    const ROUND_NS: u64 = 10 * S;
+    let mut world = World::new(&[(1, 1), (1, 1), (1, 1)], Failback::After(0));
+    (0..3).for_each(|link| world.probed(link, Health::Up));
+    let all = vec![(0, 1), (1, 1), (2, 1)];
+    assert_eq!(world.active(), all);
+    // One falls while the others are about to: nothing moves on the way, in either direction.
+    for health in [Health::Down, Health::Up] {
+        for link in 0..3 {
+            for other in link + 1..3 {
+                let doubted = Event::Doubted { link: LinkId(other), until_ns: world.now_ns + ROUND_NS };
+                world.engine.handle(world.now_ns, doubted);
+            }
+            world.now_ns += ROUND_NS / 4;
+            world.probed(link, health);
+            assert_eq!(world.active(), all, "{health:?} of {link}");
+        }
+    }
+    // One that falls alone is left at the end of the round that the others might have lost.
+    world.engine.handle(world.now_ns, Event::Doubted { link: LinkId(1), until_ns: world.now_ns + ROUND_NS });
+    world.probed(0, Health::Down);
+    assert_eq!(world.active(), all);
+    assert_eq!(world.engine.next_deadline(), Some(world.now_ns - S + ROUND_NS));
+    world.pass(ROUND_NS);
+    assert_eq!(world.active(), [(1, 1), (2, 1)]);
+    // And an order waits for nothing.
+    world.probed(0, Health::Up);
+    world.engine.handle(world.now_ns, Event::Doubted { link: LinkId(1), until_ns: world.now_ns + ROUND_NS });
+    world.command(Command::Drain { link: LinkId(2), drained: true }).unwrap();
+    assert_eq!(world.active(), [(0, 1), (1, 1)]);
+}
+
+#[test]
+fn equally_bad_uplinks_share_in_whichever_order_they_became_so() {
+    let mut world = World::new(&[(1, 1), (1, 1)], Failback::After(0));
+    (0..2).for_each(|link| world.probed(link, Health::Up));
+    world.probed(0, Health::Degraded);
+    assert_eq!(world.active(), [(1, 1)]);
+    world.probed(1, Health::Degraded);
+    assert_eq!(world.active(), [(0, 1), (1, 1)]);
 }
 
 #[test]

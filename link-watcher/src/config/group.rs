@@ -5,7 +5,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::{diagnostic::nearest, section::Section};
-use crate::event::Failback;
+use crate::{event::Failback, health::Share};
 
 /// The longest time that can be asked for.
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -81,4 +81,22 @@ pub(super) fn name(section: &Section<'_>, example: &str) -> Option<Spanned<Strin
         "letters, digits, dashes and underscores make a good name",
     );
     Some(name)
+}
+
+/// Greatest share of probes without answer.
+pub(super) fn max_loss(section: &Section<'_>) -> Option<Share> {
+    let text = section.string("max-loss", "\"20%\"")?;
+    let percent = text.get_ref().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
+    match percent {
+        // A hundred percent is a million millionths: the number fits, and is not negative.
+        Some(percent) if percent > 0.0 && percent <= 100.0 => Some(Share((percent * 10_000.0).round() as u32)),
+        _ => {
+            section.findings.error(
+                &text.span(),
+                format!("`max-loss` is not a share between 0% and 100%: \"{}\"", text.get_ref()),
+                "write a number and a percent sign, such as \"20%\" or \"0.5%\"; leave it out for no limit",
+            );
+            None
+        }
+    }
 }

@@ -47,6 +47,7 @@ use self::{peer::Peer, section::Section, uplinks::Uplinks};
 
 use crate::{
     event::{Failback, Role},
+    health::Limits,
     keys::Key,
     ledger::DEFAULT_INSTANCE,
     route::{RouteBackend, TableRange},
@@ -167,6 +168,10 @@ pub struct PeerConfig {
     pub hold_up: Duration,
     /// What becomes of our routes while no link is usable.
     pub when_all_down: WhenAllDown,
+    /// Beyond these a link is degraded: used only where nothing else is up.
+    pub limits: Limits,
+    /// Links that flap are left out until they are quiet (RFC 2439).
+    pub dampening: bool,
     /// Routing table, 1 to 2^32 − 1.
     pub table: u32,
     /// Metric of the active route.

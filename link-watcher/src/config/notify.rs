@@ -27,6 +27,7 @@ const EVENTS: &[&str] = &[
     "link-down",
     "link-up",
     "link-degraded",
+    "link-dampened",
     "active-changed",
     "no-link",
     "ordered",
@@ -37,7 +38,8 @@ const EVENTS: &[&str] = &[
     "announcements-answered",
 ];
 /// What is told where `on` does not say.
-const DEFAULT_EVENTS: &[&str] = &["link-down", "link-up", "link-degraded", "active-changed", "no-link"];
+const DEFAULT_EVENTS: &[&str] =
+    &["link-down", "link-up", "link-degraded", "link-dampened", "active-changed", "no-link"];
 
 const COMMON_KEYS: &[&str] = &["kind", "name", "on", "min-interval"];
 /// Keys of all kinds: those of [`COMMON_KEYS`], and those of each.

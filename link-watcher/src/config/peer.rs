@@ -21,7 +21,9 @@ use super::{
 };
 use crate::{
     announce::{DEFAULT_MAX_PREFIXES, MAX_PREFIXES},
+    clock::nanoseconds,
     event::{Failback, Role},
+    health::Limits,
     keys::{Key, KeyProblem},
     route::MAIN_TABLE,
 };
@@ -53,6 +55,10 @@ pub(super) const PEER_KEYS: &[&str] = &[
     "failback",
     "hold-up",
     "when-all-down",
+    "max-loss",
+    "max-rtt",
+    "max-jitter",
+    "dampening",
     "table",
     "metric",
     "actuation",
@@ -80,6 +86,8 @@ pub(super) struct Peer<'a> {
     failback: Failback,
     hold_up: Duration,
     when_all_down: WhenAllDown,
+    limits: Limits,
+    dampening: bool,
     pub(super) table: u32,
     metric: u32,
     pub(super) actuation: Actuation,
@@ -177,6 +185,12 @@ impl<'a> Peer<'a> {
             when_all_down: section
                 .choice("when-all-down", &[("keep", WhenAllDown::Keep), ("withdraw", WhenAllDown::Withdraw)])
                 .unwrap_or(WhenAllDown::Keep),
+            limits: Limits {
+                loss: group::max_loss(&section),
+                rtt_ns: section.duration("max-rtt", MIN_INTERVAL..=MAX_INTERVAL, "400ms").map(nanoseconds),
+                jitter_ns: section.duration("max-jitter", MIN_INTERVAL..=MAX_INTERVAL, "100ms").map(nanoseconds),
+            },
+            dampening: section.boolean("dampening").unwrap_or(true),
             table: table.map_or(MAIN_TABLE, Spanned::into_inner),
             metric: section.integer("metric", 0..=MAX_METRIC).map_or(0, Spanned::into_inner),
             actuation: Actuation::read(&section),
@@ -207,6 +221,8 @@ impl<'a> Peer<'a> {
             failback: self.failback,
             hold_up: self.hold_up,
             when_all_down: self.when_all_down,
+            limits: self.limits,
+            dampening: self.dampening,
             table: self.table,
             metric: self.metric,
             actuation: self.actuation.choice,

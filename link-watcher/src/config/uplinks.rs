@@ -25,7 +25,7 @@ pub(super) use self::{
 use super::Config;
 use crate::{
     event::Failback,
-    health::{self, Share},
+    health::{self, Limits, Share},
 };
 
 /// `[[uplinks]]`.
@@ -51,6 +51,8 @@ pub struct UplinksConfig {
     pub failback_connections: FailbackConnections,
     /// How long an uplink must be good, beyond its probe's `rise`, before it is usable again.
     pub hold_up: Duration,
+    /// Links that flap are left out until they are quiet (RFC 2439).
+    pub dampening: bool,
     /// Connections that shall use one uplink, the first that matches.
     pub force: Vec<ForceConfig>,
     /// The uplinks, at least one, in the order of the file.
@@ -180,9 +182,11 @@ impl ProbeConfig {
             timeout_ns: ns(self.timeout),
             fall: self.fall,
             rise: self.rise,
-            max_loss: self.max_loss,
-            max_rtt_ns: self.max_rtt.map(ns),
-            max_jitter_ns: self.max_jitter.map(ns),
+            limits: Limits {
+                loss: self.max_loss,
+                rtt_ns: self.max_rtt.map(ns),
+                jitter_ns: self.max_jitter.map(ns),
+            },
             window: self.window,
         }
     }

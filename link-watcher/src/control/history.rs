@@ -29,7 +29,7 @@ pub struct EventRecord {
     pub group: String,
     /// Link, where it is about one.
     pub link: Option<String>,
-    /// What: `link-up`, `link-down`, `link-degraded`, `active-changed`, `no-usable-link`, `ordered`, `peer-restarted`,
+    /// What: `link-up`, `link-down`, `link-degraded`, `link-dampened`, `active-changed`, `no-usable-link`, `ordered`, `peer-restarted`,
     /// `announcements-unanswered`, `announcements-answered`.
     pub what: String,
     /// Links that carried the traffic.
@@ -88,6 +88,7 @@ fn what(what: &What) -> &'static str {
         What::LinkUp => "link-up",
         What::LinkDown => "link-down",
         What::LinkDegraded => "link-degraded",
+        What::LinkDampened => "link-dampened",
         What::ActiveChanged { .. } => "active-changed",
         What::NoUsableLink => "no-usable-link",
         What::Ordered => "ordered",

@@ -54,11 +54,15 @@ impl Core {
                 match self.links.get_mut(&link_spec.id) {
                     None => drop(self.links.insert(link_spec.id, fresh)),
                     Some(link) => {
+                        let limits = (link.limits != fresh.limits).then_some(fresh.limits);
                         let rekeyed = link.take_over(fresh);
                         if rekeyed && let Some(running) = &link.running {
                             let keys = link.keys(running);
                             self.attacher.rekey(link, &keys);
                             self.order(Order::Keys { link: link_spec.id, keys });
+                        }
+                        if let Some(limits) = limits {
+                            self.order(Order::Limits { link: link_spec.id, limits });
                         }
                     }
                 }

@@ -60,7 +60,7 @@ impl Core {
         // Without its address a socket cannot be bound, and a kernel program cannot know what is ours. An interface that is
         // down may have none yet.
         let wanted = match device {
-            Device::Missing | Device::NoAddress => None,
+            Device::Missing | Device::NoAddress | Device::NoGateway => None,
             Device::Ready | Device::NoCarrier | Device::Disabled => self.interfaces.index(interface).zip(local),
         };
         let wanted =
@@ -72,6 +72,16 @@ impl Core {
         if running != wanted {
             link.unbound = None;
             if let Some(running) = link.running.take() {
+                // What was known is of an interface or address that is no more, also where the next one is there already.
+                let device = if self.interfaces.index(&link.config.interface) == Some(running.ifindex) {
+                    Device::NoAddress
+                } else {
+                    Device::Missing
+                };
+                if link.device.replace(device) != Some(device) {
+                    self.news.failed(id, Noticed { due_ns: None, woke_ns: None, received_ns: changed_ns });
+                    self.engine.handle(clock::now_ns(), Event::Device { link: id, device });
+                }
                 self.attacher.stop(link, &running);
                 if let Some(prober) = &self.prober {
                     prober.order(Order::Remove(id));
@@ -137,6 +147,7 @@ fn probed(link: &Link, running: &Running, session: u32) -> ProbedLink {
         port: link.port,
         interval_ns: link.interval_ns,
         multiplier: link.multiplier,
+        limits: link.limits,
         keys: link.keys(running),
         verifier: running.verifier,
     }

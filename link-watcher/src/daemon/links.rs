@@ -5,8 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use link_watcher_common::maps::{KeySet, LinkKey, MAX_KEYS};
 
 use crate::{
+    clock,
     config::{EngineChoice, PeerConfig, PeerLinkConfig},
     event::{Device, GroupId, LinkId, Role},
+    health::Limits,
     keys::Key,
     link_identity::{LinkIdentity, mapped},
     probe::Verifier,
@@ -21,6 +23,7 @@ pub(super) struct Link {
     pub(super) port: u16,
     pub(super) interval_ns: u64,
     pub(super) multiplier: u32,
+    pub(super) limits: Limits,
     role: Role,
     /// Whether another link of the peer has the same remote address.
     shares_remote: bool,
@@ -65,8 +68,9 @@ impl Link {
             group,
             config: config.clone(),
             port: peer.port,
-            interval_ns: super::registry::nanoseconds(peer.interval),
+            interval_ns: clock::nanoseconds(peer.interval),
             multiplier: peer.multiplier,
+            limits: peer.limits,
             role: peer.role,
             shares_remote: peer.links.iter().filter(|other| other.remote == config.remote).count() > 1,
             roots: Arc::new(key_set(&peer.keys)),
@@ -84,6 +88,7 @@ impl Link {
             || fresh.roots.count != self.roots.count
             || fresh.roots.states.iter().zip(&self.roots.states).any(|(new, old)| new.inner != old.inner)
             || fresh.shares_remote != self.shares_remote;
+        self.limits = fresh.limits;
         self.config = fresh.config;
         self.roots = fresh.roots;
         self.shares_remote = fresh.shares_remote;

@@ -14,11 +14,10 @@ use tracing::{info, warn};
 
 use super::{
     core::Core,
-    registry::nanoseconds,
     uplinks::{Answer, Standing},
 };
 use crate::{
-    clock,
+    clock::{self, nanoseconds},
     control::{Author, Change},
     event::{Command, GroupId, GroupSpec, LinkId, StandingOrders},
     state::{

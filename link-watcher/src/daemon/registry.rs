@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    clock::nanoseconds,
     config::{Config, PeerConfig, PeerLinkConfig, UplinkConfig, UplinksConfig},
     event::{GroupId, GroupSpec, LinkId, LinkSpec, Role, StandingOrders},
 };
@@ -55,11 +56,6 @@ impl UplinkIdentity {
         let UplinkConfig { interface, gateways, locals, .. } = uplink;
         Self { interface: interface.clone(), gateways: gateways.clone(), locals: locals.clone() }
     }
-}
-
-/// A duration in nanoseconds. Configured ones are days at most, so it never saturates.
-pub(super) fn nanoseconds(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 /// Numbers in use.
@@ -178,6 +174,7 @@ fn spec(peer: &PeerConfig, id: GroupId, links: &BTreeMap<(String, String), (Link
         failback: peer.failback,
         hold_up_ns: nanoseconds(peer.hold_up),
         detection_ns: interval_ns * u64::from(peer.multiplier),
+        dampening: peer.dampening,
         links: peer
             .links
             .iter()
@@ -206,6 +203,7 @@ fn uplinks_spec(
         failback: group.failback,
         hold_up_ns: nanoseconds(group.hold_up),
         detection_ns: 0,
+        dampening: group.dampening,
         links: group.links.iter().filter_map(spec).collect(),
         orders: StandingOrders::default(),
     }

@@ -99,6 +99,7 @@ impl Core {
             received: state.echoes.load(Relaxed),
             dropped: self.dropped(status.id),
             flaps: status.flaps,
+            penalty: status.penalty.round() as u32,
             last_down_reason: status.last_down_reason.clone(),
             suspicion: link.unbound.clone().or_else(|| link.suspicion.as_ref().map(ToString::to_string)),
             worst_lateness_ms: Some(stats.worst_lateness_ns.load(Relaxed) as f64 / 1e6),

@@ -97,6 +97,7 @@ impl Core {
             What::LinkUp => Some(To::Up),
             What::LinkDown => Some(To::Down),
             What::LinkDegraded => Some(To::Degraded),
+            What::LinkDampened => Some(To::Dampened),
             _ => None,
         };
         if let (Some(link), Some(to)) = (link, to) {
@@ -116,6 +117,7 @@ impl Core {
             What::LinkUp => info!("{group}{link} is up: {why}"),
             What::LinkDown => warn!("{group}{link} is down: {why}"),
             What::LinkDegraded => warn!("{group}{link} is degraded: {why}"),
+            What::LinkDampened => warn!("{group}{link} is dampened: {why}"),
             What::NoUsableLink => error!("{group}: {why}"),
             What::Ordered => info!("{why}"),
             What::AnnouncementsUnanswered => warn!("{group}: {why}"),

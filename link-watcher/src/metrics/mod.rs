@@ -31,10 +31,13 @@ pub enum To {
     Down,
     /// It answers, but outside of its thresholds.
     Degraded,
+    /// It flaps, and is left out.
+    Dampened,
 }
 
 impl To {
-    const ALL: [(Self, &str); 3] = [(Self::Up, "up"), (Self::Down, "down"), (Self::Degraded, "degraded")];
+    const ALL: [(Self, &str); 4] =
+        [(Self::Up, "up"), (Self::Down, "down"), (Self::Degraded, "degraded"), (Self::Dampened, "dampened")];
 }
 
 /// What has happened since the start, by the names of groups and links.

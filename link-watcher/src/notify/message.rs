@@ -84,7 +84,7 @@ impl Message {
     pub(super) fn gravest(&self) -> Option<&EventRecord> {
         let gravity = |event: &EventRecord| match event.what.as_str() {
             "no-usable-link" => 4,
-            "link-down" => 3,
+            "link-down" | "link-dampened" => 3,
             "active-changed" => 2,
             "link-degraded" | "peer-silent" | "announcements-unanswered" => 1,
             _ => 0,
@@ -157,6 +157,7 @@ fn state(what: &str) -> String {
         "link-up" => "is up".to_owned(),
         "link-down" => "is down".to_owned(),
         "link-degraded" => "is degraded".to_owned(),
+        "link-dampened" => "flaps".to_owned(),
         other => other.replace('-', " "),
     }
 }

@@ -16,7 +16,7 @@ use super::{
     outbox::{Fate, Outbox},
 };
 use crate::{
-    clock,
+    clock::{self, nanoseconds},
     config::NotifyConfig,
     control::{EventRecord, History, Order},
     status::Snapshot,
@@ -163,9 +163,4 @@ impl<T: From<Order> + Send> Task<T> {
         };
         timeout(STATUS_LIMIT, asked).await.ok().flatten()
     }
-}
-
-/// The longest interval of a configuration is a day.
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

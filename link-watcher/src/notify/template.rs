@@ -140,6 +140,7 @@ fn alerts(message: &Message, now: SystemTime) -> Vec<Alert> {
         let over = |labels| alert(labels, summary("is well again"), at.clone(), at.clone());
         let fresh = match event.what.as_str() {
             "link-down" => vec![alert(down(), summary("is down"), at.clone(), standing), over(degraded())],
+            "link-dampened" => vec![alert(down(), summary("flaps"), at.clone(), standing), over(degraded())],
             "link-degraded" => vec![alert(degraded(), summary("is degraded"), at.clone(), standing), over(down())],
             "link-up" => vec![over(down()), over(degraded()), over(no_link())],
             "no-usable-link" => vec![alert(no_link(), summary("has no usable link"), at.clone(), standing)],

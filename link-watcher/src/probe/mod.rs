@@ -23,6 +23,7 @@ pub use self::{
 };
 use crate::{
     event::{Impairment, LinkId, PeerSaid},
+    health::Limits,
     progress::Progress,
 };
 
@@ -65,6 +66,8 @@ pub struct ProbedLink {
     pub interval_ns: u64,
     /// Silence for so many intervals means down.
     pub multiplier: u32,
+    /// Beyond these the link is degraded.
+    pub limits: Limits,
     /// Keys; the first signs.
     pub keys: Arc<KeySet>,
     /// Who verifies.
@@ -83,6 +86,13 @@ pub enum Order {
         link: LinkId,
         /// Keys; the first signs.
         keys: Arc<KeySet>,
+    },
+    /// Holds these against a link from now on.
+    Limits {
+        /// Link.
+        link: LinkId,
+        /// Beyond these it is degraded.
+        limits: Limits,
     },
     /// Sends one probe at once: what we say of the link has changed.
     Kick(LinkId),

@@ -261,6 +261,13 @@ impl Thread {
                         probed.link.keys = keys;
                     }
                 }
+                Order::Limits { link, limits } => {
+                    self.waiting.limit(link, limits);
+                    if let Some(probed) = probed(&mut self.links, link) {
+                        probed.link.limits = limits;
+                        probed.detector.limit(limits);
+                    }
+                }
                 Order::Kick(id) => self.probe(id, clock::now_ns()),
                 Order::Control { link, kind, body } => self.send_control(link, kind, &body),
                 Order::Stop => {
@@ -296,7 +303,7 @@ impl Thread {
             endpoint,
             head: Head::new(link.local, link.remote, link.port),
             passed: PassedWindow::default(),
-            detector: Detector::new(link.interval_ns, link.multiplier, now_ns),
+            detector: Detector::new(link.interval_ns, link.multiplier, link.limits, now_ns),
             sequence: 0,
             control_sequence: 0,
             next_probe_ns: first_ns,

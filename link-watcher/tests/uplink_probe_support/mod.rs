@@ -156,6 +156,7 @@ pub(crate) fn uplink(id: u32, kind: ProbeKind, required: usize) -> ProbedUplink 
         Some(Path { gateway: Some(gateway.parse().unwrap()), source: Some(source.parse().unwrap()) })
     };
     ProbedUplink {
+        losses: 0,
         link: LinkId(id),
         interface: "eth1".to_owned(),
         ifindex: Interfaces::read().unwrap().index("eth1").unwrap(),

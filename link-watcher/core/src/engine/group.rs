@@ -4,7 +4,7 @@ mod choice;
 mod orders;
 mod status;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use link_watcher_common::verify::older;
 
@@ -13,7 +13,8 @@ use crate::{
         Action, Device, Failback, GroupId, GroupSpec, Health, Impairment, LinkId, LinkVerdict, PeerSaid, Plan, Role,
         Said, StandingOrders, Transition, What,
     },
-    link::{Link, Turn},
+    link::{LONGEST_RTT_NS, Link, Turn},
+    select::Choice,
 };
 
 pub use self::status::{GroupStatus, LinkStatus};
@@ -51,6 +52,10 @@ pub(super) struct Group {
     told_silent: bool,
     /// It has been told that nothing is usable.
     told_none: bool,
+    /// Uplinks whose verdict may change at once, and until when to wait for that, ns.
+    doubted: BTreeMap<LinkId, u64>,
+    /// The next choice is ready, and waits for these.
+    waits: bool,
     /// What has happened since the last choice, for the log.
     why: Option<String>,
     plan: Option<Plan>,
@@ -61,7 +66,7 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn new(mut spec: GroupSpec, epoch: u32, now_ns: u64) -> Self {
-        let links = spec.links.iter().map(|link| Link::new(link.clone(), spec.role.is_some(), now_ns)).collect();
+        let links = spec.links.iter().map(|link| Link::new(link.clone(), spec.role.is_some(), spec.dampening, now_ns)).collect();
         let orders = std::mem::take(&mut spec.orders);
         let mut group = Self {
             links,
@@ -79,6 +84,8 @@ impl Group {
             peer_silence_seconds: 0,
             told_silent: false,
             told_none: false,
+            doubted: BTreeMap::new(),
+            waits: false,
             why: None,
             plan: None,
             said: Vec::new(),
@@ -114,9 +121,10 @@ impl Group {
         let mut known = std::mem::take(&mut self.links);
         for link in &spec.links {
             let position = known.iter().position(|old| old.spec.id == link.id);
-            let new = || Link::new(link.clone(), spec.role.is_some(), now_ns);
+            let new = || Link::new(link.clone(), spec.role.is_some(), spec.dampening, now_ns);
             let mut kept = position.map_or_else(new, |at| known.swap_remove(at));
             kept.spec = link.clone();
+            kept.dampen(spec.dampening);
             self.links.push(kept);
         }
         let orders = std::mem::take(&mut spec.orders);
@@ -126,6 +134,7 @@ impl Group {
         self.active.retain(|id| links.contains(id));
         self.carried.retain(|id| links.contains(id));
         self.said.retain(|(id, _)| links.contains(id));
+        self.doubted.retain(|id, _| links.contains(id));
         if let Some((_, chosen)) = &mut self.clients_choice {
             chosen.retain(|id| links.contains(id));
         }
@@ -157,9 +166,14 @@ impl Group {
         last_good_ns: u64,
         actions: &mut Vec<Action>,
     ) {
+        self.doubted.remove(&id);
         let hold_up_ns = self.spec.hold_up_ns;
         let turn = self.link_mut(id).and_then(|link| link.on_probed(now_ns, health, why, last_good_ns, hold_up_ns));
         self.turned(now_ns, id, turn, actions);
+    }
+
+    pub(super) fn doubt(&mut self, id: LinkId, until_ns: u64) {
+        self.doubted.insert(id, until_ns);
     }
 
     pub(super) fn impaired(
@@ -194,6 +208,8 @@ impl Group {
             Some(Turn::Up) => (What::LinkUp, "echoes arrive".to_owned(), 0),
             Some(Turn::Down(why)) => (What::LinkDown, why, last_good_ns),
             Some(Turn::Degraded(why)) => (What::LinkDegraded, why, last_good_ns),
+            Some(Turn::Dampened(why)) => (What::LinkDampened, why, last_good_ns),
+            Some(Turn::Quiet(why)) => (What::LinkUp, why, 0),
         };
         let name = self.name(id);
         let because = if what == What::LinkUp { format!("{name} answers") } else { format!("{name}: {why}") };
@@ -209,8 +225,8 @@ impl Group {
     }
 
     pub(super) fn peer_said(&mut self, now_ns: u64, id: LinkId, said: PeerSaid, actions: &mut Vec<Action>) {
-        let Some(link) = self.link_mut(id) else { return };
-        let before = link.peer.replace(said);
+        let hold_up_ns = self.spec.hold_up_ns;
+        let Some((before, turn)) = self.link_mut(id).map(|link| link.on_peer(now_ns, said, hold_up_ns)) else { return };
         if self.peer_instance != Some(said.instance) && before.map(|before| before.instance) != Some(said.instance) {
             // They are learned from fresh echoes only, so the newest is the one in force.
             if self.peer_instance.replace(said.instance).is_some() {
@@ -219,6 +235,7 @@ impl Group {
             (self.fell_at_epoch, self.followed_epoch, self.clients_choice) = (None, None, None);
         }
         self.hear_silence(now_ns, actions);
+        self.turned(now_ns, id, turn, actions);
         if before.is_some_and(|before| before.hears) && !said.hears {
             self.happened(id, format!("{}: the peer does not hear us on it any more", self.name(id)));
         } else if said.drained && !before.is_some_and(|before| before.drained) {
@@ -286,7 +303,7 @@ impl Group {
     }
 
     /// When a link without a verdict is not waited for any more: one that can be probed has its first within an interval and
-    /// the detection time; what cannot be probed may never have one. Rounds of probes end by themselves.
+    /// the detection time, unless its way is long; what cannot be probed may never have one. Rounds of probes end by themselves.
     fn verdict_due_ns(&self, link: &Link) -> u64 {
         if self.spec.role.is_none() { u64::MAX } else { link.since_ns.saturating_add(2 * self.spec.detection_ns) }
     }
@@ -294,6 +311,17 @@ impl Group {
     /// Whether it may turn out usable any moment.
     fn undecided(&self, link: &Link, now_ns: u64) -> bool {
         link.promising() && now_ns < self.verdict_due_ns(link)
+    }
+
+    /// When the first echo of the longest way must have come, by the slowest prober.
+    fn first_echo_due_ns(&self, link: &Link) -> u64 {
+        let longest_ns = self.spec.detection_ns.max(LONGEST_RTT_NS) + 2 * self.spec.detection_ns;
+        if self.spec.role.is_none() { u64::MAX } else { link.since_ns.saturating_add(longest_ns) }
+    }
+
+    /// No verdict yet, and one may still come: nothing is to be said of it.
+    fn is_starting(&self, link: &Link, now_ns: u64) -> bool {
+        link.verdict() == LinkVerdict::Starting && !link.drained && now_ns < self.first_echo_due_ns(link)
     }
 
     /// Leaves the links that the server has left, as if they had failed, in favour of the one that it took.
@@ -319,11 +347,16 @@ impl Group {
     /// Brings the group up to now: who is usable, what is chosen, what is said.
     pub(super) fn settle(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
         self.settled_ns = now_ns;
-        let why = self.why.take();
-        for link in &mut self.links {
-            link.note_usable(now_ns);
+        let turns: Vec<(LinkId, Turn)> =
+            self.links.iter_mut().filter_map(|link| Some((link.spec.id, link.settle(now_ns)?))).collect();
+        for (id, turn) in turns {
+            self.turned(now_ns, id, Some(turn), actions);
         }
         let choice = self.choice(now_ns);
+        if self.waits_for_others(now_ns, &choice) {
+            return;
+        }
+        let why = self.why.take();
         self.back_now = false;
         self.active = choice.active;
         self.active.sort_unstable();
@@ -347,6 +380,16 @@ impl Group {
         self.tell_if_none(now_ns, actions);
     }
 
+    /// Whether what would move depends on a link whose verdict is about to change as well.
+    fn waits_for_others(&mut self, now_ns: u64, choice: &Choice) -> bool {
+        self.doubted.retain(|_, until_ns| *until_ns > now_ns);
+        let mut chosen = choice.active.clone();
+        chosen.sort_unstable();
+        let concerns = |id: &LinkId| chosen.contains(id) || self.carried.contains(id);
+        self.waits = !self.carried.is_empty() && chosen != self.carried && self.doubted.keys().any(concerns);
+        self.waits
+    }
+
     fn plan(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
         if self.active.is_empty() {
             return;
@@ -367,17 +410,28 @@ impl Group {
     /// Whether a link answers, or may do so any moment. One that answers will be usable in a moment, or its peer's complaint is
     /// in the log already.
     fn any_works(&self, now_ns: u64) -> bool {
-        let chosen = self.links.iter().filter(|link| !self.never_chosen(link));
-        let works = |link: &Link| {
-            matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Degraded) || self.undecided(link, now_ns)
-        };
-        chosen.into_iter().any(works)
+        self.any_of_the_chosen(|link| {
+            let answers = matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Degraded);
+            answers || self.undecided(link, now_ns) || self.is_starting(link, now_ns)
+        })
+    }
+
+    fn any_of_the_chosen(&self, test: impl Fn(&Link) -> bool) -> bool {
+        self.links.iter().filter(|link| !self.never_chosen(link)).any(test)
     }
 
     fn tell_if_none(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
-        let any = self.any_works(now_ns);
+        let works = self.any_works(now_ns);
+        // That a link which flaps is there again for a moment is no news.
+        let any = works && (!self.told_none || self.any_of_the_chosen(|link| link.shown_verdict() != LinkVerdict::Dampened
+            && matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Degraded)));
         if !any && !self.told_none {
-            let why = "no link is usable; the routes stay where they are".to_owned();
+            let why = match self.spec.role {
+                Some(_) => "no link is usable; the routes stay where they are".to_owned(),
+                None => "no uplink is usable; nothing moves. Where all fall silent at once, look at the targets of their probes \
+                         first"
+                    .to_owned(),
+            };
             self.tell(now_ns, None, What::NoUsableLink, why, 0, actions);
         }
         self.told_none = !any;
@@ -453,7 +507,9 @@ impl Group {
             }
             Failback::After(_) | Failback::Manual => None,
         });
-        let verdicts = self.links.iter().filter(|link| link.promising()).map(|link| self.verdict_due_ns(link));
-        holds.chain(failbacks.chain(verdicts).filter(|at_ns| *at_ns > self.settled_ns)).min()
+        let starting = || self.links.iter().filter(|link| link.verdict() == LinkVerdict::Starting || link.promising());
+        let verdicts = starting().flat_map(|link| [self.verdict_due_ns(link), self.first_echo_due_ns(link)]);
+        let doubts = self.doubted.values().copied();
+        holds.chain(failbacks.chain(verdicts).chain(doubts).filter(|at_ns| *at_ns > self.settled_ns)).min()
     }
 }

@@ -19,9 +19,7 @@ fn spec() -> Spec {
         timeout_ns: S,
         fall: 3,
         rise: 5,
-        max_loss: Some(Share(200_000)),
-        max_rtt_ns: Some(400 * MS),
-        max_jitter_ns: Some(100 * MS),
+        limits: Limits { loss: Some(Share(200_000)), rtt_ns: Some(400 * MS), jitter_ns: Some(100 * MS) },
         window: 60,
     }
 }
@@ -180,7 +178,7 @@ fn it_is_up_again_after_rise_good_rounds() {
 fn one_dead_target_of_four_changes_nothing() {
     for rtt_ms in [1, 20, 200, 390, 500, 600, 900] {
         for seed in 0..20 {
-            let spec = Spec { max_rtt_ns: None, ..spec() };
+            let spec = Spec { limits: Limits { rtt_ns: None, ..spec().limits }, ..spec() };
             let mut sim = Sim::new(spec, seed, move |target, _| (target != 2).then_some(rtt_ms * MS));
             sim.run(600 * S);
             assert_eq!(sim.kinds(), ["up"], "round trip {rtt_ms} ms, seed {seed}: {:?}", sim.told);
@@ -278,7 +276,7 @@ fn wavering_delay_is_jitter() {
 #[test]
 fn what_wavers_about_its_threshold_does_not_flap() {
     // Ten seconds a little above, ten a little below.
-    let spec = Spec { window: 10, max_jitter_ns: None, ..spec() };
+    let spec = Spec { window: 10, limits: Limits { jitter_ns: None, ..spec().limits }, ..spec() };
     let mut sim = Sim::new(spec, 1, |_, at| Some(if (at / (10 * S)).is_multiple_of(2) { 380 * MS } else { 420 * MS }));
     sim.run(1000 * S);
     assert_eq!(sim.kinds(), ["up", "rtt"]);
@@ -437,6 +435,49 @@ fn a_new_address_costs_nothing() {
 }
 
 #[test]
+fn what_was_lost_rises_again_from_then_on() {
+    let mut sim = Sim::new(spec(), 1, |_, _| Some(20 * MS));
+    sim.run(50 * S + 10 * MS);
+    sim.coming.clear();
+    sim.now_ns = START + 50 * S + 10 * MS;
+    sim.health.handle(sim.now_ns, Event::Lost);
+    sim.poll();
+    sim.run(100 * S);
+    let [(_, Verdict::Up), (again_ns, Verdict::Up)] = sim.told[..] else { panic!("{:?}", sim.told) };
+    assert!((54 * S..=55 * S).contains(&again_ns), "five good rounds: {again_ns}");
+    // Before the first verdict there is nothing to lose.
+    let mut fresh = Sim::new(spec(), 1, |_, _| Some(20 * MS));
+    fresh.health.handle(START, Event::Lost);
+    fresh.run(2 * S);
+    assert_eq!(fresh.kinds(), ["up"]);
+}
+
+#[test]
+fn lateness_costs_its_own_length_and_no_multiple() {
+    for (tenths, fall) in [(26, 10), (26, 3), (60, 3), (99, 4), (150, 3)] {
+        let spec = Spec { fall, limits: Limits::default(), ..spec() };
+        // The prober sleeps through so many tenths of a timeout at each of its deadlines.
+        let late_ns = tenths * S / 100;
+        let mut health = Health::new(spec, 1, START);
+        let (mut now_ns, mut told) = (START, Vec::new());
+        while told.is_empty() {
+            let mut actions = health.poll(now_ns);
+            for action in actions.drain(..) {
+                match action {
+                    Action::Send { .. } => {}
+                    Action::Tell { verdict, .. } => told.push(verdict),
+                }
+            }
+            now_ns = health.next_deadline() + late_ns;
+            assert!(now_ns < START + 1_000 * S);
+        }
+        // Each round may be late by two turns, and asks for others meanwhile; one is forgotten.
+        let bound_ns = u64::from(fall + 1) * (S + 4 * late_ns);
+        assert!(now_ns - START <= bound_ns, "late by {tenths}/100, fall {fall}: {} ms", (now_ns - START) / MS);
+    }
+}
+
+#[test]
 fn random_networks_never_break_the_bounds() {
     for seed in 0..200 {
         let mut random = fastrand::Rng::with_seed(seed);
@@ -471,7 +512,7 @@ fn after_a_repair_the_outage_is_not_held_against_it() {
         interval_ns: 100 * MS,
         timeout_ns: 100 * MS,
         rise: 3,
-        max_loss: Some(Share(150_000)),
+        limits: Limits { loss: Some(Share(150_000)), ..spec().limits },
         window: 20,
         ..spec()
     };

@@ -1,21 +1,8 @@
 //! From rounds to the verdict.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
-use super::Share;
-use super::{Action, Health, LEAST_PROBES, Replies, best};
-
-/// Shares of the thresholds that count.
-struct Shares {
-    loss_eighths: u32,
-    times_eighths: u32,
-}
-
-/// Beyond its threshold a figure makes an uplink degraded.
-const ENTER: Shares = Shares { loss_eighths: 8, times_eighths: 8 };
-/// To be up again every figure must be this far below, so that what wavers about its threshold does not flap. Loss is
-/// counted from few probes, so it wavers most: at a true loss of 30 % and thirty probes it shows 20 % now and then.
-const LEAVE: Shares = Shares { loss_eighths: 4, times_eighths: 7 };
+use super::{Action, Degraded, Health, LEAST_PROBES, Replies, Share, Shares, best};
 
 /// What is thought of an uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,34 +13,6 @@ pub enum Verdict {
     Degraded(Degraded),
     /// It does not work.
     Down(Down),
-}
-
-/// Why an uplink is degraded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Degraded {
-    /// Too many probes are lost.
-    Loss {
-        /// So many.
-        is: Share,
-        /// Allowed.
-        max: Share,
-    },
-    /// The median round trip takes too long.
-    Rtt {
-        /// So long, ns.
-        is_ns: u64,
-        /// Allowed, ns.
-        max_ns: u64,
-    },
-    /// The round trips differ too much.
-    Jitter {
-        /// So much, ns.
-        is_ns: u64,
-        /// Allowed, ns.
-        max_ns: u64,
-    },
-    /// The targets are silent, but replies to established connections arrive.
-    OnlyReplies,
 }
 
 /// Why an uplink is down.
@@ -86,21 +45,6 @@ pub struct Figures {
     pub last_good_ns: u64,
 }
 
-impl fmt::Display for Degraded {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let percent = |share: Share| f64::from(share.0) / 10_000.0;
-        let ms = |ns: u64| Duration::from_nanos(ns).as_secs_f64() * 1e3;
-        match *self {
-            Self::Loss { is, max } => write!(f, "loss {:.1} %, allowed are {} %", percent(is), percent(max)),
-            Self::Rtt { is_ns, max_ns } => {
-                write!(f, "round trip {:.1} ms, allowed are {} ms", ms(is_ns), ms(max_ns))
-            }
-            Self::Jitter { is_ns, max_ns } => write!(f, "jitter {:.1} ms, allowed are {} ms", ms(is_ns), ms(max_ns)),
-            Self::OnlyReplies => f.write_str("its targets are silent, but replies to connections arrive"),
-        }
-    }
-}
-
 impl fmt::Display for Down {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { answered, required, rounds } = self;
@@ -122,6 +66,7 @@ impl Health {
             self.good_in_a_row = self.good_in_a_row.saturating_add(1);
             self.last_good_ns = now_ns;
             self.replies = Replies::default();
+            self.forgiven = false;
         }
         self.figures = best(self.windows(), self.spec.required, 1);
         let verdict = self.judge(bad);
@@ -147,7 +92,7 @@ impl Health {
                 if self.good_in_a_row < self.spec.rise {
                     return down;
                 }
-                Some(self.beyond(&ENTER).map_or(Verdict::Up, Verdict::Degraded))
+                Some(self.beyond(&Shares::ENTER).map_or(Verdict::Up, Verdict::Degraded))
             }
             (_, Some(answered)) => {
                 if self.replies.quiet.is_some_and(|rounds| rounds < self.spec.fall) {
@@ -157,9 +102,9 @@ impl Health {
                 Some(Verdict::Down(Down { answered, required: self.spec.required, rounds }))
             }
             (None, None) => bad.is_none().then_some(Verdict::Up),
-            (Some(Verdict::Up), None) => Some(self.beyond(&ENTER).map_or(Verdict::Up, Verdict::Degraded)),
+            (Some(Verdict::Up), None) => Some(self.beyond(&Shares::ENTER).map_or(Verdict::Up, Verdict::Degraded)),
             (Some(Verdict::Degraded(reason)), None) => {
-                let beyond = self.beyond(&LEAVE);
+                let beyond = self.beyond(&Shares::LEAVE);
                 self.calm_in_a_row = if bad.is_none() && beyond.is_none() { self.calm_in_a_row + 1 } else { 0 };
                 if self.calm_in_a_row >= self.spec.rise {
                     return Some(Verdict::Up);
@@ -173,25 +118,7 @@ impl Health {
 
     /// Which figure is beyond these shares of its threshold.
     fn beyond(&self, shares: &Shares) -> Option<Degraded> {
-        let measure = best(self.windows(), self.spec.required, LEAST_PROBES);
-        // Below a share of 1 it is no more than the threshold itself.
-        let part_ns = |max_ns: u64| (u128::from(max_ns) * u128::from(shares.times_eighths) / 8) as u64;
-        if let (Some(is), Some(max)) = (measure.loss, self.spec.max_loss)
-            && u64::from(is.0) > u64::from(max.0) * u64::from(shares.loss_eighths) / 8
-        {
-            return Some(Degraded::Loss { is, max });
-        }
-        if let (Some(is_ns), Some(max_ns)) = (measure.rtt_ns, self.spec.max_rtt_ns)
-            && is_ns > part_ns(max_ns)
-        {
-            return Some(Degraded::Rtt { is_ns, max_ns });
-        }
-        if let (Some(is_ns), Some(max_ns)) = (measure.jitter_ns, self.spec.max_jitter_ns)
-            && is_ns > part_ns(max_ns)
-        {
-            return Some(Degraded::Jitter { is_ns, max_ns });
-        }
-        None
+        self.spec.limits.beyond(best(self.windows(), self.spec.required, LEAST_PROBES), shares)
     }
 
     fn windows(&self) -> impl Iterator<Item = &super::Window> {

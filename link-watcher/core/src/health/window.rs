@@ -6,14 +6,14 @@ use super::Share;
 
 /// Outcomes of the last probes to one target: the round trip in ns, or nothing for a lost one.
 #[derive(Clone, Debug)]
-pub(super) struct Window {
+pub(crate) struct Window {
     outcomes: VecDeque<Option<u64>>,
     capacity: usize,
 }
 
 /// What a target's window says. Each figure is worse the greater it is, and absent where nothing says anything of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Measure {
+pub(crate) struct Measure {
     /// Lost probes among all of the window.
     pub(super) loss: Option<Share>,
     /// Median round trip, ns.
@@ -24,7 +24,7 @@ pub(super) struct Measure {
 
 impl Window {
     /// Remembers `capacity` probes, at least 1.
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(crate) fn new(capacity: usize) -> Self {
         let capacity = capacity.max(1);
         Self { outcomes: VecDeque::with_capacity(capacity), capacity }
     }
@@ -34,14 +34,14 @@ impl Window {
         self.capacity
     }
 
-    pub(super) fn push(&mut self, rtt_ns: Option<u64>) {
+    pub(crate) fn push(&mut self, rtt_ns: Option<u64>) {
         if self.outcomes.len() == self.capacity {
             self.outcomes.pop_front();
         }
         self.outcomes.push_back(rtt_ns);
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.outcomes.clear();
     }
 
@@ -50,7 +50,7 @@ impl Window {
         self.outcomes.len()
     }
 
-    pub(super) fn measure(&self) -> Measure {
+    pub(crate) fn measure(&self) -> Measure {
         if self.outcomes.is_empty() {
             return Measure::default();
         }
@@ -62,6 +62,13 @@ impl Window {
         let jitter_ns = mean(&differences);
         rtts.sort_unstable();
         Measure { loss: Some(loss), rtt_ns: rtts.get(rtts.len() / 2).copied(), jitter_ns }
+    }
+}
+
+impl Window {
+    /// The measure, once it has at least so many probes.
+    pub(crate) fn measure_of(&self, least: usize) -> Measure {
+        if self.len() < least { Measure::default() } else { self.measure() }
     }
 }
 

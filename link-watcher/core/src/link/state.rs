@@ -1,5 +1,6 @@
 //! What follows for one link from its echoes, its interface, its peer and its operator.
 
+use super::dampening::Dampening;
 use crate::event::{Device, Health, Impairment, LinkSpec, LinkVerdict, PeerSaid};
 
 /// One link's state. Times are nanoseconds of one monotonic clock.
@@ -23,8 +24,18 @@ pub struct Link {
     hold_until_ns: u64,
     /// It was down, so it must hold when it comes back.
     must_hold: bool,
+    /// The peer said that it does not hear us: when it does again, the link must hold.
+    unheard: bool,
     /// Since when it has been usable without a break.
     usable_since_ns: Option<u64>,
+    /// It has been up since it is known: that it may answer any moment is no reason to wait for it any more.
+    was_up: bool,
+    /// Nothing: whatever it does, it is used when it answers.
+    dampening: Option<Dampening>,
+    /// This break is counted as a flap already.
+    flapped: bool,
+    /// Flaps that were not told because it is dampened.
+    untold_flaps: u64,
     /// Last good packet before it went down; 0: never.
     pub last_good_ns: u64,
     /// How often it went down after having been up.
@@ -42,11 +53,15 @@ pub enum Turn {
     Down(String),
     /// It answers, but not well enough; why.
     Degraded(String),
+    /// It flaps, and is left out until it is quiet; why.
+    Dampened(String),
+    /// It has been quiet, is heard of again, and answers.
+    Quiet(String),
 }
 
 impl Link {
     /// A link of which nothing is known.
-    pub const fn new(spec: LinkSpec, has_peer: bool, now_ns: u64) -> Self {
+    pub fn new(spec: LinkSpec, has_peer: bool, dampening: bool, now_ns: u64) -> Self {
         Self {
             spec,
             has_peer,
@@ -58,16 +73,36 @@ impl Link {
             since_ns: now_ns,
             hold_until_ns: 0,
             must_hold: false,
+            unheard: false,
             usable_since_ns: None,
+            was_up: false,
+            dampening: dampening.then(Dampening::default),
+            flapped: false,
+            untold_flaps: 0,
             last_good_ns: 0,
             flaps: 0,
             last_down_reason: None,
         }
     }
 
-    /// What it is.
+    /// What it is, dampened or not.
     pub const fn verdict(&self) -> LinkVerdict {
         self.verdict
+    }
+
+    /// What people are shown: a link that would be up but for its flaps is dampened.
+    pub fn shown_verdict(&self) -> LinkVerdict {
+        if self.verdict == LinkVerdict::Up && self.is_dampened() { LinkVerdict::Dampened } else { self.verdict }
+    }
+
+    /// Whether it is left out because it flaps.
+    pub fn is_dampened(&self) -> bool {
+        self.dampening.is_some_and(|dampening| dampening.is_suppressed())
+    }
+
+    /// Whether flaps are held against it, from now on.
+    pub fn dampen(&mut self, on: bool) {
+        self.dampening = on.then(|| self.dampening.unwrap_or_default());
     }
 
     /// Echoes arrive.
@@ -103,6 +138,7 @@ impl Link {
             Impairment::Late { rtt_ns, usual_ns } => {
                 format!("its answers take {}; {} is usual here", milliseconds(rtt_ns), milliseconds(usual_ns))
             }
+            Impairment::Beyond(measure) => measure.to_string(),
             Impairment::Beneath { for_ns } => format!(
                 "keepalives are answered by the peer's kernel, but for {:.1} s nothing came through its network stack: does a \
                  firewall there or here drop UDP packets of this port?",
@@ -129,15 +165,18 @@ impl Link {
         let why = match device {
             Device::Ready => "",
             Device::NoCarrier => "carrier lost",
-            Device::NoAddress => "its address is gone from the interface",
+            Device::NoAddress => "the interface has no address for it",
+            Device::NoGateway => "no gateway is known on the interface",
             Device::Disabled => "the interface is administratively down",
-            Device::Missing => "the interface is gone",
+            Device::Missing => "there is no such interface",
         };
-        // Without interface or address a peer is not probed: what was known is worth nothing. An uplink's prober goes on,
-        // and says when its verdict changes.
+        // Without interface or address a peer is not probed: what was known is worth nothing. An uplink's prober begins anew, and
+        // says when it has come to a verdict.
         if self.has_peer && matches!(device, Device::Missing | Device::NoAddress) {
             self.health = None;
             self.peer = None;
+        } else if !self.has_peer && device != Device::Ready {
+            self.health = self.health.map(|_| Health::Down);
         }
         if self.verdict == LinkVerdict::Up && device != Device::Ready {
             self.last_good_ns = now_ns;
@@ -145,10 +184,23 @@ impl Link {
         self.judge(now_ns, hold_up_ns, || why.to_owned())
     }
 
+    /// The peer says something of it; gives what it said before. That it does not hear us is as bad as silence: when it does
+    /// again, the link must go on being good.
+    pub fn on_peer(&mut self, now_ns: u64, said: PeerSaid, hold_up_ns: u64) -> (Option<PeerSaid>, Option<Turn>) {
+        let before = self.peer.replace(said);
+        let complains = !said.hears && before.is_some_and(|before| before.hears);
+        self.unheard |= complains;
+        if said.hears && std::mem::take(&mut self.unheard) {
+            self.hold_until_ns = self.hold_until_ns.max(now_ns + hold_up_ns);
+        }
+        let flaps = complains && self.verdict == LinkVerdict::Up && self.flap(now_ns);
+        (before, flaps.then(|| self.turn_dampened(now_ns, "the peer does not hear us")))
+    }
+
     fn judge(&mut self, now_ns: u64, hold_up_ns: u64, why: impl FnOnce() -> String) -> Option<Turn> {
         let verdict = match (self.device, self.health) {
-            (Device::Missing | Device::Disabled, _) => LinkVerdict::Absent,
-            (Device::NoCarrier | Device::NoAddress, _) | (Device::Ready, Some(Health::Down)) => LinkVerdict::Down,
+            (Device::Missing | Device::Disabled | Device::NoAddress | Device::NoGateway, _) => LinkVerdict::Absent,
+            (Device::NoCarrier, _) | (Device::Ready, Some(Health::Down)) => LinkVerdict::Down,
             (Device::Ready, None) => LinkVerdict::Starting,
             (Device::Ready, Some(Health::Degraded)) => LinkVerdict::Degraded,
             (Device::Ready, Some(Health::Up)) => LinkVerdict::Up,
@@ -161,7 +213,8 @@ impl Link {
         if verdict == LinkVerdict::Up {
             self.hold_until_ns = if self.must_hold { now_ns + hold_up_ns } else { now_ns };
             self.must_hold = false;
-            return Some(Turn::Up);
+            self.was_up = true;
+            return (!self.is_dampened()).then_some(Turn::Up);
         }
         if verdict == LinkVerdict::Starting {
             return None;
@@ -169,8 +222,17 @@ impl Link {
         self.must_hold = true;
         let why = why();
         self.last_down_reason = Some(why.clone());
+        // Somebody who takes the interface away does not make the link a bad one.
+        let newly_dampened = before == LinkVerdict::Up && verdict != LinkVerdict::Absent && self.flap(now_ns);
         if before == LinkVerdict::Up {
             self.flaps += 1;
+        }
+        if newly_dampened {
+            return Some(self.turn_dampened(now_ns, &why));
+        }
+        if self.is_dampened() {
+            self.untold_flaps += u64::from(before == LinkVerdict::Up);
+            return None;
         }
         if verdict == LinkVerdict::Degraded {
             return Some(Turn::Degraded(why));
@@ -179,10 +241,32 @@ impl Link {
         matches!(before, LinkVerdict::Up | LinkVerdict::Degraded | LinkVerdict::Starting).then_some(Turn::Down(why))
     }
 
+    /// Counts a break as a flap, once; true: from now on the link is dampened.
+    fn flap(&mut self, now_ns: u64) -> bool {
+        let first = !std::mem::replace(&mut self.flapped, true);
+        first && self.dampening.as_mut().is_some_and(|dampening| dampening.flapped(now_ns))
+    }
+
+    fn turn_dampened(&mut self, now_ns: u64, why: &str) -> Turn {
+        self.untold_flaps = 0;
+        Turn::Dampened(format!("{why}; {}", self.dampened_because(now_ns)))
+    }
+
+    fn dampened_because(&self, now_ns: u64) -> String {
+        let dampening = self.dampening.unwrap_or_default();
+        let left_ns = dampening.reuse_at_ns().map_or(0, |at_ns| at_ns.saturating_sub(now_ns));
+        format!("it flaps: not used before it has been quiet for {}", seconds(left_ns))
+    }
+
     /// It answers, the peer (where there is one) hears us on it, and nobody drained it; perhaps it must still hold.
     pub fn answers_both_ways(&self) -> bool {
         let agreed = !self.has_peer || self.peer.is_some_and(|peer| peer.hears && !peer.drained);
         self.verdict == LinkVerdict::Up && !self.drained && agreed
+    }
+
+    /// Traffic on it gets through, and it only must go on being good for a while.
+    pub fn only_holds(&self) -> bool {
+        self.answers_both_ways() && !self.is_dampened()
     }
 
     /// Traffic on it gets through, though perhaps badly: a last resort.
@@ -197,21 +281,41 @@ impl Link {
 
     /// Whether traffic may use it.
     pub fn usable(&self, now_ns: u64) -> bool {
-        self.answers_both_ways() && !self.holds(now_ns)
+        self.only_holds() && !self.holds(now_ns)
     }
 
-    /// It may turn out usable any moment: no verdict yet, or up and the peer has said nothing so far.
+    /// It may turn out usable any moment, for the first time: no verdict yet, or up and the peer has said nothing so far.
     pub fn promising(&self) -> bool {
         !self.drained
             && match self.verdict {
+                LinkVerdict::Starting if self.was_up => false,
                 LinkVerdict::Starting => true,
                 LinkVerdict::Up => self.has_peer && self.peer.is_none(),
-                LinkVerdict::Down | LinkVerdict::Degraded | LinkVerdict::Absent => false,
+                LinkVerdict::Down | LinkVerdict::Degraded | LinkVerdict::Dampened | LinkVerdict::Absent => false,
             }
     }
 
-    /// Keeps the time since when it has been usable. Call it after every change and at every deadline.
-    pub fn note_usable(&mut self, now_ns: u64) {
+    /// Brings it up to now: since when it has been usable, and whether it has been quiet for long enough. Call it after every
+    /// change and at every deadline.
+    pub fn settle(&mut self, now_ns: u64) -> Option<Turn> {
+        self.flapped &= !self.answers_both_ways();
+        let released = self.dampening.as_mut().is_some_and(|dampening| dampening.release(now_ns));
+        self.note_usable(now_ns);
+        if !released {
+            return None;
+        }
+        let meanwhile = format!("it has been quiet ({} more flaps while it was left out)", self.untold_flaps);
+        match self.verdict {
+            LinkVerdict::Up => Some(Turn::Quiet(meanwhile)),
+            LinkVerdict::Degraded => Some(Turn::Degraded(self.last_down_reason.clone().unwrap_or(meanwhile))),
+            LinkVerdict::Down | LinkVerdict::Absent => {
+                Some(Turn::Down(self.last_down_reason.clone().unwrap_or(meanwhile)))
+            }
+            LinkVerdict::Starting | LinkVerdict::Dampened => None,
+        }
+    }
+
+    fn note_usable(&mut self, now_ns: u64) {
         self.usable_since_ns = self.usable(now_ns).then(|| self.usable_since_ns.unwrap_or(now_ns));
     }
 
@@ -249,6 +353,8 @@ impl Link {
             LinkVerdict::Up if self.drained_by_peer() => "it is drained by the peer".to_owned(),
             LinkVerdict::Up if self.has_peer && peer.is_none() => "the peer has said nothing on it yet".to_owned(),
             LinkVerdict::Up if peer.is_some_and(|peer| !peer.hears) => "the peer does not hear us".to_owned(),
+            LinkVerdict::Dampened => self.dampened_because(now_ns),
+            LinkVerdict::Up if self.is_dampened() => self.dampened_because(now_ns),
             LinkVerdict::Up if self.holds(now_ns) => {
                 format!("{} of hold-up left", seconds(self.hold_until_ns.saturating_sub(now_ns)))
             }
@@ -256,9 +362,15 @@ impl Link {
         })
     }
 
-    /// When it stops holding, if it did at `settled_ns`.
+    /// When it stops holding, if it did at `settled_ns`, or being dampened.
     pub fn next_deadline_ns(&self, settled_ns: u64) -> Option<u64> {
-        (self.verdict == LinkVerdict::Up && self.holds(settled_ns)).then_some(self.hold_until_ns)
+        let holds = (self.verdict == LinkVerdict::Up && self.holds(settled_ns)).then_some(self.hold_until_ns);
+        holds.into_iter().chain(self.dampening.and_then(|dampening| dampening.reuse_at_ns())).min()
+    }
+
+    /// Penalty for its flaps, from 0; it is left out from 3,000 until below 750.
+    pub fn penalty(&self, now_ns: u64) -> f64 {
+        self.dampening.map_or(0.0, |dampening| dampening.penalty_at(now_ns))
     }
 }
 

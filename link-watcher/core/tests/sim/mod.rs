@@ -102,6 +102,7 @@ impl Setup {
             failback: self.failback,
             hold_up_ns: self.hold_up_ns,
             detection_ns: self.detection_ns(),
+            dampening: false,
             links: self.links.iter().enumerate().map(link).collect(),
             orders: StandingOrders::default(),
         }

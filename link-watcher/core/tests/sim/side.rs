@@ -10,6 +10,7 @@ use link_watcher_common::{
 use link_watcher_core::{
     engine::{Engine, GroupStatus},
     event::{Action, Command, Device, Event, LinkId, PeerSaid, Role, Transition, What},
+    health::Limits,
     link::{Detector, Echoes, Edge},
     slot::{begin, end},
 };
@@ -128,7 +129,7 @@ impl Side {
         let (intent, state) = &self.kernel[link];
         self.sessions += 1;
         begin(intent, state, Party { instance: self.instance, session: self.sessions });
-        let detector = Detector::new(interval_ns, multiplier, now_ns);
+        let detector = Detector::new(interval_ns, multiplier, Limits::default(), now_ns);
         intent.detection_ns.store(interval_ns * u64::from(multiplier), Relaxed);
         intent.max_age_ns.store(detector.max_age_ns(), Relaxed);
         intent.max_lag.store(detector.max_lag(), Relaxed);

@@ -11,7 +11,7 @@ use super::{
     target::{self, Targets},
 };
 use crate::{
-    config::{diagnostic::Findings, section::Section},
+    config::{diagnostic::Findings, group, section::Section},
     health::Share,
 };
 
@@ -106,7 +106,7 @@ impl<'a> Probe<'a> {
             timeout: duration("timeout", MIN_TIMEOUT..=MAX_TIMEOUT, "1s"),
             fall: count("fall", 1..=1000),
             rise: count("rise", 1..=1000),
-            max_loss: max_loss(&section),
+            max_loss: group::max_loss(&section),
             max_rtt: section.duration("max-rtt", MIN_TIMEOUT..=MAX_TIMEOUT, "400ms"),
             max_jitter: section.duration("max-jitter", MIN_TIMEOUT..=MAX_TIMEOUT, "100ms"),
             window: count("window", 1..=1000),
@@ -238,23 +238,6 @@ fn too_many_required(required: &Spanned<u32>, count: usize, targets: Option<&Tar
         ),
         "no more can answer than are asked: name more targets, or require fewer",
     );
-}
-
-fn max_loss(section: &Section<'_>) -> Option<Share> {
-    let text = section.string("max-loss", "\"20%\"")?;
-    let percent = text.get_ref().strip_suffix('%').and_then(|number| number.trim().parse::<f64>().ok());
-    match percent {
-        // A hundred percent is a million millionths: the number fits, and is not negative.
-        Some(percent) if percent > 0.0 && percent <= 100.0 => Some(Share((percent * 10_000.0).round() as u32)),
-        _ => {
-            section.findings.error(
-                &text.span(),
-                format!("`max-loss` is not a share between 0% and 100%: \"{}\"", text.get_ref()),
-                "write a number and a percent sign, such as \"20%\" or \"0.5%\"; leave it out for no limit",
-            );
-            None
-        }
-    }
 }
 
 fn status(section: &Section<'_>) -> Option<RangeInclusive<u16>> {

@@ -42,6 +42,7 @@ pub(in crate::config) const UPLINKS_KEYS: &[&str] = &[
     "failback",
     "failback-connections",
     "hold-up",
+    "dampening",
     "probe",
     "force",
     "link",
@@ -60,6 +61,7 @@ pub(in crate::config) struct Uplinks<'a> {
     failback: Failback,
     failback_connections: FailbackConnections,
     hold_up: Duration,
+    dampening: bool,
     pub(super) force: Vec<Force>,
     pub(super) probe: Option<Probe<'a>>,
     pub(super) links: Vec<Uplink<'a>>,
@@ -118,6 +120,7 @@ impl<'a> Uplinks<'a> {
             failback_connections: section.choice("failback-connections", &moves).unwrap_or(FailbackConnections::Stay),
             // `rise` good rounds are a hold time already.
             hold_up: section.duration("hold-up", Duration::ZERO..=DAY, "10s").unwrap_or(Duration::ZERO),
+            dampening: section.boolean("dampening").unwrap_or(true),
             force: section.sections("force", "[[uplinks.force]]", force::KEYS).into_iter().map(Force::read).collect(),
             probe,
             links,
@@ -144,6 +147,7 @@ impl<'a> Uplinks<'a> {
             failback: self.failback,
             failback_connections: self.failback_connections,
             hold_up: self.hold_up,
+            dampening: self.dampening,
             force: force?.into_iter().flatten().collect(),
             links: links.into_iter().collect::<Option<_>>()?,
         })

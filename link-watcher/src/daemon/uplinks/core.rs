@@ -43,6 +43,7 @@ impl Core {
                 self.news.failed(link, noticed);
                 self.engine.handle(now_ns, Event::Probed { link, health, why, last_good_ns });
             }
+            Report::Doubted { link, until_ns } => self.engine.handle(now_ns, Event::Doubted { link, until_ns }),
             Report::Adopted { group, links } => self.engine.handle(now_ns, Event::Adopted { group, links }),
             Report::Done { done, done_ns } => {
                 let Some(group) = self.uplink_groups.get_mut(&done.group) else { return };
@@ -68,7 +69,7 @@ impl Core {
         let status = self.engine.status(clock::now_ns());
         for group in self.uplink_groups.values_mut() {
             let status = status.iter().find(|status| status.id == group.id);
-            let (Some(plan), Some(status)) = (&group.plan, status) else { continue };
+            let (Some(plan), Some(status)) = (&group.plan, status.filter(|status| !status.waits)) else { continue };
             let decision = decision(status, plan);
             // Never waits: the worker may be waiting for the core to take its reports.
             if group.decision.as_ref() == Some(&decision) {
@@ -157,6 +158,7 @@ impl Core {
             received: figures.map_or(0, |figures| figures.received),
             dropped: DroppedSnapshot::default(),
             flaps: status.flaps,
+            penalty: status.penalty.round() as u32,
             last_down_reason: status.last_down_reason.clone(),
             worst_lateness_ms: None,
         })

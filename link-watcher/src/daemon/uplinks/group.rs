@@ -1,6 +1,9 @@
 //! One group of uplinks, as the worker knows it.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 
@@ -21,6 +24,10 @@ pub(super) struct Group {
     /// Numbers of uplinks that are no more: connections with their marks are to be released.
     pub(super) retired: BTreeSet<u32>,
     pub(super) resolved: Vec<Option<Resolved>>,
+    /// How often each has stopped being ready.
+    pub(super) losses: BTreeMap<LinkId, u64>,
+    /// Uplinks whose address or gateway is gone, and since when, ns: a renewal takes them away for a moment.
+    pub(super) lapsing: BTreeMap<LinkId, u64>,
     pub(super) decision: Decision,
     /// Uplinks whose connections are to be released as soon as another one takes them.
     pub(super) to_release: BTreeSet<LinkId>,
@@ -58,6 +65,7 @@ impl Group {
             ipv4: uplink.ipv4,
             ipv6: uplink.ipv6,
             mark: desired.mark(uplink),
+            losses: self.losses.get(&uplink.link).copied().unwrap_or(0),
             config: config.probe.clone(),
         };
         desired.uplinks.iter().zip(&self.config.links).map(probed).collect()

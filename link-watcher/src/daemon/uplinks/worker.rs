@@ -16,7 +16,7 @@ use super::{Configured, Decision, Fate, Order, Report, Standing, evidence::Count
 use crate::{
     clock,
     config::FailbackConnections,
-    event::{GroupId, LinkId},
+    event::{Device, GroupId, LinkId},
     ledger::{SharedLedger, UplinksClaim},
     progress::{HEARTBEAT_NS, Progress},
     realtime,
@@ -24,7 +24,7 @@ use crate::{
     uplink::{
         Desired, Uplink,
         conntrack::{Conntrack, ConntrackSink as _},
-        learn::{Learner, NetlinkLearn},
+        learn::{Learner, NetlinkLearn, Resolved},
         nft::{Nft, Ruleset},
         probe::{UplinkProber, UplinkReport},
         sysctls,
@@ -36,6 +36,8 @@ use crate::{
 const EVENTS_A_ROUND: usize = 256;
 /// How often connections of uplinks that are out of service are counted, ns.
 const COUNT_NS: u64 = 1_000_000_000;
+/// For so long an address or gateway may be gone without any consequence, ns: clients of DHCP flush and add them at a renewal.
+const RENEWAL_NS: u64 = 500_000_000;
 
 /// What the worker is made of.
 pub(super) struct Parts {
@@ -163,6 +165,9 @@ impl Worker {
                 }
                 Some(report) = verdicts.recv() => {
                     let UplinkReport { link, verdict, last_good_ns, last_failure } = report;
+                    for doubted in self.doubted_beside(link) {
+                        self.tell(doubted).await;
+                    }
                     self.tell(Report::Probed { link, verdict, last_good_ns, last_failure }).await;
                 }
                 event = self.events.next() => self.event(&event?),
@@ -212,7 +217,24 @@ impl Worker {
 
     fn next_deadline_ns(&self) -> u64 {
         let ruleset_ns = self.ruleset.deadline_ns().unwrap_or(u64::MAX);
-        self.learner.next_deadline_ns().min(self.tables.next_deadline_ns()).min(ruleset_ns).min(self.count_ns)
+        let deadlines = [self.learner.next_deadline_ns(), self.tables.next_deadline_ns(), ruleset_ns, self.count_ns];
+        deadlines.into_iter().chain(self.lapse_ns()).min().unwrap_or(u64::MAX)
+    }
+
+    /// When the first address or gateway has been gone for longer than a renewal takes, ns.
+    fn lapse_ns(&self) -> Option<u64> {
+        self.groups.values().flat_map(|group| group.lapsing.values()).min().map(|since_ns| since_ns + RENEWAL_NS)
+    }
+
+    /// The other uplinks of a group whose verdicts are about to change as well.
+    fn doubted_beside(&self, link: LinkId) -> Vec<Report> {
+        let group = self.groups.values().find(|group| group.links.contains(&link));
+        let others = group.into_iter().flat_map(|group| &group.links).filter(|other| **other != link);
+        let due = |other: &LinkId| {
+            let until_ns = self.prober.figures(*other)?.verdict_due_ns?;
+            Some(Report::Doubted { link: *other, until_ns })
+        };
+        others.filter_map(due).collect()
     }
 
     async fn tell(&self, report: Report) {
@@ -264,18 +286,30 @@ impl Worker {
             self.changed |= tick.changed;
             self.complain("learn", tick.trouble);
         }
-        if std::mem::take(&mut self.changed) {
+        let lapsed = self.lapse_ns().is_some_and(|at_ns| at_ns <= now_ns);
+        if std::mem::take(&mut self.changed) || lapsed {
             self.resolve().await;
         }
     }
 
     async fn resolve(&mut self) {
+        let now_ns = clock::now_ns();
         let mut reports = Vec::new();
         for group in self.groups.values_mut() {
             for ((link, config), known) in group.links.iter().zip(&group.config.links).zip(&mut group.resolved) {
                 let resolved = self.learner.resolve(&group.config.routes, config, &self.interfaces);
+                if lapses(known.as_ref(), &resolved) {
+                    let since_ns = *group.lapsing.entry(*link).or_insert(now_ns);
+                    if now_ns < since_ns + RENEWAL_NS {
+                        continue;
+                    }
+                }
+                group.lapsing.remove(link);
                 if known.as_ref() == Some(&resolved) {
                     continue;
+                }
+                if resolved.device != Device::Ready && known.as_ref().is_some_and(|known| known.device == Device::Ready) {
+                    *group.losses.entry(*link).or_default() += 1;
                 }
                 let before = known.replace(resolved.clone());
                 let has = [resolved.ipv4, resolved.ipv6].into_iter().flatten().filter_map(|path| path.source);
@@ -291,7 +325,8 @@ impl Worker {
                     reports.push(Report::Device { link: *link, device: resolved.device, lack });
                 }
             }
-            if group.sources.iter().any(|(_, source)| !self.interfaces.have(*source)) {
+            let lapsing = |link| group.lapsing.contains_key(link);
+            if group.sources.iter().any(|(link, source)| !lapsing(link) && !self.interfaces.have(*source)) {
                 self.dirty.insert(group.id);
             }
         }
@@ -336,11 +371,14 @@ impl Worker {
                 decision: nothing,
                 to_release: BTreeSet::new(),
                 sources: BTreeSet::new(),
+                losses: BTreeMap::new(),
+                lapsing: BTreeMap::new(),
             };
             if let Some(known) = known {
                 let gone = known.links.iter().zip(&known.numbers).filter(|(link, _)| !group.links.contains(link));
                 group.retired = gone.map(|(_, number)| *number).chain(known.retired).collect();
                 (group.decision, group.to_release, group.sources) = (known.decision, known.to_release, known.sources);
+                group.losses = known.losses;
             }
             self.groups.insert(id, group);
         }
@@ -463,7 +501,9 @@ impl Worker {
     fn release(&mut self, desired: &Desired) {
         let Some(group) = self.groups.get_mut(&desired.group) else { return };
         let (has, lost): (BTreeSet<_>, _) =
-            std::mem::take(&mut group.sources).into_iter().partition(|(_, source)| self.interfaces.have(*source));
+            std::mem::take(&mut group.sources).into_iter().partition(|(link, source)| {
+                group.lapsing.contains_key(link) || self.interfaces.have(*source)
+            });
         group.sources = has;
         let mut due: Vec<(LinkId, Option<IpAddr>)> =
             lost.into_iter().map(|(link, source)| (link, Some(source))).collect();
@@ -544,6 +584,12 @@ impl Worker {
             warn!("{said}");
         }
     }
+}
+
+/// Whether an uplink that was ready lacks no more than what a renewal takes away for a moment.
+fn lapses(known: Option<&Resolved>, now: &Resolved) -> bool {
+    known.is_some_and(|known| known.device == Device::Ready && known.ifindex == now.ifindex)
+        && matches!(now.device, Device::NoAddress | Device::NoGateway)
 }
 
 /// The way out, for people.

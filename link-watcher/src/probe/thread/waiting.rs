@@ -10,6 +10,7 @@ use super::Thread;
 use crate::{
     clock,
     event::LinkId,
+    health::Limits,
     probe::{ProbedLink, Report},
 };
 
@@ -33,6 +34,13 @@ struct One {
 impl Waiting {
     pub(super) fn remove(&mut self, id: LinkId) {
         self.0.remove(&id);
+    }
+
+    /// Thresholds that came meanwhile.
+    pub(super) fn limit(&mut self, id: LinkId, limits: Limits) {
+        if let Some(one) = self.0.get_mut(&id) {
+            one.link.limits = limits;
+        }
     }
 }
 

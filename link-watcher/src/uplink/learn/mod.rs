@@ -47,7 +47,7 @@ const KNOWN_NS: u64 = 5_000_000_000;
 pub struct Resolved {
     /// The interface's index; 0: there is none.
     pub ifindex: u32,
-    /// What it is; [`Device::NoAddress`] also where no gateway is known.
+    /// What it is.
     pub device: Device,
     /// IPv4, where it is routed and complete.
     pub ipv4: Option<Path>,
@@ -148,6 +148,7 @@ pub fn resolve(routes: &[IpNet], config: &UplinkConfig, interfaces: &Interfaces,
     }
     resolved.device = match resolved.lacks {
         _ if !interface.link.carrier => Device::NoCarrier,
+        Some(Lack::Gateway | Lack::Neighbour(_)) => Device::NoGateway,
         Some(_) => Device::NoAddress,
         None => Device::Ready,
     };

@@ -44,6 +44,7 @@ fn config(interface: &str, gateways: &[&str], locals: &[&str]) -> UplinkConfig {
 
 fn group(links: Vec<UplinkConfig>) -> UplinksConfig {
     UplinksConfig {
+        dampening: true,
         name: "wan".to_owned(),
         routes: both(),
         lan: Vec::new(),

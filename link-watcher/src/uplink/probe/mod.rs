@@ -50,6 +50,8 @@ pub struct ProbedUplink {
     pub ipv6: Option<Path>,
     /// Mark of its probes: its own in the group's mask, so that its own table routes them; 0: none.
     pub mark: u32,
+    /// How often its interface, carrier, address or gateway has been lost. Each time its probes must rise again.
+    pub losses: u64,
     /// How it is probed.
     pub config: ProbeConfig,
 }
@@ -72,6 +74,8 @@ pub struct UplinkReport {
 pub struct UplinkFigures {
     /// Verdict and measurements.
     pub figures: Figures,
+    /// When another verdict may follow, ns; nothing: none is near.
+    pub verdict_due_ns: Option<u64>,
     /// Why the last probe without answer had none, with its target; forgotten when the uplink is up.
     pub last_failure: Option<String>,
 }

@@ -118,7 +118,11 @@ impl Task {
                 }
             }
         }
-        let figures = UplinkFigures { figures: self.health.figures(), last_failure: self.last_failure.clone() };
+        let figures = UplinkFigures {
+            figures: self.health.figures(),
+            verdict_due_ns: self.health.verdict_due_ns(),
+            last_failure: self.last_failure.clone(),
+        };
         self.shared.figures().insert(self.uplink.link, figures);
     }
 
@@ -139,10 +143,11 @@ impl Task {
     fn change(&mut self, uplink: Arc<ProbedUplink>) {
         // Sockets of the old interface or address are of no use, and close.
         self.probes = JoinSet::new();
-        if uplink.config == self.uplink.config {
-            self.health.handle(clock::now_ns(), Event::Moved);
-        } else {
+        if uplink.config != self.uplink.config {
             self.health = begin(&uplink);
+        } else {
+            let event = if uplink.losses == self.uplink.losses { Event::Moved } else { Event::Lost };
+            self.health.handle(clock::now_ns(), event);
         }
         self.uplink = uplink;
     }

@@ -102,6 +102,7 @@ impl Group {
                 _ => link.spec.tier,
             },
             usable: link.usable(now_ns),
+            holds: link.only_holds(),
             answers: link.better_than_nothing(),
             drained: link.drained || link.drained_by_peer(),
             promising: self.undecided(link, now_ns),

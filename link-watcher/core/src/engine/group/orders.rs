@@ -29,6 +29,8 @@ impl Group {
         let Taken { link, done, why } = self.take(now_ns, &command)?;
         self.tell(now_ns, link, What::Ordered, done.clone(), 0, actions);
         self.why = Some(why.to_owned());
+        // Who orders something does not want to wait for verdicts.
+        self.doubted.clear();
         self.settle(now_ns, actions);
         Ok(format!("{done}; {}", self.outcome(now_ns, &command)))
     }

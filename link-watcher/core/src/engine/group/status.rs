@@ -23,6 +23,8 @@ pub struct GroupStatus {
     pub reason: String,
     /// Seconds for which the peer's daemon has been silent while its kernel answers, at most 255; 0: it lives.
     pub peer_silence_seconds: u8,
+    /// The next choice waits for verdicts that are about to come: nothing is to be done meanwhile.
+    pub waits: bool,
     /// Links, in the order of the file.
     pub links: Vec<LinkStatus>,
 }
@@ -52,6 +54,8 @@ pub struct LinkStatus {
     pub since_ns: u64,
     /// How often it went down after having been up.
     pub flaps: u64,
+    /// Penalty for its flaps, from 0 (RFC 2439); it is left out from 3,000 until below 750.
+    pub penalty: f64,
     /// Why it went down the last time.
     pub last_down_reason: Option<String>,
 }
@@ -61,7 +65,7 @@ impl Group {
         let total: u32 = self.active.iter().filter_map(|id| self.link(*id)).map(|link| self.weight(link)).sum();
         let status = |link: &Link| LinkStatus {
             id: link.spec.id,
-            verdict: link.verdict(),
+            verdict: link.shown_verdict(),
             usable: link.usable(now_ns),
             weight: self.weight(link),
             drained: link.drained,
@@ -75,6 +79,7 @@ impl Group {
             },
             since_ns: link.since_ns,
             flaps: link.flaps,
+            penalty: link.penalty(now_ns),
             last_down_reason: link.last_down_reason.clone(),
         };
         GroupStatus {
@@ -85,6 +90,7 @@ impl Group {
             since_ns: self.since_ns,
             reason: self.reason.clone(),
             peer_silence_seconds: self.peer_silence_seconds,
+            waits: self.waits,
             links: self.links.iter().map(status).collect(),
         }
     }
