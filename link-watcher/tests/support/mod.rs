@@ -101,6 +101,16 @@ pub fn host() -> Host {
     Host { interfaces: interfaces.into_iter().map(|(name, list)| (name.to_owned(), list)).collect(), ..Host::default() }
 }
 
+/// A machine with these interfaces, each with one address, and the loopback interface.
+pub fn host_with(interfaces: &[(&str, &str)]) -> Host {
+    let address = |network: &str| Address { network: network.parse().unwrap(), peer: None };
+    let all = interfaces.iter().chain(&[("lo", "127.0.0.1/8")]);
+    Host {
+        interfaces: all.map(|(name, network)| ((*name).to_owned(), vec![address(network)])).collect(),
+        ..Host::default()
+    }
+}
+
 /// Reads a file of the repository, from the crate's directory.
 pub fn repository_file(name: &str) -> String {
     fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
