@@ -161,11 +161,11 @@ fn the_complete_interface_is_understood() {
     assert_eq!(
         findings,
         [
-            "error 16:14: key file /nowhere/hq.key does not exist | make one: link-watcher generate key --output /nowhere/hq.key",
+            "error 17:14: key file /nowhere/hq.key does not exist | make one: link-watcher generate key --output /nowhere/hq.key",
             // The example's gateway is none of this machine's.
-            "warning 64:13: eth1 has no address in the same prefix as its gateway 1.0.0.1 | it has 10.248.248.2/24; the \
+            "warning 65:13: eth1 has no address in the same prefix as its gateway 1.0.0.1 | it has 10.248.248.2/24; the \
              gateway must answer on this interface all the same",
-            "error 74:17: secret file /nowhere/smtp.password does not exist | write the secret to /nowhere/smtp.password, \
+            "error 75:17: secret file /nowhere/smtp.password does not exist | write the secret to /nowhere/smtp.password, \
              one line, then: chmod 600 /nowhere/smtp.password",
         ]
     );

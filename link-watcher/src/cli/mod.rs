@@ -34,6 +34,7 @@ use crate::{
     config::Refused,
     control::{BindError, ClientError},
     error::{MissingPrivilege, chain},
+    log,
 };
 
 /// Why a command failed: its exit code, and what to say.
@@ -86,7 +87,7 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
-                eprintln!("{}", failure.message);
+                eprintln!("{}", log::complaint(&failure.message));
             }
             failure.exit.into()
         }

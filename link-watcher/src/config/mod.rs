@@ -94,6 +94,8 @@ pub struct DaemonConfig {
     pub realtime: bool,
     /// Where daemons keep what outlives them; see [`DaemonConfig::own_state_directory`].
     pub state_directory: PathBuf,
+    /// Where the log goes.
+    pub log: LogTarget,
 }
 
 impl DaemonConfig {
@@ -114,6 +116,17 @@ pub enum EngineChoice {
     Tc,
     /// A UDP socket.
     Socket,
+}
+
+/// Where the log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// The journal with fields, where standard error is the journal; else standard error.
+    Auto,
+    /// Datagrams to `/dev/log`.
+    Syslog,
+    /// Lines on standard error.
+    Stderr,
 }
 
 /// What becomes of a peer's routes while none of its links is usable.
@@ -362,7 +375,7 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
 }
 
 fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
-    let known = ["control-socket", "engine", "on-exit", "instance", "realtime", "state-directory"];
+    let known = ["control-socket", "engine", "on-exit", "instance", "realtime", "state-directory", "log"];
     let mut daemon = DaemonConfig {
         control_socket: PathBuf::from(DEFAULT_CONTROL_SOCKET),
         engine: EngineChoice::Auto,
@@ -370,6 +383,7 @@ fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
         instance: None,
         realtime: true,
         state_directory: PathBuf::from(DEFAULT_STATE_DIRECTORY),
+        log: LogTarget::Auto,
     };
     let Some(section) = root.section("daemon", "[daemon]", &known) else { return daemon };
     if let Some(socket) = section.string("control-socket", "\"/run/link-watcher/control.sock\"") {
@@ -392,6 +406,8 @@ fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
     daemon.on_exit =
         section.choice("on-exit", &[("keep", OnExit::Keep), ("remove", OnExit::Remove)]).unwrap_or(daemon.on_exit);
     daemon.realtime = section.boolean("realtime").unwrap_or(daemon.realtime);
+    let logs = [("auto", LogTarget::Auto), ("syslog", LogTarget::Syslog), ("stderr", LogTarget::Stderr)];
+    daemon.log = section.choice("log", &logs).unwrap_or(daemon.log);
     if let Some(state) = section.string("state-directory", "\"/var/lib/link-watcher\"") {
         if state.get_ref().is_empty() {
             let help = format!("it is a path, such as {DEFAULT_STATE_DIRECTORY}");
