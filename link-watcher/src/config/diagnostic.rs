@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeSet,
     fmt,
     ops::Range,
     path::{Path, PathBuf},
@@ -144,6 +145,8 @@ pub(crate) struct Findings<'a> {
 
 #[derive(Debug, Default)]
 struct Found {
+    /// Keys that are there in another place, or whose section has another name.
+    excused: BTreeSet<&'static str>,
     /// With the offsets that they are about.
     kept: Vec<(usize, Diagnostic)>,
     errors: usize,
@@ -205,6 +208,21 @@ impl<'a> Findings<'a> {
             needs_privilege,
         };
         found.kept.push((span.start, diagnostic));
+    }
+
+    /// A key is there, but not where it should be, which is reported: it is not missed as well.
+    pub(crate) fn excuse(&self, key: &'static str) {
+        self.found.borrow_mut().excused.insert(key);
+    }
+
+    /// Whether that was said of a key.
+    pub(crate) fn excused(&self, key: &str) -> bool {
+        self.found.borrow().excused.contains(key)
+    }
+
+    /// Whether there is any error yet.
+    pub(crate) fn any_error(&self) -> bool {
+        self.found.borrow().errors > 0
     }
 
     /// What was found, in the order of the file, and how many errors more.

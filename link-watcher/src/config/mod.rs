@@ -10,12 +10,15 @@ mod diagnostic;
 mod diff;
 mod group;
 mod host;
+mod meant;
 mod metrics;
 mod notify;
 mod peer;
 mod protocol;
 mod secret;
 mod section;
+mod syntax;
+mod unknown;
 mod uplinks;
 
 use std::{
@@ -59,6 +62,10 @@ pub const DEFAULT_PATH: &str = "/etc/link-watcher/link-watcher.toml";
 pub const DEFAULT_CONTROL_SOCKET: &str = "/run/link-watcher/control.sock";
 /// Where the daemon keeps what outlives it unless the configuration says otherwise.
 pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/link-watcher";
+/// Sections of the file.
+const SECTIONS: &[&str] = &["daemon", "peer", "uplinks", "metrics", "notify"];
+/// Keys of `[daemon]`.
+const DAEMON_KEYS: &[&str] = &["control-socket", "engine", "on-exit", "instance", "realtime", "state-directory", "log"];
 /// Longest configuration, bytes.
 const MAX_FILE_LEN: u64 = 8 << 20;
 /// Longest path of a Unix socket, bytes: `sun_path` of `unix(7)` without its final zero.
@@ -322,10 +329,7 @@ fn daemon_text(path: &Path, key: &str) -> Result<Option<String>, Refused> {
 pub fn parse(path: &Path, text: &str, host: &Host, absent: Severity) -> Result<Loaded, Refused> {
     let findings = Findings::new(path, text);
     let (document, syntax_errors) = DeTable::parse_recoverable(text);
-    for error in &syntax_errors {
-        let span = error.span().unwrap_or(0..0);
-        findings.error(&span, format!("this is not TOML: {}", error.message()), "");
-    }
+    syntax::report(text, &syntax_errors, &findings);
     let config =
         if syntax_errors.is_empty() { check_document(document.get_ref(), host, absent, &findings) } else { None };
     let (diagnostics, omitted) = findings.into_sorted();
@@ -338,8 +342,7 @@ pub fn parse(path: &Path, text: &str, host: &Host, absent: Severity) -> Result<L
 }
 
 fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, findings: &Findings<'_>) -> Option<Config> {
-    let sections = ["daemon", "peer", "uplinks", "metrics", "notify"];
-    let root = Section::new("", 0..0, document, &sections, findings);
+    let root = Section::new("", 0..0, document, SECTIONS, findings);
     let directory = directory_of(findings.file());
     let daemon = check_daemon(&root, directory);
     let mut peers: Vec<Peer<'_>> = root
@@ -349,7 +352,8 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
         .collect();
     let uplinks: Vec<Uplinks<'_>> =
         root.sections("uplinks", "[[uplinks]]", uplinks::UPLINKS_KEYS).into_iter().map(Uplinks::read).collect();
-    if root.get("peer").is_none() && root.get("uplinks").is_none() {
+    // A section whose name is wrong is not missed as well.
+    if root.get("peer").is_none() && root.get("uplinks").is_none() && !findings.any_error() {
         findings.error(
             &(0..0),
             "there is nothing to watch",
@@ -375,7 +379,6 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
 }
 
 fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
-    let known = ["control-socket", "engine", "on-exit", "instance", "realtime", "state-directory", "log"];
     let mut daemon = DaemonConfig {
         control_socket: PathBuf::from(DEFAULT_CONTROL_SOCKET),
         engine: EngineChoice::Auto,
@@ -385,7 +388,7 @@ fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
         state_directory: PathBuf::from(DEFAULT_STATE_DIRECTORY),
         log: LogTarget::Auto,
     };
-    let Some(section) = root.section("daemon", "[daemon]", &known) else { return daemon };
+    let Some(section) = root.section("daemon", "[daemon]", DAEMON_KEYS) else { return daemon };
     if let Some(socket) = section.string("control-socket", "\"/run/link-watcher/control.sock\"") {
         daemon.control_socket = directory.join(socket.get_ref());
         if daemon.control_socket.as_os_str().len() > MAX_SOCKET_PATH_LEN || socket.get_ref().is_empty() {

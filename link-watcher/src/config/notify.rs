@@ -41,7 +41,7 @@ const DEFAULT_EVENTS: &[&str] = &["link-down", "link-up", "link-degraded", "acti
 
 const COMMON_KEYS: &[&str] = &["kind", "name", "on", "min-interval"];
 /// Keys of all kinds: those of [`COMMON_KEYS`], and those of each.
-const KEYS: &[&str] = &[
+pub(super) const KEYS: &[&str] = &[
     "kind",
     "name",
     "on",

@@ -60,7 +60,8 @@ pub(super) const PEER_KEYS: &[&str] = &[
     "rule-priority",
     "link",
 ];
-const LINK_KEYS: &[&str] = &["name", "interface", "local", "remote", "tier", "weight", "max-hops"];
+/// Keys of `[[peer.link]]`.
+pub(super) const LINK_KEYS: &[&str] = &["name", "interface", "local", "remote", "tier", "weight", "max-hops"];
 
 /// `[[peer]]` with the places of what is compared with other values.
 pub(super) struct Peer<'a> {
@@ -138,7 +139,7 @@ impl<'a> Peer<'a> {
             .zip(1..)
             .map(|(section, position)| Link::read(section, position))
             .collect();
-        if section.get("link").is_none() {
+        if section.get("link").is_none() && !section.excused("link") {
             section.findings.error(
                 &section.span(),
                 "[[peer]] has no link",

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Keys of a probe.
-pub(super) const KEYS: &[&str] = &[
+pub(in crate::config) const KEYS: &[&str] = &[
     "kind",
     "targets",
     "required",
@@ -138,6 +138,9 @@ pub(super) fn resolve(
 
     let targets = first(of_kind, |probe| probe.targets.as_ref());
     if targets.is_none() && kind != Kind::Arp {
+        if uplink.excused("targets") || uplink.excused("probe") {
+            return None;
+        }
         let place = if own.is_some_and(|own| own.section.get("kind").is_some()) { own } else { group };
         let span = place.map_or(uplink.span(), |probe| probe.section.span());
         findings.error(
