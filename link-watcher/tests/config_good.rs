@@ -110,7 +110,7 @@ fn for_the_daemon_an_absent_interface_is_a_warning() {
     assert!(config::parse(&desk.path("c.toml"), &text, &host(), Severity::Error).is_err());
     let loaded = config::parse(&desk.path("c.toml"), &text, &host(), Severity::Warning).unwrap();
     assert_eq!(
-        loaded.warnings[0].summary(),
+        loaded.warnings[1].summary(),
         format!(
             "{}:9:13: there is no interface eth9 here (did you mean \"eth0\"? there are eth0, eth1, eth2, lo, ppp0)",
             desk.path("c.toml").display()

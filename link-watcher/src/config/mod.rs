@@ -8,6 +8,7 @@ mod actuation;
 mod cross;
 mod diagnostic;
 mod diff;
+mod doubts;
 mod group;
 mod host;
 mod meant;
@@ -366,6 +367,7 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
     actuation::resolve(&mut peers, &uplinks, findings);
     host::check(&peers, host, absent, findings);
     uplinks::check_host(&uplinks, host, absent, findings);
+    doubts::check(&peers, &uplinks, findings);
     // Both are built before either is missed: building reports what only shows when values are put together.
     let peers: Vec<Option<PeerConfig>> = peers.into_iter().map(Peer::build).collect();
     let uplinks: Vec<Option<UplinksConfig>> = uplinks.into_iter().map(Uplinks::build).collect();

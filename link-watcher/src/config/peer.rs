@@ -67,7 +67,7 @@ pub(super) const LINK_KEYS: &[&str] = &["name", "interface", "local", "remote", 
 pub(super) struct Peer<'a> {
     pub(super) section: Section<'a>,
     pub(super) name: Option<Spanned<String>>,
-    role: Option<Role>,
+    pub(super) role: Option<Role>,
     pub(super) port: u16,
     pub(super) keys: Vec<KeyFile>,
     interval: Duration,

@@ -128,6 +128,10 @@ impl<'a> Section<'a> {
     pub(super) fn sections(&self, key: &str, title: &'static str, known: &'static [&'static str]) -> Vec<Section<'a>> {
         let Some(value) = self.get(key) else { return Vec::new() };
         let wrong = |span: &Range<usize>| {
+            // What is below a section whose head has another name makes a wrong one of this name.
+            if self.excused(key) {
+                return;
+            }
             self.findings.error(
                 span,
                 format!("`{key}` must be a repeated section"),

@@ -30,6 +30,9 @@ const LISTS: [&str; 12] = [
     "command",
 ];
 
+/// Sections of which there may be several.
+const REPEATED: [&str; 6] = ["peer", "peer.link", "uplinks", "uplinks.link", "uplinks.force", "notify"];
+
 /// Reports the errors of the parser.
 pub(super) fn report(text: &str, errors: &[toml::de::Error], findings: &Findings<'_>) {
     let mut errors: Vec<(usize, &str)> = errors
@@ -47,14 +50,21 @@ pub(super) fn report(text: &str, errors: &[toml::de::Error], findings: &Findings
         errors.drain(first..=end);
     }
     let mut last_line = None;
+    let mut repeated_until = 0;
     for (at, message) in errors {
         let at = floor(text, at);
         let line = text[..at].matches('\n').count();
-        if last_line.replace(line) == Some(line) {
+        // Of a section that stands twice its keys do so as well.
+        let again = at < repeated_until && message.starts_with("duplicate");
+        if last_line.replace(line) == Some(line) || again {
             continue;
         }
         let start = text[..at].rfind('\n').map_or(0, |newline| newline + 1);
         let whole = line_at(text, start);
+        if whole.trim_start().starts_with('[') && message.starts_with("duplicate") {
+            let behind = start + whole.len();
+            repeated_until = text[behind..].find("\n[").map_or(text.len(), |next| behind + next + 1);
+        }
         let (span, message, help) = match advice(whole, message) {
             Some((offset, message, help)) => (start + offset..start + offset, message, help),
             None => twice(text, start, message)
@@ -259,9 +269,8 @@ fn twice(text: &str, start: usize, message: &str) -> Option<(Range<usize>, Strin
             other.starts_with('[') && other.trim_matches(['[', ']', ' ']) == code.trim_matches(['[', ']', ' '])
         });
         let name = code.trim_matches(['[', ']', ' ']);
-        let double = text[..start].lines().any(|other| without_comment(other.trim()) == format!("[[{name}]]"));
         let help = match first {
-            _ if double => format!("write [[{name}]], in double brackets, as before"),
+            _ if REPEATED.contains(&name) => format!("write [[{name}]], in double brackets, each time"),
             Some(first) => format!("the first is at line {}: put both together", first + 1),
             None => "give it a name of its own".to_owned(),
         };

@@ -64,19 +64,19 @@ pub(in crate::config) struct Uplinks<'a> {
     hold_up: Duration,
     pub(super) force: Vec<Force>,
     pub(super) probe: Option<Probe<'a>>,
-    pub(super) links: Vec<Uplink<'a>>,
+    pub(in crate::config) links: Vec<Uplink<'a>>,
 }
 
 /// `[[uplinks.link]]`, likewise.
-pub(super) struct Uplink<'a> {
-    pub(super) section: Section<'a>,
+pub(in crate::config) struct Uplink<'a> {
+    pub(in crate::config) section: Section<'a>,
     pub(super) name: Option<Spanned<String>>,
     pub(super) interface: Option<Spanned<String>>,
     pub(super) gateways: Vec<Spanned<IpAddr>>,
     pub(super) locals: Vec<Spanned<IpAddr>>,
     pub(super) prefixes: Vec<Spanned<IpNet>>,
     nat: Nat,
-    tier: u32,
+    pub(super) tier: u32,
     weight: u32,
     pub(super) probe: Option<Probe<'a>>,
 }
