@@ -5,7 +5,7 @@
 
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
@@ -58,21 +58,6 @@ impl Secret {
         let mut bytes = Zeroizing::new(vec![0; MIN_KEY_LEN]);
         getrandom::fill(&mut bytes).map_err(io::Error::other)?;
         Ok(Self { bytes })
-    }
-
-    /// Writes a new key file with mode 0600.
-    ///
-    /// # Errors
-    ///
-    /// The file system's; [`io::ErrorKind::AlreadyExists`] where there is a file already, which is left as it is.
-    pub fn write(&self, path: &Path) -> io::Result<()> {
-        let mut file = File::options().write(true).create_new(true).mode(0o600).open(path)?;
-        let written = writeln!(file, "{}", self.to_base64().as_str()).and_then(|()| file.sync_all());
-        if written.is_err() {
-            // Half a key is worth nothing; what went wrong first is what matters.
-            let _ = std::fs::remove_file(path);
-        }
-        written
     }
 
     /// As a key file has it, without the line's end.

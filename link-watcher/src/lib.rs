@@ -13,6 +13,7 @@ pub mod error;
 pub mod keys;
 pub mod ledger;
 pub mod link_identity;
+mod log;
 pub mod metrics;
 mod netlink;
 pub mod notify;

@@ -6,7 +6,7 @@ mod support;
 use std::{path::Path, time::Duration};
 
 use link_watcher::{
-    config::{self, EngineChoice, OnExit, Severity},
+    config::{self, EngineChoice, LogTarget, OnExit, Severity},
     event::{Failback, Role},
     route::RouteBackend,
 };
@@ -20,7 +20,7 @@ fn what_is_left_out_has_its_documented_default() {
     let daemon = &loaded.config.daemon;
     assert_eq!(daemon.control_socket, Path::new("/run/link-watcher/control.sock"));
     assert_eq!((daemon.engine, daemon.on_exit, daemon.realtime), (EngineChoice::Auto, OnExit::Keep, true));
-    assert_eq!(daemon.instance, None);
+    assert_eq!((daemon.instance.as_deref(), daemon.log), (None, LogTarget::Auto));
     assert_eq!(loaded.config.metrics, None);
     let peer = &loaded.config.peers[0];
     assert_eq!((peer.name.as_str(), peer.role, peer.port, peer.keys.len()), ("hq", Role::Client, 46721, 1));
@@ -48,7 +48,7 @@ fn tiers_follow_the_order_of_the_file() {
 fn everything_can_be_said() {
     let desk = Desk::new();
     let text = "[daemon]\ncontrol-socket = \"run/c.sock\"\nengine = \"socket\"\non-exit = \"remove\"\n\
-                instance = \"left\"\nrealtime = false\nstate-directory = \"state\"\n"
+                instance = \"left\"\nrealtime = false\nstate-directory = \"state\"\nlog = \"syslog\"\n"
         .to_owned()
         + &peer(
             "port = 1\ninterval = \"1ms\"\nmultiplier = 255\nroutes = [\"::/0\", \"2001:db8::/32\", \"0.0.0.0/0\"]\n\
@@ -61,6 +61,7 @@ fn everything_can_be_said() {
     assert_eq!(config.metrics.unwrap().listen.to_string(), "[2001:db8::1]:9746");
     assert_eq!((config.daemon.engine, config.daemon.on_exit), (EngineChoice::Socket, OnExit::Remove));
     assert_eq!((config.daemon.instance.as_deref(), config.daemon.realtime), (Some("left"), false));
+    assert_eq!(config.daemon.log, LogTarget::Syslog);
     assert_eq!(config.daemon.own_state_directory(), desk.path("state/left"));
     let peer = &config.peers[0];
     assert_eq!((peer.port, peer.interval, peer.multiplier), (1, Duration::from_millis(1), 255));
@@ -109,7 +110,7 @@ fn for_the_daemon_an_absent_interface_is_a_warning() {
     assert!(config::parse(&desk.path("c.toml"), &text, &host(), Severity::Error).is_err());
     let loaded = config::parse(&desk.path("c.toml"), &text, &host(), Severity::Warning).unwrap();
     assert_eq!(
-        loaded.warnings[0].summary(),
+        loaded.warnings[1].summary(),
         format!(
             "{}:9:13: there is no interface eth9 here (did you mean \"eth0\"? there are eth0, eth1, eth2, lo, ppp0)",
             desk.path("c.toml").display()

@@ -157,7 +157,7 @@ fn a_daemon_starts_without_what_may_come_later() {
     let host = support::host();
     let later = link_watcher::config::Severity::Warning;
     let loaded = link_watcher::config::parse(&desk.path("c.toml"), &text, &host, later).unwrap();
-    assert!(loaded.warnings[0].message.ends_with("/later does not exist"), "{:?}", loaded.warnings);
+    assert!(loaded.warnings[1].message.ends_with("/later does not exist"), "{:?}", loaded.warnings);
     desk.write_key("later", 0o644, "secret\n");
     let said = desk.findings(&text).join("\n");
     assert_eq!(

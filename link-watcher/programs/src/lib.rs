@@ -37,6 +37,8 @@ pub enum Purpose {
     Comparison,
     /// `cargo xtask dist` and the trial of its package: installed when they run, and missed where it cannot be had.
     Package,
+    /// A test asks it for a second opinion where it is there, and says loudly that it was left out where not.
+    Opinion,
 }
 
 macro_rules! programs {
@@ -109,6 +111,8 @@ programs! {
     CHROOT = "chroot" from ["coreutils"] for Package;
     /// The C compiler of a program that needs no library.
     MUSL_GCC = "musl-gcc" from ["musl-tools"] for Package;
+    /// Checks and tries Prometheus's alert rules.
+    PROMTOOL = "promtool" from ["prometheus"] for Opinion;
 }
 
 /// A name that is not on the list.

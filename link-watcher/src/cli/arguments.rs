@@ -180,18 +180,11 @@ pub enum Command {
         /// Only this notifier
         name: Option<String>,
     },
-    /// Print an example configuration or a fresh key
+    /// Print, or write, an example configuration, a fresh key, or what other programs want of this one
     Generate {
         /// What
+        #[command(subcommand)]
         what: Generated,
-        /// Which example: two routers joined by several links, or several ways to the internet [default: peer]
-        example: Option<Example>,
-        /// Convert the configuration of another program; FORMAT is fault-tolerant-router
-        #[arg(long, num_args = 2, value_names = ["FORMAT", "FILE"], conflicts_with = "example")]
-        from: Option<Vec<PathBuf>>,
-        /// Write it to a new file instead; a key's file can be read by its owner only
-        #[arg(long, value_name = "FILE")]
-        output: Option<PathBuf>,
     },
     /// Make a key for a peer, or print what to compare by telephone
     Key {
@@ -297,14 +290,65 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 }
 
 /// What can be generated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Debug, Subcommand)]
 pub enum Generated {
-    /// A commented example configuration.
-    Config,
-    /// A fresh key for a peer.
-    Key,
-    /// The nftables table for the uplinks of the configuration, as if all of them were up.
-    Nft,
+    /// A commented example configuration
+    Config {
+        /// Which example: two routers joined by several links, both ends of such a pair with one key, or several ways to the
+        /// internet [default: peer]
+        example: Option<Example>,
+        /// Which end of a peer [default: client]
+        #[arg(long, conflicts_with = "from")]
+        role: Option<End>,
+        /// Convert the configuration of another program; FORMAT is fault-tolerant-router
+        #[arg(long, num_args = 2, value_names = ["FORMAT", "FILE"], conflicts_with = "example")]
+        from: Option<Vec<PathBuf>>,
+        /// Where to.
+        #[command(flatten)]
+        to: Destination,
+    },
+    /// A fresh key for a peer
+    Key {
+        /// Where to.
+        #[command(flatten)]
+        to: Destination,
+    },
+    /// The nftables table for the uplinks of the configuration, as if all of them were up
+    Nft {
+        /// Where to.
+        #[command(flatten)]
+        to: Destination,
+    },
+    /// The systemd unit, for this program where it is
+    Unit {
+        /// Where to.
+        #[command(flatten)]
+        to: Destination,
+    },
+    /// A dashboard for Grafana
+    Dashboard {
+        /// Where to.
+        #[command(flatten)]
+        to: Destination,
+    },
+    /// Alert rules for Prometheus
+    Alerts {
+        /// Where to.
+        #[command(flatten)]
+        to: Destination,
+    },
+}
+
+/// Where something generated goes.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Destination {
+    /// Write it to a new file instead (of a pair: to three files in this directory), with the directories that are missing; a
+    /// key's file can be read by its owner only
+    #[arg(long, value_name = "PATH")]
+    pub output: Option<PathBuf>,
+    /// Replace what is there
+    #[arg(long, requires = "output")]
+    pub force: bool,
 }
 
 /// Which example configuration.
@@ -312,8 +356,19 @@ pub enum Generated {
 pub enum Example {
     /// `[[peer]]`.
     Peer,
+    /// `[[peer]]` of both ends.
+    Pair,
     /// `[[uplinks]]`.
     Uplinks,
+}
+
+/// One of the two ends of a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum End {
+    /// Chooses the link.
+    Client,
+    /// Follows.
+    Server,
 }
 
 /// What can be demonstrated.

@@ -11,8 +11,8 @@ use clap::CommandFactory;
 
 use super::{
     Arguments, Command, Exit, Failure,
-    arguments::{Generated, KeyAction, OnOff},
-    cleanup, doctor, events, explain, generate, man, nft, notify_test,
+    arguments::{Destination, KeyAction, OnOff},
+    cleanup, doctor, events, explain, generate, man, notify_test,
     output::{Style, print},
     status, wait, what_if,
 };
@@ -68,20 +68,10 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         }
         Command::Confirm => ordered(Change::Confirm, None),
         Command::NotifyTest { name } => return notify_test::run(&arguments.config_path(), name.as_deref()),
-        Command::Generate { what: Generated::Config, example, from, output } => {
-            generate::config(example, from.as_deref(), output.as_deref())
+        Command::Generate { what } => generate::run(what, &arguments.config_path()),
+        Command::Key { action: KeyAction::Generate { file } } => {
+            generate::key(&Destination { output: file, force: false })
         }
-        Command::Generate { what: Generated::Key, example: None, from: None, output } => {
-            generate::key(output.as_deref())
-        }
-        Command::Generate { what: Generated::Nft, example: None, from: None, output: None } => {
-            nft::generate(&arguments.config_path())
-        }
-        Command::Generate { .. } => Err(Failure::new(
-            Exit::Usage,
-            "link-watcher: only `generate config` has examples and --from, and `generate nft` has no --output",
-        )),
-        Command::Key { action: KeyAction::Generate { file } } => generate::key(file.as_deref()),
         Command::Key { action: KeyAction::Fingerprint { file } } => generate::fingerprint(&file),
         #[cfg(feature = "demo")]
         Command::Demo { scenario, script, interval, multiplier, engine } => {

@@ -37,6 +37,7 @@ use crate::{
     config::Refused,
     control::{BindError, ClientError},
     error::{MissingPrivilege, chain},
+    log,
 };
 
 /// Why a command failed: its exit code, and what to say.
@@ -89,7 +90,7 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
-                eprintln!("{}", failure.message);
+                eprintln!("{}", log::complaint(&failure.message));
             }
             failure.exit.into()
         }

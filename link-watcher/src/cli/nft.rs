@@ -4,15 +4,15 @@ use std::{collections::BTreeSet, path::Path};
 
 use ipnet::IpNet;
 
-use super::{Exit, Failure, output::print};
+use super::{Exit, Failure};
 use crate::{
     config,
     event::GroupId,
     uplink::{Desired, nft},
 };
 
-/// Prints the table for a configuration as if all uplinks were up, for those who load rules themselves.
-pub(super) fn generate(path: &Path) -> Result<(), Failure> {
+/// The table for a configuration as if all uplinks were up, for those who load rules themselves.
+pub(super) fn rendered(path: &Path) -> Result<String, Failure> {
     let loaded = config::load(path).map_err(|refused| Failure::from(&refused))?;
     for warning in loaded.warnings {
         eprintln!("{warning}\n");
@@ -41,5 +41,5 @@ pub(super) fn generate(path: &Path) -> Result<(), Failure> {
     let group =
         |(uplinks, number)| Desired { spared: spared.clone(), ..Desired::with_all_up(GroupId(number), uplinks) };
     let groups: Vec<Desired> = config.uplinks.iter().zip(0..).map(group).collect();
-    print(&nft::render(&groups, config.daemon.instance.as_deref()))
+    Ok(nft::render(&groups, config.daemon.instance.as_deref()))
 }

@@ -2,6 +2,7 @@
 
 use std::{
     cell::RefCell,
+    collections::BTreeSet,
     fmt,
     ops::Range,
     path::{Path, PathBuf},
@@ -144,6 +145,10 @@ pub(crate) struct Findings<'a> {
 
 #[derive(Debug, Default)]
 struct Found {
+    /// Keys that are there in another place, or whose section has another name.
+    excused: BTreeSet<&'static str>,
+    /// With the offsets that it is about.
+    advice: Vec<(usize, Diagnostic)>,
     /// With the offsets that they are about.
     kept: Vec<(usize, Diagnostic)>,
     errors: usize,
@@ -196,20 +201,55 @@ impl<'a> Findings<'a> {
         if *count > MAX_KEPT {
             return;
         }
-        let diagnostic = Diagnostic {
+        found.kept.push((span.start, self.diagnostic(severity, span, message, help, needs_privilege)));
+    }
+
+    fn diagnostic(
+        &self,
+        severity: Severity,
+        span: &Range<usize>,
+        message: String,
+        help: String,
+        needs_privilege: bool,
+    ) -> Diagnostic {
+        Diagnostic {
             severity,
             file: self.file.to_owned(),
             place: Some(self.place(span)),
             message,
             help: Some(help).filter(|help| !help.is_empty()),
             needs_privilege,
-        };
-        found.kept.push((span.start, diagnostic));
+        }
+    }
+
+    /// A key is there, but not where it should be, which is reported: it is not missed as well.
+    pub(crate) fn excuse(&self, key: &'static str) {
+        self.found.borrow_mut().excused.insert(key);
+    }
+
+    /// Whether that was said of a key.
+    pub(crate) fn excused(&self, key: &str) -> bool {
+        self.found.borrow().excused.contains(key)
+    }
+
+    /// A warning that is worth reading only where there is no error: whoever mends one shall not read advice meanwhile.
+    pub(crate) fn advice(&self, span: &Range<usize>, message: impl Into<String>, help: impl Into<String>) {
+        let advice = self.diagnostic(Severity::Warning, span, message.into(), help.into(), false);
+        self.found.borrow_mut().advice.push((span.start, advice));
+    }
+
+    /// Whether there is any error yet.
+    pub(crate) fn any_error(&self) -> bool {
+        self.found.borrow().errors > 0
     }
 
     /// What was found, in the order of the file, and how many errors more.
     pub(crate) fn into_sorted(self) -> (Vec<Diagnostic>, usize) {
         let mut found = self.found.into_inner();
+        if found.errors == 0 {
+            let room = MAX_KEPT.saturating_sub(found.warnings);
+            found.kept.extend(found.advice.into_iter().take(room));
+        }
         found.kept.sort_by_key(|(start, _)| *start);
         let kept = found.kept.into_iter().map(|(_, diagnostic)| diagnostic).collect();
         (kept, found.errors.saturating_sub(MAX_KEPT))

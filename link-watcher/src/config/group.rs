@@ -10,6 +10,8 @@ use crate::{event::Failback, health::Share};
 /// The longest time that can be asked for.
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 const DEFAULT_FAILBACK: Duration = Duration::from_secs(30);
+/// What people write for a failback by hand.
+pub(super) const NEVER: [&str; 7] = ["never", "off", "no", "none", "false", "stay", "disabled"];
 /// Longest name of a group or link, bytes.
 const MAX_NAME_LEN: usize = 64;
 
@@ -25,11 +27,11 @@ pub(super) fn failback(section: &Section<'_>) -> Failback {
         if text == "manual" {
             return Failback::Manual;
         }
-        if let (Some(value), Some(_)) = (value, nearest(text, ["manual"])) {
+        if let (Some(value), true) = (value, NEVER.contains(&text) || nearest(text, ["manual"]).is_some()) {
             section.findings.error(
                 &value.span(),
                 format!("`failback` cannot be \"{text}\""),
-                "did you mean \"manual\"?",
+                "did you mean \"manual\"? Then the traffic stays until somebody switches",
             );
             return Failback::Manual;
         }
@@ -58,7 +60,7 @@ pub(super) fn link_name(section: &Section<'_>, example: &str) -> Option<Spanned<
 pub(super) fn name(section: &Section<'_>, example: &str) -> Option<Spanned<String>> {
     let example = format!("\"{example}\"");
     let Some(name) = section.string("name", &example) else {
-        if section.get("name").is_none() {
+        if section.get("name").is_none() && !section.excused("name") {
             section.missing("name", &example);
         }
         return None;

@@ -14,7 +14,7 @@ use super::{
     diagnostic::{Findings, Severity, nearest},
     peer::Peer,
 };
-use crate::system::Interfaces;
+use crate::{address::is_link_local, system::Interfaces};
 
 /// How the names of interfaces begin that a daemon or driver makes when a line comes up, and removes when it goes.
 const COME_AND_GO: &[&str] = &["ppp", "wwan", "tun", "tap", "wg", "usb", "l2tp"];
@@ -77,6 +77,16 @@ pub(super) fn check(peers: &[Peer<'_>], host: &Host, absent: Severity, findings:
             let severity = host.severity(name, absent);
             let say =
                 |span: &Range<usize>, message: String, help: String| findings.add(severity, span, message, help, false);
+            let mut locals = peers.iter().flat_map(|peer| &peer.links).filter_map(|link| link.local.as_ref());
+            // That it is ours by the file's own words is reported already.
+            if let Some(remote) = &link.remote
+                && !locals.any(|local| local.get_ref() == remote.get_ref())
+                && let Some((message, help)) = no_router(*remote.get_ref(), name, addresses, host)
+            {
+                say(&remote.span(), message, help);
+                continue;
+            }
+            routes_of_the_link_itself(peer, name, addresses, &link.remote, severity, findings);
             match (&link.local, &link.remote) {
                 (Some(local), _) if !addresses.iter().any(|has| has.network.addr() == *local.get_ref()) => {
                     let family =
@@ -105,6 +115,56 @@ pub(super) fn check(peers: &[Peer<'_>], host: &Host, absent: Severity, findings:
     }
 }
 
+/// Why nobody else can have this address behind this interface.
+fn no_router(address: IpAddr, name: &str, addresses: &[Address], host: &Host) -> Option<(String, String)> {
+    let same = |has: &&Address| has.network.addr() == address;
+    // The loopback interface has all of its prefix; a link-local address means another machine on another interface.
+    let mut others = host.interfaces.iter().filter(|(other, _)| *other == name || !is_link_local(address));
+    if let Some((interface, _)) = others.find(|(_, addresses)| addresses.iter().any(|has| same(&has))) {
+        let message = format!("`remote` {address} is this machine's own address, on {interface}");
+        return Some((message, "`remote` is the peer's address, `local` this router's".to_owned()));
+    }
+    for has in addresses {
+        // RFC 3021: with a length of 31 both are hosts.
+        let IpNet::V4(network) = has.network else { continue };
+        let what = match address {
+            _ if network.prefix_len() >= 31 => continue,
+            IpAddr::V4(address) if address == network.network() => "the network address",
+            IpAddr::V4(address) if address == network.broadcast() => "the broadcast address",
+            _ => continue,
+        };
+        let message = format!("`remote` {address} is {what} of {}, which no router has", network.trunc());
+        return Some((message, format!("{name} has {network}: name the other router's address there")));
+    }
+    None
+}
+
+/// A link's own prefix must stay reachable by that link. A wider route does no harm: the kernel takes the narrower one of the
+/// interface.
+fn routes_of_the_link_itself(
+    peer: &Peer<'_>,
+    name: &str,
+    addresses: &[Address],
+    remote: &Option<Spanned<IpAddr>>,
+    severity: Severity,
+    findings: &Findings<'_>,
+) {
+    let Some(remote) = remote.as_ref().map(|remote| *remote.get_ref()) else { return };
+    let own =
+        addresses.iter().map(|has| has.network.trunc()).filter(|own| own.contains(&remote) && own.prefix_len() > 0);
+    for own in own {
+        for route in peer.routes.iter().filter(|route| own.contains(route.get_ref())) {
+            findings.add(
+                severity,
+                &route.span(),
+                format!("{} is the link's own prefix, on {name} ({own}): it is there without a route", route.get_ref()),
+                "leave it out: sent through the peer, the way to the peer would lead through the peer".to_owned(),
+                false,
+            );
+        }
+    }
+}
+
 /// The addresses of an interface; reports one that is not there.
 pub(super) fn known_interface<'h>(
     name: &Spanned<String>,
@@ -121,7 +181,9 @@ pub(super) fn known_interface<'h>(
                 [] => "there are none".to_owned(),
                 names => format!("there are {}", names.join(", ")),
             };
-            let help = match nearest(name.get_ref(), names.iter().copied()) {
+            // As `ip address` shows one end of a pair: eth0@if3.
+            let bare = name.get_ref().split('@').next().unwrap_or_default();
+            let help = match nearest(bare, names.iter().copied()) {
                 Some(close) => format!("did you mean \"{close}\"? {list}"),
                 None => list,
             };

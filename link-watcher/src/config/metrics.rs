@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 
 use super::section::Section;
 
+/// Keys of `[metrics]`.
+pub(super) const KEYS: &[&str] = &["listen"];
 const EXAMPLE: &str = "\"127.0.0.1:9746\"";
 
 /// `[metrics]`.
@@ -15,7 +17,7 @@ pub struct MetricsConfig {
 
 /// Reads the section; nothing where there is none, or where it is wrong.
 pub(super) fn read(root: &Section<'_>) -> Option<MetricsConfig> {
-    let section = root.section("metrics", "[metrics]", &["listen"])?;
+    let section = root.section("metrics", "[metrics]", KEYS)?;
     if section.get("listen").is_none() {
         section.missing("listen", EXAMPLE);
     }

@@ -8,14 +8,18 @@ mod actuation;
 mod cross;
 mod diagnostic;
 mod diff;
+mod doubts;
 mod group;
 mod host;
+mod meant;
 mod metrics;
 mod notify;
 mod peer;
 mod protocol;
 mod secret;
 mod section;
+mod syntax;
+mod unknown;
 mod uplinks;
 
 use std::{
@@ -60,6 +64,10 @@ pub const DEFAULT_PATH: &str = "/etc/link-watcher/link-watcher.toml";
 pub const DEFAULT_CONTROL_SOCKET: &str = "/run/link-watcher/control.sock";
 /// Where the daemon keeps what outlives it unless the configuration says otherwise.
 pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/link-watcher";
+/// Sections of the file.
+const SECTIONS: &[&str] = &["daemon", "peer", "uplinks", "metrics", "notify"];
+/// Keys of `[daemon]`.
+const DAEMON_KEYS: &[&str] = &["control-socket", "engine", "on-exit", "instance", "realtime", "state-directory", "log"];
 /// Longest configuration, bytes.
 const MAX_FILE_LEN: u64 = 8 << 20;
 /// Longest path of a Unix socket, bytes: `sun_path` of `unix(7)` without its final zero.
@@ -95,6 +103,8 @@ pub struct DaemonConfig {
     pub realtime: bool,
     /// Where daemons keep what outlives them; see [`DaemonConfig::own_state_directory`].
     pub state_directory: PathBuf,
+    /// Where the log goes.
+    pub log: LogTarget,
 }
 
 impl DaemonConfig {
@@ -115,6 +125,17 @@ pub enum EngineChoice {
     Tc,
     /// A UDP socket.
     Socket,
+}
+
+/// Where the log goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// The journal with fields, where standard error is the journal; else standard error.
+    Auto,
+    /// Datagrams to `/dev/log`.
+    Syslog,
+    /// Lines on standard error.
+    Stderr,
 }
 
 /// What becomes of a peer's routes while none of its links is usable.
@@ -314,10 +335,7 @@ fn daemon_text(path: &Path, key: &str) -> Result<Option<String>, Refused> {
 pub fn parse(path: &Path, text: &str, host: &Host, absent: Severity) -> Result<Loaded, Refused> {
     let findings = Findings::new(path, text);
     let (document, syntax_errors) = DeTable::parse_recoverable(text);
-    for error in &syntax_errors {
-        let span = error.span().unwrap_or(0..0);
-        findings.error(&span, format!("this is not TOML: {}", error.message()), "");
-    }
+    syntax::report(text, &syntax_errors, &findings);
     let config =
         if syntax_errors.is_empty() { check_document(document.get_ref(), host, absent, &findings) } else { None };
     let (diagnostics, omitted) = findings.into_sorted();
@@ -330,8 +348,7 @@ pub fn parse(path: &Path, text: &str, host: &Host, absent: Severity) -> Result<L
 }
 
 fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, findings: &Findings<'_>) -> Option<Config> {
-    let sections = ["daemon", "peer", "uplinks", "metrics", "notify"];
-    let root = Section::new("", 0..0, document, &sections, findings);
+    let root = Section::new("", 0..0, document, SECTIONS, findings);
     let directory = directory_of(findings.file());
     let daemon = check_daemon(&root, directory);
     let mut peers: Vec<Peer<'_>> = root
@@ -341,7 +358,8 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
         .collect();
     let uplinks: Vec<Uplinks<'_>> =
         root.sections("uplinks", "[[uplinks]]", uplinks::UPLINKS_KEYS).into_iter().map(Uplinks::read).collect();
-    if root.get("peer").is_none() && root.get("uplinks").is_none() {
+    // A section whose name is wrong is not missed as well.
+    if root.get("peer").is_none() && root.get("uplinks").is_none() && !findings.any_error() {
         findings.error(
             &(0..0),
             "there is nothing to watch",
@@ -354,6 +372,7 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
     actuation::resolve(&mut peers, &uplinks, findings);
     host::check(&peers, host, absent, findings);
     uplinks::check_host(&uplinks, host, absent, findings);
+    doubts::check(&peers, &uplinks, findings);
     // Both are built before either is missed: building reports what only shows when values are put together.
     let peers: Vec<Option<PeerConfig>> = peers.into_iter().map(Peer::build).collect();
     let uplinks: Vec<Option<UplinksConfig>> = uplinks.into_iter().map(Uplinks::build).collect();
@@ -367,7 +386,6 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
 }
 
 fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
-    let known = ["control-socket", "engine", "on-exit", "instance", "realtime", "state-directory"];
     let mut daemon = DaemonConfig {
         control_socket: PathBuf::from(DEFAULT_CONTROL_SOCKET),
         engine: EngineChoice::Auto,
@@ -375,8 +393,9 @@ fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
         instance: None,
         realtime: true,
         state_directory: PathBuf::from(DEFAULT_STATE_DIRECTORY),
+        log: LogTarget::Auto,
     };
-    let Some(section) = root.section("daemon", "[daemon]", &known) else { return daemon };
+    let Some(section) = root.section("daemon", "[daemon]", DAEMON_KEYS) else { return daemon };
     if let Some(socket) = section.string("control-socket", "\"/run/link-watcher/control.sock\"") {
         daemon.control_socket = directory.join(socket.get_ref());
         if daemon.control_socket.as_os_str().len() > MAX_SOCKET_PATH_LEN || socket.get_ref().is_empty() {
@@ -397,6 +416,8 @@ fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
     daemon.on_exit =
         section.choice("on-exit", &[("keep", OnExit::Keep), ("remove", OnExit::Remove)]).unwrap_or(daemon.on_exit);
     daemon.realtime = section.boolean("realtime").unwrap_or(daemon.realtime);
+    let logs = [("auto", LogTarget::Auto), ("syslog", LogTarget::Syslog), ("stderr", LogTarget::Stderr)];
+    daemon.log = section.choice("log", &logs).unwrap_or(daemon.log);
     if let Some(state) = section.string("state-directory", "\"/var/lib/link-watcher\"") {
         if state.get_ref().is_empty() {
             let help = format!("it is a path, such as {DEFAULT_STATE_DIRECTORY}");

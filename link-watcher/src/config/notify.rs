@@ -43,7 +43,7 @@ const DEFAULT_EVENTS: &[&str] =
 
 const COMMON_KEYS: &[&str] = &["kind", "name", "on", "min-interval"];
 /// Keys of all kinds: those of [`COMMON_KEYS`], and those of each.
-const KEYS: &[&str] = &[
+pub(super) const KEYS: &[&str] = &[
     "kind",
     "name",
     "on",

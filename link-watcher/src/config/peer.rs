@@ -66,13 +66,14 @@ pub(super) const PEER_KEYS: &[&str] = &[
     "rule-priority",
     "link",
 ];
-const LINK_KEYS: &[&str] = &["name", "interface", "local", "remote", "tier", "weight", "max-hops"];
+/// Keys of `[[peer.link]]`.
+pub(super) const LINK_KEYS: &[&str] = &["name", "interface", "local", "remote", "tier", "weight", "max-hops"];
 
 /// `[[peer]]` with the places of what is compared with other values.
 pub(super) struct Peer<'a> {
     pub(super) section: Section<'a>,
     pub(super) name: Option<Spanned<String>>,
-    role: Option<Role>,
+    pub(super) role: Option<Role>,
     pub(super) port: u16,
     pub(super) keys: Vec<KeyFile>,
     interval: Duration,
@@ -146,7 +147,7 @@ impl<'a> Peer<'a> {
             .zip(1..)
             .map(|(section, position)| Link::read(section, position))
             .collect();
-        if section.get("link").is_none() {
+        if section.get("link").is_none() && !section.excused("link") {
             section.findings.error(
                 &section.span(),
                 "[[peer]] has no link",

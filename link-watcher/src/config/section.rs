@@ -12,7 +12,10 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::diagnostic::{Findings, either, nearest};
+use super::{
+    diagnostic::{Findings, either},
+    meant, unknown,
+};
 
 /// One table: `[daemon]`, or one `[[peer]]`.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +24,7 @@ pub(super) struct Section<'a> {
     pub(super) title: &'static str,
     header: (usize, usize),
     table: &'a DeTable<'a>,
+    known: &'static [&'static str],
     pub(super) findings: &'a Findings<'a>,
 }
 
@@ -30,7 +34,7 @@ impl<'a> Section<'a> {
         title: &'static str,
         header: Range<usize>,
         table: &'a DeTable<'a>,
-        known: &[&'static str],
+        known: &'static [&'static str],
         findings: &'a Findings<'a>,
     ) -> Self {
         for (key, _) in table.iter() {
@@ -38,10 +42,11 @@ impl<'a> Section<'a> {
             if known.contains(&name) {
                 continue;
             }
-            let help = match nearest(name, known.iter().copied()) {
-                Some(word) => format!("did you mean `{word}`?"),
-                None => format!("known keys are {}", known.join(", ")),
-            };
+            let unknown::Meant { key: meant, elsewhere, help } = unknown::meant(name, title, known);
+            // What is inside of these is looked for from other sections.
+            if let Some(meant) = meant.filter(|meant| elsewhere || ["link", "probe", "targets"].contains(meant)) {
+                findings.excuse(meant);
+            }
             let message = if title.is_empty() {
                 format!("unknown section or key `{name}`")
             } else {
@@ -49,7 +54,7 @@ impl<'a> Section<'a> {
             };
             findings.error(&key.span(), message, help);
         }
-        Self { title, header: (header.start, header.end), table, findings }
+        Self { title, header: (header.start, header.end), table, known, findings }
     }
 
     /// Where its header is.
@@ -66,12 +71,23 @@ impl<'a> Section<'a> {
         match self.get(key).map(Spanned::get_ref) {
             Some(DeValue::Array(array)) => array.iter().next().is_none(),
             Some(_) => false,
-            None => true,
+            None => !self.excused(key),
         }
+    }
+
+    /// Whether a key is there under another name or in another place, which was reported then: one mistake is one error.
+    pub(super) fn excused(&self, key: &str) -> bool {
+        let unknown =
+            || self.table.iter().map(|(key, _)| key.get_ref().as_ref()).filter(|key| !self.known.contains(key));
+        self.findings.excused(key)
+            || unknown().any(|unknown| unknown::meant(unknown, self.title, self.known).key == Some(key))
     }
 
     /// Says that a key is missing.
     pub(super) fn missing(&self, key: &str, example: &str) {
+        if self.excused(key) {
+            return;
+        }
         self.findings.error(
             &self.span(),
             format!("{} lacks `{key}`", self.title),
@@ -90,7 +106,12 @@ impl<'a> Section<'a> {
     }
 
     /// A section inside this one: `[daemon]`, `[uplinks.probe]`.
-    pub(super) fn section(&self, key: &str, title: &'static str, known: &[&'static str]) -> Option<Section<'a>> {
+    pub(super) fn section(
+        &self,
+        key: &str,
+        title: &'static str,
+        known: &'static [&'static str],
+    ) -> Option<Section<'a>> {
         let value = self.get(key)?;
         let DeValue::Table(table) = value.get_ref() else {
             self.findings.error(
@@ -104,9 +125,13 @@ impl<'a> Section<'a> {
     }
 
     /// Repeated sections: every `[[peer]]`.
-    pub(super) fn sections(&self, key: &str, title: &'static str, known: &[&'static str]) -> Vec<Section<'a>> {
+    pub(super) fn sections(&self, key: &str, title: &'static str, known: &'static [&'static str]) -> Vec<Section<'a>> {
         let Some(value) = self.get(key) else { return Vec::new() };
         let wrong = |span: &Range<usize>| {
+            // What is below a section whose head has another name makes a wrong one of this name.
+            if self.excused(key) {
+                return;
+            }
             self.findings.error(
                 span,
                 format!("`{key}` must be a repeated section"),
@@ -143,7 +168,8 @@ impl<'a> Section<'a> {
     pub(super) fn strings(&self, key: &str, example: &str) -> Vec<Spanned<String>> {
         let Some(value) = self.get(key) else { return Vec::new() };
         let DeValue::Array(array) = value.get_ref() else {
-            self.wrong_type(key, value, "a list", example);
+            let meant = meant::list(value.get_ref());
+            self.wrong_type(key, value, "a list", meant.as_deref().unwrap_or(example));
             return Vec::new();
         };
         let mut strings = Vec::new();
@@ -160,7 +186,8 @@ impl<'a> Section<'a> {
         let value = self.get(key)?;
         let boolean = value.get_ref().as_bool();
         if boolean.is_none() {
-            self.wrong_type(key, value, "true or false", "true");
+            let meant = meant::boolean(value.get_ref()).unwrap_or(true);
+            self.wrong_type(key, value, "true or false", &meant.to_string());
         }
         boolean
     }
@@ -168,7 +195,11 @@ impl<'a> Section<'a> {
     pub(super) fn integer(&self, key: &str, range: RangeInclusive<u32>) -> Option<Spanned<u32>> {
         let value = self.get(key)?;
         let DeValue::Integer(integer) = value.get_ref() else {
-            self.wrong_type(key, value, "a number", &range.start().to_string());
+            let example = match meant::number(key, value.get_ref(), &range) {
+                Some(number) => number.to_string(),
+                None => format!("a number from {} to {}, without quotes", range.start(), range.end()),
+            };
+            self.wrong_type(key, value, "a number", &example);
             return None;
         };
         let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
@@ -187,14 +218,21 @@ impl<'a> Section<'a> {
         let value = self.get(key)?;
         let quoted = format!("\"{example}\"");
         let DeValue::String(text) = value.get_ref() else {
-            self.wrong_type(key, value, "a duration in quotes", &quoted);
+            let meant = match value.get_ref() {
+                DeValue::Integer(integer) => meant::durations(integer.as_str(), &range),
+                _ => None,
+            };
+            self.wrong_type(key, value, "a duration in quotes", meant.as_deref().unwrap_or(&quoted));
             return None;
         };
         let Ok(duration) = humantime::parse_duration(text) else {
             self.findings.error(
                 &value.span(),
                 format!("`{key}` is not a duration: \"{text}\""),
-                "write a number and its unit, such as \"10ms\", \"1s\" or \"2m\"",
+                match meant::duration(text, &range) {
+                    Some(meant) => format!("write {key} = {meant}"),
+                    None => "write a number and its unit, such as \"10ms\", \"1s\" or \"2m\"".to_owned(),
+                },
             );
             return None;
         };
@@ -218,7 +256,7 @@ impl<'a> Section<'a> {
         let text = self.string(key, &format!("\"{}\"", words.first().copied().unwrap_or_default()))?;
         let found = choices.iter().find(|(word, _)| word == text.get_ref()).map(|(_, choice)| *choice);
         if found.is_none() {
-            let help = match nearest(text.get_ref(), words.iter().copied()) {
+            let help = match meant::choice(text.get_ref(), &words) {
                 Some(word) => format!("did you mean \"{word}\"? It is one of {}", either(&words)),
                 None => format!("write {}", either(&words)),
             };
@@ -245,12 +283,7 @@ impl<'a> Section<'a> {
     pub(super) fn checked_address(&self, key: &str, text: Spanned<String>, example: &str) -> Option<Spanned<IpAddr>> {
         let span = text.span();
         let Ok(address) = text.get_ref().parse::<IpAddr>() else {
-            let help = match text.get_ref().split_once('/') {
-                Some((address, _)) if address.parse::<IpAddr>().is_ok() => {
-                    format!("write it without the prefix length: {key} = \"{address}\"")
-                }
-                _ => format!("write one address, such as {key} = \"{example}\"; names are not looked up"),
-            };
+            let help = meant::address(key, text.get_ref(), example);
             self.findings.error(&span, format!("`{key}` is not an address: \"{}\"", text.get_ref()), help);
             return None;
         };
@@ -296,15 +329,7 @@ impl<'a> Section<'a> {
                 format!("write \"{}\", or \"{}\" for this one address", prefix.trunc(), IpNet::from(prefix.addr())),
             ),
             Err(_) => {
-                let help = match text.parse::<IpAddr>() {
-                    Ok(address) => {
-                        format!("add the prefix length: \"{}\" is this one address", IpNet::from(address))
-                    }
-                    Err(_) if text == "default" => "write \"0.0.0.0/0\", or \"::/0\" for IPv6".to_owned(),
-                    Err(_) => {
-                        "write an address and a length, such as \"10.20.20.0/22\" or \"2001:db8::/32\"".to_owned()
-                    }
-                };
+                let help = meant::prefix(&text);
                 self.findings.error(&span, format!("`{key}` has an entry that is not a prefix: \"{text}\""), help);
             }
         }
@@ -324,7 +349,7 @@ impl<'a> Section<'a> {
         self.findings.error(
             &name.span(),
             format!("\"{text}\" cannot be the name of an interface: {wrong}"),
-            "`ip link` lists the interfaces",
+            meant::interface(text),
         );
         false
     }

@@ -19,8 +19,10 @@ use ipnet::IpNet;
 use self::{cross::KERNELS_TABLES, read::MAX_UPLINKS};
 pub(super) use self::{
     cross::{check as check_cross, tables},
+    force::KEYS as FORCE_KEYS,
     host::check as check_host,
-    read::{UPLINKS_KEYS, Uplinks},
+    probe::KEYS as PROBE_KEYS,
+    read::{LINK_KEYS, UPLINKS_KEYS, Uplinks},
 };
 use super::Config;
 use crate::{

@@ -71,7 +71,7 @@ impl EventRecord {
             time: clock::rfc3339(transition.at_ns),
             group,
             link,
-            what: what(&transition.what).to_owned(),
+            what: event_name(&transition.what).to_owned(),
             from,
             to,
             why: transition.why.clone(),
@@ -83,7 +83,8 @@ impl EventRecord {
     }
 }
 
-fn what(what: &What) -> &'static str {
+/// What happened, as `events --json` and the journal have it.
+pub(crate) fn event_name(what: &What) -> &'static str {
     match what {
         What::LinkUp => "link-up",
         What::LinkDown => "link-down",

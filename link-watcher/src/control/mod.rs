@@ -15,6 +15,7 @@ mod server;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+pub(crate) use self::history::event_name;
 pub use self::{
     author::{Author, MAX_REASON_LEN},
     client::{Client, ClientError},

@@ -25,7 +25,6 @@ mod uplinks;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::IsTerminal as _,
     net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
@@ -64,6 +63,7 @@ use crate::{
     engine::Engine,
     error::{MissingPrivilege, chain},
     ledger::{Ledger, SharedLedger},
+    log,
     metrics::{self, Counters},
     notify::{self, Notifiers, Tally},
     probe::{self, HeapTables, KernelNews, Stats, Tables},
@@ -98,7 +98,7 @@ fn slots_for(links: usize) -> u32 {
 pub fn run(config_path: &Path) -> Result<()> {
     let hidden = hide_memory();
     let (loaded, refused) = reload::load(config_path)?;
-    start_logging();
+    let _flush = log::start(loaded.config.daemon.log);
     if let Some(refused) = &refused {
         error!("{refused}\nthe configuration that ran last serves until `link-watcher reload` takes a better one");
     }
@@ -147,6 +147,7 @@ async fn serve(config_path: &Path, loaded: Loaded, refused: Option<String>) -> R
     let notifiers =
         tokio::spawn(notify::serve(notifiers_watched, Arc::clone(&history), requests_in.clone(), Arc::clone(&tally)));
     let server = tokio::spawn(server.run(requests_in.clone(), Arc::clone(&history)));
+    let told = tokio::spawn(systemd::tell_status(requests_in.clone(), Arc::clone(&history)));
     let faces = metrics::Faces { requests: requests_in.clone(), history, tally };
     // A busy port is no reason not to watch links.
     let metrics = listen.and_then(|address| metrics::Listener::bind(address).ok());
@@ -192,6 +193,7 @@ async fn serve(config_path: &Path, loaded: Loaded, refused: Option<String>) -> R
     server.abort();
     metrics.abort();
     notifiers.abort();
+    told.abort();
     if core.join().is_err() {
         error!("the core has panicked");
     }
@@ -363,20 +365,6 @@ fn missing_privilege() -> Option<MissingPrivilege> {
             missing.join(" and ")
         ))
     })
-}
-
-/// Log lines to stderr; under journald without the time, which it adds itself.
-fn start_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("LINK_WATCHER_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
-    // A second daemon in one process, as in tests, keeps the first one's log. Here and below.
-    if std::env::var_os("JOURNAL_STREAM").is_some() {
-        let _ = builder.without_time().with_target(false).try_init();
-    } else {
-        let _ = builder.with_target(false).try_init();
-    }
 }
 
 /// The signals that mean something.

@@ -2,11 +2,13 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering::Relaxed};
 
-use tracing::{error, info, warn};
+use tracing::Level;
 
 use super::{core::Core, uplinks::UplinkGroup};
 use crate::{
+    control::event_name,
     event::{GroupId, LinkId, Transition, What},
+    log,
     metrics::To,
     trace::Trace,
 };
@@ -108,23 +110,45 @@ impl Core {
         }
     }
 
-    /// Writes a transition to the log, in words.
+    /// Writes a transition to the log, with what machines look for.
     fn log(&self, transition: &Transition, trace: Option<Trace>) {
         let (group, link) = self.names(transition.group, transition.link);
+        let (level, text) = self.words(transition, trace, &group, link.as_deref());
+        let event = event_name(&transition.what);
+        macro_rules! say {
+            ($level:ident) => {
+                tracing::$level!(
+                    message_id = log::message_id(event),
+                    lw_group = group,
+                    lw_link = link,
+                    lw_event = event,
+                    "{text}"
+                )
+            };
+        }
+        match level {
+            Level::ERROR => say!(error),
+            Level::WARN => say!(warn),
+            _ => say!(info),
+        }
+    }
+
+    /// What a transition is for people, and how bad it is.
+    fn words(&self, transition: &Transition, trace: Option<Trace>, group: &str, link: Option<&str>) -> (Level, String) {
         let link = link.map(|link| format!(" {link}")).unwrap_or_default();
         let why = &transition.why;
         match &transition.what {
-            What::LinkUp => info!("{group}{link} is up: {why}"),
-            What::LinkDown => warn!("{group}{link} is down: {why}"),
-            What::LinkDegraded => warn!("{group}{link} is degraded: {why}"),
-            What::LinkDampened => warn!("{group}{link} is dampened: {why}"),
-            What::NoUsableLink => error!("{group}: {why}"),
-            What::Ordered => info!("{why}"),
-            What::AnnouncementsUnanswered => warn!("{group}: {why}"),
-            What::AnnouncementsAnswered => info!("{group}: {why}"),
-            What::PeerRestarted => info!("{group}: the peer has started anew: {why}"),
-            What::PeerSilent => warn!("{group}: the peer is silent: {why}"),
-            What::PeerBack => info!("{group}: {why}"),
+            What::LinkUp => (Level::INFO, format!("{group}{link} is up: {why}")),
+            What::LinkDown => (Level::WARN, format!("{group}{link} is down: {why}")),
+            What::LinkDegraded => (Level::WARN, format!("{group}{link} is degraded: {why}")),
+            What::LinkDampened => (Level::WARN, format!("{group}{link} is dampened: {why}")),
+            What::NoUsableLink => (Level::ERROR, format!("{group}: {why}")),
+            What::Ordered => (Level::INFO, why.clone()),
+            What::AnnouncementsUnanswered => (Level::WARN, format!("{group}: {why}")),
+            What::AnnouncementsAnswered => (Level::INFO, format!("{group}: {why}")),
+            What::PeerRestarted => (Level::INFO, format!("{group}: the peer has started anew: {why}")),
+            What::PeerSilent => (Level::WARN, format!("{group}: the peer is silent: {why}")),
+            What::PeerBack => (Level::INFO, format!("{group}: {why}")),
             What::ActiveChanged { from, to } => {
                 let names = |links: &[LinkId]| {
                     let names: Vec<String> = links.iter().map(|link| self.link_name(*link)).collect();
@@ -132,7 +156,8 @@ impl Core {
                 };
                 let took_ns = trace.map_or(0, |trace| trace.routed_ns.saturating_sub(transition.at_ns));
                 let took_ms = took_ns as f64 / 1e6;
-                warn!("{group}: traffic moved from {} to {} in {took_ms:.2} ms: {why}", names(from), names(to));
+                let (from, to) = (names(from), names(to));
+                (Level::WARN, format!("{group}: traffic moved from {from} to {to} in {took_ms:.2} ms: {why}"))
             }
         }
     }

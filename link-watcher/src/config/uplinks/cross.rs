@@ -38,6 +38,7 @@ pub(in crate::config) fn check(groups: &[Uplinks<'_>], peers: &[Peer<'_>], findi
         enough_marks(group, findings);
         forced(group, findings);
         own_lan(group, findings);
+        somebody_chosen(group, findings);
         tables_of_others(group, peers, findings);
     }
     // More groups than there are rules for, and more uplinks than a group can have, are reported in any case: they are not
@@ -107,6 +108,17 @@ fn enough_marks(group: &Uplinks<'_>, findings: &Findings<'_>) {
             &group.fwmark.span(),
             format!("these are {} uplinks, too many for their marks", group.links.len()),
             help,
+        );
+    }
+}
+
+/// An uplink of tier 0 is for what is forced to it, and for answers: with nothing else new connections go nowhere.
+fn somebody_chosen(group: &Uplinks<'_>, findings: &Findings<'_>) {
+    if let Some(first) = group.links.first().filter(|_| group.links.iter().all(|link| link.tier == 0)) {
+        findings.error(
+            &first.section.get("tier").map_or(first.section.span(), Spanned::span),
+            "all of these uplinks have tier = 0: none is ever chosen for a new connection",
+            "give at least one of them tier = 1",
         );
     }
 }

@@ -9,7 +9,7 @@ use super::{ForceConfig, Protocol};
 use crate::config::section::Section;
 
 /// Keys of `[[uplinks.force]]`.
-pub(super) const KEYS: &[&str] = &["link", "source", "destination", "protocol", "port", "or-others"];
+pub(in crate::config) const KEYS: &[&str] = &["link", "source", "destination", "protocol", "port", "or-others"];
 /// Most entries of one `port`.
 const MAX_PORTS: usize = 64;
 const PORT_EXAMPLE: &str = "25";

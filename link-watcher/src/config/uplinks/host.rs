@@ -1,6 +1,9 @@
 //! Compares uplinks with the machine.
 
-use super::read::{Uplink, Uplinks};
+use super::{
+    kind::Kind,
+    read::{Uplink, Uplinks},
+};
 use crate::config::{
     diagnostic::{Findings, Severity},
     host::{Address, Host, known_interface},
@@ -13,6 +16,7 @@ pub(in crate::config) fn check(groups: &[Uplinks<'_>], host: &Host, absent: Seve
         for lan in &group.lan {
             known_interface(lan, host, absent, findings);
         }
+        targets_that_tell_nothing(group, host, absent, findings);
         for link in &group.links {
             gateways_of_others(link, host, absent, findings);
             let Some(interface) = &link.interface else { continue };
@@ -20,6 +24,44 @@ pub(in crate::config) fn check(groups: &[Uplinks<'_>], host: &Host, absent: Seve
                 let absent = host.severity(interface.get_ref(), absent);
                 on_interface(link, interface.get_ref(), addresses, absent, findings);
             }
+        }
+    }
+}
+
+/// A target shows that an uplink works if its answer comes through it from beyond the provider's router.
+fn targets_that_tell_nothing(group: &Uplinks<'_>, host: &Host, absent: Severity, findings: &Findings<'_>) {
+    let probes = group.links.iter().map(|link| &link.probe).chain([&group.probe]).flatten();
+    for target in probes.filter_map(|probe| probe.targets.as_ref()).flat_map(|targets| &targets.list) {
+        let address = target.at.ip();
+        let has = |addresses: &[Address]| addresses.iter().any(|has| has.network.addr() == address);
+        let mut lans = group.lan.iter().map(|lan| lan.get_ref().as_str());
+        let lan = lans.find_map(|lan| {
+            let has = host.interfaces.get(lan)?.iter().find(|has| has.network.contains(&address))?;
+            Some((lan, has.network.trunc()))
+        });
+        let (severity, why) = if address.is_loopback() {
+            (Severity::Error, "a loopback address: it answers whatever the uplink does".to_owned())
+        } else if let Some((interface, _)) = host.interfaces.iter().find(|(_, addresses)| has(addresses)) {
+            (absent, format!("this machine's own address, on {interface}: it answers whatever the uplink does"))
+        } else if let Some((lan, network)) = lan {
+            (absent, format!("in the LAN {network} on {lan}: its answer does not come through the uplink"))
+        } else {
+            continue;
+        };
+        let help = "name something in the internet that answers everybody, such as \"9.9.9.9\"".to_owned();
+        findings.add(severity, &target.span, format!("target {address} is {why}"), help, false);
+    }
+    for link in &group.links {
+        let probe = link.probe.as_ref().filter(|probe| probe.targets.is_some()).or(group.probe.as_ref());
+        let Some(probe) = probe.filter(|probe| probe.kind == Some(Kind::Icmp)) else { continue };
+        let Some(targets) = probe.targets.as_ref().filter(|targets| !targets.list.is_empty()) else { continue };
+        let gateway = |address| link.gateways.iter().any(|gateway| *gateway.get_ref() == address);
+        if targets.list.iter().all(|target| gateway(target.at.ip())) {
+            findings.warning(
+                &targets.span,
+                "only the provider's router is asked: it answers as well when the internet behind it is gone",
+                "name something behind it, such as \"9.9.9.9\"; kind = \"arp\" says that only the router is meant",
+            );
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Keys of a probe.
-pub(super) const KEYS: &[&str] = &[
+pub(in crate::config) const KEYS: &[&str] = &[
     "kind",
     "targets",
     "required",
@@ -59,7 +59,7 @@ const MAX_BODY_LEN: usize = 1024;
 pub(super) struct Probe<'a> {
     section: Section<'a>,
     /// Its own or the group's; nothing where that cannot be read.
-    kind: Option<Kind>,
+    pub(super) kind: Option<Kind>,
     pub(super) targets: Option<Targets>,
     required: Option<Spanned<u32>>,
     interval: Option<Spanned<Duration>>,
@@ -67,8 +67,8 @@ pub(super) struct Probe<'a> {
     fall: Option<u32>,
     rise: Option<u32>,
     max_loss: Option<Share>,
-    max_rtt: Option<Duration>,
-    max_jitter: Option<Duration>,
+    max_rtt: Option<Spanned<Duration>>,
+    max_jitter: Option<Spanned<Duration>>,
     window: Option<u32>,
     status: Option<RangeInclusive<u16>>,
     body: Option<String>,
@@ -107,8 +107,8 @@ impl<'a> Probe<'a> {
             fall: count("fall", 1..=1000),
             rise: count("rise", 1..=1000),
             max_loss: group::max_loss(&section),
-            max_rtt: section.duration("max-rtt", MIN_TIMEOUT..=MAX_TIMEOUT, "400ms"),
-            max_jitter: section.duration("max-jitter", MIN_TIMEOUT..=MAX_TIMEOUT, "100ms"),
+            max_rtt: duration("max-rtt", MIN_TIMEOUT..=MAX_TIMEOUT, "400ms"),
+            max_jitter: duration("max-jitter", MIN_TIMEOUT..=MAX_TIMEOUT, "100ms"),
             window: count("window", 1..=1000),
             status: status(&section),
             body: text(&section, "body", "\"it works\"", MAX_BODY_LEN),
@@ -138,6 +138,9 @@ pub(super) fn resolve(
 
     let targets = first(of_kind, |probe| probe.targets.as_ref());
     if targets.is_none() && kind != Kind::Arp {
+        if uplink.excused("targets") || uplink.excused("probe") {
+            return None;
+        }
         let place = if own.is_some_and(|own| own.section.get("kind").is_some()) { own } else { group };
         let span = place.map_or(uplink.span(), |probe| probe.section.span());
         findings.error(
@@ -173,16 +176,31 @@ pub(super) fn resolve(
             "one round must end before the next begins: make the timeout shorter or the interval longer",
         );
     }
+    let timeout_is = timeout.map_or(DEFAULT_TIMEOUT.min(interval_is), |timeout| *timeout.get_ref());
+    let max_rtt = first(said, |probe| probe.max_rtt.as_ref());
+    let max_jitter = first(said, |probe| probe.max_jitter.as_ref());
+    for (key, limit) in [("max-rtt", max_rtt), ("max-jitter", max_jitter)] {
+        if let Some(limit) = limit.filter(|limit| *limit.get_ref() > timeout_is) {
+            let [limit_is, timeout_is] = [*limit.get_ref(), timeout_is].map(humantime::format_duration);
+            findings.warning(
+                &limit.span(),
+                format!(
+                    "`{key}` is {limit_is}, and `timeout` only {timeout_is}: no answer that counts is ever so late"
+                ),
+                format!("what comes after the timeout is lost: make `{key}` smaller, or `timeout` longer"),
+            );
+        }
+    }
     Some(ProbeConfig {
         kind: probe_kind(kind, targets.map_or(&[], |targets| &targets.list), of_kind),
         required: required.map_or(DEFAULT_REQUIRED, |required| *required.get_ref()) as usize,
         interval: interval_is,
-        timeout: timeout.map_or(DEFAULT_TIMEOUT.min(interval_is), |timeout| *timeout.get_ref()),
+        timeout: timeout_is,
         fall: first(said, |probe| probe.fall).unwrap_or(DEFAULT_FALL),
         rise: first(said, |probe| probe.rise).unwrap_or(DEFAULT_RISE),
         max_loss: first(said, |probe| probe.max_loss),
-        max_rtt: first(said, |probe| probe.max_rtt),
-        max_jitter: first(said, |probe| probe.max_jitter),
+        max_rtt: max_rtt.map(|limit| *limit.get_ref()),
+        max_jitter: max_jitter.map(|limit| *limit.get_ref()),
         window: first(said, |probe| probe.window).unwrap_or(DEFAULT_WINDOW) as usize,
     })
 }

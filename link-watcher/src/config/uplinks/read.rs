@@ -47,7 +47,9 @@ pub(in crate::config) const UPLINKS_KEYS: &[&str] = &[
     "force",
     "link",
 ];
-const LINK_KEYS: &[&str] = &["name", "interface", "gateway", "local", "prefixes", "nat", "tier", "weight", "probe"];
+/// Keys of `[[uplinks.link]]`.
+pub(in crate::config) const LINK_KEYS: &[&str] =
+    &["name", "interface", "gateway", "local", "prefixes", "nat", "tier", "weight", "probe"];
 
 /// `[[uplinks]]` with the places of what is compared with other values; of what is left out, that of the section.
 pub(in crate::config) struct Uplinks<'a> {
@@ -64,19 +66,19 @@ pub(in crate::config) struct Uplinks<'a> {
     dampening: bool,
     pub(super) force: Vec<Force>,
     pub(super) probe: Option<Probe<'a>>,
-    pub(super) links: Vec<Uplink<'a>>,
+    pub(in crate::config) links: Vec<Uplink<'a>>,
 }
 
 /// `[[uplinks.link]]`, likewise.
-pub(super) struct Uplink<'a> {
-    pub(super) section: Section<'a>,
+pub(in crate::config) struct Uplink<'a> {
+    pub(in crate::config) section: Section<'a>,
     pub(super) name: Option<Spanned<String>>,
     pub(super) interface: Option<Spanned<String>>,
     pub(super) gateways: Vec<Spanned<IpAddr>>,
     pub(super) locals: Vec<Spanned<IpAddr>>,
     pub(super) prefixes: Vec<Spanned<IpNet>>,
     nat: Nat,
-    tier: u32,
+    pub(super) tier: u32,
     weight: u32,
     pub(super) probe: Option<Probe<'a>>,
 }
@@ -91,14 +93,14 @@ impl<'a> Uplinks<'a> {
             .into_iter()
             .map(|section| Uplink::read(section, masquerade, probe.as_ref()))
             .collect();
-        if section.get("link").is_none() {
+        if section.get("link").is_none() && !section.excused("link") {
             section.findings.error(
                 &section.span(),
                 "[[uplinks]] has no link",
                 "add a section [[uplinks.link]] with name and interface",
             );
         }
-        if section.get("lan").is_none() {
+        if section.get("lan").is_none() && !section.excused("lan") {
             section.findings.warning(
                 &section.span(),
                 "these uplinks have no `lan`: only this machine's own connections are spread",
