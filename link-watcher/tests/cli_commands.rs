@@ -6,8 +6,9 @@ mod support;
 use std::{
     fs,
     io::{BufRead, BufReader},
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 use link_watcher::{
@@ -48,11 +49,20 @@ fn stderr(output: &Output) -> String {
 /// Runs it as a user who may do nothing, which only root can become. The binary is copied to where that user
 /// can reach it.
 fn run_as_nobody(desk: &Desk, arguments: &[&str]) -> Output {
+    run_as(desk, NOBODY, NOBODY, arguments)
+}
+
+/// A user, and a group, who may do nothing.
+const NOBODY: u32 = 65534;
+
+fn run_as(desk: &Desk, uid: u32, gid: u32, arguments: &[&str]) -> Output {
     use std::os::unix::process::CommandExt;
     let binary = desk.path("link-watcher");
-    fs::copy(env!("CARGO_BIN_EXE_link-watcher"), &binary).unwrap();
+    if !binary.exists() {
+        fs::copy(env!("CARGO_BIN_EXE_link-watcher"), &binary).unwrap();
+    }
     fs::set_permissions(desk.path("."), fs::Permissions::from_mode(0o755)).unwrap();
-    own(binary).args(arguments).uid(65534).gid(65534).output().unwrap()
+    own(binary).args(arguments).uid(uid).gid(gid).output().unwrap()
 }
 
 /// A configuration that is right on every machine: its link is the loopback interface.
@@ -486,6 +496,69 @@ fn without_privilege_it_is_77_and_names_what_is_missing() {
         assert_eq!(code(&output), 77, "{arguments:?}: {}", stderr(&output));
         assert!(stderr(&output).contains(complaint), "{}", stderr(&output));
     }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn members_of_the_control_group_may_ask_and_orders_stay_roots() {
+    let desk = Desk::new();
+    let (member, stranger) = (NOBODY, NOBODY - 1);
+    let daemon = FakeDaemon::start_for(&desk.path("c.sock"), member);
+    daemon.push(1);
+    let socket = daemon.socket.to_str().unwrap();
+    let metadata = fs::metadata(&daemon.socket).unwrap();
+    assert_eq!((metadata.permissions().mode() & 0o777, metadata.uid(), metadata.gid()), (0o660, 0, member));
+    let asked = run_as(&desk, NOBODY, member, &["status", "--json", "--socket", socket]);
+    assert_eq!(code(&asked), 0, "{}", stderr(&asked));
+    assert_eq!(serde_json::from_slice::<Value>(&asked.stdout).unwrap(), serde_json::to_value(snapshot()).unwrap());
+    let events = run_as(&desk, NOBODY, member, &["events", "--socket", socket]);
+    assert!(stdout(&events).contains("no echo for 1 ms"), "{}", stderr(&events));
+    for order in [
+        vec!["switch", "hq", "wifi"],
+        vec!["drain", "hq", "optic"],
+        vec!["failover", "off"],
+        vec!["weight", "hq", "optic", "3"],
+        vec!["reload", "--dry-run"],
+        vec!["confirm"],
+    ] {
+        let refused = run_as(&desk, NOBODY, member, &[&order[..], &["--socket", socket]].concat());
+        assert_eq!((code(&refused), stdout(&refused).as_str()), (77, ""), "{order:?}");
+        assert!(stderr(&refused).ends_with("orders are root's: run this with sudo\n"), "{}", stderr(&refused));
+    }
+    assert!(daemon.asked.lock().unwrap().is_empty());
+    assert_eq!(code(&run(&["switch", "hq", "wifi", "--socket", socket])), 0);
+    let elsewhere = run_as(&desk, NOBODY, stranger, &["status", "--socket", socket]);
+    assert_eq!(code(&elsewhere), 77);
+    assert!(stderr(&elsewhere).contains("is for root only: run this with sudo"), "{}", stderr(&elsewhere));
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn readers_never_keep_out_whoever_orders() {
+    let desk = Desk::new();
+    let daemon = FakeDaemon::start_for(&desk.path("c.sock"), NOBODY);
+    let socket = daemon.socket.to_str().unwrap();
+    let watch = || {
+        use std::os::unix::process::CommandExt;
+        let mut command = own(desk.path("link-watcher"));
+        command.args(["events", "--follow", "--socket", socket]).uid(NOBODY).gid(NOBODY);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    assert_eq!(code(&run_as(&desk, NOBODY, NOBODY, &["status", "--socket", socket])), 0);
+    let mut followers: Vec<_> = (0..40).map(|_| watch()).collect();
+    // Those who find no place end by themselves: then all places are taken.
+    let begun = Instant::now();
+    while followers.iter_mut().filter_map(|follower| follower.try_wait().unwrap()).count() < 40 - 16 {
+        assert!(begun.elapsed() < Duration::from_secs(30), "more readers have a place than may");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let ordered = run(&["switch", "hq", "wifi", "--socket", socket]);
+    for follower in &mut followers {
+        // It may have ended.
+        let _ = follower.kill();
+        follower.wait().unwrap();
+    }
+    assert_eq!(code(&ordered), 0, "root has a place: {}", stderr(&ordered));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 //! the first mistake: whoever writes a configuration shall see all of them at once.
 
 mod actuation;
+mod control_group;
 mod cross;
 mod diagnostic;
 mod diff;
@@ -32,6 +33,7 @@ use toml::de::DeTable;
 
 pub(crate) use self::diagnostic::Findings;
 pub use self::{
+    control_group::ControlGroup,
     diagnostic::{Diagnostic, Place, Refused, Severity},
     diff::diff,
     host::{Address, Host},
@@ -94,6 +96,8 @@ pub struct DaemonConfig {
     pub realtime: bool,
     /// Where daemons keep what outlives them; see [`DaemonConfig::own_state_directory`].
     pub state_directory: PathBuf,
+    /// Whose members may ask what is so.
+    pub control_group: Option<ControlGroup>,
 }
 
 impl DaemonConfig {
@@ -328,7 +332,7 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
     let sections = ["daemon", "peer", "uplinks", "metrics", "notify"];
     let root = Section::new("", 0..0, document, &sections, findings);
     let directory = directory_of(findings.file());
-    let daemon = check_daemon(&root, directory);
+    let daemon = check_daemon(&root, directory, absent);
     let mut peers: Vec<Peer<'_>> = root
         .sections("peer", "[[peer]]", peer::PEER_KEYS)
         .into_iter()
@@ -361,8 +365,8 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
     })
 }
 
-fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
-    let known = ["control-socket", "engine", "on-exit", "instance", "realtime", "state-directory"];
+fn check_daemon(root: &Section<'_>, directory: &Path, absent: Severity) -> DaemonConfig {
+    let known = ["control-socket", "engine", "on-exit", "instance", "realtime", "state-directory", "control-group"];
     let mut daemon = DaemonConfig {
         control_socket: PathBuf::from(DEFAULT_CONTROL_SOCKET),
         engine: EngineChoice::Auto,
@@ -370,6 +374,7 @@ fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
         instance: None,
         realtime: true,
         state_directory: PathBuf::from(DEFAULT_STATE_DIRECTORY),
+        control_group: None,
     };
     let Some(section) = root.section("daemon", "[daemon]", &known) else { return daemon };
     if let Some(socket) = section.string("control-socket", "\"/run/link-watcher/control.sock\"") {
@@ -399,6 +404,7 @@ fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
         }
         daemon.state_directory = directory.join(state.get_ref());
     }
+    daemon.control_group = control_group::read(&section, absent);
     if let Some(instance) = section.string("instance", "\"main\"") {
         let text = instance.get_ref();
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
