@@ -21,6 +21,7 @@
 //! **Own lateness.** Whoever calls too late proves nothing: the probes in flight are forgotten and a new round begins. So that
 //! a machine that is always late still notices a dead uplink, this happens at most `fall` times in a row.
 
+mod target;
 mod verdict;
 mod window;
 
@@ -29,8 +30,11 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-pub use self::verdict::{Degraded, Down, Figures, Verdict};
 use self::window::{Measure, Window, best};
+pub use self::{
+    target::TargetFigures,
+    verdict::{Degraded, Down, Figures, Verdict},
+};
 
 /// How often one target is asked in one round.
 const ASKS_A_ROUND: u32 = 2;

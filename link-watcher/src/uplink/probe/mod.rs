@@ -31,7 +31,7 @@ use super::Path;
 use crate::{
     config::ProbeConfig,
     event::LinkId,
-    health::{Figures, Verdict},
+    health::{Figures, TargetFigures, Verdict},
     tls::Tls,
 };
 
@@ -74,6 +74,8 @@ pub struct UplinkFigures {
     pub figures: Figures,
     /// Why the last probe without answer had none, with its target; forgotten when the uplink is up.
     pub last_failure: Option<String>,
+    /// Each target, as people call it, in the order of the configuration.
+    pub targets: Vec<(String, TargetFigures)>,
 }
 
 /// Passive evidence that an uplink works.
