@@ -3,6 +3,7 @@
 
 mod support;
 
+use link_watcher::config::{self, Severity};
 use support::{Desk, peer, repository_file};
 
 /// One mistake in line 5, in a peer that is fine otherwise.
@@ -161,14 +162,30 @@ fn the_complete_interface_is_understood() {
     assert_eq!(
         findings,
         [
-            "error 17:14: key file /nowhere/hq.key does not exist | make one: link-watcher generate key --output /nowhere/hq.key",
+            "error 8:17: there is no group netadmin here | `getent group` lists those that there are, `groupadd` makes one",
+            "error 18:14: key file /nowhere/hq.key does not exist | make one: link-watcher generate key --output /nowhere/hq.key",
             // The example's gateway is none of this machine's.
-            "warning 69:13: eth1 has no address in the same prefix as its gateway 1.0.0.1 | it has 10.248.248.2/24; the \
+            "warning 70:13: eth1 has no address in the same prefix as its gateway 1.0.0.1 | it has 10.248.248.2/24; the \
              gateway must answer on this interface all the same",
-            "error 79:17: secret file /nowhere/smtp.password does not exist | write the secret to /nowhere/smtp.password, \
+            "error 80:17: secret file /nowhere/smtp.password does not exist | write the secret to /nowhere/smtp.password, \
              one line, then: chmod 600 /nowhere/smtp.password",
         ]
     );
+}
+
+#[test]
+fn an_unknown_group_is_an_error_with_its_place_and_at_a_start_a_warning() {
+    let desk = Desk::new();
+    let text = "[daemon]\ncontrol-group = \"no-such-group\"\n".to_owned() + &peer("");
+    assert_eq!(
+        in_file(&text),
+        "error 2:17: there is no group no-such-group here | `getent group` lists those that there are, `groupadd` makes one"
+    );
+    let started = config::parse(&desk.path("c.toml"), &text, &support::host(), Severity::Warning).unwrap();
+    assert_eq!(started.config.daemon.control_group.unwrap().gid, None);
+    assert_eq!(started.warnings.len(), 1);
+    let known = desk.parse(&text.replace("no-such-group", "root")).unwrap().config.daemon.control_group.unwrap();
+    assert_eq!((known.name.as_str(), known.gid), ("root", Some(0)));
 }
 
 #[test]

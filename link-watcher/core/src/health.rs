@@ -23,6 +23,7 @@
 //! and begun anew, once until the next good one, so that a machine that is always late still notices a dead uplink.
 
 mod limits;
+mod target;
 mod verdict;
 mod window;
 
@@ -35,6 +36,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::{
     limits::{Degraded, Limits},
+    target::TargetFigures,
     verdict::{Down, Figures, Verdict},
 };
 pub(crate) use self::{limits::Shares, window::Window};

@@ -155,6 +155,15 @@ pub struct RoutesSnapshot {
     /// Each refused prefix with the reason; bounded.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refusals: Vec<String>,
+    /// The first of the prefixes that go through the group.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefixes: Vec<String>,
+    /// Routing table that they stand in: of a peer as configured, of uplinks the one that spreads.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+    /// Priority of the first of our rules; only of uplinks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule_priority: Option<u32>,
 }
 
 /// A link in a [`Snapshot`].
@@ -219,9 +228,73 @@ pub struct LinkSnapshot {
     /// Why nothing good arrives, where what arrives is refused for one cause: of the last 10 s, and only while it is so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub suspicion: Option<String>,
+    /// Our address on it, as far as it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<String>,
+    /// Silence for so long means down, ms; of an uplink: so long last as many rounds without enough answers as it takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detection_ms: Option<f64>,
+    /// When the last echo came, or the last good round of probes ended: RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_good: Option<String>,
+    /// How the other end sees it; only of a peer's links, once its packets have proved to be fresh.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer: Option<PeerViewSnapshot>,
+    /// Who is asked; only of uplinks.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub targets: Vec<TargetSnapshot>,
+    /// Targets that must answer in one round; only of uplinks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub required_targets: Option<usize>,
+    /// Why the last probe without answer had none; only of an uplink that is not up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<String>,
+    /// Mark of its connections, in hexadecimal, and behind a slash the mask of the bits that are ours; only of uplinks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mark: Option<String>,
+    /// Its own routing table; only of uplinks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
     /// How late the probing thread was for this link at worst in the last 5 to 10 s, ms; only of a peer's links.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worst_lateness_ms: Option<f64>,
+}
+
+/// How the peer sees a link, by the last of its packets that were believed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerViewSnapshot {
+    /// It hears us: its verdict on the link is "up".
+    pub hears: bool,
+    /// It sends its traffic over it.
+    pub active: bool,
+    /// Its operator has taken it out of service.
+    pub drained: bool,
+    /// It is about to stop for a moment.
+    pub restarting: bool,
+    /// Its order of preference, 0 first.
+    pub rank: u16,
+    /// How many probes of ours it has received.
+    pub received: u64,
+    /// How many of its probes we have received.
+    pub probes: u64,
+    /// When the last of them came: RFC 3339.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_probe: Option<String>,
+}
+
+/// A target of an uplink's probes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct TargetSnapshot {
+    /// Address, with its port where it has one, or URL.
+    pub target: String,
+    /// Whether it answered the last time that it was asked; nothing: it has not been asked yet.
+    pub answers: Option<bool>,
+    /// Median round trip, ms.
+    pub rtt_ms: Option<f64>,
+    /// Mean difference of successive round trips, ms.
+    pub jitter_ms: Option<f64>,
+    /// Share of its last probes without answer, 0 to 1; nothing while there are none, as after an outage.
+    pub loss: Option<f64>,
 }
 
 /// Packets dropped, by cause.

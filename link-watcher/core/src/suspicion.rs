@@ -221,6 +221,19 @@ mod tests {
     }
 
     #[test]
+    fn a_key_and_a_role_that_were_wrong_for_an_hour_are_forgotten_ten_seconds_later() {
+        for wrong in [|n| Counts { forged: n, ..Counts::default() }, |n| Counts { reflected: n, ..Counts::default() }] {
+            let mut judge = Judge::default();
+            let hour = 3600;
+            assert!(run(&mut judge, 0..=hour, |s| wrong(s * 10)).is_some());
+            // Mended, but nothing arrives yet: what was counted stays counted.
+            assert!(run(&mut judge, hour + 1..=hour + 9, |_| wrong(hour * 10)).is_some());
+            assert_eq!(run(&mut judge, hour + 10..=hour + 10, |_| wrong(hour * 10)), None);
+            assert_eq!(run(&mut judge, hour + 11..=2 * hour, |_| wrong(hour * 10)), None);
+        }
+    }
+
+    #[test]
     fn a_link_that_works_is_never_suspected_however_much_is_injected() {
         let counts = |s: u64| Counts { forged: s * 200_000, good: s * 10, ..Counts::default() };
         assert_eq!(run(&mut Judge::default(), 0..=30, counts), None);

@@ -47,14 +47,21 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Show groups and links, what is active and why
+    /// Show groups and links, what is active and why; of one link everything that is known
     Status {
+        /// Only this group
+        group: Option<String>,
+        /// Only this link of it, with everything that is known of it
+        link: Option<String>,
         /// As one JSON document
         #[arg(long)]
         json: bool,
         /// Again every second
         #[arg(long)]
         watch: bool,
+        /// Tell by the exit code: 0 all is well, 1 a group has no spare, 2 a group (or the link) is not usable
+        #[arg(long, conflicts_with = "watch")]
+        exit_code: bool,
     },
     /// Say where a packet goes now and why, as the kernel's own tables say, beside what is meant; changes nothing
     Explain {

@@ -14,7 +14,8 @@ use super::{
     arguments::{Destination, KeyAction, OnOff},
     cleanup, doctor, events, explain, generate, man, notify_test,
     output::{Style, print},
-    status, wait, what_if,
+    status::{self, Scope},
+    wait, what_if,
 };
 use crate::{
     config::{self, Loaded},
@@ -37,8 +38,13 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Run => daemon::run(&arguments.config_path()).map_err(Failure::from),
         Command::Check { path } => check(&path.unwrap_or_else(|| arguments.config_path())),
         Command::Doctor { json } => return doctor::run(&arguments.config_path(), arguments.config.is_some(), json),
-        Command::Status { json, watch: false } => print(&look(&socket()?, if json { Form::Json } else { Form::Text })?),
-        Command::Status { json, watch: true } => watch(&socket()?, json),
+        Command::Status { group, link, json, watch: true, .. } => watch(&socket()?, &Scope { group, link }, json),
+        Command::Status { group, link, json, exit_code, .. } => {
+            let form = if json { Form::Json } else { Form::Text };
+            let (text, exit) = look(&socket()?, &Scope { group, link }, form)?;
+            print(&text)?;
+            return Ok(if exit_code { exit } else { Exit::Done });
+        }
         Command::Explain { from, to, port, protocol, json } => {
             let question = explain::Question::new(&from, to, port, protocol)?;
             return explain::run(&question, &socket()?, &arguments.config_path(), json);
@@ -136,27 +142,32 @@ enum Form {
     JsonLine,
 }
 
-/// One status, rendered.
-fn look(socket: &Path, form: Form) -> Result<String, Failure> {
-    let snapshot = Client::connect(socket)?.status()?;
+/// One status, rendered, and how good it looks to a script.
+fn look(socket: &Path, scope: &Scope, form: Form) -> Result<(String, Exit), Failure> {
+    let snapshot = scope.cut(Client::connect(socket)?.status()?);
+    let snapshot = snapshot.map_err(|unknown| Failure::new(Exit::Usage, format!("link-watcher: {unknown}")))?;
     let json = match form {
-        Form::Text => return Ok(status::render(&snapshot, SystemTime::now(), Style::for_stdout())),
+        Form::Text => {
+            let text = status::render_scope(&snapshot, scope, SystemTime::now(), Style::for_stdout());
+            return Ok((text, scope.exit(&snapshot)));
+        }
         Form::Json => serde_json::to_string_pretty(&snapshot),
         Form::JsonLine => serde_json::to_string(&snapshot),
     };
-    json.map(|text| text + "\n").map_err(|error| Failure::new(Exit::Failed, format!("link-watcher: {error}")))
+    let text = json.map_err(|error| Failure::new(Exit::Failed, format!("link-watcher: {error}")))?;
+    Ok((text + "\n", scope.exit(&snapshot)))
 }
 
 /// Again and again. On a terminal only the first failure ends it; a later one is shown instead, because a daemon that
 /// is restarted comes back.
-fn watch(socket: &Path, json: bool) -> Result<(), Failure> {
+fn watch(socket: &Path, scope: &Scope, json: bool) -> Result<(), Failure> {
     let terminal = stdout().is_terminal();
     let form = if json { Form::JsonLine } else { Form::Text };
     let clear = if terminal && !json { CLEAR } else { "" };
     let mut seen = false;
     loop {
-        match look(socket, form) {
-            Ok(text) => print(&format!("{clear}{text}"))?,
+        match look(socket, scope, form) {
+            Ok((text, _)) => print(&format!("{clear}{text}"))?,
             Err(failure) if seen && terminal => {
                 print(clear)?;
                 eprintln!("{}", failure.message);

@@ -20,6 +20,13 @@ pub enum Exit {
     Configuration = 78,
 }
 
+impl Exit {
+    /// `status --exit-code`: a group has a usable link, and none that could take its place.
+    pub const NO_SPARE: Self = Self::Failed;
+    /// `status --exit-code`: a group has no usable link.
+    pub const NO_LINK: Self = Self::Usage;
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

@@ -63,7 +63,7 @@ impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         let exit = match error {
             ClientError::NoDaemon { .. } | ClientError::Unavailable(_) => Exit::NoDaemon,
-            ClientError::Denied(_) => Exit::Privilege,
+            ClientError::Denied(_) | ClientError::NotAllowed(_) => Exit::Privilege,
             ClientError::Refused(_) | ClientError::Language { .. } => Exit::Failed,
         };
         Self::new(exit, format!("link-watcher: {error}"))

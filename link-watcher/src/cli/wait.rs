@@ -19,7 +19,8 @@ pub(super) fn until_empty(socket: &Path, group: &str, link: &str) -> Result<(), 
             None => return print(&format!("nothing of the traffic of {group} remains on {link}\n")),
             Some(remaining) if said.as_ref() == Some(&remaining) => {}
             Some(remaining) => {
-                eprintln!("link-watcher: waiting: {remaining}");
+                let hint = if said.is_none() { " (Ctrl-C leaves it drained)" } else { "" };
+                eprintln!("link-watcher: waiting: {remaining}{hint}");
                 said = Some(remaining);
             }
         }

@@ -5,6 +5,7 @@
 //! the first mistake: whoever writes a configuration shall see all of them at once.
 
 mod actuation;
+mod control_group;
 mod cross;
 mod diagnostic;
 mod diff;
@@ -36,6 +37,7 @@ use toml::de::DeTable;
 
 pub(crate) use self::diagnostic::Findings;
 pub use self::{
+    control_group::ControlGroup,
     diagnostic::{Diagnostic, Place, Refused, Severity},
     diff::diff,
     host::{Address, Host},
@@ -67,7 +69,7 @@ pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/link-watcher";
 /// Sections of the file.
 const SECTIONS: &[&str] = &["daemon", "peer", "uplinks", "metrics", "notify"];
 /// Keys of `[daemon]`.
-const DAEMON_KEYS: &[&str] = &["control-socket", "engine", "on-exit", "instance", "realtime", "state-directory", "log"];
+const DAEMON_KEYS: &[&str] = &["control-socket", "engine", "on-exit", "instance", "realtime", "state-directory", "control-group", "log"];
 /// Longest configuration, bytes.
 const MAX_FILE_LEN: u64 = 8 << 20;
 /// Longest path of a Unix socket, bytes: `sun_path` of `unix(7)` without its final zero.
@@ -103,6 +105,8 @@ pub struct DaemonConfig {
     pub realtime: bool,
     /// Where daemons keep what outlives them; see [`DaemonConfig::own_state_directory`].
     pub state_directory: PathBuf,
+    /// Whose members may ask what is so.
+    pub control_group: Option<ControlGroup>,
     /// Where the log goes.
     pub log: LogTarget,
 }
@@ -350,7 +354,7 @@ pub fn parse(path: &Path, text: &str, host: &Host, absent: Severity) -> Result<L
 fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, findings: &Findings<'_>) -> Option<Config> {
     let root = Section::new("", 0..0, document, SECTIONS, findings);
     let directory = directory_of(findings.file());
-    let daemon = check_daemon(&root, directory);
+    let daemon = check_daemon(&root, directory, absent);
     let mut peers: Vec<Peer<'_>> = root
         .sections("peer", "[[peer]]", peer::PEER_KEYS)
         .into_iter()
@@ -385,7 +389,7 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
     })
 }
 
-fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
+fn check_daemon(root: &Section<'_>, directory: &Path, absent: Severity) -> DaemonConfig {
     let mut daemon = DaemonConfig {
         control_socket: PathBuf::from(DEFAULT_CONTROL_SOCKET),
         engine: EngineChoice::Auto,
@@ -393,6 +397,7 @@ fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
         instance: None,
         realtime: true,
         state_directory: PathBuf::from(DEFAULT_STATE_DIRECTORY),
+        control_group: None,
         log: LogTarget::Auto,
     };
     let Some(section) = root.section("daemon", "[daemon]", DAEMON_KEYS) else { return daemon };
@@ -425,6 +430,7 @@ fn check_daemon(root: &Section<'_>, directory: &Path) -> DaemonConfig {
         }
         daemon.state_directory = directory.join(state.get_ref());
     }
+    daemon.control_group = control_group::read(&section, absent);
     if let Some(instance) = section.string("instance", "\"main\"") {
         let text = instance.get_ref();
         let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');

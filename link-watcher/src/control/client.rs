@@ -38,8 +38,14 @@ pub enum ClientError {
         error: io::Error,
     },
     /// We may not use the socket.
-    #[error("{} is for root only: run this with sudo", .0.display())]
+    #[error(
+        "{} is for root only: run this with sudo, or ask root to name a group of yours as `[daemon] control-group`",
+        .0.display()
+    )]
     Denied(PathBuf),
+    /// We may ask, and order nothing.
+    #[error("{0}")]
+    NotAllowed(String),
     /// There is a daemon, but its core does not answer.
     #[error("{0}")]
     Unavailable(String),
@@ -208,6 +214,7 @@ impl Client {
     fn unexpected(&self, reply: Reply) -> ClientError {
         match reply {
             Reply::Refused(why) => ClientError::Refused(why),
+            Reply::Denied(why) => ClientError::NotAllowed(why),
             Reply::Unavailable(why) => ClientError::Unavailable(why),
             other => self.language(format!("{other:?}").split(['(', ' ']).next().unwrap_or_default()),
         }

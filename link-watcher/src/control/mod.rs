@@ -1,4 +1,5 @@
-//! Commands to a running daemon: a Unix stream socket that only root can use.
+//! Commands to a running daemon: a Unix stream socket of root's. Where a group may use it too (`[daemon] control-group`), its
+//! members may ask, and order nothing.
 //!
 //! A client sends one JSON [`Request`] a line, and gets one JSON [`Reply`] a line: one for each request, except that
 //! [`Request::Events`] is answered by any number of [`Reply::Event`] and then, unless it follows, [`Reply::End`].
@@ -137,6 +138,8 @@ pub enum Reply {
     Done(String),
     /// It is not done: why, and what to do.
     Refused(String),
+    /// It is not done, for whoever asks may not order it.
+    Denied(String),
     /// The daemon's core does not answer: why.
     Unavailable(String),
 }

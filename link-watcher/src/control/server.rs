@@ -9,10 +9,10 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use rustix::fs::Mode;
+use rustix::fs::{AtFlags, CWD, Gid, Mode, chmodat, chownat};
 use socket2::{Domain, SockAddr, Socket, Type};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -20,15 +20,20 @@ use tokio::{
         UnixListener, UnixStream,
         unix::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::{Semaphore, broadcast::error::RecvError, mpsc, oneshot},
+    sync::{Mutex, Semaphore, broadcast::error::RecvError, mpsc, oneshot},
     task::JoinSet,
     time::timeout,
 };
 
 use super::{Author, History, MAX_REQUEST_LEN, Order, Reply, Request, author};
+use crate::status::Snapshot;
 
 /// Clients at one time.
 const MAX_CLIENTS: usize = 32;
+/// Those of them who may only ask: they never keep out somebody who orders.
+const MAX_READERS: usize = 16;
+/// How old what they are shown may be: however often they ask, the core is asked no more often.
+const READERS_STALE: Duration = Duration::from_millis(200);
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 16;
 /// How long a client may be silent before its connection is closed.
@@ -100,6 +105,17 @@ impl Server {
         Ok(Self { listener: StdListener::from(socket), file: SocketFile { path: path.to_owned(), inode } })
     }
 
+    /// Lets the members of a group ask; they may order nothing.
+    ///
+    /// # Errors
+    ///
+    /// The file system's; without `CAP_CHOWN`, where whoever runs this is no member. The socket stays its owner's then.
+    pub fn admit(&self, gid: u32) -> io::Result<()> {
+        // Until both is done, nobody else can connect: the group comes before its bits.
+        chownat(CWD, &self.file.path, None, Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)?;
+        Ok(chmodat(CWD, &self.file.path, Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::WGRP, AtFlags::empty())?)
+    }
+
     /// Serves clients until it is dropped, and their connections with it. The core's queue carries orders among
     /// whatever else it is asked.
     ///
@@ -113,6 +129,7 @@ impl Server {
         let listener = UnixListener::from_std(self.listener)?;
         let _file = self.file;
         let places = Arc::new(Semaphore::new(MAX_CLIENTS));
+        let readers = Arc::new(Readers::default());
         let mut clients = JoinSet::new();
         loop {
             let stream = tokio::select! {
@@ -127,18 +144,75 @@ impl Server {
                 // How a client ended is nobody's business; this only keeps the set small.
                 Some(_) = clients.join_next(), if !clients.is_empty() => continue,
             };
-            let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
-                turn_away(&stream);
-                continue;
+            // It has gone already, or the kernel does not say who it is.
+            let Ok(credentials) = stream.peer_cred() else { continue };
+            let client = Client::of(credentials.uid());
+            let reading = if client.orders { None } else { Some(Arc::clone(&readers.places).try_acquire_owned()) };
+            let place = match (Arc::clone(&places).try_acquire_owned(), reading.transpose()) {
+                (Ok(place), Ok(reading)) => (place, reading),
+                (Ok(_), Err(_)) => {
+                    turn_away(&stream, MAX_READERS);
+                    continue;
+                }
+                (Err(_), _) => {
+                    turn_away(&stream, MAX_CLIENTS);
+                    continue;
+                }
             };
-            let (orders, history) = (orders.clone(), Arc::clone(&history));
+            let (orders, history, readers) = (orders.clone(), Arc::clone(&history), Arc::clone(&readers));
             clients.spawn(async move {
                 let _place = place;
-                if let Err(error) = serve(stream, &orders, &history).await {
+                if let Err(error) = serve(stream, client, &orders, &history, &readers).await {
                     tracing::debug!("control socket: {error}");
                 }
             });
         }
+    }
+}
+
+/// Who is at the other end, as the kernel says.
+#[derive(Clone, Copy, Debug)]
+struct Client {
+    uid: u32,
+    /// It may order something, and not only ask.
+    orders: bool,
+}
+
+impl Client {
+    /// Root, and whoever runs the daemon.
+    fn of(uid: u32) -> Self {
+        Self { uid, orders: uid == 0 || uid == rustix::process::geteuid().as_raw() }
+    }
+}
+
+/// Those who may only ask.
+#[derive(Debug)]
+struct Readers {
+    places: Arc<Semaphore>,
+    /// What they were shown last, and when.
+    shown: Mutex<Option<(Instant, Snapshot)>>,
+}
+
+impl Default for Readers {
+    fn default() -> Self {
+        Self { places: Arc::new(Semaphore::new(MAX_READERS)), shown: Mutex::default() }
+    }
+}
+
+impl Readers {
+    /// What is so, at most [`READERS_STALE`] old. Who asks meanwhile waits for the same answer.
+    async fn status<T: From<Order>>(&self, orders: &mpsc::Sender<T>) -> Reply {
+        let mut shown = self.shown.lock().await;
+        if let Some((at, snapshot)) = &*shown
+            && at.elapsed() < READERS_STALE
+        {
+            return Reply::Status(snapshot.clone());
+        }
+        let reply = status(orders).await;
+        if let Reply::Status(snapshot) = &reply {
+            *shown = Some((Instant::now(), snapshot.clone()));
+        }
+        reply
     }
 }
 
@@ -171,15 +245,26 @@ fn remove_stale(path: &Path) -> Result<(), BindError> {
 }
 
 /// Tells a client that there is no room; if its buffer is full, it learns it from the connection's end.
-fn turn_away(stream: &UnixStream) {
-    let reply = Reply::Refused(format!("{MAX_CLIENTS} clients are connected already; try again when some have gone"));
+fn turn_away(stream: &UnixStream, most: usize) {
+    let reply = Reply::Refused(format!("{most} clients are connected already; try again when some have gone"));
     if let Ok(line) = to_line(&reply) {
         let _ = stream.try_write(&line);
     }
 }
 
-async fn serve<T: From<Order>>(stream: UnixStream, orders: &mpsc::Sender<T>, history: &History) -> io::Result<()> {
-    let uid = stream.peer_cred()?.uid();
+/// What is so, as the core says now.
+async fn status<T: From<Order>>(orders: &mpsc::Sender<T>) -> Reply {
+    let (reply, answer) = oneshot::channel();
+    ask(orders, Order::Status(reply), answer).await.map_or_else(Reply::Unavailable, Reply::Status)
+}
+
+async fn serve<T: From<Order>>(
+    stream: UnixStream,
+    client: Client,
+    orders: &mpsc::Sender<T>,
+    history: &History,
+    readers: &Readers,
+) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     loop {
@@ -187,9 +272,12 @@ async fn serve<T: From<Order>>(stream: UnixStream, orders: &mpsc::Sender<T>, his
         let Some(line) = line? else { return Ok(()) };
         match serde_json::from_str(&line) {
             Ok(Request::Status) => {
-                let (reply, answer) = oneshot::channel();
-                let answer = ask(orders, Order::Status(reply), answer).await;
-                send(&mut write, &answer.map_or_else(Reply::Unavailable, Reply::Status)).await?;
+                let reply = if client.orders { status(orders).await } else { readers.status(orders).await };
+                send(&mut write, &reply).await?;
+            }
+            Ok(Request::Change { .. }) if !client.orders => {
+                let who = author::user_name(client.uid).await;
+                send(&mut write, &Reply::Denied(denied(&who))).await?;
             }
             Ok(Request::Ask(question)) => {
                 let (reply, answer) = oneshot::channel();
@@ -202,7 +290,7 @@ async fn serve<T: From<Order>>(stream: UnixStream, orders: &mpsc::Sender<T>, his
             }
             Ok(Request::Change { change, reason, sudo_user }) => {
                 let (reply, answer) = oneshot::channel();
-                let reply = match Author::new(author::user_name(uid).await, sudo_user, reason) {
+                let reply = match Author::new(author::user_name(client.uid).await, sudo_user, reason) {
                     Err(why) => Reply::Refused(why),
                     Ok(author) => match ask(orders, Order::Change(change, author, reply), answer).await {
                         Ok(Ok(said)) => Reply::Done(said),
@@ -222,6 +310,13 @@ async fn serve<T: From<Order>>(stream: UnixStream, orders: &mpsc::Sender<T>, his
             Err(error) => send(&mut write, &Reply::Refused(format!("this is no request: {error}"))).await?,
         }
     }
+}
+
+/// To somebody who may only ask.
+fn denied(who: &str) -> String {
+    format!(
+        "{who} may ask (`status`, `events`), for `[daemon] control-group` says so; orders are root's: run this with sudo"
+    )
 }
 
 /// Asks the core, and waits for no longer than [`CORE_LIMIT`].

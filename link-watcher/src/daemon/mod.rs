@@ -58,7 +58,7 @@ use crate::{
     announce::Own,
     bpf::{self, Kernel},
     clock,
-    config::{Config, EngineChoice, Loaded},
+    config::{Config, ControlGroup, EngineChoice, Loaded},
     control::{History, Server},
     engine::Engine,
     error::{MissingPrivilege, chain},
@@ -126,11 +126,24 @@ fn hide_memory() -> rustix::io::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable)
 }
 
+/// Lets the members of a group ask. That this fails is no reason not to watch links: root may ask all the same.
+fn admit(server: &Server, group: Option<&ControlGroup>) {
+    // A group that is not known is among the warnings.
+    let Some(ControlGroup { name, gid: Some(gid) }) = group else { return };
+    if let Err(error) = server.admit(*gid) {
+        warn!(
+            "the control socket stays root's, for it cannot be given to the group {name}: {error}; it takes CAP_CHOWN (for a \
+             service: CapabilityBoundingSet=CAP_CHOWN)"
+        );
+    }
+}
+
 /// Everything between the first thread and the last.
 async fn serve(config_path: &Path, loaded: Loaded, refused: Option<String>) -> Result<()> {
     let Loaded { text, config, .. } = loaded;
     // Before anything is changed: a second daemon on the same socket would fight the first one.
     let server = Server::bind(&config.daemon.control_socket).context("the control socket")?;
+    admit(&server, config.daemon.control_group.as_ref());
     let listen = config.metrics.map(|metrics| metrics.listen);
     let (metrics_at, metrics_watched) = watch::channel(listen);
     let mut past = Past::load(&config.daemon.own_state_directory())?;

@@ -1,6 +1,6 @@
 //! What is so, for people and scripts.
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::{core::Core, group::Group};
 use crate::{
@@ -10,14 +10,20 @@ use crate::{
     event::LinkId,
     route::RouteSink as _,
     status::{
-        AnnouncementsSnapshot, DroppedSnapshot, GroupSnapshot, LinkSnapshot, RefusedPrefix, RoutesSnapshot, Snapshot,
+        AnnouncementsSnapshot, DroppedSnapshot, GroupSnapshot, LinkSnapshot, PeerViewSnapshot, RefusedPrefix,
+        RoutesSnapshot, Snapshot,
     },
 };
 use ipnet::IpNet;
-use link_watcher_common::maps::Counters;
+use link_watcher_common::{
+    maps::{Counters, LinkState, View},
+    wire::flags,
+};
 
 /// Refusals that the status lists.
 const MAX_REFUSALS_SHOWN: usize = 32;
+/// Prefixes that it lists.
+pub(super) const MAX_PREFIXES_SHOWN: usize = 32;
 
 impl Core {
     /// The whole state, as of now.
@@ -62,6 +68,9 @@ impl Core {
                 installed: report.installed,
                 refused: report.refused.len() + group.judged.refused,
                 refusals,
+                prefixes: group.prefixes().iter().take(MAX_PREFIXES_SHOWN).map(ToString::to_string).collect(),
+                table: Some(group.config.table),
+                rule_priority: None,
             },
             announced_to_us: group.judged.accepted.iter().map(ToString::to_string).collect(),
             announcements: Some(announcements(group)),
@@ -102,6 +111,15 @@ impl Core {
             penalty: status.penalty.round() as u32,
             last_down_reason: status.last_down_reason.clone(),
             suspicion: link.unbound.clone().or_else(|| link.suspicion.as_ref().map(ToString::to_string)),
+            local: running.map(|running| running.local).or(link.config.local).map(|local| local.to_string()),
+            detection_ms: Some((link.interval_ns * u64::from(link.multiplier)) as f64 / 1e6),
+            last_good: time_of(state.last_echo_ns.load(Relaxed)),
+            peer: peer_view(state),
+            targets: Vec::new(),
+            required_targets: None,
+            last_failure: None,
+            mark: None,
+            table: None,
             worst_lateness_ms: Some(stats.worst_lateness_ns.load(Relaxed) as f64 / 1e6),
         })
     }
@@ -130,6 +148,29 @@ impl Core {
             junk: self.stats.of(link.0).junk.load(Relaxed),
         }
     }
+}
+
+/// When something happened, monotonic ns; 0: never.
+pub(super) fn time_of(at_ns: u64) -> Option<String> {
+    (at_ns > 0).then(|| clock::rfc3339(at_ns))
+}
+
+/// How the peer sees a link, as the verifier of packets has written it.
+fn peer_view(state: &LinkState<AtomicU64>) -> Option<PeerViewSnapshot> {
+    if state.peer.load(Relaxed) == 0 {
+        return None;
+    }
+    let view = View::unpack(state.peer_view.load(Relaxed));
+    Some(PeerViewSnapshot {
+        hears: view.flags & flags::HEARS != 0,
+        active: view.flags & flags::ACTIVE != 0,
+        drained: view.flags & flags::DRAINED != 0,
+        restarting: view.flags & flags::RESTARTING != 0,
+        rank: view.rank,
+        received: state.peer_received.load(Relaxed),
+        probes: state.probes.load(Relaxed),
+        last_probe: time_of(state.last_probe_ns.load(Relaxed)),
+    })
 }
 
 /// At which ends something is so.

@@ -26,7 +26,17 @@ pub struct FakeDaemon {
 impl FakeDaemon {
     /// Listens once this returns.
     pub fn start(socket: &Path) -> Result<Self, BindError> {
-        let server = Server::bind(socket)?;
+        Ok(Self::serve(Server::bind(socket)?, socket))
+    }
+
+    /// One whose socket the members of a group may use, too.
+    pub fn start_for(socket: &Path, gid: u32) -> Self {
+        let server = Server::bind(socket).unwrap();
+        server.admit(gid).unwrap();
+        Self::serve(server, socket)
+    }
+
+    fn serve(server: Server, socket: &Path) -> Self {
         let history = Arc::new(History::default());
         let asked = Arc::new(Mutex::new(Vec::new()));
         let authors = Arc::new(Mutex::new(Vec::new()));
@@ -45,7 +55,7 @@ impl FakeDaemon {
                 });
             }
         });
-        Ok(Self { socket: socket.to_owned(), history, asked, authors, stop: Some(stop), thread: Some(thread) })
+        Self { socket: socket.to_owned(), history, asked, authors, stop: Some(stop), thread: Some(thread) }
     }
 
     pub fn push(&self, n: u32) {

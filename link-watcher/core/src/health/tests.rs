@@ -526,3 +526,18 @@ fn after_a_repair_the_outage_is_not_held_against_it() {
         assert_eq!(after, ["up"], "phase {phase}: {:?}", sim.told);
     }
 }
+
+#[test]
+fn each_target_is_known_by_itself() {
+    let mut sim = Sim::new(spec(), 1, |target, _| (target != 2).then_some((target as u64 + 1) * 10 * MS));
+    sim.run(60 * S);
+    let known: Vec<TargetFigures> = sim.health.targets().collect();
+    assert_eq!(known.len(), 4);
+    for (target, figures) in known.iter().enumerate().filter(|(target, _)| *target != 2) {
+        assert_eq!((figures.answers, figures.loss), (Some(true), Some(Share(0))), "{target}");
+        assert_eq!(figures.rtt_ns, Some((target as u64 + 1) * 10 * MS));
+    }
+    assert_eq!((known[2].answers, known[2].rtt_ns), (Some(false), None));
+    let fresh = Health::new(spec(), 1, START);
+    assert!(fresh.targets().all(|known| known.answers.is_none() && known.loss.is_none()));
+}

@@ -6,11 +6,15 @@ use tokio::sync::oneshot;
 use super::{Answer, Decision, Order, Report, UplinkGroup};
 use crate::{
     clock,
-    daemon::{core::Core, snapshot::ends, tell::Noticed},
+    daemon::{
+        core::Core,
+        snapshot::{MAX_PREFIXES_SHOWN, ends, time_of},
+        tell::Noticed,
+    },
     engine::{GroupStatus, LinkStatus},
     event::{Event, Health, LinkId, LinkVerdict, Plan},
-    health::Verdict,
-    status::{DroppedSnapshot, GroupSnapshot, LinkSnapshot, RoutesSnapshot},
+    health::{TargetFigures, Verdict},
+    status::{DroppedSnapshot, GroupSnapshot, LinkSnapshot, RoutesSnapshot, TargetSnapshot},
     trace::Trace,
 };
 
@@ -120,7 +124,14 @@ impl Core {
             active: group.active().map(|link| self.link_name(link)).collect(),
             since: clock::rfc3339(status.since_ns),
             reason: status.reason.clone(),
-            routes: RoutesSnapshot { installed, refused: problems.len(), refusals: problems },
+            routes: RoutesSnapshot {
+                installed,
+                refused: problems.len(),
+                refusals: problems,
+                prefixes: group.config.routes.iter().take(MAX_PREFIXES_SHOWN).map(ToString::to_string).collect(),
+                table: Some(group.config.table_base),
+                rule_priority: Some(group.config.rule_priority),
+            },
             announced_to_us: Vec::new(),
             announcements: None,
             links: status.links.iter().filter_map(|link| self.uplink_snapshot(group, link)).collect(),
@@ -130,9 +141,19 @@ impl Core {
     fn uplink_snapshot(&self, group: &UplinkGroup, status: &LinkStatus) -> Option<LinkSnapshot> {
         let (_, config) = group.uplinks().find(|(id, _)| *id == status.id)?;
         let uplinks = self.uplinks.as_ref();
-        let figures = uplinks.and_then(|uplinks| uplinks.figures(status.id)).map(|known| known.figures);
+        let measured = uplinks.and_then(|uplinks| uplinks.figures(status.id));
+        let figures = measured.as_ref().map(|known| known.figures);
         let way = uplinks.and_then(|uplinks| uplinks.standing().ways.get(&status.id).cloned());
         let ms = |ns: Option<u64>| ns.map(|ns| ns as f64 / 1e6);
+        let served = group.standing.as_ref().is_some_and(|known| known.usable.contains(&status.id));
+        let target = |(target, known): &(String, TargetFigures)| TargetSnapshot {
+            target: target.clone(),
+            answers: known.answers,
+            rtt_ms: ms(known.rtt_ns),
+            jitter_ms: ms(known.jitter_ns),
+            loss: known.loss.map(|loss| f64::from(loss.0) / 1e6),
+        };
+        let probe = &config.probe;
         Some(LinkSnapshot {
             suspicion: None,
             name: config.name.clone(),
@@ -141,8 +162,11 @@ impl Core {
             weight: status.weight,
             share: if group.active().any(|link| link == status.id) { status.share } else { 0.0 },
             state: status.verdict.as_str().to_owned(),
-            usable: status.usable && group.standing.as_ref().is_some_and(|known| known.usable.contains(&status.id)),
-            usable_reason: status.usable_reason.clone(),
+            usable: status.usable && served,
+            usable_reason: match &status.usable_reason {
+                None if status.usable && !served => Some("its routes are on their way to the kernel".to_owned()),
+                reason => reason.clone(),
+            },
             drained: status.drained,
             drained_by: ends(status.drained, false),
             carried_by: ends(group.active().any(|link| link == status.id), false),
@@ -150,7 +174,16 @@ impl Core {
             engine: config.probe.kind.as_str().to_owned(),
             engine_reason: None,
             since: clock::rfc3339(status.since_ns),
-            remote: way.unwrap_or_default(),
+            local: way.as_ref().map(|way| way.locals.clone()).filter(|locals| !locals.is_empty()),
+            mark: way.as_ref().map(|way| format!("{:#x}/{:#x}", way.mark, group.config.fwmark_mask)),
+            table: way.as_ref().map(|way| way.table),
+            remote: way.map(|way| way.gateways).unwrap_or_default(),
+            detection_ms: Some((probe.interval * probe.fall).as_secs_f64() * 1e3),
+            last_good: figures.and_then(|figures| time_of(figures.last_good_ns)),
+            peer: None,
+            targets: measured.iter().flat_map(|known| &known.targets).map(target).collect(),
+            required_targets: Some(probe.required),
+            last_failure: measured.as_ref().and_then(|known| known.last_failure.clone()),
             rtt_ms: ms(figures.and_then(|figures| figures.rtt_ns)),
             jitter_ms: ms(figures.and_then(|figures| figures.jitter_ns)),
             loss: figures.map_or(0.0, |figures| f64::from(figures.loss.0) / 1e6),

@@ -12,6 +12,7 @@ mod worker;
 
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
 };
@@ -190,10 +191,38 @@ pub(super) enum Report {
 pub(super) struct Standing {
     /// By group: whether everything stands, and what does not.
     pub(super) groups: BTreeMap<GroupId, Vec<String>>,
-    /// By uplink: the gateway, or what lacks.
-    pub(super) ways: BTreeMap<LinkId, String>,
+    /// By uplink: where it leads.
+    pub(super) ways: BTreeMap<LinkId, WayOut>,
     /// By uplink that is out of service: connections that still use it.
     pub(super) connections: BTreeMap<LinkId, u32>,
+}
+
+/// Where an uplink leads, for the status.
+#[derive(Clone, Debug, Default)]
+pub(super) struct WayOut {
+    /// Its gateways, or that it needs none; nothing where it has no way now.
+    pub(super) gateways: String,
+    /// Our addresses there.
+    pub(super) locals: String,
+    /// Mark of its connections.
+    pub(super) mark: u32,
+    /// Its own table.
+    pub(super) table: u32,
+}
+
+impl WayOut {
+    fn of(desired: &Desired, uplink: &Uplink) -> Self {
+        let paths = || [uplink.ipv4, uplink.ipv6].into_iter().flatten();
+        let listed = |addresses: Vec<IpAddr>| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
+        let gateways: Vec<IpAddr> = paths().filter_map(|path| path.gateway).collect();
+        let point_to_point = gateways.is_empty() && paths().next().is_some();
+        Self {
+            gateways: if point_to_point { "point-to-point".to_owned() } else { listed(gateways) },
+            locals: listed(paths().filter_map(|path| path.source).collect()),
+            mark: desired.mark(uplink),
+            table: desired.table(uplink),
+        }
+    }
 }
 
 /// The way to the worker.

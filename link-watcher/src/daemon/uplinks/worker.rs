@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::{Configured, Decision, Fate, Order, Report, Standing, evidence::Counted, group::Group};
+use super::{Configured, Decision, Fate, Order, Report, Standing, WayOut, evidence::Counted, group::Group};
 use crate::{
     clock,
     config::FailbackConnections,
@@ -22,7 +22,7 @@ use crate::{
     realtime,
     system::{Interfaces, KernelEvent, KernelEvents, LinkSysctls, ProcSysctl},
     uplink::{
-        Desired, Uplink,
+        Desired,
         conntrack::{Conntrack, ConntrackSink as _},
         learn::{Learner, NetlinkLearn, Resolved},
         nft::{Nft, Ruleset},
@@ -489,7 +489,7 @@ impl Worker {
             self.complain(&format!("tables {}", desired.name), said);
             let mut standing = self.standing();
             standing.groups.insert(desired.group, problems);
-            standing.ways.extend(desired.uplinks.iter().map(|uplink| (uplink.link, way(uplink))));
+            standing.ways.extend(desired.uplinks.iter().map(|uplink| (uplink.link, WayOut::of(desired, uplink))));
         }
         let groups = self.groups.values().zip(&desired);
         self.prober.set(groups.flat_map(|(group, desired)| group.probed(desired)).collect());
@@ -590,15 +590,4 @@ impl Worker {
 fn lapses(known: Option<&Resolved>, now: &Resolved) -> bool {
     known.is_some_and(|known| known.device == Device::Ready && known.ifindex == now.ifindex)
         && matches!(now.device, Device::NoAddress | Device::NoGateway)
-}
-
-/// The way out, for people.
-fn way(uplink: &Uplink) -> String {
-    let paths = [uplink.ipv4, uplink.ipv6];
-    let gateways: Vec<String> = paths.iter().flatten().filter_map(|path| Some(path.gateway?.to_string())).collect();
-    if gateways.is_empty() && paths.iter().any(Option::is_some) {
-        "point-to-point".to_owned()
-    } else {
-        gateways.join(" ")
-    }
 }

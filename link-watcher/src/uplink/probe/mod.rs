@@ -31,7 +31,7 @@ use super::Path;
 use crate::{
     config::ProbeConfig,
     event::LinkId,
-    health::{Figures, Verdict},
+    health::{Figures, TargetFigures, Verdict},
     tls::Tls,
 };
 
@@ -78,6 +78,8 @@ pub struct UplinkFigures {
     pub verdict_due_ns: Option<u64>,
     /// Why the last probe without answer had none, with its target; forgotten when the uplink is up.
     pub last_failure: Option<String>,
+    /// Each target, as people call it, in the order of the configuration.
+    pub targets: Vec<(String, TargetFigures)>,
 }
 
 /// Passive evidence that an uplink works.

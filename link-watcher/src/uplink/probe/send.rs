@@ -74,7 +74,7 @@ async fn ask(uplink: &ProbedUplink, index: usize, tls: &Tls) -> Result<Duration,
 }
 
 /// What people call the target.
-fn name(uplink: &ProbedUplink, index: usize) -> String {
+pub(super) fn name(uplink: &ProbedUplink, index: usize) -> String {
     let server = |targets: &[SocketAddr]| targets[index].to_string();
     match &uplink.config.kind {
         ProbeKind::Icmp { targets } => targets[index].to_string(),

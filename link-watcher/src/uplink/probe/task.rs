@@ -118,10 +118,12 @@ impl Task {
                 }
             }
         }
+        let targets = self.health.targets().enumerate();
         let figures = UplinkFigures {
             figures: self.health.figures(),
             verdict_due_ns: self.health.verdict_due_ns(),
             last_failure: self.last_failure.clone(),
+            targets: targets.map(|(index, known)| (send::name(&self.uplink, index), known)).collect(),
         };
         self.shared.figures().insert(self.uplink.link, figures);
     }

@@ -1,0 +1,28 @@
+//! What is known of each target, for the status.
+
+use super::{Health, Share};
+
+/// What is known of one target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TargetFigures {
+    /// Whether it answered the last time that it was asked; nothing: it has not answered yet, and is not missed either.
+    pub answers: Option<bool>,
+    /// Median round trip over its part of the window, ns.
+    pub rtt_ns: Option<u64>,
+    /// Mean difference of successive round trips, ns.
+    pub jitter_ns: Option<u64>,
+    /// Share of its probes without answer; nothing while the window is empty, as after an outage.
+    pub loss: Option<Share>,
+}
+
+impl Health {
+    /// Each target, in the order of the configuration.
+    pub fn targets(&self) -> impl Iterator<Item = TargetFigures> {
+        self.targets.iter().map(|target| {
+            let measure = target.window.measure();
+            // Whoever answers is not suspected any more, see `unanswered`.
+            let answers = if target.suspect_until > 0 { Some(false) } else { measure.rtt_ns.map(|_| true) };
+            TargetFigures { answers, rtt_ns: measure.rtt_ns, jitter_ns: measure.jitter_ns, loss: measure.loss }
+        })
+    }
+}
