@@ -14,7 +14,7 @@ use super::{
     arguments::{Generated, KeyAction, OnOff},
     cleanup, doctor, events, generate, man, nft, notify_test,
     output::{Style, print},
-    status, wait,
+    status, top, wait,
 };
 use crate::{
     config::{self, Loaded},
@@ -39,6 +39,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Doctor { json } => return doctor::run(&arguments.config_path(), arguments.config.is_some(), json),
         Command::Status { json, watch: false } => print(&look(&socket()?, if json { Form::Json } else { Form::Text })?),
         Command::Status { json, watch: true } => watch(&socket()?, json),
+        Command::Top => top::run(&socket()?),
         Command::Events { follow, json } => show_events(&socket()?, follow, json),
         Command::Switch { group, link, force, reason } => {
             ordered(Change::Switch { group, link: Some(link).filter(|link| link != "auto"), force }, reason)

@@ -17,6 +17,7 @@ mod nft;
 mod notify_test;
 mod output;
 mod status;
+mod top;
 mod wait;
 
 use std::process::ExitCode;

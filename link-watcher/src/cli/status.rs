@@ -46,7 +46,7 @@ pub fn render(snapshot: &Snapshot, now: SystemTime, style: Style) -> String {
 }
 
 /// What deserves a look of the daemon itself.
-fn daemon_notes(config: &ConfigSnapshot) -> Vec<String> {
+pub(super) fn daemon_notes(config: &ConfigSnapshot) -> Vec<String> {
     let mut notes = Vec::new();
     if let (Some(problem), Some(at)) = (&config.problem, &config.refused_at) {
         let first = problem.lines().next().unwrap_or_default();
@@ -59,12 +59,17 @@ fn daemon_notes(config: &ConfigSnapshot) -> Vec<String> {
     notes
 }
 
-fn render_group(group: &GroupSnapshot, now: SystemTime, style: Style) -> String {
-    let kind = match &group.role {
+/// A group's kind, and of a peer which end of it this is.
+pub(super) fn kind(group: &GroupSnapshot) -> String {
+    match &group.role {
         Some(crate::event::Role::Client) => format!("{}, client", group.kind),
         Some(crate::event::Role::Server) => format!("{}, server", group.kind),
         None => group.kind.clone(),
-    };
+    }
+}
+
+fn render_group(group: &GroupSnapshot, now: SystemTime, style: Style) -> String {
+    let kind = kind(group);
     let active = match group.active.as_slice() {
         [] => style.bad("no link is active"),
         active => {
@@ -249,7 +254,7 @@ fn whose(group: &GroupSnapshot, what: &str, link: Option<&str>, now: SystemTime)
 }
 
 /// How long ago an RFC 3339 time was; what cannot be read is shown as it is.
-fn ago(since: &str, now: SystemTime) -> String {
+pub(super) fn ago(since: &str, now: SystemTime) -> String {
     match humantime::parse_rfc3339(since) {
         // A clock that was set back makes "now".
         Ok(since) => format!("{} ago", short(now.duration_since(since).unwrap_or_default())),
@@ -259,7 +264,7 @@ fn ago(since: &str, now: SystemTime) -> String {
 }
 
 /// A duration in its two largest units.
-fn short(duration: Duration) -> String {
+pub(super) fn short(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0..60 => format!("{seconds}s"),
