@@ -23,7 +23,7 @@ use ratatui::{
 
 use super::{
     links::{Columns, detail, group_line, link_line},
-    picture::{Entry, Picture},
+    picture::Entry,
     text::{fit, left, width, wrap},
     view::{COLUMNS_MIN, LINES_MIN, Overlay, View},
 };
@@ -39,6 +39,10 @@ use crate::{
 const EVENTS_MIN: usize = 5;
 /// Lines of one event at most.
 const EVENT_LINES_MAX: usize = 4;
+/// Lines of what is said of the selected link.
+const DETAIL_LINES: usize = 2;
+/// Lines of an answer at most.
+const MESSAGE_LINES_MAX: usize = 3;
 const KEYS: &str = "↑↓  s switch  a auto  d drain  u undrain  f failover  p pause  ? help  q quit";
 const HELP: &[&str] = &[
     "↑ ↓ k j         select a link; Home End: the first, the last",
@@ -99,21 +103,25 @@ pub(super) fn draw(view: &View, area: Rect, buffer: &mut Buffer) {
     title(&mut page, view);
     let columns = Columns::for_width(page.columns(), picture);
     page.text(&columns.headings(), Tone::Strong);
+    let message = message(view, page.columns());
     // The detail, the line above the events, the answer and the keys.
-    let left_over = page.lines_left().saturating_sub(4);
+    let left_over = page.lines_left().saturating_sub(DETAIL_LINES + message.len() + 2);
     let events_min = EVENTS_MIN.max(left_over / 3);
     let unseen = body(&mut page, view, &columns, left_over.saturating_sub(events_min));
-    page.text(&view.selected_at().and_then(|at| detail(picture, at)).unwrap_or_default(), Tone::Plain);
+    let rule_at = page.at + DETAIL_LINES as u16;
+    let detail = view.selected_at().and_then(|at| detail(picture, at)).unwrap_or_default();
+    for line in wrap(&detail, page.columns(), 4).iter().take(DETAIL_LINES) {
+        page.text(line, Tone::Plain);
+    }
+    page.at = rule_at;
     let rule = rule(view, unseen, page.columns());
     page.text(&rule, Tone::Plain);
-    log(&mut page, view, picture);
-    page.at = area.height.saturating_sub(2);
-    match view.message() {
-        Some(message) => {
-            let mark = if message.good { "" } else { "! " };
-            page.text(&format!("{mark}{}", message.text), if message.good { Tone::Good } else { Tone::Bad });
-        }
-        None => page.text("", Tone::Plain),
+    let room = page.lines_left().saturating_sub(message.len() + 1);
+    log(&mut page, view, room);
+    // Bounded by the few lines that a message has.
+    page.at = area.height.saturating_sub(message.len() as u16 + 1);
+    for (line, tone) in &message {
+        page.text(line, *tone);
     }
     let keys = left(KEYS, page.columns());
     page.text(&keys, Tone::Reverse);
@@ -130,6 +138,14 @@ pub(super) fn draw(view: &View, area: Rect, buffer: &mut Buffer) {
         }
         None => {}
     }
+}
+
+/// What is said to whoever sits there: one line, of which nothing may be on it, or as many as it needs.
+fn message(view: &View, columns: usize) -> Vec<(String, Tone)> {
+    let Some(message) = view.message() else { return vec![(String::new(), Tone::Plain)] };
+    let (mark, tone) = if message.good { ("", Tone::Good) } else { ("! ", Tone::Bad) };
+    let lines = wrap(&format!("{mark}{}", message.text), columns, 2);
+    lines.into_iter().take(MESSAGE_LINES_MAX).map(|line| (line, tone)).collect()
 }
 
 /// A screen that is written line by line.
@@ -173,7 +189,7 @@ impl Page<'_> {
 /// The first line, and a second one where something is wrong with the daemon.
 fn title(page: &mut Page<'_>, view: &View) {
     let picture = view.picture();
-    let mut text = match &picture.status {
+    let text = match &picture.status {
         Some((snapshot, _)) => {
             let uptime = Duration::try_from_secs_f64(snapshot.uptime_s).unwrap_or_default();
             let (version, engine) = (&snapshot.version, &snapshot.engine);
@@ -182,9 +198,8 @@ fn title(page: &mut Page<'_>, view: &View) {
         None if view.problem().is_some() => "link-watcher".to_owned(),
         None => "link-watcher: asking the daemon".to_owned(),
     };
-    if view.is_paused() {
-        text += "  PAUSED: p goes on";
-    }
+    let paused = if view.is_paused() { "PAUSED (p): " } else { "" };
+    let text = format!("{paused}{text}");
     let time = format!(" {} UTC", time_of_day(&rfc3339(picture.now)));
     let columns = page.columns();
     page.spans(&[(left(&text, columns - width(&time)), Tone::Strong), (time, Tone::Plain)]);
@@ -255,9 +270,9 @@ fn rule(view: &View, unseen: Unseen, columns: usize) -> String {
     text + &"─".repeat(missing)
 }
 
-/// The newest events in the lines that are left but for two, the newest lowest.
-fn log(page: &mut Page<'_>, view: &View, picture: &Picture) {
-    let room = page.lines_left().saturating_sub(2);
+/// The newest events in `room` lines, the newest lowest.
+fn log(page: &mut Page<'_>, view: &View, room: usize) {
+    let picture = view.picture();
     let today = rfc3339(picture.now);
     let mut lines: Vec<(String, Tone)> = Vec::new();
     for entry in picture.log.iter().rev().skip(view.events_back()) {
@@ -281,10 +296,10 @@ fn log(page: &mut Page<'_>, view: &View, picture: &Picture) {
     }
 }
 
-/// An event in words. One of today needs no date.
+/// An event in words, in UTC. One of today needs no date.
 fn event(record: &EventRecord, today: &str) -> (String, Tone) {
     let same_day = record.time.get(..10).is_some_and(|date| today.get(..10) == Some(date));
-    let time = if same_day { time_of_day(&record.time) } else { record.time.clone() };
+    let time = if same_day { time_of_day(&record.time) } else { record.time.replacen('T', " ", 1) };
     let tone = match record.what.as_str() {
         "link-up" => Tone::Good,
         "link-down" | "no-usable-link" => Tone::Bad,

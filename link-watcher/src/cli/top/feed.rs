@@ -2,61 +2,52 @@
 //!
 //! ```text
 //!  lw-top-status  ── what is so, twice a second ──┐
-//!  lw-top-events  ── what happens ────────────────┼──▶ news ──▶ screen
-//!  lw-top-orders  ── answers ─────────────────────┘                │
-//!        ▲────────────────────────── orders ───────────────────────┘
+//!  lw-top-events  ── what happens ────────────────┼──▶ inputs ──▶ screen
+//!  lw-top-orders  ── answers ─────────────────────┘                  │
+//!        ▲────────────────────────── orders ─────────────────────────┘
 //! ```
 
 use std::{
     io,
     ops::ControlFlow,
     path::{Path, PathBuf},
-    sync::mpsc::{Receiver, SyncSender, TryIter, sync_channel},
+    sync::mpsc::{Receiver, SyncSender, sync_channel},
     thread::{Builder, JoinHandle, sleep},
     time::Duration,
 };
 
-use super::picture::News;
+use super::{Input, picture::News};
 use crate::control::{Change, Client, ClientError, Reply};
 
 /// How often the status is asked for, and a daemon that has gone is looked for.
 const INTERVAL: Duration = Duration::from_millis(500);
-/// News that wait to be drawn. Whoever has more waits.
-const NEWS_MAX: usize = 64;
 
 /// The threads, and the channels to them. They end with the process: an answer may take the daemon 25 s, and nobody who quits
 /// waits for it.
 #[derive(Debug)]
 pub(super) struct Feed {
-    news: Receiver<News>,
     orders: SyncSender<Change>,
     threads: [JoinHandle<()>; 3],
 }
 
 impl Feed {
-    /// Begins to ask the daemon on this socket.
+    /// Begins to ask the daemon on this socket, and to send what comes.
     ///
     /// # Errors
     ///
     /// Where a thread cannot be started.
-    pub(super) fn start(socket: &Path) -> io::Result<Self> {
-        let (sender, news) = sync_channel(NEWS_MAX);
+    pub(super) fn start(socket: &Path, inputs: &SyncSender<Input>) -> io::Result<Self> {
         let (orders, to_give) = sync_channel(1);
-        let start = |name: &str, run: Box<dyn FnOnce(PathBuf, SyncSender<News>) + Send>| {
-            let (socket, sender) = (socket.to_owned(), sender.clone());
+        let start = |name: &str, run: Box<dyn FnOnce(PathBuf, Screen) + Send>| {
+            let (socket, sender) = (socket.to_owned(), Screen(inputs.clone()));
             Builder::new().name(name.to_owned()).spawn(move || run(socket, sender))
         };
         let threads = [
             start("lw-top-status", Box::new(status))?,
             start("lw-top-events", Box::new(events))?,
-            start("lw-top-orders", Box::new(move |socket, news| give(&socket, &news, &to_give)))?,
+            start("lw-top-orders", Box::new(move |socket, screen| give(&socket, &screen, &to_give)))?,
         ];
-        Ok(Self { news, orders, threads })
-    }
-
-    /// What has come.
-    pub(super) fn news(&self) -> TryIter<'_, News> {
-        self.news.try_iter()
+        Ok(Self { orders, threads })
     }
 
     /// Gives the daemon an order, once the former one is answered.
@@ -71,11 +62,21 @@ impl Feed {
     }
 }
 
+/// Whoever draws.
+struct Screen(SyncSender<Input>);
+
+impl Screen {
+    /// Whether it is still there.
+    fn tell(&self, news: News) -> bool {
+        self.0.send(Input::News(news)).is_ok()
+    }
+}
+
 fn connect(socket: &Path) -> Result<Client, ClientError> {
     Client::connect(socket).map(Client::quiet)
 }
 
-fn status(socket: PathBuf, news: SyncSender<News>) {
+fn status(socket: PathBuf, screen: Screen) {
     let mut client = None;
     loop {
         let answer = match client.take() {
@@ -88,10 +89,10 @@ fn status(socket: PathBuf, news: SyncSender<News>) {
             Ok(snapshot)
         });
         let told = match asked {
-            Ok(snapshot) => news.send(News::Status(Box::new(snapshot))),
-            Err(error) => news.send(News::NoAnswer(short(&error))),
+            Ok(snapshot) => screen.tell(News::Status(Box::new(snapshot))),
+            Err(error) => screen.tell(News::NoAnswer(short(&error))),
         };
-        if told.is_err() {
+        if !told {
             return;
         }
         sleep(INTERVAL);
@@ -103,15 +104,15 @@ fn short(error: &ClientError) -> String {
     error.to_string().lines().next().unwrap_or_default().to_owned()
 }
 
-fn events(socket: PathBuf, news: SyncSender<News>) {
+fn events(socket: PathBuf, screen: Screen) {
     loop {
         let mut heard = true;
         // That it does not answer is said by whoever asks for the status.
         let _ = connect(&socket).and_then(|mut client| {
             client.events(true, |reply| {
                 heard = match reply {
-                    Reply::Event(record) => news.send(News::Event(Box::new(record))).is_ok(),
-                    Reply::Lost(count) => news.send(News::Lost(count)).is_ok(),
+                    Reply::Event(record) => screen.tell(News::Event(Box::new(record))),
+                    Reply::Lost(count) => screen.tell(News::Lost(count)),
                     _ => true,
                 };
                 if heard { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
@@ -124,10 +125,10 @@ fn events(socket: PathBuf, news: SyncSender<News>) {
     }
 }
 
-fn give(socket: &Path, news: &SyncSender<News>, orders: &Receiver<Change>) {
+fn give(socket: &Path, screen: &Screen, orders: &Receiver<Change>) {
     for change in orders {
         let answer = connect(socket).and_then(|mut client| client.change(change));
-        if news.send(News::Answer(answer.map_err(|error| error.to_string()))).is_err() {
+        if !screen.tell(News::Answer(answer.map_err(|error| error.to_string()))) {
             return;
         }
     }

@@ -1,16 +1,22 @@
 //! The terminal: in raw mode on its alternate screen, and as it was before whatever ends that.
 
-use std::io;
+use std::{
+    io,
+    mem::ManuallyDrop,
+    sync::mpsc::SyncSender,
+    thread::{Builder, JoinHandle},
+};
 
-use ratatui::DefaultTerminal;
+use ratatui::{DefaultTerminal, crossterm::event};
 
-use super::{draw::draw, view::View};
+use super::{Input, draw::draw, view::View};
 
 /// The terminal while it is ours. When dropped it is as before; a panic restores it before it says anything, so that its
 /// words are not on the screen that goes.
 #[derive(Debug)]
 pub(super) struct Screen {
-    terminal: DefaultTerminal,
+    /// Never dropped: it complains on stderr where the cursor cannot be shown, and panics where that has gone with the terminal.
+    terminal: ManuallyDrop<DefaultTerminal>,
 }
 
 impl Screen {
@@ -21,7 +27,7 @@ impl Screen {
     /// The terminal's; it is as before then.
     pub(super) fn enter() -> io::Result<Self> {
         match ratatui::try_init() {
-            Ok(terminal) => Ok(Self { terminal }),
+            Ok(terminal) => Ok(Self { terminal: ManuallyDrop::new(terminal) }),
             Err(error) => {
                 let _ = ratatui::try_restore();
                 Err(error)
@@ -53,4 +59,21 @@ impl Drop for Screen {
         let _ = self.terminal.show_cursor();
         let _ = ratatui::try_restore();
     }
+}
+
+/// Begins to send what comes from the keyboard, in a thread of its own: crossterm's reader never returns once the terminal is
+/// hung up. The thread ends when the keyboard cannot be read, and with the process.
+///
+/// # Errors
+///
+/// Where the thread cannot be started.
+pub(super) fn keyboard(inputs: SyncSender<Input>) -> io::Result<JoinHandle<()>> {
+    let read = move || {
+        while let Ok(event) = event::read() {
+            if inputs.send(Input::Terminal(event)).is_err() {
+                return;
+            }
+        }
+    };
+    Builder::new().name("lw-top-keys".to_owned()).spawn(read)
 }

@@ -27,7 +27,31 @@ use crate::{
 
 /// What `lived` looks like.
 const PICTURE: &str = "\
-@@PICTURE";
+link-watcher 0.1.0, engine xdp, running for 1m 48s                  12:00:08 UTC
+   LINK         STATE         RTT ms JIT ms  LOSS SHARE     PKT/S     ROUND TRIP
+hq (peer, client): optic active, since 2m 8s ago: lowest tier with a usable link
+>* optic        up             0.042  0.003  0.0%  100%     10/10       ▄▅█  ▄▅▅
+   wifi         up             2.500  0.800  0.0%     -     10/10       ▄▄▄▄▄▄▄▄
+ - tunnel       down               -      -  100%     -      10/0
+wan (uplinks): fibre active, PINNED to fibre, FAILOVER OFF, since 2m 8s ago: lo…
+ * fibre        up            11.200  0.003  0.0%  100%     10/10       ▄▄▄▄▄▄▄▄
+   dsl          drained/up    31.000  0.003  5.0%     -     10/10       ▄▄▄▄▄▄▄▄
+optic: eth1 to 10.248.248.1, tier 1, weight 1, xdp-native, up since 1h 0m ago
+
+── events ──────────────────────────────────────────────────────────────────────
+2026-11-19 23:59:59.500Z  hq: peer-restarted: the peer's daemon was started
+    again
+11:57:59.700  hq tunnel: link-down: no valid packet for 300 ms
+11:57:59.700  hq: active-changed wifi -> optic: lowest tier with a usable link
+    (took 300.4 ms: silence 300.0, wake 0.05, decide 0.05, routes 0.3)
+
+
+
+
+
+
+↑↓  s switch  a auto  d drain  u undrain  f failover  p pause  ? help  q quit
+";
 
 /// 12:00:00.
 fn noon() -> SystemTime {
@@ -211,7 +235,7 @@ fn the_screen_has_links_their_past_and_the_events() {
 
 #[test]
 fn a_larger_terminal_has_more_of_everything() {
-    let text = screen(&lived(140, 40));
+    let text = screen(&lived(150, 40));
     assert!(text.contains("FAILOVER OFF, since 2m 8s ago: lowest tier with a usable link\n"), "{text}");
     assert!(text.contains("(took 300.4 ms: silence 300.0, wake 0.05, decide 0.05, routes 0.3)"), "{text}");
     assert_eq!(text.lines().count(), 40);
@@ -239,17 +263,17 @@ fn sixty_four_links_are_scrolled() {
     let mut view = empty(80, 24);
     view.take(status(&snapshot), noon());
     let text = screen(&view);
-    assert!(text.contains("> ") && text.contains(" link12 ") && !text.contains(" link13 "), "{text}");
-    assert!(text.contains("── lines of links above: 0, below: 52 ─"), "{text}");
+    assert!(text.contains("> ") && text.contains(" link11 ") && !text.contains(" link12 "), "{text}");
+    assert!(text.contains("── lines of links above: 0, below: 53 ─"), "{text}");
     for _ in 0..31 {
         press(&mut view, KeyCode::Down);
     }
     let text = screen(&view);
-    assert!(text.contains(">  link32 ") && text.contains("above: 26, below: 26"), "{text}");
+    assert!(text.contains(">  link32 ") && text.contains("above: 26, below: 27"), "{text}");
     press(&mut view, KeyCode::End);
     press(&mut view, KeyCode::Down);
     let text = screen(&view);
-    assert!(text.contains(">  link64 ") && text.contains("above: 52, below: 0"), "{text}");
+    assert!(text.contains(">  link64 ") && text.contains("above: 53, below: 0"), "{text}");
     press(&mut view, KeyCode::Home);
     press(&mut view, KeyCode::Up);
     assert!(screen(&view).contains(">  link1 "));
@@ -336,7 +360,7 @@ fn a_pause_holds_the_picture_and_misses_nothing() {
     let mut view = lived(80, 24);
     type_in(&mut view, "p");
     let held = screen(&view);
-    assert!(held.starts_with("link-watcher 0.1.0, engine xdp, running for 1m 48s  PAUSED: p goes on"), "{held}");
+    assert!(held.starts_with("PAUSED (p): link-watcher 0.1.0, engine xdp, running for 1m 48s"), "{held}");
     let mut now = snapshot();
     now.groups[0].active = vec!["wifi".to_owned()];
     now.uptime_s = 200.0;
