@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::num::NonZeroU16;
 use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pty::{OpenptFlags, grantpt, ioctl_tiocgptpeer, openpt, unlockpt};
 use rustix::termios::{Termios, Winsize, tcgetattr, tcsetwinsize};
 
@@ -22,7 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// A terminal (xterm, as far as `vt100` is one) with a program in it, which is killed at the latest when this is dropped.
 #[derive(Debug)]
 pub struct Terminal {
-    keyboard: File,
+    /// The keyboard, and what stops the screen when it is dropped. Nothing once it is hung up.
+    front: Option<(File, UnixStream)>,
     /// The program's end.
     line: OwnedFd,
     /// As they were before any program.
@@ -59,9 +62,10 @@ impl Terminal {
         let screen = Arc::new(Screen { parser, changed: Condvar::new() });
         let keyboard = File::from(master);
         let output = keyboard.try_clone().context("cannot share a pseudo-terminal")?;
+        let (stop, stopped) = UnixStream::pair().context("cannot make a pair of sockets")?;
         let seen = Arc::clone(&screen);
-        std::thread::spawn(move || watch(output, &seen));
-        let mut terminal = Terminal { keyboard, line, settings, screen, program: None };
+        std::thread::spawn(move || watch(output, &stopped, &seen));
+        let mut terminal = Terminal { front: Some((keyboard, stop)), line, settings, screen, program: None };
         terminal.resize(columns, lines)?;
         Ok(terminal)
     }
@@ -93,9 +97,15 @@ impl Terminal {
     /// Types.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's, and after [`Terminal::hang_up`].
     pub fn type_in(&mut self, keys: &str) -> Result<()> {
-        self.keyboard.write_all(keys.as_bytes()).context("cannot type")
+        let (keyboard, _) = self.front.as_mut().context("the terminal was hung up")?;
+        keyboard.write_all(keys.as_bytes()).context("cannot type")
+    }
+
+    /// Goes away with keyboard and screen, as a connection that breaks.
+    pub fn hang_up(&mut self) {
+        self.front = None;
     }
 
     /// What is on the screen.
@@ -219,10 +229,15 @@ fn size(columns: u16, lines: u16) -> Result<(NonZeroU16, NonZeroU16)> {
     Ok((some(lines)?, some(columns)?))
 }
 
-/// Shows what the program writes, until nobody can write any more.
-fn watch(mut output: File, screen: &Screen) {
+/// Shows what the program writes, until the other end of `stopped` goes.
+fn watch(mut output: File, stopped: &UnixStream, screen: &Screen) {
     let mut bytes = [0; 4096];
-    while let Ok(length @ 1..) = output.read(&mut bytes) {
+    loop {
+        let mut ready = [PollFd::new(&output, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
+        if poll(&mut ready, None).is_err() || !ready[1].revents().is_empty() {
+            return;
+        }
+        let Ok(length @ 1..) = output.read(&mut bytes) else { return };
         lock(&screen.parser).process(&bytes[..length]);
         screen.changed.notify_all();
     }
