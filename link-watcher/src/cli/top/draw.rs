@@ -25,7 +25,7 @@ use super::{
     links::{Columns, detail, group_line, link_line},
     picture::Entry,
     text::{fit, left, width, wrap},
-    view::{COLUMNS_MIN, LINES_MIN, Overlay, View},
+    view::{COLUMNS_MIN, LINES_MIN, Overlay, View, is_large_enough},
 };
 use crate::{
     cli::{
@@ -91,12 +91,10 @@ impl Tone {
 /// Draws all of it.
 pub(super) fn draw(view: &View, area: Rect, buffer: &mut Buffer) {
     let mut page = Page { area, buffer, coloured: view.is_coloured(), at: 0 };
-    if !view.is_large_enough() {
-        let (columns, lines) = view.size();
-        page.text(
-            &format!("{columns}x{lines} is too small: {COLUMNS_MIN}x{LINES_MIN} is needed; q quits"),
-            Tone::Strong,
-        );
+    // By what there is to draw on: the view learns of another size only afterwards.
+    if !is_large_enough((area.width, area.height)) {
+        let size = format!("{}x{} is too small: {COLUMNS_MIN}x{LINES_MIN} is needed; q quits", area.width, area.height);
+        page.text(&size, Tone::Strong);
         return;
     }
     let picture = view.picture();

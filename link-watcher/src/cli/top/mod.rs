@@ -80,8 +80,8 @@ fn play(socket: &Path) -> io::Result<()> {
     let feed = Feed::start(socket, &sender)?;
     let mut screen = Screen::enter()?;
     let keyboard = screen::keyboard(sender)?;
-    let mut view = View::new(Style::for_stdout().is_coloured(), screen.size()?, SystemTime::now());
-    screen.draw(&view)?;
+    let mut view = View::new(Style::for_stdout().is_coloured(), SystemTime::now());
+    view.resize(screen.draw(&view)?);
     while !ended.load(Ordering::Relaxed) {
         let Ok(first) = inputs.recv_timeout(TICK) else {
             if feed.is_broken() || keyboard.is_finished() {
@@ -97,7 +97,7 @@ fn play(socket: &Path) -> io::Result<()> {
                 None => {}
             }
         }
-        screen.draw(&view)?;
+        view.resize(screen.draw(&view)?);
     }
     Ok(())
 }
@@ -105,8 +105,8 @@ fn play(socket: &Path) -> io::Result<()> {
 fn take(view: &mut View, input: Input) -> Option<Action> {
     match input {
         Input::News(news) => view.take(news, SystemTime::now()),
-        Input::Terminal(Event::Resize(columns, lines)) => view.resize((columns, lines)),
         Input::Terminal(Event::Key(key)) if key.kind != KeyEventKind::Release => return view.press(key),
+        // Another size is seen when it is drawn.
         Input::Terminal(_) => {}
     }
     None

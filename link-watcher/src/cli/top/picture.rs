@@ -27,7 +27,7 @@ pub(super) enum News {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Entry {
     /// An event.
-    Event(EventRecord),
+    Event(Box<EventRecord>),
     /// So many events are missing here.
     Lost(u64),
 }
@@ -63,7 +63,7 @@ impl Picture {
                 self.problem = None;
             }
             News::NoAnswer(why) => self.problem = Some(why),
-            News::Event(record) => self.log(Entry::Event(*record)),
+            News::Event(record) => self.log(Entry::Event(record)),
             News::Lost(count) => self.log(Entry::Lost(count)),
             News::Answer(_) => {}
         }

@@ -59,25 +59,17 @@ impl Screen {
         }
     }
 
-    /// Columns and lines.
-    ///
-    /// # Errors
-    ///
-    /// The terminal's.
-    pub(super) fn size(&self) -> io::Result<(u16, u16)> {
-        self.terminal.size().map(|size| (size.width, size.height))
-    }
-
-    /// Draws what has changed.
+    /// Draws what has changed, and returns on how many columns and lines.
     ///
     /// # Errors
     ///
     /// The terminal's, and where a panic in another thread has given it back.
-    pub(super) fn draw(&mut self, view: &View) -> io::Result<()> {
+    pub(super) fn draw(&mut self, view: &View) -> io::Result<(u16, u16)> {
         if !TAKEN.load(Ordering::SeqCst) {
             return Err(io::Error::other("a thread of top has failed"));
         }
-        self.terminal.draw(|frame| draw(view, frame.area(), frame.buffer_mut())).map(drop)
+        let drawn = self.terminal.draw(|frame| draw(view, frame.area(), frame.buffer_mut()))?;
+        Ok((drawn.area.width, drawn.area.height))
     }
 }
 

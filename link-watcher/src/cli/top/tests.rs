@@ -172,13 +172,15 @@ fn moved(time: &str, from: &str, to: &str, why: &str) -> EventRecord {
     }
 }
 
-fn empty(columns: u16, lines: u16) -> View {
-    View::new(false, (columns, lines), noon())
+fn empty() -> View {
+    let mut view = View::new(false, noon());
+    view.resize((80, 24));
+    view
 }
 
 /// A view that has seen some seconds go by.
-fn lived(columns: u16, lines: u16) -> View {
-    let mut view = empty(columns, lines);
+fn lived() -> View {
+    let mut view = empty();
     let mut snapshot = snapshot();
     view.take(status(&snapshot), noon());
     let past = [(0, 0.04), (0, 0.05), (0, 0.08), (10, 0.04), (9, 0.04), (0, 0.04), (1, 0.041), (0, 0.042)];
@@ -197,9 +199,13 @@ fn lived(columns: u16, lines: u16) -> View {
     view
 }
 
-/// The screen as text, with blanks at the ends of lines removed.
+/// The screen of 80 columns and 24 lines as text.
 fn screen(view: &View) -> String {
-    let (columns, lines) = view.size();
+    screen_of(view, 80, 24)
+}
+
+/// The screen as text, with blanks at the ends of lines removed.
+fn screen_of(view: &View, columns: u16, lines: u16) -> String {
     let mut terminal = Terminal::new(TestBackend::new(columns, lines)).unwrap();
     terminal.draw(|frame| draw(view, frame.area(), frame.buffer_mut())).unwrap();
     let buffer = terminal.backend().buffer();
@@ -228,14 +234,14 @@ fn type_in(view: &mut View, keys: &str) -> Option<Action> {
 
 #[test]
 fn the_screen_has_links_their_past_and_the_events() {
-    assert_eq!(screen(&lived(80, 24)), PICTURE);
+    assert_eq!(screen(&lived()), PICTURE);
     let documented = include_str!("../../../../docs/operation.md");
     assert!(documented.contains(PICTURE), "docs/operation.md shows it as it is");
 }
 
 #[test]
 fn a_larger_terminal_has_more_of_everything() {
-    let text = screen(&lived(150, 40));
+    let text = screen_of(&lived(), 150, 40);
     assert!(text.contains("FAILOVER OFF, since 2m 8s ago: lowest tier with a usable link\n"), "{text}");
     assert!(text.contains("(took 300.4 ms: silence 300.0, wake 0.05, decide 0.05, routes 0.3)"), "{text}");
     assert_eq!(text.lines().count(), 40);
@@ -243,12 +249,12 @@ fn a_larger_terminal_has_more_of_everything() {
 
 #[test]
 fn a_smaller_terminal_is_told_so_and_takes_no_orders() {
-    let mut view = lived(79, 24);
-    assert_eq!(screen(&view).trim_end(), "79x24 is too small: 80x24 is needed; q quits");
+    let mut view = lived();
+    assert_eq!(screen_of(&view, 79, 24).trim_end(), "79x24 is too small: 80x24 is needed; q quits");
+    view.resize((79, 24));
     assert_eq!((type_in(&mut view, "dy"), type_in(&mut view, "q")), (None, Some(Action::Quit)));
-    for size in [(80, 23), (10, 2), (1, 1)] {
-        view.resize(size);
-        screen(&view);
+    for (columns, lines) in [(80, 23), (10, 2), (1, 1)] {
+        screen_of(&view, columns, lines);
     }
     view.resize((80, 24));
     assert_eq!(screen(&view), PICTURE, "as before, once there is room");
@@ -260,7 +266,7 @@ fn sixty_four_links_are_scrolled() {
     let mut snapshot = snapshot();
     snapshot.groups.truncate(1);
     snapshot.groups[0].links = (1..=64).map(|n| link(&format!("link{n}"), "eth1", n)).collect();
-    let mut view = empty(80, 24);
+    let mut view = empty();
     view.take(status(&snapshot), noon());
     let text = screen(&view);
     assert!(text.contains("> ") && text.contains(" link11 ") && !text.contains(" link12 "), "{text}");
@@ -288,7 +294,7 @@ fn what_is_too_long_is_cut_and_moves_nothing() {
     snapshot.groups[0].links[1].name = long.to_owned();
     snapshot.groups[0].links[2].name = "日本語日本語日本語".to_owned();
     snapshot.groups[0].reason = "because ".repeat(100);
-    let mut view = empty(80, 24);
+    let mut view = empty();
     view.take(status(&snapshot), noon());
     view.take(News::Event(Box::new(event("2026-11-20T11:59:00.000Z", "link-down", None, &"why ".repeat(400)))), noon());
     let text = screen(&view);
@@ -296,8 +302,8 @@ fn what_is_too_long_is_cut_and_moves_nothing() {
     assert!(text.contains(" - 日本語日本…  down               -"), "{text}");
     assert!(text.lines().all(|line| super::text::width(line) <= 80), "{text}");
     assert!(text.matches("why why").count() > 4 && text.lines().count() == 24, "{text}");
-    view.resize((200, 24));
-    assert!(screen(&view).contains(&format!("   {}… up", &long[..47])), "{}", screen(&view));
+    let wide = screen_of(&view, 200, 24);
+    assert!(wide.contains(&format!("   {}… up", &long[..47])), "{wide}");
 }
 
 /// What the daemon says is shown and never obeyed.
@@ -312,11 +318,11 @@ fn control_characters_do_not_reach_the_terminal() {
     let link = &mut group.links[0];
     (link.name, link.state, link.usable) = (evil.to_owned(), evil.to_owned(), false);
     (link.interface, link.usable_reason) = (evil.to_owned(), Some(evil.to_owned()));
-    let mut view = empty(120, 30);
+    let mut view = empty();
     view.take(status(&snapshot), noon());
     view.take(News::Event(Box::new(event(evil, evil, Some(evil), evil))), noon());
     let assert_plain = |view: &View| {
-        let text = screen(view);
+        let text = screen_of(view, 120, 30);
         let bad = |c: char| c != '\n' && c.is_control() || c == '\u{202e}';
         assert!(!text.contains(bad), "{text:?}");
         assert!(text.contains("�]0;owned��[2J"), "it is shown: {text}");
@@ -334,14 +340,14 @@ fn control_characters_do_not_reach_the_terminal() {
 
 #[test]
 fn a_daemon_that_is_away_is_said_and_looked_for() {
-    let mut view = empty(80, 24);
+    let mut view = empty();
     assert!(screen(&view).starts_with("link-watcher: asking the daemon  "));
     let away = || News::NoAnswer("no daemon answers on /run/link-watcher/control.sock: Connection refused".to_owned());
     view.take(away(), later(1));
     let text = screen(&view);
     assert!(text.contains("! no daemon answers on /run/link-watcher/control.sock: Connection refused;"), "{text}");
     assert!(text.contains("trying again"), "{text}");
-    let mut view = lived(80, 24);
+    let mut view = lived();
     view.take(away(), later(20));
     let text = screen(&view);
     assert!(
@@ -357,7 +363,7 @@ fn a_daemon_that_is_away_is_said_and_looked_for() {
 
 #[test]
 fn a_pause_holds_the_picture_and_misses_nothing() {
-    let mut view = lived(80, 24);
+    let mut view = lived();
     type_in(&mut view, "p");
     let held = screen(&view);
     assert!(held.starts_with("PAUSED (p): link-watcher 0.1.0, engine xdp, running for 1m 48s"), "{held}");
@@ -382,7 +388,7 @@ fn the_configuration_that_is_not_what_runs_is_said() {
     snapshot.config.problem = Some("line 3: unknown key".to_owned());
     snapshot.config.refused_at = Some("2026-11-20T11:00:00Z".to_owned());
     snapshot.state_problem = Some("read-only".to_owned());
-    let mut view = empty(80, 24);
+    let mut view = empty();
     view.take(status(&snapshot), noon());
     assert!(screen(&view).contains("! (2 notes, see status) /etc/x.toml is not what runs"), "{}", screen(&view));
 }
@@ -402,7 +408,7 @@ fn what_may_cut_traffic_is_asked_first() {
         ("s", "Pin hq to optic, which carries its traffic already?", switch),
         ("f", "Turn automatic failover of hq off? Nothing moves by itself", failover),
     ] {
-        let mut view = lived(80, 24);
+        let mut view = lived();
         assert_eq!(type_in(&mut view, key), None);
         let text = screen(&view);
         assert!(text.contains(question) && text.contains("y: yes    any other key: no"), "{text}");
@@ -418,7 +424,7 @@ fn what_may_cut_traffic_is_asked_first() {
 
 #[test]
 fn what_cuts_nothing_is_ordered_at_once() {
-    let mut view = lived(80, 24);
+    let mut view = lived();
     let auto = Change::Switch { group: "hq".to_owned(), link: None, force: false };
     assert_eq!(type_in(&mut view, "a"), ordered(auto));
     assert_eq!(type_in(&mut view, "u"), None);
@@ -437,7 +443,7 @@ fn what_cuts_nothing_is_ordered_at_once() {
 /// What a yes does is what was asked, whatever happens meanwhile.
 #[test]
 fn an_order_is_for_the_link_that_was_named() {
-    let mut view = lived(80, 24);
+    let mut view = lived();
     press(&mut view, KeyCode::Down);
     type_in(&mut view, "d");
     let mut other = snapshot();
@@ -452,7 +458,7 @@ fn an_order_is_for_the_link_that_was_named() {
     assert_eq!(type_in(&mut view, "d"), None);
     assert!(screen(&view).contains("! there is no such link any more"));
     // The same before anybody has chosen, in a picture that is held.
-    let mut view = lived(80, 24);
+    let mut view = lived();
     type_in(&mut view, "p");
     view.take(status(&other), later(10));
     assert_eq!(type_in(&mut view, "dy"), None);
@@ -460,7 +466,7 @@ fn an_order_is_for_the_link_that_was_named() {
 
 #[test]
 fn the_help_has_every_key() {
-    let mut view = lived(80, 24);
+    let mut view = lived();
     type_in(&mut view, "?");
     let text = screen(&view);
     for key in
@@ -478,7 +484,7 @@ fn the_help_has_every_key() {
 
 #[test]
 fn older_events_are_a_page_up() {
-    let mut view = lived(80, 24);
+    let mut view = lived();
     for n in 0..40 {
         let record = event("2026-11-20T12:00:00.000Z", "link-up", Some("optic"), &format!("number {n}."));
         view.take(News::Event(Box::new(record)), later(9));
@@ -503,7 +509,7 @@ fn older_events_are_a_page_up() {
 #[test]
 fn colours_are_there_only_where_they_are_wanted() {
     let colours = |coloured| {
-        let mut view = View::new(coloured, (80, 24), noon());
+        let mut view = View::new(coloured, noon());
         view.take(status(&snapshot()), noon());
         let mut terminal = Terminal::new(TestBackend::new(80, 24)).unwrap();
         terminal.draw(|frame| draw(&view, frame.area(), frame.buffer_mut())).unwrap();

@@ -20,6 +20,11 @@ pub(super) const LINES_MIN: u16 = 24;
 /// Lines that a page of events has.
 const PAGE: usize = 5;
 
+/// Whether everything has its place on so many columns and lines.
+pub(super) const fn is_large_enough((columns, lines): (u16, u16)) -> bool {
+    columns >= COLUMNS_MIN && lines >= LINES_MIN
+}
+
 /// What is to be done after a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Action {
@@ -61,14 +66,14 @@ pub(super) struct View {
     waits: bool,
     /// Events that are newer than the lowest one in sight.
     events_back: usize,
-    /// Columns and lines of the terminal.
+    /// Columns and lines that were drawn on.
     size: (u16, u16),
     coloured: bool,
 }
 
 impl View {
     /// Of a daemon that was not asked yet.
-    pub(super) fn new(coloured: bool, size: (u16, u16), now: SystemTime) -> Self {
+    pub(super) fn new(coloured: bool, now: SystemTime) -> Self {
         Self {
             live: Picture::new(now),
             held: None,
@@ -77,7 +82,7 @@ impl View {
             message: None,
             waits: false,
             events_back: 0,
-            size,
+            size: (0, 0),
             coloured,
         }
     }
@@ -96,14 +101,9 @@ impl View {
         self.live.take(news, now);
     }
 
-    /// The terminal has another size.
+    /// It was drawn on so many columns and lines.
     pub(super) fn resize(&mut self, size: (u16, u16)) {
         self.size = size;
-    }
-
-    /// Whether everything has its place: what cannot be seen is not ordered.
-    pub(super) const fn is_large_enough(&self) -> bool {
-        self.size.0 >= COLUMNS_MIN && self.size.1 >= LINES_MIN
     }
 
     /// Does what a key is for.
@@ -111,7 +111,8 @@ impl View {
         if key.modifiers.contains(KeyModifiers::CONTROL) {
             return (key.code == KeyCode::Char('c')).then_some(Action::Quit);
         }
-        if !self.is_large_enough() {
+        // What cannot be seen is not ordered.
+        if !is_large_enough(self.size) {
             return (key.code == KeyCode::Char('q')).then_some(Action::Quit);
         }
         match self.overlay.take() {
@@ -245,11 +246,6 @@ impl View {
     /// The line for whoever sits there.
     pub(super) const fn message(&self) -> Option<&Message> {
         self.message.as_ref()
-    }
-
-    /// Columns and lines of the terminal.
-    pub(super) const fn size(&self) -> (u16, u16) {
-        self.size
     }
 
     /// Whether colours are wanted.
