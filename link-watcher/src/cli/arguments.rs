@@ -91,6 +91,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show groups, links and events on the full screen as they change; keys switch, drain and more
+    Top,
     /// Show the recent transitions, each with its cause and how long it took
     Events {
         /// And go on with those that come

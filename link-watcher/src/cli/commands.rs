@@ -15,7 +15,7 @@ use super::{
     cleanup, doctor, events, explain, generate, man, notify_test,
     output::{Style, print},
     status::{self, Scope},
-    wait, what_if,
+    top, wait, what_if,
 };
 use crate::{
     config::{self, Loaded},
@@ -50,6 +50,7 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
             return explain::run(&question, &socket()?, &arguments.config_path(), json);
         }
         Command::WhatIf { group, link, becomes, json } => what_if::run(&socket()?, group, link, becomes, json),
+        Command::Top => top::run(&socket()?),
         Command::Events { follow, json } => show_events(&socket()?, follow, json),
         Command::Switch { group, link, force, reason } => {
             ordered(Change::Switch { group, link: Some(link).filter(|link| link != "auto"), force }, reason)

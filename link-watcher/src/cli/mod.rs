@@ -19,6 +19,7 @@ mod notify_test;
 mod output;
 mod status;
 mod text;
+mod top;
 mod wait;
 mod what_if;
 

@@ -27,6 +27,11 @@ impl Style {
         Self { coloured: io::stdout().is_terminal() && !refused }
     }
 
+    /// Whether there are colours.
+    pub(super) const fn is_coloured(self) -> bool {
+        self.coloured
+    }
+
     pub(super) fn good(self, text: &str) -> String {
         self.paint("32", text)
     }

@@ -92,6 +92,13 @@ impl Client {
         }
     }
 
+    /// Says nothing of an answer that takes long: for those who have a screen of their own to say it on.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.impatient = false;
+        self
+    }
+
     /// What is so.
     ///
     /// # Errors

@@ -18,6 +18,7 @@
 //! | [`trial`] | the two of them at work, with traffic: break something, see what it costs |
 //! | [`announcement`] | very many prefixes announced by one router to the other |
 //! | [`status`] | reading `status --json` |
+//! | `terminal` | a terminal with somebody at its keys (only with the feature of that name) |
 //! | [`uplinks`] | a site with several providers, the internet behind them, and connections by the thousand |
 //!
 //! The lab needs root (CAP_SYS_ADMIN for namespaces, CAP_NET_ADMIN and CAP_NET_RAW inside them).
@@ -35,6 +36,8 @@ pub mod routers;
 pub mod service;
 pub mod setup;
 pub mod status;
+#[cfg(feature = "terminal")]
+pub mod terminal;
 pub mod trial;
 pub mod tunnel;
 pub mod uplinks;
