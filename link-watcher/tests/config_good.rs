@@ -136,7 +136,9 @@ fn what_the_example_shows_behind_a_hash_are_the_defaults() {
             // Those would change something: they have no default.
             Some(setting)
                 if setting.contains(" = ")
-                    && !["instance", "announce", "listen", "table-base", "max-loss", "max-rtt", "max-jitter"].iter().any(|key| setting.starts_with(key)) =>
+                    && !["instance", "announce", "listen", "table-base", "max-loss", "max-rtt", "max-jitter"]
+                        .iter()
+                        .any(|key| setting.starts_with(key)) =>
             {
                 format!("{setting}\n")
             }

@@ -18,12 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use link_watcher_common::maps::LinkState;
 
-use super::{
-    StackWatch,
-    outstanding::Outstanding,
-    quality::Quality,
-    usual::Usual,
-};
+use super::{StackWatch, outstanding::Outstanding, quality::Quality, usual::Usual};
 use crate::{event::Impairment, health::Limits};
 
 /// A change of the verdict.
