@@ -56,6 +56,7 @@ impl Quality {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::health::Share;
