@@ -429,10 +429,8 @@ impl Group {
         // That a link which flaps is there again for a moment is no news.
         let any = works
             && (!self.told_none
-                || self.any_of_the_chosen(|link| {
-                    link.shown_verdict() != LinkVerdict::Dampened
-                        && matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Degraded)
-                }));
+                || self
+                    .any_of_the_chosen(|link| matches!(link.shown_verdict(), LinkVerdict::Up | LinkVerdict::Degraded)));
         if !any && !self.told_none {
             let why = match self.spec.role {
                 Some(_) => "no link is usable; the routes stay where they are".to_owned(),
