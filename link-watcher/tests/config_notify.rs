@@ -36,8 +36,7 @@ fn email(lines: &str) -> String {
 #[test]
 fn what_is_not_said_is_the_usual() {
     let notifier = notifier(&email("smtp = \"smtp://mail.example.com\""));
-    let important =
-        ["link-down", "link-up", "link-degraded", "link-dampened", "active-changed", "no-usable-link"];
+    let important = ["link-down", "link-up", "link-degraded", "link-dampened", "active-changed", "no-usable-link"];
     assert_eq!((notifier.on.as_slice(), notifier.min_interval), (&important[..], Duration::from_secs(60)));
     let Means::Email(email) = notifier.means else { panic!() };
     assert_eq!((email.server.port, email.server.tls, email.login), (587, SmtpTls::StartTls, None));

@@ -34,13 +34,13 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use self::window::{Measure, best};
+pub(crate) use self::{limits::Shares, window::Window};
 pub use self::{
     limits::{Degraded, Limits},
     target::TargetFigures,
     verdict::{Down, Figures, Verdict},
 };
-pub(crate) use self::{limits::Shares, window::Window};
-use self::window::{Measure, best};
 
 /// How often one target is asked in one round.
 const ASKS_A_ROUND: u32 = 2;

@@ -184,11 +184,7 @@ impl ProbeConfig {
             timeout_ns: ns(self.timeout),
             fall: self.fall,
             rise: self.rise,
-            limits: Limits {
-                loss: self.max_loss,
-                rtt_ns: self.max_rtt.map(ns),
-                jitter_ns: self.max_jitter.map(ns),
-            },
+            limits: Limits { loss: self.max_loss, rtt_ns: self.max_rtt.map(ns), jitter_ns: self.max_jitter.map(ns) },
             window: self.window,
         }
     }

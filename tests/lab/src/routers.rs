@@ -162,7 +162,7 @@ impl TwoRouters {
             };
             let mut text = format!(
                 "[[peer]]\nname = \"{group}\"\nrole = \"{role}\"\nport = 46721\nkey-files = [\"{}\"]\ninterval = \"{}\"\n\
-                 multiplier = {}\nfailback = \"{}\"\nhold-up = \"{}\"\n{own}\n",
+                 multiplier = {}\nfailback = \"{}\"\nhold-up = \"{}\"\ndampening = false\n{own}\n",
                 key_path.display(),
                 duration(self.setup.interval),
                 self.setup.multiplier,

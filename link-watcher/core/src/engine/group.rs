@@ -66,7 +66,11 @@ pub(super) struct Group {
 
 impl Group {
     pub(super) fn new(mut spec: GroupSpec, epoch: u32, now_ns: u64) -> Self {
-        let links = spec.links.iter().map(|link| Link::new(link.clone(), spec.role.is_some(), spec.dampening, now_ns)).collect();
+        let links = spec
+            .links
+            .iter()
+            .map(|link| Link::new(link.clone(), spec.role.is_some(), spec.dampening, now_ns))
+            .collect();
         let orders = std::mem::take(&mut spec.orders);
         let mut group = Self {
             links,
@@ -423,8 +427,10 @@ impl Group {
     fn tell_if_none(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
         let works = self.any_works(now_ns);
         // That a link which flaps is there again for a moment is no news.
-        let any = works && (!self.told_none || self.any_of_the_chosen(|link| link.shown_verdict() != LinkVerdict::Dampened
-            && matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Degraded)));
+        let any = works
+            && (!self.told_none
+                || self
+                    .any_of_the_chosen(|link| matches!(link.shown_verdict(), LinkVerdict::Up | LinkVerdict::Degraded)));
         if !any && !self.told_none {
             let why = match self.spec.role {
                 Some(_) => "no link is usable; the routes stay where they are".to_owned(),

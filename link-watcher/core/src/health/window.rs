@@ -50,7 +50,7 @@ impl Window {
         self.outcomes.len()
     }
 
-    pub(crate) fn measure(&self) -> Measure {
+    pub(super) fn measure(&self) -> Measure {
         if self.outcomes.is_empty() {
             return Measure::default();
         }
@@ -63,9 +63,7 @@ impl Window {
         rtts.sort_unstable();
         Measure { loss: Some(loss), rtt_ns: rtts.get(rtts.len() / 2).copied(), jitter_ns }
     }
-}
 
-impl Window {
     /// The measure, once it has at least so many probes.
     pub(crate) fn measure_of(&self, least: usize) -> Measure {
         if self.len() < least { Measure::default() } else { self.measure() }

@@ -56,6 +56,7 @@ impl Dampening {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -18,12 +18,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use link_watcher_common::maps::LinkState;
 
-use super::{
-    StackWatch,
-    outstanding::Outstanding,
-    quality::Quality,
-    usual::Usual,
-};
+use super::{StackWatch, outstanding::Outstanding, quality::Quality, usual::Usual};
 use crate::{event::Impairment, health::Limits};
 
 /// A change of the verdict.
@@ -403,10 +398,8 @@ impl Detector {
         let (accounted, echoes) = (now.0 - self.accounted.0, now.1.saturating_sub(self.accounted.1));
         self.accounted = now;
         let alive = self.is_alive();
-        if let Some(quality) = &mut self.quality {
-            if alive {
-                quality.measured(echoes, self.seen.rtt_ns, accounted.saturating_sub(echoes));
-            }
+        if let Some(quality) = self.quality.as_mut().filter(|_| alive) {
+            quality.measured(echoes, self.seen.rtt_ns, accounted.saturating_sub(echoes));
         }
         let (accounted, echoes) = (now.0 - self.loss_from.0, now.1.saturating_sub(self.loss_from.1));
         if accounted > 0 {

@@ -23,8 +23,7 @@ pub(super) struct Quality {
 impl Quality {
     /// A link that is measured from now on; nothing: it has no thresholds.
     pub(super) fn new(limits: Limits) -> Option<Self> {
-        (limits != Limits::default())
-            .then(|| Self { limits, window: Window::new(PROBES), since_look: 0, beyond: None })
+        (limits != Limits::default()).then(|| Self { limits, window: Window::new(PROBES), since_look: 0, beyond: None })
     }
 
     /// So many probes were answered, the last one after `rtt_ns`, and so many were lost.
@@ -57,6 +56,7 @@ impl Quality {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
     use crate::health::Share;

@@ -1,9 +1,9 @@
 //! The status for people: in 80 columns, as far as names allow.
 
 mod detail;
-mod notes;
+pub(super) mod notes;
 mod scope;
-mod text;
+pub(super) mod text;
 
 #[cfg(test)]
 mod tests;
@@ -62,11 +62,7 @@ pub(super) fn render_scope(snapshot: &Snapshot, scope: &Scope, now: SystemTime, 
 }
 
 fn render_group(group: &GroupSnapshot, most_prefixes: usize, now: SystemTime, style: Style) -> String {
-    let kind = match &group.role {
-        Some(Role::Client) => format!("{}, client", group.kind),
-        Some(Role::Server) => format!("{}, server", group.kind),
-        None => group.kind.clone(),
-    };
+    let kind = kind(group);
     let usable = group.links.iter().any(|link| link.usable && group.active.contains(&link.name));
     let active = match group.active.as_slice() {
         [] => "no link is active".to_owned(),
@@ -92,6 +88,15 @@ fn render_group(group: &GroupSnapshot, most_prefixes: usize, now: SystemTime, st
         text += &note(2, &said, style);
     }
     text
+}
+
+/// What a group is, and of a peer which end this is.
+pub(super) fn kind(group: &GroupSnapshot) -> String {
+    match &group.role {
+        Some(Role::Client) => format!("{}, client", group.kind),
+        Some(Role::Server) => format!("{}, server", group.kind),
+        None => group.kind.clone(),
+    }
 }
 
 /// The first of some prefixes, and how many more there are.

@@ -6,7 +6,7 @@ use super::text::ago;
 use crate::status::{ConfigSnapshot, DroppedSnapshot, GroupSnapshot, LinkSnapshot, OrderSnapshot};
 
 /// Of the daemon itself.
-pub(super) fn of_daemon(config: &ConfigSnapshot) -> Vec<String> {
+pub(in crate::cli) fn of_daemon(config: &ConfigSnapshot) -> Vec<String> {
     let mut notes = Vec::new();
     if let (Some(problem), Some(at)) = (&config.problem, &config.refused_at) {
         let first = problem.lines().next().unwrap_or_default();

@@ -8,7 +8,7 @@ use crate::cli::Style;
 pub(super) const WIDTH: usize = 80;
 
 /// How long ago an RFC 3339 time was; what cannot be read is shown as it is.
-pub(super) fn ago(since: &str, now: SystemTime) -> String {
+pub(in crate::cli) fn ago(since: &str, now: SystemTime) -> String {
     match elapsed(since, now) {
         Some(elapsed) => format!("{elapsed} ago"),
         None => elapsed_or_dash(since, now),
@@ -27,7 +27,7 @@ fn elapsed(since: &str, now: SystemTime) -> Option<String> {
 }
 
 /// A duration in its two largest units.
-pub(super) fn short(duration: Duration) -> String {
+pub(in crate::cli) fn short(duration: Duration) -> String {
     let seconds = duration.as_secs();
     match seconds {
         0..60 => format!("{seconds}s"),

@@ -30,7 +30,7 @@ use super::{
 use crate::{
     cli::{
         events,
-        status::{daemon_notes, short},
+        status::{notes, text::short},
     },
     control::EventRecord,
 };
@@ -210,7 +210,7 @@ fn title(page: &mut Page<'_>, view: &View) {
             page.text(&left(line, columns), Tone::Reverse);
         }
     } else if let Some((snapshot, _)) = &picture.status {
-        let mut notes = daemon_notes(&snapshot.config);
+        let mut notes = notes::of_daemon(&snapshot.config);
         notes.extend(snapshot.state_problem.iter().cloned());
         if let Some(first) = notes.first() {
             let more = if notes.len() > 1 { format!(" ({} notes, see status)", notes.len()) } else { String::new() };

@@ -10,7 +10,7 @@ use super::{
     text::{clean, fit, left, width},
 };
 use crate::{
-    cli::status::{ago, kind},
+    cli::status::{kind, text::ago},
     status::{GroupSnapshot, LinkSnapshot},
 };
 

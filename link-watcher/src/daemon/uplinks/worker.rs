@@ -308,7 +308,8 @@ impl Worker {
                 if known.as_ref() == Some(&resolved) {
                     continue;
                 }
-                if resolved.device != Device::Ready && known.as_ref().is_some_and(|known| known.device == Device::Ready) {
+                if resolved.device != Device::Ready && known.as_ref().is_some_and(|known| known.device == Device::Ready)
+                {
                     *group.losses.entry(*link).or_default() += 1;
                 }
                 let before = known.replace(resolved.clone());
@@ -500,10 +501,9 @@ impl Worker {
 
     fn release(&mut self, desired: &Desired) {
         let Some(group) = self.groups.get_mut(&desired.group) else { return };
-        let (has, lost): (BTreeSet<_>, _) =
-            std::mem::take(&mut group.sources).into_iter().partition(|(link, source)| {
-                group.lapsing.contains_key(link) || self.interfaces.have(*source)
-            });
+        let (has, lost): (BTreeSet<_>, _) = std::mem::take(&mut group.sources)
+            .into_iter()
+            .partition(|(link, source)| group.lapsing.contains_key(link) || self.interfaces.have(*source));
         group.sources = has;
         let mut due: Vec<(LinkId, Option<IpAddr>)> =
             lost.into_iter().map(|(link, source)| (link, Some(source))).collect();

@@ -10,12 +10,7 @@ fn echoed(sent_ns: u64, at_ns: u64, highest: u64, count: u64) -> Echoes {
 
 /// Probes every interval from 0; echoes for sequences where `answered`; stalls of the prober in between. Gives every
 /// edge with its time.
-fn run(
-    multiplier: u32,
-    until: u64,
-    answered: impl Fn(u64) -> bool,
-    stalled: impl Fn(u64) -> bool,
-) -> Vec<(u64, Edge)> {
+fn run(multiplier: u32, until: u64, answered: impl Fn(u64) -> bool, stalled: impl Fn(u64) -> bool) -> Vec<(u64, Edge)> {
     let (mut detector, mut edges) = (Detector::new(I, multiplier, Limits::default(), 1), Vec::new());
     let (mut echoes, mut in_flight, mut sequence, mut next_send) = (Echoes::default(), Vec::new(), 0, 1);
     let step = I / 40;
@@ -70,11 +65,7 @@ fn a_cut_is_noticed_between_two_and_three_intervals_later() {
             let m = u64::from(multiplier);
             assert!(due_ns <= at && at - due_ns <= I / 40, "noticed at the next look: {edges:?}");
             assert!(due_ns >= last_good_ns + m * I, "{edges:?}");
-            assert!(
-                at - cut >= (m - 1) * I && at - cut <= m * I + I / 10,
-                "x{multiplier} phase {phase}: {}",
-                at - cut
-            );
+            assert!(at - cut >= (m - 1) * I && at - cut <= m * I + I / 10, "x{multiplier} phase {phase}: {}", at - cut);
         }
     }
 }
@@ -102,8 +93,7 @@ fn no_stall_of_its_own_ever_alarms() {
 fn a_stall_with_a_lost_probe_does_not_alarm_either() {
     for phase in 0..40 {
         let from = 50 * I + phase * I / 40;
-        let edges =
-            run(3, 100 * I, |now| !(49 * I..=51 * I).contains(&now), |now| (from..from + 6 * I).contains(&now));
+        let edges = run(3, 100 * I, |now| !(49 * I..=51 * I).contains(&now), |now| (from..from + 6 * I).contains(&now));
         assert_eq!(edges.len(), 1, "{phase}: {edges:?}");
     }
 }
@@ -136,10 +126,7 @@ fn a_link_that_is_about_to_turn_silent_joins_and_no_other() {
     }
     assert_eq!(detector.join(at(last + 2) + I / 2), None, "the second has not had its time");
     detector.on_sent(at(last + 3), last + 3);
-    assert_eq!(
-        detector.join(at(last + 3)),
-        Some(Edge::Silent { last_good_ns: at(last) + RTT, due_ns: at(last + 3) })
-    );
+    assert_eq!(detector.join(at(last + 3)), Some(Edge::Silent { last_good_ns: at(last) + RTT, due_ns: at(last + 3) }));
     assert_eq!(detector.join(at(last + 3)), None, "once");
 }
 
@@ -194,12 +181,9 @@ fn a_link_that_answers_beneath_the_stack_only_is_impaired_until_it_answers_throu
                 detector.stack.on_answer(now + MS, now);
             }
         }
-        edges.extend(
-            detector.poll(now + MS, echoed(now, now + MS, sequence, sequence)).map(|edge| (sequence, edge)),
-        );
+        edges.extend(detector.poll(now + MS, echoed(now, now + MS, sequence, sequence)).map(|edge| (sequence, edge)));
     }
-    let [(_, Edge::Alive), (from, Edge::Impaired(Impairment::Beneath { .. })), (until, Edge::Alive)] = edges[..]
-    else {
+    let [(_, Edge::Alive), (from, Edge::Impaired(Impairment::Beneath { .. })), (until, Edge::Alive)] = edges[..] else {
         panic!("{edges:?}")
     };
     assert!((40..=42).contains(&from) && (101..=111).contains(&until), "{edges:?}");
@@ -320,7 +304,13 @@ fn lateness_costs_its_own_length_and_no_multiple() {
         let lateness = |number: u64| match round % 3 {
             0 => worst * (number % 2),
             1 => fastrand::Rng::with_seed(seed ^ number).u64(0..=worst),
-            _ => if fastrand::Rng::with_seed(seed ^ number).u8(..5) == 0 { worst } else { 0 },
+            _ => {
+                if fastrand::Rng::with_seed(seed ^ number).u8(..5) == 0 {
+                    worst
+                } else {
+                    0
+                }
+            }
         };
         let cut = 60 * I + random.u64(..20 * I);
         let (noticed, early) = late_prober(multiplier, cut, lateness);
