@@ -138,7 +138,7 @@ fn dhcp_gives_and_takes_gateways() {
         let mut bench = Bench::new(vec![config("eth1", &[]), config("eth2", &[])]);
         let local = "10.248.248.2";
         assert_eq!(bench.paths(0), [NONE, NONE]);
-        assert_eq!(bench.resolve(0).device, Device::NoAddress);
+        assert_eq!(bench.resolve(0).device, Device::NoGateway);
         ip("route add default via 10.248.248.1 dev eth1 proto dhcp metric 100");
         assert_eq!(bench.paths(0), [format!("10.248.248.1 {local}"), NONE.to_owned()]);
         assert_eq!(bench.paths(1), [NONE, NONE], "another interface's gateway is not its own");
