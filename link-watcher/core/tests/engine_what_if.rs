@@ -25,6 +25,7 @@ fn engine(role: Option<Role>, tiers: &[u32], failback: Failback) -> Engine {
     let spec = GroupSpec {
         id: GROUP,
         name: "hq".to_owned(),
+        dampening: false,
         role,
         failback,
         hold_up_ns: 3 * S,
