@@ -138,7 +138,14 @@ fn what_the_example_shows_behind_a_hash_are_the_defaults() {
             Some(setting)
                 if setting.contains(" = ")
                     && ![
-                        "instance", "control-group", "announce", "listen", "table-base", "max-loss", "max-rtt", "max-jitter",
+                        "instance",
+                        "control-group",
+                        "announce",
+                        "listen",
+                        "table-base",
+                        "max-loss",
+                        "max-rtt",
+                        "max-jitter",
                     ]
                     .iter()
                     .any(|key| setting.starts_with(key)) =>

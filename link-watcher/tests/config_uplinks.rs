@@ -254,6 +254,7 @@ fn the_example_that_is_shipped_can_be_run_and_shows_the_defaults() {
         "status",
         "body",
         "query",
+        "control-group",
     ];
     let spoken: String = text
         .lines()
@@ -272,10 +273,12 @@ fn the_example_that_is_shipped_can_be_run_and_shows_the_defaults() {
         .replace("# [metrics]", "[metrics]")
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            // These are for other kinds of probes.
+            // These are for other kinds of probes; and the last is a group of the administrator's.
             Some(setting)
                 if setting.contains(" = ")
-                    && !["local", "status", "body", "query"].iter().any(|key| setting.starts_with(key)) =>
+                    && !["local", "status", "body", "query", "control-group"]
+                        .iter()
+                        .any(|key| setting.starts_with(key)) =>
             {
                 format!("{setting}\n")
             }

@@ -69,7 +69,8 @@ pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/link-watcher";
 /// Sections of the file.
 const SECTIONS: &[&str] = &["daemon", "peer", "uplinks", "metrics", "notify"];
 /// Keys of `[daemon]`.
-const DAEMON_KEYS: &[&str] = &["control-socket", "engine", "on-exit", "instance", "realtime", "state-directory", "control-group", "log"];
+const DAEMON_KEYS: &[&str] =
+    &["control-socket", "engine", "on-exit", "instance", "realtime", "state-directory", "control-group", "log"];
 /// Longest configuration, bytes.
 const MAX_FILE_LEN: u64 = 8 << 20;
 /// Longest path of a Unix socket, bytes: `sun_path` of `unix(7)` without its final zero.
