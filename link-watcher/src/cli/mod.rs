@@ -23,7 +23,10 @@ mod top;
 mod wait;
 mod what_if;
 
-use std::process::ExitCode;
+use std::{
+    io::{self, Write as _},
+    process::ExitCode,
+};
 
 use clap::Parser;
 
@@ -91,7 +94,9 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
-                eprintln!("{}", log::complaint(&failure.message));
+                // Where nobody can be told, such as on a terminal that is gone, the exit code still says it; `eprintln` would
+                // panic.
+                let _ = writeln!(io::stderr(), "{}", log::complaint(&failure.message));
             }
             failure.exit.into()
         }
