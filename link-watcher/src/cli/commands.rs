@@ -13,14 +13,14 @@ use super::{
     Arguments, Command, Exit, Failure,
     arguments::{Destination, KeyAction, OnOff},
     cleanup, doctor, events, explain, generate, man, notify_test,
-    output::{Style, print},
+    output::{Style, print, say_all},
     status::{self, Scope},
     top, wait, what_if,
 };
 use crate::{
     config::{self, Loaded},
     control::{Change, Client, ClientError, ReloadOptions, Reply},
-    daemon,
+    daemon, log,
 };
 
 /// How often `status --watch` looks.
@@ -119,9 +119,7 @@ fn reload(socket: &Path, options: ReloadOptions) -> Result<(), Failure> {
 
 fn check(path: &Path) -> Result<(), Failure> {
     let Loaded { config, warnings, .. } = config::check(path).map_err(|refused| Failure::from(&refused))?;
-    for warning in warnings {
-        eprintln!("{warning}\n");
-    }
+    say_all(&warnings);
     let links: usize = config.peers.iter().map(|peer| peer.links.len()).sum();
     let uplinks: usize = config.uplinks.iter().map(|group| group.links.len()).sum();
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
@@ -171,7 +169,7 @@ fn watch(socket: &Path, scope: &Scope, json: bool) -> Result<(), Failure> {
             Ok((text, _)) => print(&format!("{clear}{text}"))?,
             Err(failure) if seen && terminal => {
                 print(clear)?;
-                eprintln!("{}", failure.message);
+                log::say(&failure.message);
             }
             Err(failure) => return Err(failure),
         }
@@ -191,7 +189,7 @@ fn show_events(socket: &Path, follow: bool, json: bool) -> Result<(), Failure> {
             },
             Reply::Event(record) => print(&format!("{}\n", events::render(&record, style))),
             Reply::Lost(lost) => {
-                eprintln!("link-watcher: {lost} events came faster than they were read and are lost");
+                log::say(&format!("link-watcher: {lost} events came faster than they were read and are lost"));
                 Ok(())
             }
             _ => Ok(()),

@@ -23,10 +23,7 @@ mod top;
 mod wait;
 mod what_if;
 
-use std::{
-    io::{self, Write as _},
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::Parser;
 
@@ -94,9 +91,7 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
-                // Where nobody can be told, such as on a terminal that is gone, the exit code still says it; `eprintln` would
-                // panic.
-                let _ = writeln!(io::stderr(), "{}", log::complaint(&failure.message));
+                log::say(&log::complaint(&failure.message));
             }
             failure.exit.into()
         }

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 
 use super::{Exit, Failure};
+use crate::{config::Diagnostic, log};
 
 /// Writes to standard output at once. That nobody reads it any more, as with `| head`, is no failure worth words.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
@@ -11,6 +12,13 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::new(Exit::Failed, "")),
         Err(error) => Err(Failure::new(Exit::Failed, format!("link-watcher: cannot write: {error}"))),
         Ok(()) => Ok(()),
+    }
+}
+
+/// Writes warnings to standard error, each with an empty line behind it.
+pub(super) fn say_all(warnings: &[Diagnostic]) {
+    for warning in warnings {
+        log::say(&format!("{warning}\n"));
     }
 }
 
