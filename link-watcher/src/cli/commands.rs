@@ -13,7 +13,7 @@ use super::{
     Arguments, Command, Exit, Failure,
     arguments::{Destination, KeyAction, OnOff},
     cleanup, doctor, events, explain, generate, man, notify_test,
-    output::{Style, print, say_all},
+    output::{Style, document, line, print, say_all},
     status::{self, Scope},
     top, wait, what_if,
 };
@@ -145,16 +145,12 @@ enum Form {
 fn look(socket: &Path, scope: &Scope, form: Form) -> Result<(String, Exit), Failure> {
     let snapshot = scope.cut(Client::connect(socket)?.status()?);
     let snapshot = snapshot.map_err(|unknown| Failure::new(Exit::Usage, format!("link-watcher: {unknown}")))?;
-    let json = match form {
-        Form::Text => {
-            let text = status::render_scope(&snapshot, scope, SystemTime::now(), Style::for_stdout());
-            return Ok((text, scope.exit(&snapshot)));
-        }
-        Form::Json => serde_json::to_string_pretty(&snapshot),
-        Form::JsonLine => serde_json::to_string(&snapshot),
+    let text = match form {
+        Form::Text => status::render_scope(&snapshot, scope, SystemTime::now(), Style::for_stdout()),
+        Form::Json => document(&snapshot)?,
+        Form::JsonLine => line(&snapshot)?,
     };
-    let text = json.map_err(|error| Failure::new(Exit::Failed, format!("link-watcher: {error}")))?;
-    Ok((text + "\n", scope.exit(&snapshot)))
+    Ok((text, scope.exit(&snapshot)))
 }
 
 /// Again and again. On a terminal only the first failure ends it; a later one is shown instead, because a daemon that
