@@ -38,6 +38,7 @@ use crate::{
     link::{Detector, Echoes, Edge},
     progress::HEARTBEAT_NS,
     slot::{begin, end},
+    system::Ethernet,
 };
 
 /// Links whose probes leave at one instant; the next ones leave a little later, so that a thousand links do not overrun
@@ -53,6 +54,9 @@ const DEADLINE_GRID_NS: u64 = 250_000;
 
 /// Between two looks at what the kernel has dropped at the sockets, ns.
 const DROPS_PERIOD_NS: u64 = 1_000_000_000;
+
+/// Between two reports that a peer's Ethernet address is another one, ns: somebody in between could change it with each packet.
+const MOVE_GAP_NS: u64 = 1_000_000_000;
 
 const TOKEN_TIMER: u64 = u64::MAX;
 const TOKEN_ORDERS: u64 = u64::MAX - 1;
@@ -160,6 +164,10 @@ struct Probed {
     pending: Option<Edge>,
     /// What the daemon knows the peer to say.
     told: Option<PeerSaid>,
+    /// The Ethernet address that the daemon knows the peer's packets to come from, as the state has it; 0: none yet.
+    neighbour: u64,
+    /// When another one is told next, ns.
+    next_move_ns: u64,
     last_error: Option<std::io::ErrorKind>,
     lateness: Lateness,
 }
@@ -311,6 +319,8 @@ impl Thread {
             due_ns: first_ns,
             pending: None,
             told: None,
+            neighbour: 0,
+            next_move_ns: 0,
             last_error: None,
             lateness: Lateness::default(),
             link,
@@ -416,6 +426,14 @@ impl Thread {
                 self.outbox.push(Report::Said { link: id, said, woke_ns: self.woke_ns });
             }
         }
+        let neighbour = state.neighbour.load(Relaxed);
+        if neighbour != 0 && neighbour != probed.neighbour && self.woke_ns >= probed.next_move_ns {
+            // The first one is no move, and delays none.
+            if std::mem::replace(&mut probed.neighbour, neighbour) != 0 {
+                probed.next_move_ns = self.woke_ns + MOVE_GAP_NS;
+            }
+            self.outbox.push(Report::Moved { link: id, to: Ethernet(mac(neighbour)) });
+        }
         self.outbox.extend(probed.pending.take().map(|edge| match edge {
             Edge::Alive => Report::Alive(id),
             Edge::Impaired(impairment) => Report::Impaired {
@@ -459,6 +477,12 @@ impl Thread {
             warn!("setting the timer: {error}");
         }
     }
+}
+
+/// An Ethernet address, as the kernel program notes it.
+fn mac(word: u64) -> [u8; 6] {
+    let [a, b, c, d, e, f, ..] = word.to_ne_bytes();
+    [a, b, c, d, e, f]
 }
 
 /// A deadline as the timer is set for it.

@@ -13,7 +13,7 @@ use link_watcher_common::{
 use rustix::event::epoll;
 use tracing::{debug, warn};
 
-use super::{DROPS_PERIOD_NS, Probed, Thread, probed};
+use super::{DROPS_PERIOD_NS, Probed, Thread, mac, probed};
 use crate::{
     clock,
     event::LinkId,
@@ -207,10 +207,7 @@ impl Thread {
         let neighbour = state.neighbour.load(Relaxed);
         let direct = answered && neighbour != 0;
         let result = match (&self.frames, &probed.head) {
-            (Some(frames), Some(head)) if direct => {
-                let [a, b, c, d, e, f, ..] = neighbour.to_ne_bytes();
-                frames.send(probed.link.ifindex, head, &packet, [a, b, c, d, e, f])
-            }
+            (Some(frames), Some(head)) if direct => frames.send(probed.link.ifindex, head, &packet, mac(neighbour)),
             _ => {
                 let Some(endpoint) = self.endpoints.get(probed.endpoint) else { return };
                 endpoint.send(&packet, SocketAddr::new(probed.link.remote, probed.link.port))
