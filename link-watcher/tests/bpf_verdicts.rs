@@ -6,7 +6,7 @@ mod bpf;
 use std::{net::IpAddr, sync::atomic::Ordering::Relaxed};
 
 use bpf::*;
-use link_watcher::bpf::{Kernel, LinkLayer};
+use link_watcher::bpf::{Hook, Kernel, LinkLayer};
 use link_watcher_common::{
     maps::{Counters, View},
     wire::{Header, Kind, MAX_BODY_LEN, PACKET_LEN, flags},
@@ -96,7 +96,7 @@ fn a_probe_is_answered_whatever_it_is_wrapped_in() {
         sequence += 1;
         let header = probe(sequence);
         let sent = Udp::new(ends, &signed(&header));
-        let run = bench.run_as(LinkLayer::None, &sent.packet());
+        let run = bench.run_as(Hook::Xdp, LinkLayer::None, &sent.packet());
         assert_eq!(run.verdict, TX, "without a link header");
         assert_answered(&sent, 0, &run.packet, &sent.packet(), &expected_echo(&header, sequence));
     }
@@ -198,7 +198,7 @@ fn what_is_not_ours_passes_untouched_and_uncounted() {
         assert_eq!(run.packet, frame, "{name}");
     }
     // Another interface's packets: the same bytes, but no link of ours there.
-    let run = bench.run_as(LinkLayer::None, &changed(&good, &[]));
+    let run = bench.run_as(Hook::Xdp, LinkLayer::None, &changed(&good, &[]));
     assert_eq!(run.verdict, PASS, "Ethernet at the program for devices without a link header");
     assert_eq!(bench.counters(), before);
 }

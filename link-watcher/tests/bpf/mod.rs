@@ -10,7 +10,7 @@ use std::{
 };
 
 use hmac::{Hmac, KeyInit, Mac};
-use link_watcher::bpf::{Kernel, LinkLayer, Run};
+use link_watcher::bpf::{Hook, Kernel, LinkLayer, Run};
 use link_watcher_common::{
     hmac::key_state,
     maps::{Counters, Intent, KeySet, LinkKey, LinkState, Party, View},
@@ -173,11 +173,11 @@ impl Bench {
     }
 
     pub fn run(&mut self, frame: &[u8]) -> Run {
-        self.run_as(LinkLayer::Ethernet, frame)
+        self.run_as(Hook::Xdp, LinkLayer::Ethernet, frame)
     }
 
-    pub fn run_as(&mut self, layer: LinkLayer, frame: &[u8]) -> Run {
-        self.kernel().run(layer, LO, frame, 1).unwrap()
+    pub fn run_as(&mut self, hook: Hook, layer: LinkLayer, frame: &[u8]) -> Run {
+        self.kernel().run(hook, layer, LO, frame, 1).unwrap()
     }
 
     /// Makes the peer's session known, as a first echo does.
