@@ -379,17 +379,17 @@ fn an_echo_writes_the_state_and_wakes_user_space_for_news_only() {
     events.drain(&mut slots);
     assert_eq!(slots, [SLOT, SLOT], "another epoch");
     assert_ne!(bench.state().last_probe_ns.load(Relaxed), 0);
-    assert_eq!(bench.state().neighbour.load(Relaxed), mac_word(ETHERNET_SOURCE));
+    assert_eq!(bench.state().neighbour.load(Relaxed), origin_word(ETHERNET_SOURCE, 50_000));
     // A probe that was overtaken, or of nobody who hears us, does not say where the peer is.
     let mut moved = Udp::new(v4(), &signed(&probe(9))).frame();
     moved[11] = 7;
     assert_eq!(bench.run(&moved).verdict, TX);
     let mut elsewhere = ETHERNET_SOURCE;
     elsewhere[5] = 7;
-    assert_eq!(bench.state().neighbour.load(Relaxed), mac_word(elsewhere));
+    assert_eq!(bench.state().neighbour.load(Relaxed), origin_word(elsewhere, 50_000));
     for header in [probe(8), Header { receiver_session: 0, ..probe(10) }] {
         assert_eq!(bench.run(&Udp::new(v4(), &signed(&header)).frame()).verdict, TX);
-        assert_eq!(bench.state().neighbour.load(Relaxed), mac_word(elsewhere));
+        assert_eq!(bench.state().neighbour.load(Relaxed), origin_word(elsewhere, 50_000));
     }
 }
 

@@ -204,6 +204,12 @@ pub fn mac_word([a, b, c, d, e, f]: [u8; 6]) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
 }
 
+/// Where a probe came from, as a state has it.
+pub fn origin_word([a, b, c, d, e, f]: [u8; 6], port: u16) -> u64 {
+    let [g, h] = port.to_be_bytes();
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+}
+
 /// Every word of a state, in order.
 pub fn words(state: &LinkState<AtomicU64>) -> Vec<u64> {
     [
