@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use link_watcher_lab::daemon::binary;
 use link_watcher_lab::forge::Forge;
 use link_watcher_lab::frame::Frame;
-use link_watcher_lab::routers::{CLIENT_GROUP, SERVER_GROUP};
-use link_watcher_lab::setup::Setup;
+use link_watcher_lab::routers::{CLIENT_GROUP, SERVER_GROUP, link_address};
+use link_watcher_lab::setup::{Family, Setup};
 use link_watcher_lab::status::{active, group};
 use link_watcher_lab::trial::{PATIENCE, Trial};
-use link_watcher_lab::{Direction, End, Lab};
+use link_watcher_lab::wire::Wire;
+use link_watcher_lab::{Direction, End, Lab, monotonic_ns};
 use serde_json::Value;
 
 /// UDP port of both ends: what the lab's files say nothing about.
@@ -167,4 +168,43 @@ fn a_link_that_answers_beneath_a_firewall_only_is_left_within_five_seconds() {
     trial.wait_normal().unwrap();
     let status = trial.routers.daemon(End::Server).status().unwrap();
     assert_eq!(active(&status, SERVER_GROUP), ["optic"]);
+}
+
+/// The peer's interface gets another Ethernet address, and what it would tell of that by ARP is lost: keepalives come from
+/// there and are answered, while the kernel's neighbour entry sends data to where nobody is.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn traffic_follows_a_peer_to_another_ethernet_address_that_was_not_told() {
+    let trial = trial("auto");
+    let routers = &trial.routers;
+    let setup = &routers.setup.links[0];
+    let (interface, name) = (setup.server_interface.as_str(), trial.first());
+    let Wire::Cable(cable) = routers.wire(name).unwrap() else { panic!("{name} is a cable") };
+    // Answers pass: the client may ask, the server tells nothing by itself.
+    let rules = format!(
+        "table bridge lost {{ chain forward {{ type filter hook forward priority 0; iifname \"{}\" arp operation request drop; }}; }}",
+        cable.port(End::Server)
+    );
+    cable.middle().command(&["nft", "-f", "-"], &rules).unwrap();
+    let shown = routers.client.command(&["ip", "-br", "link", "show", "dev", &setup.client_interface], "").unwrap();
+    let client = shown.split_whitespace().nth(2).unwrap();
+    // Its kernel forgets all neighbours with the change, and could not ask for the client's address.
+    let remote = link_address(0, Family::V4, End::Client);
+    let batch = format!(
+        "link set {interface} address 02:00:00:00:00:99\nneighbour replace {remote} lladdr {} dev {interface} nud permanent\n",
+        client
+    );
+    let since_ns = monotonic_ns();
+    routers.server.command(&["ip", "-batch", "-"], &batch).unwrap();
+    trial.wait_steady(since_ns).unwrap();
+    let [to_server, to_client] = trial.reports(since_ns);
+    println!("to the server: {to_server:?}\nto the client: {to_client:?}");
+    // The detection time is 150 ms; a busy machine takes its own.
+    assert!(to_server.outage_ns < 400_000_000, "{to_server:?}");
+    assert!(to_client.outage_ns < 400_000_000, "{to_client:?}");
+    let same = link(&trial, End::Client, name);
+    assert_eq!((same["state"].as_str(), same["flaps"].as_u64()), (Some("up"), Some(0)), "{same:#}");
+    assert_eq!(active(&routers.daemon(End::Client).status().unwrap(), CLIENT_GROUP), [name]);
+    let log = routers.daemon(End::Client).log();
+    assert!(log.contains("02:00:00:00:00:99"), "{log}");
 }
