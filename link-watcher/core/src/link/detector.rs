@@ -54,7 +54,7 @@ const PATIENCE_EIGHTHS: u64 = 7;
 /// of probes.
 const SPREAD_DECAY: u64 = 256;
 /// Round trips until their spread is known; who knows little is patient.
-const RTTS_KNOWN: u32 = 16;
+const RTTS_KNOWN: u32 = 32;
 /// Part of an interval that an echo may always be late.
 const LEAST_SLACK: u64 = 32;
 /// Probes over which loss is measured before the measure starts anew.
@@ -299,7 +299,8 @@ impl Detector {
         let almost_quiet = now_ns + self.interval_ns / 2 >= self.silent_from_ns();
         // Probes that have had nearly an interval; after a stall one more.
         let needed = self.multiplier.saturating_sub(u32::from(self.stalled_at.is_none())).max(1);
-        let had_theirs = self.nth_sent_ns(needed).is_some_and(|sent_ns| now_ns >= sent_ns + self.patience_ns());
+        let time_ns = if self.stalled_at.is_none() { self.patience_ns() } else { self.answer_time_ns() };
+        let had_theirs = self.nth_sent_ns(needed).is_some_and(|sent_ns| now_ns >= sent_ns + time_ns);
         let dead = self.is_alive() && self.seen.count > 0 && almost_quiet && had_theirs && !self.answers_late(now_ns);
         dead.then(|| self.turn_silent(now_ns))
     }
@@ -341,14 +342,21 @@ impl Detector {
     /// From when on nothing but an answer keeps the link from being silent, ns; nothing: more probes must leave first.
     fn silent_at_ns(&self) -> Option<u64> {
         let sent_ns = self.nth_sent_ns(self.multiplier)?;
-        let time_ns = if self.stalled_at.is_some() || self.seen.count == 0 {
-            self.patience_ns()
-        } else {
-            self.usual.ns().unwrap_or(self.seen.rtt_ns) + self.slack_ns()
-        };
+        let time_ns = self.answer_time_ns();
         // Where the way has become longer by nearly the detection time, answers that still come one each interval count.
         let answers_until_ns = if self.seen.count == 0 { 0 } else { self.seen.last_ns + self.interval_ns * 5 / 4 };
         Some((sent_ns + time_ns).max(self.silent_from_ns()).max(answers_until_ns))
+    }
+
+    /// How long the last of the probes that decide has to be answered, ns.
+    fn answer_time_ns(&self) -> u64 {
+        let usual_ns = self.usual.ns().unwrap_or(self.seen.rtt_ns) + self.slack_ns();
+        match self.stalled_at {
+            _ if self.seen.count == 0 => self.patience_ns(),
+            // What waits after a stall takes its time, and the way there and back its own.
+            Some(_) => usual_ns.max(self.patience_ns()),
+            None => usual_ns,
+        }
     }
 
     /// When the `number`th probe after the newest answered one left, ns.

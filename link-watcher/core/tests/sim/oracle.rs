@@ -155,10 +155,11 @@ impl Oracle {
             let tier = |links: &[usize]| links.iter().map(|link| sim.setup.links[*link].0).min().unwrap_or(u32::MAX);
             let proved = match sim.setup.failback {
                 Failback::Manual => false,
-                // That it has just died is not known yet.
-                Failback::After(ns) => to
-                    .iter()
-                    .any(|link| Self::good(sim, *link, ns) || sim.wires[*link].broke_ns + settled_ns > sim.now_ns),
+                // That it has just died is not known yet, and a break that is shorter than a detection is noticed by nobody.
+                Failback::After(ns) => to.iter().any(|link| {
+                    Self::good(sim, *link, ns.saturating_sub(sim.setup.detection_ns()))
+                        || sim.wires[*link].broke_ns + settled_ns > sim.now_ns
+                }),
             };
             let failed_back = at == CLIENT && tier(&to) < tier(&from) && proved;
             if !followed && !failed_back && !pinned {

@@ -11,13 +11,24 @@ fn echoed(sent_ns: u64, at_ns: u64, highest: u64, count: u64) -> Echoes {
 /// Probes every interval from 0; echoes for sequences where `answered`; stalls of the prober in between. Gives every
 /// edge with its time.
 fn run(multiplier: u32, until: u64, answered: impl Fn(u64) -> bool, stalled: impl Fn(u64) -> bool) -> Vec<(u64, Edge)> {
+    run_over(RTT, multiplier, until, answered, stalled)
+}
+
+/// The same with another round trip.
+fn run_over(
+    rtt: u64,
+    multiplier: u32,
+    until: u64,
+    answered: impl Fn(u64) -> bool,
+    stalled: impl Fn(u64) -> bool,
+) -> Vec<(u64, Edge)> {
     let (mut detector, mut edges) = (Detector::new(I, multiplier, Limits::default(), 1), Vec::new());
     let (mut echoes, mut in_flight, mut sequence, mut next_send) = (Echoes::default(), Vec::new(), 0, 1);
     let step = I / 40;
     for now in (1..until).step_by(step as usize) {
         in_flight.retain(|&(at, sequence): &(u64, u64)| {
             if at <= now {
-                echoes = echoed(at - RTT, at, sequence, echoes.count + 1);
+                echoes = echoed(at - rtt, at, sequence, echoes.count + 1);
             }
             at > now
         });
@@ -29,7 +40,7 @@ fn run(multiplier: u32, until: u64, answered: impl Fn(u64) -> bool, stalled: imp
             sequence += 1;
             detector.on_sent(now, sequence);
             if answered(now) {
-                in_flight.push((now + RTT, sequence));
+                in_flight.push((now + rtt, sequence));
             }
         }
         if let Some(edge) = detector.poll(now, echoes) {
@@ -98,6 +109,20 @@ fn a_stall_with_a_lost_probe_does_not_alarm_either() {
     }
 }
 
+/// The probes that left before the stall were lost to a cut that ended in it: the first one after it decides.
+#[test]
+fn a_stall_over_a_cut_leaves_a_long_way_its_time() {
+    for rtt in [RTT, I / 2, I, 2 * I] {
+        for phase in 0..40 {
+            let cut = 50 * I + phase * I / 40;
+            let stall = cut + 2 * I;
+            let lost = |now: u64| (cut..cut + 4 * I).contains(&now);
+            let edges = run_over(rtt, 3, 100 * I, |now| !lost(now), |now| (stall..stall + 20 * I).contains(&now));
+            assert_eq!(edges.len(), 1, "{rtt} ns, {phase}: {edges:?}");
+        }
+    }
+}
+
 #[test]
 fn a_cut_during_a_stall_is_noticed_soon_after_it() {
     for phase in 0..40 {
@@ -115,7 +140,7 @@ fn a_cut_during_a_stall_is_noticed_soon_after_it() {
 fn a_link_that_is_about_to_turn_silent_joins_and_no_other() {
     let mut detector = Detector::new(I, 3, Limits::default(), 1);
     let at = |sequence: u64| 1 + (sequence - 1) * I;
-    let last = 20;
+    let last = u64::from(RTTS_KNOWN) + 4;
     for sequence in 1..=last {
         detector.on_sent(at(sequence), sequence);
         detector.poll(at(sequence) + RTT, echoed(at(sequence), at(sequence) + RTT, sequence, sequence));
