@@ -319,6 +319,14 @@ fn weakness(bytes: &[u8]) -> Option<&'static str> {
     None
 }
 
+/// Whatever is taken as a secret is long enough.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    if let Ok(secret) = parse(data) {
+        assert!(secret.bytes.len() >= MIN_KEY_LEN, "a short secret");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

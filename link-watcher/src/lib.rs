@@ -13,6 +13,8 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod error;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod keys;
 pub mod ledger;
 pub mod link_identity;

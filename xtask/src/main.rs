@@ -13,6 +13,7 @@ mod check;
 mod dist;
 mod exec;
 mod files;
+mod fuzz;
 mod install;
 mod lanes;
 mod linker;
@@ -69,6 +70,17 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },
+    /// libFuzzer on every reader of foreign bytes: packets, files, answers of kernel, programs and networks
+    Fuzz {
+        /// One of the directories of tests/fuzz/corpus; all of them where none is named
+        target: Option<String>,
+        /// For how long each
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Adds inputs that reach new code to tests/fuzz/corpus
+        #[arg(long)]
+        keep: bool,
+    },
     /// Builds a Debian package, and a tarball with a static program, below target/dist
     Dist,
     /// Builds and installs the daemon, its unit and, where there is none, an example configuration
@@ -94,6 +106,9 @@ fn main() -> ExitCode {
         Task::Test { filter } => test::test(&project, filter.as_deref()),
         Task::Demo { args } => run::demo(&project, &args),
         Task::Bench { args } => run::bench(&project, &args),
+        Task::Fuzz { target, seconds, keep } => {
+            fuzz::fuzz(&project, target.as_deref(), seconds, keep).map(|()| ExitCode::SUCCESS)
+        }
         Task::Dist => dist::dist(&project).map(|()| ExitCode::SUCCESS),
         Task::Uninstall { prefix } => install::uninstall(&prefix).map(|()| ExitCode::SUCCESS),
         Task::Install { prefix } => install::install(&project, &prefix).map(|()| ExitCode::SUCCESS),

@@ -11,6 +11,8 @@ mod doctor;
 mod events;
 mod exit;
 mod explain;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod generate;
 mod man;
 mod migrate;

@@ -35,3 +35,18 @@ pub use self::{
 
 /// Protocol number of our routes (`rtm_protocol`), named in `/etc/iproute2/rt_protos.d/`.
 pub const PROTOCOL: u8 = 208;
+
+/// An answer of the kernel, as every reader of one takes it.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    for message in message::messages(data) {
+        let _ = parse(&message);
+        let payload = message.payload();
+        let _ = (any_rule::parse(payload), rule::parse(payload), nexthop::parse(payload));
+        let _ = (link::parse_link(payload), link::parse_xdp(payload), link::parse_address(payload));
+        let _ = (link::parse_neighbour(payload), link::parse_learned_neighbour(payload));
+        let _ = (route::parse_route(payload), route::parse_way_out(payload), route::parse_table_route(payload));
+        let _ = route::parse_whole_route(payload);
+        netfilter::fuzz(payload);
+    }
+}

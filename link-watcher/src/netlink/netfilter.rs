@@ -205,6 +205,12 @@ fn counter(payload: &[u8], table: &str) -> Option<(String, u64)> {
     Some((name.filter(|_| ours)?, packets?))
 }
 
+/// A connection or a counter.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(payload: &[u8]) {
+    let _ = (has_mark(payload, 0x100, 0xff00), flow(payload), counter(payload, "link_watcher"));
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

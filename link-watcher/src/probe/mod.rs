@@ -6,6 +6,8 @@
 mod due;
 mod endpoint;
 mod frame;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod junk;
 mod prober;
 mod receive;

@@ -9,3 +9,13 @@ pub use self::{
     keeper::{Keeper, Kept, Store},
     orders::{MAX_ORDERS, ORDERS_MAX_LEN, ORDERS_VERSION, OrderBook, OrderRecord, Ordered, Timestamp},
 };
+
+/// What a file of ours may hold after whatever happened to the disk.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz(data: &[u8]) {
+    if let Ok(book) = serde_json::from_slice::<OrderBook>(data) {
+        let again = serde_json::to_vec(&book).and_then(|text| serde_json::from_slice::<OrderBook>(&text));
+        assert!(again.is_ok_and(|again| again == book), "{book:?}");
+    }
+    drop(serde_json::from_slice::<crate::ledger::Claims>(data));
+}

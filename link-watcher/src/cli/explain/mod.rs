@@ -410,3 +410,9 @@ fn said(group: &GroupSnapshot, link: &LinkSnapshot) -> LinkSaid {
         evidence,
     }
 }
+
+/// A table of nftables, and a packet that goes through all hooks of it.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(data: &[u8]) {
+    nft::fuzz(data);
+}

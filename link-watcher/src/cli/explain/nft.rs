@@ -302,28 +302,35 @@ impl Run<'_> {
         let entries: Vec<(Value, Value)> = entries.iter().filter_map(pair).collect();
         if let Some(turns) = key.get("numgen") {
             let of = turns["mod"].as_u64().filter(|of| *of > 0).ok_or_else(|| unknown(key))?;
-            let mut shares: Vec<(Value, f64)> = Vec::new();
+            let mut shares: Vec<(Option<Value>, f64)> = Vec::new();
+            let mut left = of;
             for (slots, value) in entries {
-                let slots = match slots["range"].as_array().map(Vec::as_slice) {
-                    Some([first, last]) => last.as_u64().unwrap_or(0).saturating_sub(first.as_u64().unwrap_or(0)) + 1,
-                    _ => 1,
+                let ends = match slots["range"].as_array().map(Vec::as_slice) {
+                    Some([first, last]) => (first.as_u64(), last.as_u64()),
+                    _ => (slots.as_u64(), slots.as_u64()),
                 };
+                let (Some(first), Some(last)) = ends else { return Err(unknown(&slots)) };
+                // Numbers that never come up have no turn.
+                let slots = last.min(of - 1).checked_sub(first).map_or(0, |distance| distance + 1).min(left);
+                left -= slots;
                 let share = slots as f64 / of as f64;
-                match shares.iter_mut().find(|(known, _)| *known == value) {
+                match shares.iter_mut().find(|(known, _)| known.as_ref() == Some(&value)) {
                     Some((_, known)) => *known += share,
-                    None => shares.push((value, share)),
+                    None => shares.push((Some(value), share)),
                 }
             }
-            if shares.is_empty() {
-                return Ok(None);
+            // What no element is for goes on behind the map.
+            if left > 0 {
+                shares.push((None, left as f64 / of as f64));
             }
+            shares.retain(|(_, share)| *share > 0.0);
             if self.at == self.turns.len() {
                 self.turns.push(0);
             }
             let turn = self.turns[self.at];
             self.at += 1;
             self.choices.push(shares.iter().map(|(_, share)| *share).collect());
-            return Ok(shares.get(turn).map(|(value, _)| value.clone()));
+            return Ok(shares.get(turn).and_then(|(value, _)| value.clone()));
         }
         let worth = self.worth(key)?;
         for (element, value) in entries {
@@ -497,6 +504,40 @@ fn unknown(value: &Value) -> Unknown {
         text.push('…');
     }
     Unknown(text)
+}
+
+/// Shares of one packet are never more than the packet.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(data: &[u8]) {
+    struct Nowhere;
+    impl Fib for Nowhere {
+        fn way_out(&mut self, _: IpAddr) -> Option<String> {
+            None
+        }
+        fn kind(&mut self, _: IpAddr, _: Option<&str>) -> String {
+            "unicast".to_owned()
+        }
+    }
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(loaded) = Loaded::parse(text) else { return };
+    let packet = Packet {
+        source: None,
+        destination: IpAddr::from([198, 51, 100, 1]),
+        protocol: "tcp",
+        port: Some(80),
+        incoming: Some("eth0".to_owned()),
+        outgoing: None,
+        mark: 0,
+        connection_mark: 0,
+        state: "new",
+    };
+    for hook in ["prerouting", "forward", "output", "postrouting"] {
+        if let Ok(outcomes) = loaded.run(hook, &packet, &mut Nowhere) {
+            assert!(outcomes.len() <= MAX_OUTCOMES, "{} outcomes", outcomes.len());
+            let whole: f64 = outcomes.iter().map(|outcome| outcome.share).sum();
+            assert!((whole - 1.0).abs() < 1e-6, "shares of {whole} in all");
+        }
+    }
 }
 
 #[cfg(test)]

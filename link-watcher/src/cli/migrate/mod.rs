@@ -295,5 +295,15 @@ fn comment(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
+/// What is converted is TOML, whatever else may be wrong with it.
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(converted) = convert(Path::new("/nowhere/fault_tolerant_router.conf"), text) {
+        let read: Result<toml::Table, _> = converted.toml.parse();
+        assert!(read.is_ok(), "{read:?} in\n{}", converted.toml);
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -82,6 +82,12 @@ fn is_reply(frame: &[u8; FRAME_LEN], mac: Mac, source: Ipv4Addr, target: Ipv4Add
         && frame[38..42] == source.octets()
 }
 
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(data: &[u8], mac: Mac, source: Ipv4Addr, target: Ipv4Addr) {
+    let Ok(frame) = <&[u8; FRAME_LEN]>::try_from(data) else { return };
+    assert!(!is_reply(frame, mac, source, target) || *frame != request(mac, source, target), "our own request");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

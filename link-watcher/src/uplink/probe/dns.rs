@@ -81,6 +81,13 @@ impl<'a> Query<'a> {
     }
 }
 
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(data: &[u8]) {
+    let Ok(query) = Query::new(0x1234, "example.com", false) else { return };
+    let answered = query.judge(data) == Reply::Answer;
+    assert!(!answered || data.starts_with(&[0x12, 0x34]), "the answer to another query");
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

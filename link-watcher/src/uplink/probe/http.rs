@@ -121,5 +121,20 @@ async fn contains(body: Incoming, text: &[u8]) -> Result<bool, hyper::Error> {
     Ok(text.is_empty())
 }
 
+/// Holds a connection against what it must be within.
+#[cfg(feature = "fuzzing")]
+pub(super) async fn fuzz(stream: tokio::io::DuplexStream) {
+    let target = HttpTarget {
+        tls: false,
+        host: "example.com".to_owned(),
+        address: std::net::SocketAddr::from(([198, 51, 100, 1], 80)),
+        path: "/".to_owned(),
+    };
+    let Ok(request) = request(&target) else { return };
+    let expected = Expected { status: &(204..=204), body: Some("yes") };
+    // A status of 204 has no body (RFC 9110, section 15.3.5).
+    assert!(exchange(stream, request, expected).await.is_err(), "no content has no text in it");
+}
+
 #[cfg(test)]
 mod tests;

@@ -75,6 +75,15 @@ fn checksum(bytes: &[u8]) -> u16 {
     !((folded + (folded >> 16)) as u16)
 }
 
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(data: &[u8]) {
+    let random = [7; RANDOM_LEN];
+    for (v6, message) in [(false, behind_ipv4(data)), (true, Some(data))] {
+        let taken = message.is_some_and(|message| is_reply(v6, &random, message));
+        assert!(!taken || data.ends_with(&random), "the answer to another request");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,8 @@
 
 mod arp;
 mod dns;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod http;
 mod icmp;
 mod ndp;

@@ -87,6 +87,12 @@ fn is_advertisement(message: &[u8; ADVERTISEMENT_LEN], target: Ipv6Addr) -> bool
     message[..2] == [ADVERTISEMENT, 0] && message[4] & SOLICITED != 0 && message[8..24] == target.octets()
 }
 
+#[cfg(feature = "fuzzing")]
+pub(super) fn fuzz(data: &[u8], target: Ipv6Addr) {
+    let Ok(message) = <&[u8; ADVERTISEMENT_LEN]>::try_from(data) else { return };
+    assert!(!is_advertisement(message, target) || message[8..24] == target.octets(), "another neighbour");
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
