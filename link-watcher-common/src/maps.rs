@@ -94,8 +94,8 @@ pub struct LinkState<W> {
     pub peer_received: W,
     /// [`crate::window`] of the peer's control packets.
     pub control_window: W,
-    /// Ethernet address that the peer's newest probe came from, as it stands in the frame, and two zeros; 0: none yet, or the
-    /// interface has no such addresses.
+    /// Ethernet address that the peer's newest probe came from, as it stands in the frame (zeros where the interface has no such
+    /// addresses, or a socket took it in), and its UDP source port, as it stands in the packet; 0: none yet.
     pub neighbour: W,
     /// When the probe left whose echo has the highest sequence of all that counted, monotonic ns; 0: none.
     pub newest_sent_ns: W,

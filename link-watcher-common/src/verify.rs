@@ -224,7 +224,12 @@ pub fn commit<W: Word>(
             let changed = newest && lag <= intent.max_lag.load() && learn(header, state, false);
             Ok(Outcome::Answer { changed, newest })
         }
-        Candidate::Stranger => Ok(Outcome::Answer { changed: false, newest: false }),
+        // Who has heard this session of mine is where it comes from, though nothing more is believed: behind a NAT that chooses
+        // another port than mine no probe of mine arrives before.
+        Candidate::Stranger => {
+            let hears_me = header.receiver_session == Party::unpack(intent.me.load()).session;
+            Ok(Outcome::Answer { changed: false, newest: hears_me })
+        }
         Candidate::Control => {
             take(&state.control_window, header.sequence)?;
             Ok(Outcome::Deliver)

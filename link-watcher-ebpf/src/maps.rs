@@ -227,13 +227,15 @@ pub(crate) fn count_traffic(frame: &impl Frame) {
 /// Notes where the peer's newest probe came from: ours may go there without asking for the way. (An echo only comes from
 /// where its probe went to.)
 #[inline(always)]
-pub(crate) fn note_neighbour<F: Frame>(frame: &F, slot: u32) {
+pub(crate) fn note_neighbour<F: Frame>(frame: &F, slot: u32, [g, h]: [u8; 2]) {
+    let Some(state) = state(slot) else { return };
+    let mut ethernet = [0; 6];
     if F::ETHERNET
-        && let Some(ethernet) = parse::at::<Ethernet>(frame, 0)
-        && let Some(state) = state(slot)
+        && let Some(header) = parse::at::<Ethernet>(frame, 0)
     {
         // SAFETY: bounds-checked by `at`, packed.
-        let [a, b, c, d, e, f] = unsafe { (*ethernet).source };
-        state.neighbour.store(u64::from_ne_bytes([a, b, c, d, e, f, 0, 0]));
+        ethernet = unsafe { (*header).source };
     }
+    let [a, b, c, d, e, f] = ethernet;
+    state.neighbour.store(u64::from_ne_bytes([a, b, c, d, e, f, g, h]));
 }

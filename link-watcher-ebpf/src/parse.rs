@@ -248,6 +248,13 @@ impl Datagram {
         u16::from_be(unsafe { (*self.udp).destination })
     }
 
+    /// Source port, as it stands in the packet.
+    #[inline(always)]
+    pub(crate) fn source_port(&self) -> [u8; 2] {
+        // SAFETY: as above.
+        unsafe { (*self.udp).source }.to_ne_bytes()
+    }
+
     /// TTL or hop limit.
     #[inline(always)]
     pub(crate) fn hops(&self) -> u8 {

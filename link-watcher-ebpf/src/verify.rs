@@ -45,7 +45,7 @@ pub(crate) fn handle(frame: &impl Frame) -> Result<Good, Stop> {
         Outcome::Deliver => Ok(Good::Control(slot)),
         Outcome::Answer { newest, .. } => {
             if newest {
-                maps::note_neighbour(frame, slot);
+                maps::note_neighbour(frame, slot, datagram.source_port());
             }
             if maps::is_benchmark() {
                 // SAFETY: bounds-checked by `at`.

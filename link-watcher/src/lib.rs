@@ -1,5 +1,8 @@
 //! link-watcher, as a library: the binary, the tests and the benchmarks stand on it.
 
+// `eprintln` panics where standard error is gone: `log::say` does not.
+#![warn(clippy::print_stderr)]
+
 pub mod address;
 pub mod bpf;
 pub mod bpf_object;

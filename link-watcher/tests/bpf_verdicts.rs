@@ -6,7 +6,7 @@ mod bpf;
 use std::{net::IpAddr, sync::atomic::Ordering::Relaxed};
 
 use bpf::*;
-use link_watcher::bpf::{Kernel, LinkLayer};
+use link_watcher::bpf::{Hook, Kernel, LinkLayer};
 use link_watcher_common::{
     maps::{Counters, View},
     wire::{Header, Kind, MAX_BODY_LEN, PACKET_LEN, flags},
@@ -96,7 +96,7 @@ fn a_probe_is_answered_whatever_it_is_wrapped_in() {
         sequence += 1;
         let header = probe(sequence);
         let sent = Udp::new(ends, &signed(&header));
-        let run = bench.run_as(LinkLayer::None, &sent.packet());
+        let run = bench.run_as(Hook::Xdp, LinkLayer::None, &sent.packet());
         assert_eq!(run.verdict, TX, "without a link header");
         assert_answered(&sent, 0, &run.packet, &sent.packet(), &expected_echo(&header, sequence));
     }
@@ -198,7 +198,7 @@ fn what_is_not_ours_passes_untouched_and_uncounted() {
         assert_eq!(run.packet, frame, "{name}");
     }
     // Another interface's packets: the same bytes, but no link of ours there.
-    let run = bench.run_as(LinkLayer::None, &changed(&good, &[]));
+    let run = bench.run_as(Hook::Xdp, LinkLayer::None, &changed(&good, &[]));
     assert_eq!(run.verdict, PASS, "Ethernet at the program for devices without a link header");
     assert_eq!(bench.counters(), before);
 }
@@ -379,17 +379,17 @@ fn an_echo_writes_the_state_and_wakes_user_space_for_news_only() {
     events.drain(&mut slots);
     assert_eq!(slots, [SLOT, SLOT], "another epoch");
     assert_ne!(bench.state().last_probe_ns.load(Relaxed), 0);
-    assert_eq!(bench.state().neighbour.load(Relaxed), mac_word(ETHERNET_SOURCE));
+    assert_eq!(bench.state().neighbour.load(Relaxed), origin_word(ETHERNET_SOURCE, 50_000));
     // A probe that was overtaken, or of nobody who hears us, does not say where the peer is.
     let mut moved = Udp::new(v4(), &signed(&probe(9))).frame();
     moved[11] = 7;
     assert_eq!(bench.run(&moved).verdict, TX);
     let mut elsewhere = ETHERNET_SOURCE;
     elsewhere[5] = 7;
-    assert_eq!(bench.state().neighbour.load(Relaxed), mac_word(elsewhere));
+    assert_eq!(bench.state().neighbour.load(Relaxed), origin_word(elsewhere, 50_000));
     for header in [probe(8), Header { receiver_session: 0, ..probe(10) }] {
         assert_eq!(bench.run(&Udp::new(v4(), &signed(&header)).frame()).verdict, TX);
-        assert_eq!(bench.state().neighbour.load(Relaxed), mac_word(elsewhere));
+        assert_eq!(bench.state().neighbour.load(Relaxed), origin_word(elsewhere, 50_000));
     }
 }
 

@@ -150,6 +150,14 @@ fn no_daemon_is_69_with_a_remedy() {
     }
 }
 
+/// As on a terminal that has been hung up.
+#[test]
+fn a_complaint_that_cannot_be_written_leaves_the_exit_code() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let status = command(&["status", "--socket", "/nowhere/control.sock"]).stderr(full).status().unwrap();
+    assert_eq!(status.code(), Some(69));
+}
+
 #[test]
 fn the_socket_is_found_through_the_configuration() {
     let desk = Desk::new();

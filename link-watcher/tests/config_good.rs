@@ -26,7 +26,7 @@ fn what_is_left_out_has_its_documented_default() {
     assert_eq!((peer.name.as_str(), peer.role, peer.port, peer.keys.len()), ("hq", Role::Client, 46721, 1));
     assert_eq!((peer.interval, peer.multiplier), (Duration::from_millis(100), 3));
     assert_eq!((peer.failback, peer.hold_up), (Failback::After(30_000_000_000), Duration::from_secs(3)));
-    assert_eq!((peer.table, peer.metric), (254, 0));
+    assert_eq!((peer.table, peer.metric, peer.max_prefixes), (254, 0, 4096));
     // The tables follow from the name alone, in every version.
     assert_eq!((peer.actuation, peer.range.rule_priority), (RouteBackend::Auto, 32_600));
     assert_eq!(peer.range.table_base, 3_036_864);
@@ -52,7 +52,7 @@ fn everything_can_be_said() {
         .to_owned()
         + &peer(
             "port = 1\ninterval = \"1ms\"\nmultiplier = 255\nroutes = [\"::/0\", \"2001:db8::/32\", \"0.0.0.0/0\"]\n\
-             announce = [\"10.20.20.0/22\"]\nannounce-interfaces = [\"eth0\"]\naccept = [\"172.31.13.0/24\"]\n\
+             announce = [\"10.20.20.0/22\"]\nannounce-interfaces = [\"eth0\"]\naccept = [\"172.31.13.0/24\"]\nmax-prefixes = 65536\n\
              failback = \"manual\"\nhold-up = \"0s\"\ntable = 4294967295\nmetric = 7",
         )
         + "tier = 9\nweight = 256\n[metrics]\nlisten = \"[2001:db8::1]:9746\"\n";
@@ -67,7 +67,7 @@ fn everything_can_be_said() {
     assert_eq!((peer.port, peer.interval, peer.multiplier), (1, Duration::from_millis(1), 255));
     assert_eq!((peer.failback, peer.hold_up, peer.table, peer.metric), (Failback::Manual, Duration::ZERO, u32::MAX, 7));
     assert_eq!((peer.links[0].tier, peer.links[0].weight), (9, 256));
-    assert_eq!(peer.routes.len(), 3);
+    assert_eq!((peer.routes.len(), peer.max_prefixes), (3, 65_536));
 }
 
 #[test]

@@ -205,6 +205,20 @@ fn a_probe_without_my_session_is_answered_and_counts_for_nothing_else() {
     assert_eq!((server.state.peer_view.load(), server.state.last_probe_ns.load()), (view, heard_ns));
 }
 
+/// Behind a NAT no probe of the server arrives until it knows where the client's come from.
+#[test]
+fn a_stranger_that_hears_my_session_shows_where_it_is_and_nothing_else() {
+    let (mut client, server) = (End::client(), End::server());
+    for (session, newest) in [(0, false), (Party::unpack(server.intent.me.load()).session, true)] {
+        let mut header = client.header(Kind::Probe, START);
+        header.receiver_session = session;
+        let before = words(&server.state);
+        let (outcome, _) = server.take(&client.sign(&header), START).unwrap();
+        assert_eq!(outcome, Outcome::Answer { changed: false, newest });
+        assert_eq!(words(&server.state), before);
+    }
+}
+
 #[test]
 fn an_echo_counts_once_and_only_for_what_was_sent() {
     let (mut client, server) = acquainted();

@@ -16,7 +16,8 @@ use crate::error::chain;
 /// What the program did with a packet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
-    /// Its verdict: `XDP_DROP` 1, `XDP_PASS` 2, `XDP_TX` 3 (linux/bpf.h).
+    /// Its verdict: `XDP_DROP` 1, `XDP_PASS` 2, `XDP_TX` 3 (linux/bpf.h); at tc `TC_ACT_UNSPEC` -1, `TC_ACT_SHOT` 2,
+    /// `TC_ACT_REDIRECT` 7 (linux/pkt_cls.h).
     pub verdict: u32,
     /// The packet afterwards.
     pub packet: Vec<u8>,
@@ -35,15 +36,27 @@ impl Kernel {
         Self::load_as(object, directory, links, true)
     }
 
-    /// Runs the program for such devices on a packet as if it came in by an existing interface that is up. The packet has at
-    /// least 14 bytes.
+    /// Runs the program of a hook for such devices on a packet as if it came in by an existing interface that is up. The packet
+    /// has at least 14 bytes.
     ///
     /// # Errors
     ///
     /// If the kernel refuses the packet or the interface.
-    pub fn run(&mut self, layer: LinkLayer, ifindex: u32, packet: &[u8], repeat: u32) -> Result<Run, Error> {
-        // `struct xdp_md` (linux/bpf.h): data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-        let context = [0, packet.len() as u32, 0, ifindex, 0, 0].map(u32::to_ne_bytes).concat();
+    pub fn run(
+        &mut self,
+        hook: Hook,
+        layer: LinkLayer,
+        ifindex: u32,
+        packet: &[u8],
+        repeat: u32,
+    ) -> Result<Run, Error> {
+        // Both in linux/bpf.h.
+        let context = match hook {
+            // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+            Hook::Xdp => [0, packet.len() as u32, 0, ifindex, 0, 0].map(u32::to_ne_bytes).concat(),
+            // `struct __sk_buff` up to its 11th word, `ifindex`. The others are the kernel's to say.
+            Hook::Tc => [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ifindex].map(u32::to_ne_bytes).concat(),
+        };
         let mut after = vec![0; packet.len()];
         let options = TestRunOptions {
             data_in: Some(packet),
@@ -52,13 +65,32 @@ impl Kernel {
             repeat,
             ..TestRunOptions::default()
         };
-        let name = load::name(Hook::Xdp, layer);
-        load::program(&mut self.ebpf, Hook::Xdp, layer)?;
-        let Some(Program::Xdp(program)) = self.ebpf.program(name) else {
-            return Err(Error::Object(format!("has a program {name} of another type")));
+        let name = load::name(hook, layer);
+        load::program(&mut self.ebpf, hook, layer)?;
+        let result = match self.ebpf.program(name) {
+            Some(Program::Xdp(program)) => program.test_run(options),
+            Some(Program::SchedClassifier(program)) => program.test_run(options),
+            _ => return Err(Error::Object(format!("has a program {name} of another type"))),
         };
-        let result = program.test_run(options).map_err(|error| Error::Run(chain(&error)))?;
+        let result = result.map_err(|error| Error::Run(chain(&error)))?;
         Ok(Run { verdict: result.return_value, packet: after, duration: result.duration })
+    }
+
+    /// How many instructions the kernel's verifier went through until it took the program of a hook for such devices: it gives
+    /// up at a million (`BPF_COMPLEXITY_LIMIT_INSNS`). Nothing before Linux 5.16, which does not tell.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses the program, or tells nothing of it.
+    pub fn verified_instructions(&mut self, hook: Hook, layer: LinkLayer) -> Result<Option<u32>, Error> {
+        let name = load::name(hook, layer);
+        load::program(&mut self.ebpf, hook, layer)?;
+        let info = match self.ebpf.program(name) {
+            Some(Program::Xdp(program)) => program.info(),
+            Some(Program::SchedClassifier(program)) => program.info(),
+            _ => return Err(Error::Object(format!("has a program {name} of another type"))),
+        };
+        info.map(|info| info.verified_instruction_count()).map_err(|error| Error::Run(chain(&error)))
     }
 }
 
@@ -146,7 +178,7 @@ fn measure_with(kernel: &mut Kernel, ifindex: u32) -> Result<Vec<Measured>, Erro
     // In turn, so that what else the machine does meets all of them.
     for _ in 0..BATCHES {
         for ((name, _, frame, verdict), measured) in cases.iter().zip(&mut measured) {
-            let run = kernel.run(LinkLayer::Ethernet, ifindex, frame, REPEAT)?;
+            let run = kernel.run(Hook::Xdp, LinkLayer::Ethernet, ifindex, frame, REPEAT)?;
             if run.verdict != *verdict {
                 return Err(Error::Run(format!("{name}: its verdict is {}, not {verdict}", run.verdict)));
             }

@@ -132,8 +132,10 @@ pub fn may_run_native(device: &Device<'_>) -> bool {
 
 /// Where a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Hook {
+pub enum Hook {
+    /// Before the network stack has made anything of a packet.
     Xdp,
+    /// Where the stack takes it in.
     Tc,
 }
 

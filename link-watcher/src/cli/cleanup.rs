@@ -3,7 +3,7 @@
 use rustix::process::geteuid;
 
 use super::{Arguments, Exit, Failure, output::print};
-use crate::{cleanup::Cleanup, config};
+use crate::{cleanup::Cleanup, config, log};
 
 pub(super) fn run(arguments: &Arguments, instance: Option<String>, dry_run: bool) -> Result<(), Failure> {
     if !geteuid().is_root() {
@@ -21,7 +21,7 @@ pub(super) fn run(arguments: &Arguments, instance: Option<String>, dry_run: bool
     let cleanup = Cleanup::plan(instance.as_deref()).map_err(failed)?;
     let lines = cleanup.lines();
     if let Some(left) = cleanup.left() {
-        eprintln!("link-watcher: {left}");
+        log::say(&format!("link-watcher: {left}"));
     }
     if lines.is_empty() {
         return print("nothing of link-watcher is left in the kernel\n");

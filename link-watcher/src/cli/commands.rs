@@ -13,14 +13,14 @@ use super::{
     Arguments, Command, Exit, Failure,
     arguments::{Destination, KeyAction, OnOff},
     cleanup, doctor, events, explain, generate, man, notify_test,
-    output::{Style, print},
+    output::{Style, document, line, print, say_all},
     status::{self, Scope},
     top, wait, what_if,
 };
 use crate::{
     config::{self, Loaded},
     control::{Change, Client, ClientError, ReloadOptions, Reply},
-    daemon,
+    daemon, log,
 };
 
 /// How often `status --watch` looks.
@@ -119,9 +119,7 @@ fn reload(socket: &Path, options: ReloadOptions) -> Result<(), Failure> {
 
 fn check(path: &Path) -> Result<(), Failure> {
     let Loaded { config, warnings, .. } = config::check(path).map_err(|refused| Failure::from(&refused))?;
-    for warning in warnings {
-        eprintln!("{warning}\n");
-    }
+    say_all(&warnings);
     let links: usize = config.peers.iter().map(|peer| peer.links.len()).sum();
     let uplinks: usize = config.uplinks.iter().map(|group| group.links.len()).sum();
     let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
@@ -147,16 +145,12 @@ enum Form {
 fn look(socket: &Path, scope: &Scope, form: Form) -> Result<(String, Exit), Failure> {
     let snapshot = scope.cut(Client::connect(socket)?.status()?);
     let snapshot = snapshot.map_err(|unknown| Failure::new(Exit::Usage, format!("link-watcher: {unknown}")))?;
-    let json = match form {
-        Form::Text => {
-            let text = status::render_scope(&snapshot, scope, SystemTime::now(), Style::for_stdout());
-            return Ok((text, scope.exit(&snapshot)));
-        }
-        Form::Json => serde_json::to_string_pretty(&snapshot),
-        Form::JsonLine => serde_json::to_string(&snapshot),
+    let text = match form {
+        Form::Text => status::render_scope(&snapshot, scope, SystemTime::now(), Style::for_stdout()),
+        Form::Json => document(&snapshot)?,
+        Form::JsonLine => line(&snapshot)?,
     };
-    let text = json.map_err(|error| Failure::new(Exit::Failed, format!("link-watcher: {error}")))?;
-    Ok((text + "\n", scope.exit(&snapshot)))
+    Ok((text, scope.exit(&snapshot)))
 }
 
 /// Again and again. On a terminal only the first failure ends it; a later one is shown instead, because a daemon that
@@ -171,7 +165,7 @@ fn watch(socket: &Path, scope: &Scope, json: bool) -> Result<(), Failure> {
             Ok((text, _)) => print(&format!("{clear}{text}"))?,
             Err(failure) if seen && terminal => {
                 print(clear)?;
-                eprintln!("{}", failure.message);
+                log::say(&failure.message);
             }
             Err(failure) => return Err(failure),
         }
@@ -191,7 +185,7 @@ fn show_events(socket: &Path, follow: bool, json: bool) -> Result<(), Failure> {
             },
             Reply::Event(record) => print(&format!("{}\n", events::render(&record, style))),
             Reply::Lost(lost) => {
-                eprintln!("link-watcher: {lost} events came faster than they were read and are lost");
+                log::say(&format!("link-watcher: {lost} events came faster than they were read and are lost"));
                 Ok(())
             }
             _ => Ok(()),

@@ -91,7 +91,7 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit.into(),
         Err(failure) => {
             if !failure.message.is_empty() {
-                eprintln!("{}", log::complaint(&failure.message));
+                log::say(&log::complaint(&failure.message));
             }
             failure.exit.into()
         }

@@ -4,19 +4,18 @@ use std::{collections::BTreeSet, path::Path};
 
 use ipnet::IpNet;
 
-use super::{Exit, Failure};
+use super::{Exit, Failure, output::say_all};
 use crate::{
     config,
     event::GroupId,
+    log,
     uplink::{Desired, nft},
 };
 
 /// The table for a configuration as if all uplinks were up, for those who load rules themselves.
 pub(super) fn rendered(path: &Path) -> Result<String, Failure> {
     let loaded = config::load(path).map_err(|refused| Failure::from(&refused))?;
-    for warning in loaded.warnings {
-        eprintln!("{warning}\n");
-    }
+    say_all(&loaded.warnings);
     let config = loaded.config;
     if config.uplinks.is_empty() {
         let why = format!(
@@ -28,11 +27,11 @@ pub(super) fn rendered(path: &Path) -> Result<String, Failure> {
     for uplinks in &config.uplinks {
         let mut seen = BTreeSet::new();
         for link in uplinks.links.iter().filter(|link| !seen.insert(&link.interface)) {
-            eprintln!(
+            log::say(&format!(
                 "link-watcher: several uplinks of \"{}\" use {}: the daemon tells them apart by the Ethernet addresses of \
                  their gateways, which are not in the configuration; here the first one gets what comes from outside",
                 uplinks.name, link.interface
-            );
+            ));
         }
     }
     // What peers announce is not known here.

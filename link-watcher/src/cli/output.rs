@@ -2,7 +2,10 @@
 
 use std::io::{self, IsTerminal, Write};
 
+use serde::Serialize;
+
 use super::{Exit, Failure};
+use crate::{config::Diagnostic, log};
 
 /// Writes to standard output at once. That nobody reads it any more, as with `| head`, is no failure worth words.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
@@ -11,6 +14,27 @@ pub(super) fn print(text: &str) -> Result<(), Failure> {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(Failure::new(Exit::Failed, "")),
         Err(error) => Err(Failure::new(Exit::Failed, format!("link-watcher: cannot write: {error}"))),
         Ok(()) => Ok(()),
+    }
+}
+
+/// A value as a JSON document for people to read.
+pub(super) fn document<T: Serialize>(value: &T) -> Result<String, Failure> {
+    text(serde_json::to_string_pretty(value))
+}
+
+/// A value as JSON on one line.
+pub(super) fn line<T: Serialize>(value: &T) -> Result<String, Failure> {
+    text(serde_json::to_string(value))
+}
+
+fn text(json: serde_json::Result<String>) -> Result<String, Failure> {
+    json.map(|text| text + "\n").map_err(|error| Failure::new(Exit::Failed, format!("link-watcher: {error}")))
+}
+
+/// Writes warnings to standard error, each with an empty line behind it.
+pub(super) fn say_all(warnings: &[Diagnostic]) {
+    for warning in warnings {
+        log::say(&format!("{warning}\n"));
     }
 }
 

@@ -1,32 +1,41 @@
 //! Text for people that fits a terminal.
 
-/// Columns that everybody has.
-const WIDTH: usize = 80;
+/// Columns of a terminal that nobody has made wider.
+pub(super) const WIDTH: usize = 80;
+
+/// Words in lines of at most `width` columns: `head` stands before the first line, `further` before the others. A word that is
+/// longer stays whole.
+pub(super) fn fold<W: AsRef<str>>(
+    words: impl IntoIterator<Item = W>,
+    width: usize,
+    head: &str,
+    further: &str,
+) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in words {
+        let word = word.as_ref();
+        match lines.last_mut() {
+            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            last => {
+                let before = if last.is_some() { further } else { head };
+                lines.push(format!("{before}{word}"));
+            }
+        }
+    }
+    lines
+}
 
 /// A paragraph of lines of at most 80 columns, each behind `indent`; those behind the first stand two further in, or where the
-/// text begins if the indent has a number. A word that is longer stays whole.
+/// text begins if the indent has a number.
 pub(super) fn wrapped(indent: &str, text: &str) -> String {
     // What the text begins with belongs to its indent.
     let words_at = text.len() - text.trim_start().len();
     let indent = format!("{indent}{}", &text[..words_at]);
-    let mut out = String::new();
     let further = if indent.trim().is_empty() { format!("{indent}  ") } else { " ".repeat(indent.chars().count()) };
-    let mut line = indent.clone();
-    let mut empty = true;
-    for word in text.split_whitespace() {
-        if !empty && line.chars().count() + 1 + word.chars().count() > WIDTH {
-            out += &line;
-            out.push('\n');
-            line.clone_from(&further);
-            empty = true;
-        }
-        if !empty {
-            line.push(' ');
-        }
-        line += word;
-        empty = false;
-    }
-    out + &line + "\n"
+    fold(text.split_whitespace(), WIDTH, &indent, &further).join("\n") + "\n"
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 use super::{Exit, Failure, output::print};
 use crate::{
     control::Client,
+    log,
     status::{LinkSnapshot, Snapshot},
 };
 
@@ -20,7 +21,7 @@ pub(super) fn until_empty(socket: &Path, group: &str, link: &str) -> Result<(), 
             Some(remaining) if said.as_ref() == Some(&remaining) => {}
             Some(remaining) => {
                 let hint = if said.is_none() { " (Ctrl-C leaves it drained)" } else { "" };
-                eprintln!("link-watcher: waiting: {remaining}{hint}");
+                log::say(&format!("link-watcher: waiting: {remaining}{hint}"));
                 said = Some(remaining);
             }
         }

@@ -4,7 +4,11 @@ use std::{collections::BTreeMap, io, path::Path};
 
 use serde::Serialize;
 
-use super::{Exit, Failure, output::print, text::wrapped};
+use super::{
+    Failure,
+    output::{document, print},
+    text::wrapped,
+};
 use crate::{
     control::{Becomes, Client, ClientError, Course, Forecast, Knowledge, Question},
     netlink::{
@@ -49,8 +53,7 @@ pub(super) fn run(socket: &Path, group: String, link: String, becomes: Becomes, 
     };
     let answer = Answer { becomes, forecast: *forecast, counted, uncounted };
     if json {
-        let text = serde_json::to_string_pretty(&answer);
-        return print(&(text.map_err(|error| Failure::new(Exit::Failed, format!("link-watcher: {error}")))? + "\n"));
+        return print(&document(&answer)?);
     }
     print(&render(&answer))
 }

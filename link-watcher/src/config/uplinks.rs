@@ -62,6 +62,11 @@ pub struct UplinksConfig {
 }
 
 impl UplinksConfig {
+    /// Whether connections follow new ones to another uplink; else they end where they are.
+    pub fn moves_connections(&self) -> bool {
+        self.failback_connections == FailbackConnections::Move || !self.sticky
+    }
+
     /// The greatest number that an uplink of this group can have, beside the other groups of the configuration: its mark
     /// must fit the bits, and its table must be nobody else's. At least the number of uplinks.
     pub fn room(&self, config: &Config) -> u32 {

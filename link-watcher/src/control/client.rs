@@ -11,7 +11,7 @@ use std::{
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Change, Knowledge, Question, Reply, Request};
-use crate::status::Snapshot;
+use crate::{log, status::Snapshot};
 
 /// How long the daemon may take to accept a connection or a request.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -206,12 +206,12 @@ impl Client {
         let begun = timeout(self.stream.get_ref(), ANSWER_LIMIT).and(begun);
         match begun {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                eprintln!(
+                log::say(&format!(
                     "link-watcher: waiting for the daemon on {}, which has not answered for {} s (at most {} s)",
                     self.path.display(),
                     PATIENCE.as_secs(),
                     ANSWER_LIMIT.as_secs()
-                );
+                ));
                 Ok(())
             }
             begun => begun.map_err(|error| no_daemon(&self.path, error)),

@@ -281,22 +281,16 @@ async fn serve<T: From<Order>>(
             }
             Ok(Request::Ask(question)) => {
                 let (reply, answer) = oneshot::channel();
-                let reply = match ask(orders, Order::Ask(question, reply), answer).await {
-                    Ok(Ok(known)) => Reply::Known(known),
-                    Ok(Err(why)) => Reply::Refused(why),
-                    Err(why) => Reply::Unavailable(why),
-                };
-                send(&mut write, &reply).await?;
+                let answer = ask(orders, Order::Ask(question, reply), answer).await;
+                send(&mut write, &answered(answer, Reply::Known)).await?;
             }
             Ok(Request::Change { change, reason, sudo_user }) => {
                 let (reply, answer) = oneshot::channel();
                 let reply = match Author::new(author::user_name(client.uid).await, sudo_user, reason) {
                     Err(why) => Reply::Refused(why),
-                    Ok(author) => match ask(orders, Order::Change(change, author, reply), answer).await {
-                        Ok(Ok(said)) => Reply::Done(said),
-                        Ok(Err(why)) => Reply::Refused(why),
-                        Err(why) => Reply::Unavailable(why),
-                    },
+                    Ok(author) => {
+                        answered(ask(orders, Order::Change(change, author, reply), answer).await, Reply::Done)
+                    }
                 };
                 send(&mut write, &reply).await?;
             }
@@ -309,6 +303,15 @@ async fn serve<T: From<Order>>(
             Ok(Request::Events { follow: true }) => return follow(read, write, history).await,
             Err(error) => send(&mut write, &Reply::Refused(format!("this is no request: {error}"))).await?,
         }
+    }
+}
+
+/// What the core says, or why not; `good` is the reply that it is where all is well.
+fn answered<A>(answer: Result<Result<A, String>, String>, good: impl FnOnce(A) -> Reply) -> Reply {
+    match answer {
+        Ok(Ok(said)) => good(said),
+        Ok(Err(why)) => Reply::Refused(why),
+        Err(why) => Reply::Unavailable(why),
     }
 }
 

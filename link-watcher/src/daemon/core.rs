@@ -42,7 +42,7 @@ use crate::{
         Actuation, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop, Report as RouteReport,
         RouteSink as _,
     },
-    system::{Interfaces, KernelEvents, LinkSysctls, ProcSysctl},
+    system::{Ethernet, Interfaces, KernelEvents, LinkSysctls, NetlinkNeighbours, ProcSysctl, refresh},
     trace::Trace,
 };
 
@@ -109,6 +109,8 @@ pub(super) struct Core {
     pub(super) links: BTreeMap<LinkId, Link>,
     pub(super) interfaces: Interfaces,
     pub(super) sysctls: LinkSysctls<ProcSysctl, SharedLedger>,
+    /// Where the kernel sends what goes to peers.
+    pub(super) neighbours: NetlinkNeighbours,
     /// What is ours in the kernel, for the next run.
     pub(super) ledger: SharedLedger,
     /// What former runs left.
@@ -265,7 +267,27 @@ impl Core {
                 self.news.failed(link, Noticed { due_ns: None, woke_ns: Some(woke_ns), received_ns: now_ns });
                 self.engine.handle(now_ns, Event::Impaired { link, impairment, last_good_ns });
             }
+            Report::Moved { link, to } => self.follow_neighbour(link, to),
             Report::Control { link, instance, kind, body } => self.control(link, instance, kind, &body),
+        }
+    }
+
+    /// Data shall go where the peer's packets come from.
+    fn follow_neighbour(&mut self, id: LinkId, to: Ethernet) {
+        let Some(link) = self.links.get(&id) else { return };
+        let Some(running) = &link.running else { return };
+        let remote = link.config.remote;
+        let (group, name) = (link.group, &link.config.name);
+        match refresh(&mut self.neighbours, running.ifindex, remote, to) {
+            Ok(None) => {}
+            Ok(Some(old)) => {
+                let (group, _) = self.names(group, None);
+                info!(
+                    "{group} {name}: the peer's packets come from {to}, and the kernel sends to {old}: it shall ask anew for \
+                     the address of {remote}"
+                );
+            }
+            Err(error) => warn!("asking the kernel for the Ethernet address of {remote}: {error}"),
         }
     }
 

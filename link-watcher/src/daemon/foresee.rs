@@ -2,8 +2,11 @@
 
 use std::net::IpAddr;
 
-use super::core::Core;
+use ipnet::IpNet;
+
+use super::{core::Core, group::Group};
 use crate::{
+    address::longest_match,
     clock,
     config::WhenAllDown,
     control::{Becomes, Course, Forecast, Intent, Knowledge, Question, Share},
@@ -32,17 +35,16 @@ impl Core {
             Becomes::Up => Supposed::Up,
         };
         let peer = self.groups.get(&id);
-        let prefixes = match (peer, self.uplink_groups.get(&id)) {
-            (Some(peer), _) => peer.prefixes().to_vec(),
-            (None, Some(uplinks)) => uplinks.config.routes.clone(),
-            (None, None) => Vec::new(),
-        };
+        // A peer may have a million of them: the list is shared, not copied.
+        let of_peer = peer.map(Group::prefixes);
+        let of_uplinks = || self.uplink_groups.get(&id).map_or(&[][..], |uplinks| uplinks.config.routes.as_slice());
+        let prefixes = of_peer.as_deref().unwrap_or_else(of_uplinks);
         let mut forecast = Forecast {
             group: group.to_owned(),
             kind: if peer.is_some() { "peer" } else { "uplinks" }.to_owned(),
             link: link.to_owned(),
             prefixes: prefixes.len(),
-            first_prefixes: prefixes.into_iter().take(MAX_PREFIXES_SHOWN).collect(),
+            first_prefixes: prefixes.iter().take(MAX_PREFIXES_SHOWN).copied().collect(),
             ..Forecast::default()
         };
         let now_ns = clock::now_ns();
@@ -93,26 +95,24 @@ impl Core {
 
     /// Each group that routes the address.
     fn intents(&self, to: IpAddr) -> Vec<Intent> {
-        let by_peer = self.groups.values().flat_map(|group| group.prefixes().to_vec());
-        let left_to_peers = by_peer.filter(|prefix| prefix.prefix_len() > 0).any(|prefix| prefix.contains(&to));
+        let serves = |prefix: &IpNet| prefix.prefix_len() > 0 && prefix.contains(&to);
+        let left_to_peers = self.groups.values().any(|group| group.prefixes().iter().any(serves));
         let mut intents = Vec::new();
         for status in self.engine.status(clock::now_ns()) {
             let active = self.shares(&status);
             if let Some(group) = self.groups.get(&status.id) {
-                let prefixes = group.prefixes();
-                let prefix = prefixes.iter().filter(|prefix| prefix.contains(&to)).max_by_key(|p| p.prefix_len());
-                let Some(prefix) = prefix else { continue };
+                let Some(prefix) = longest_match(&group.prefixes(), to) else { continue };
                 let all_down = group.plan.as_ref().is_some_and(|plan| plan.all_down);
                 intents.push(Intent {
                     group: group.config.name.clone(),
                     kind: "peer".to_owned(),
-                    prefix: *prefix,
+                    prefix,
                     withdrawn: all_down && group.config.when_all_down == WhenAllDown::Withdraw,
                     active,
                     ..Intent::default()
                 });
             } else if let Some(group) = self.uplink_groups.get(&status.id)
-                && let Some(prefix) = group.prefix_of(to)
+                && let Some(prefix) = longest_match(&group.config.routes, to)
             {
                 intents.push(Intent {
                     group: group.config.name.clone(),

@@ -70,7 +70,7 @@ use crate::{
     progress::{Trouble, Watch},
     random, realtime,
     route::{Actuation, NetlinkObjects, NetlinkRoutes, NetlinkTables},
-    system::{Interfaces, KernelEvents, LinkSysctls, ProcSysctl},
+    system::{Interfaces, KernelEvents, LinkSysctls, NetlinkNeighbours, ProcSysctl},
 };
 
 /// Priority of the core under `SCHED_FIFO`: below the prober, whose timing proves things.
@@ -303,6 +303,7 @@ async fn build(
         groups: BTreeMap::new(),
         links: BTreeMap::new(),
         interfaces,
+        neighbours: NetlinkNeighbours::open().context(opening)?,
         sysctls: LinkSysctls::new(ProcSysctl, ledger.clone()),
         ledger,
         former: FormerPeers::default(),

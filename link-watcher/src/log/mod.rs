@@ -14,7 +14,7 @@ mod tests;
 
 use std::{
     env,
-    io::{self, IsTerminal as _},
+    io::{self, IsTerminal as _, Write as _},
     path::Path,
     sync::{
         Arc,
@@ -94,6 +94,12 @@ fn stderr_is_journal() -> bool {
 /// A complaint for standard error, where that is the journal with its priority (sd-daemon(3)).
 pub(crate) fn complaint(text: &str) -> String {
     if stderr_is_journal() { sink::with_priority(Level::ERROR, text) } else { text.to_owned() }
+}
+
+/// A line of a command on standard error. Where nobody can be told, such as on a terminal that is gone, the command goes on;
+/// `eprintln` would panic.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
 }
 
 /// `MESSAGE_ID` of a kind of event, which journald wants as 128 random bits: from its name, so that each has one, and the

@@ -28,6 +28,8 @@ const IFLA_XDP: u16 = 43;
 const NDA_LLADDR: u16 = 2;
 /// `NUD_INCOMPLETE | NUD_FAILED`: it does not answer.
 const NUD_UNKNOWN: u16 = 0x01 | 0x20;
+/// `NUD_NOARP | NUD_PERMANENT`: the kernel did not learn it.
+const NUD_GIVEN: u16 = 0x40 | 0x80;
 
 /// A network interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -188,6 +190,11 @@ pub(crate) fn use_neighbour(batch: &mut Batch, ifindex: u32, address: IpAddr) {
     batch.request(libc::RTM_NEWNEIGH, NLM_F_CREATE, &neighbour(ifindex, address, NeighbourFlags::Use));
 }
 
+/// Adds a request to forget a neighbour: the next packet to it asks for its address.
+pub(crate) fn forget_neighbour(batch: &mut Batch, ifindex: u32, address: IpAddr) {
+    batch.request(libc::RTM_DELNEIGH, 0, &neighbour(ifindex, address, NeighbourFlags::empty()));
+}
+
 /// `rtnetlink`'s requests for neighbours either dump, or make permanent ones.
 fn neighbour(ifindex: u32, address: IpAddr, flags: NeighbourFlags) -> NeighbourMessage {
     let mut message = NeighbourMessage::default();
@@ -200,8 +207,18 @@ fn neighbour(ifindex: u32, address: IpAddr, flags: NeighbourFlags) -> NeighbourM
 
 /// The Ethernet address in a neighbour message, where it is known.
 pub(crate) fn parse_neighbour(payload: &[u8]) -> Option<[u8; 6]> {
+    parse_neighbour_unless(payload, NUD_UNKNOWN)
+}
+
+/// As [`parse_neighbour`], where the kernel learned it by asking, and nobody wrote it down.
+pub(crate) fn parse_learned_neighbour(payload: &[u8]) -> Option<[u8; 6]> {
+    parse_neighbour_unless(payload, NUD_UNKNOWN | NUD_GIVEN)
+}
+
+/// The Ethernet address, unless the entry is in one of these states.
+fn parse_neighbour_unless(payload: &[u8], states: u16) -> Option<[u8; 6]> {
     let header = NeighbourHeader::parse(payload).ok()?;
-    if u16::from(header.state) & NUD_UNKNOWN != 0 {
+    if u16::from(header.state) & states != 0 {
         return None;
     }
     attribute(payload.get(NDMSG_LEN..)?, NDA_LLADDR)?.try_into().ok()

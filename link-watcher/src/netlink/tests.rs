@@ -6,7 +6,7 @@ use rtnetlink::packet_core::{DefaultNla, Emitable as _};
 
 use super::{
     Batch, Family, FoundObject, Hop, InterfaceName, Object, RouteKey, Rule, TableRoute, Way,
-    link::{parse_address, parse_link, parse_neighbour, parse_xdp},
+    link::{parse_address, parse_learned_neighbour, parse_link, parse_neighbour, parse_xdp},
     message::{attribute, messages, nest, nla},
     netfilter, nexthop,
     route::{Mode, RTA_ENCAP, RTA_VIA, delete_table_route, parse_route, parse_table_route, write_table_route},
@@ -285,4 +285,25 @@ fn no_address_or_neighbour_makes_it_panic() {
     feed::<2>(&[2, 0, 0, 0, 7, 0, 0, 0, 2, 0, 0, 1], &attributes, |bytes| {
         usize::from(parse_neighbour(bytes).is_some())
     });
+}
+
+#[test]
+fn only_a_learned_neighbour_may_be_forgotten() {
+    let message = |state: u8| {
+        let mut bytes = vec![2, 0, 0, 0, 7, 0, 0, 0, state, 0, 0, 1];
+        bytes.extend([10, 0, 2, 0, 2, 0, 0, 0, 0, 1, 0, 0]);
+        bytes
+    };
+    let ethernet = Some([2, 0, 0, 0, 0, 1]);
+    // Reachable, stale, delay, probe; no ARP, permanent; incomplete, failed.
+    for state in [0x02, 0x04, 0x08, 0x10] {
+        assert_eq!(parse_learned_neighbour(&message(state)), ethernet, "{state:#x}");
+    }
+    for state in [0x40, 0x80] {
+        assert_eq!(parse_neighbour(&message(state)), ethernet, "{state:#x}");
+        assert_eq!(parse_learned_neighbour(&message(state)), None, "{state:#x}");
+    }
+    for state in [0x01, 0x20] {
+        assert_eq!(parse_learned_neighbour(&message(state)), None, "{state:#x}");
+    }
 }

@@ -25,6 +25,7 @@ use crate::{
     event::{Impairment, LinkId, PeerSaid},
     health::Limits,
     progress::Progress,
+    system::Ethernet,
 };
 
 /// What verifies a link's packets.
@@ -153,6 +154,13 @@ pub enum Report {
         said: PeerSaid,
         /// When the thread woke that saw it.
         woke_ns: u64,
+    },
+    /// The peer's packets come from another Ethernet address than before, or come for the first time.
+    Moved {
+        /// Link.
+        link: LinkId,
+        /// From there.
+        to: Ethernet,
     },
     /// A control packet, verified with its body.
     Control {

@@ -26,8 +26,8 @@ pub(super) struct Judge<'a> {
 pub(super) enum Verdict {
     /// An echo was taken in; whether the peer says something new.
     Alive { changed: bool },
-    /// Send this back; whether the peer says something new.
-    Answer { echo: Packet, changed: bool },
+    /// Send this back; whether the peer says something new, and whether it is where this came from.
+    Answer { echo: Packet, changed: bool, newest: bool },
     /// A control packet, with a body that is the sender's.
     Deliver { header: Header },
 }
@@ -53,11 +53,11 @@ pub(super) fn judge(payload: &[u8], judge: &Judge<'_>) -> Result<Verdict, Refusa
     Ok(match verify::commit(&header, candidate, judge.intent, judge.state, judge.now_ns)? {
         Outcome::Alive { changed } => Verdict::Alive { changed },
         Outcome::Deliver => Verdict::Deliver { header },
-        Outcome::Answer { changed, .. } => {
+        Outcome::Answer { changed, newest } => {
             let mut echo = [0; PACKET_LEN];
             verify::echo(&header, judge.intent, judge.state, judge.keys, judge.now_ns).emit(&mut echo);
             hmac::sign(&mut echo, &judge.keys.states[0]);
-            Verdict::Answer { echo, changed }
+            Verdict::Answer { echo, changed, newest }
         }
     })
 }

@@ -8,14 +8,18 @@ mod waiting;
 
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
 };
 
 use anyhow::{Context as _, Result};
 use link_watcher_common::{
-    maps::{KeyState, Party, View},
-    wire::MAX_PACKET_LEN,
+    maps::{Intent, KeyState, LinkState, Party, View},
+    wire::{HOPS, MAX_PACKET_LEN},
 };
 use rustix::{
     event::{EventfdFlags, epoll, eventfd},
@@ -38,6 +42,7 @@ use crate::{
     link::{Detector, Echoes, Edge},
     progress::HEARTBEAT_NS,
     slot::{begin, end},
+    system::Ethernet,
 };
 
 /// Links whose probes leave at one instant; the next ones leave a little later, so that a thousand links do not overrun
@@ -53,6 +58,9 @@ const DEADLINE_GRID_NS: u64 = 250_000;
 
 /// Between two looks at what the kernel has dropped at the sockets, ns.
 const DROPS_PERIOD_NS: u64 = 1_000_000_000;
+
+/// Between two reports that a peer's Ethernet address is another one, ns: somebody in between could change it with each packet.
+const MOVE_GAP_NS: u64 = 1_000_000_000;
 
 const TOKEN_TIMER: u64 = u64::MAX;
 const TOKEN_ORDERS: u64 = u64::MAX - 1;
@@ -160,6 +168,10 @@ struct Probed {
     pending: Option<Edge>,
     /// What the daemon knows the peer to say.
     told: Option<PeerSaid>,
+    /// The Ethernet address that the daemon knows the peer's packets to come from.
+    neighbour: Option<Ethernet>,
+    /// When another one is told next, ns.
+    next_move_ns: u64,
     last_error: Option<std::io::ErrorKind>,
     lateness: Lateness,
 }
@@ -311,6 +323,8 @@ impl Thread {
             due_ns: first_ns,
             pending: None,
             told: None,
+            neighbour: None,
+            next_move_ns: 0,
             last_error: None,
             lateness: Lateness::default(),
             link,
@@ -416,6 +430,15 @@ impl Thread {
                 self.outbox.push(Report::Said { link: id, said, woke_ns: self.woke_ns });
             }
         }
+        let ethernet = origin(state).0;
+        if ethernet.is_some() && ethernet != probed.neighbour && self.woke_ns >= probed.next_move_ns {
+            // The first one is no move, and delays none.
+            if probed.neighbour.is_some() {
+                probed.next_move_ns = self.woke_ns + MOVE_GAP_NS;
+            }
+            probed.neighbour = ethernet;
+            self.outbox.extend(ethernet.map(|to| Report::Moved { link: id, to }));
+        }
         self.outbox.extend(probed.pending.take().map(|edge| match edge {
             Edge::Alive => Report::Alive(id),
             Edge::Impaired(impairment) => Report::Impaired {
@@ -459,6 +482,21 @@ impl Thread {
             warn!("setting the timer: {error}");
         }
     }
+}
+
+/// Where the peer's newest probe came from, as the state has it: Ethernet address and UDP port.
+fn origin(state: &LinkState<AtomicU64>) -> (Option<Ethernet>, Option<u16>) {
+    let [a, b, c, d, e, f, g, h] = state.neighbour.load(Relaxed).to_ne_bytes();
+    let (ethernet, port) = ([a, b, c, d, e, f], u16::from_be_bytes([g, h]));
+    ((ethernet != [0; 6]).then_some(Ethernet(ethernet)), (port != 0).then_some(port))
+}
+
+/// Where a link's packets go: a NAT on the way may have given the peer another port than both ends' own, on a link that may be
+/// translated at all.
+fn destination(link: &ProbedLink, intent: &Intent<AtomicU64>, state: &LinkState<AtomicU64>) -> SocketAddr {
+    let routed = intent.min_hops.load(Relaxed) < u64::from(HOPS);
+    let translated = origin(state).1.filter(|_| routed);
+    SocketAddr::new(link.remote, translated.unwrap_or(link.port))
 }
 
 /// A deadline as the timer is set for it.

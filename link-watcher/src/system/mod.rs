@@ -2,10 +2,12 @@
 //! that routing over several links needs.
 
 mod interfaces;
+mod neighbours;
 mod sysctl;
 
 pub use self::{
     interfaces::{Interface, Interfaces},
+    neighbours::{Ethernet, NeighbourSink, NetlinkNeighbours, refresh},
     sysctl::{FormerValues, LinkSysctls, ProcSysctl, SysctlSink},
 };
 pub use crate::netlink::{

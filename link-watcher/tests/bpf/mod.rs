@@ -10,7 +10,7 @@ use std::{
 };
 
 use hmac::{Hmac, KeyInit, Mac};
-use link_watcher::bpf::{Kernel, LinkLayer, Run};
+use link_watcher::bpf::{Hook, Kernel, LinkLayer, Run};
 use link_watcher_common::{
     hmac::key_state,
     maps::{Counters, Intent, KeySet, LinkKey, LinkState, Party, View},
@@ -173,11 +173,11 @@ impl Bench {
     }
 
     pub fn run(&mut self, frame: &[u8]) -> Run {
-        self.run_as(LinkLayer::Ethernet, frame)
+        self.run_as(Hook::Xdp, LinkLayer::Ethernet, frame)
     }
 
-    pub fn run_as(&mut self, layer: LinkLayer, frame: &[u8]) -> Run {
-        self.kernel().run(layer, LO, frame, 1).unwrap()
+    pub fn run_as(&mut self, hook: Hook, layer: LinkLayer, frame: &[u8]) -> Run {
+        self.kernel().run(hook, layer, LO, frame, 1).unwrap()
     }
 
     /// Makes the peer's session known, as a first echo does.
@@ -202,6 +202,12 @@ pub fn peer(session: u32) -> u64 {
 /// An Ethernet address, as an intent has it.
 pub fn mac_word([a, b, c, d, e, f]: [u8; 6]) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, 0, 0])
+}
+
+/// Where a probe came from, as a state has it.
+pub fn origin_word([a, b, c, d, e, f]: [u8; 6], port: u16) -> u64 {
+    let [g, h] = port.to_be_bytes();
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// Every word of a state, in order.

@@ -340,7 +340,10 @@ fn duration(duration: Duration) -> String {
 }
 
 /// 32 random octets in base64.
-fn fresh_key() -> Result<String> {
+///
+/// # Errors
+/// The file system's.
+pub fn fresh_key() -> Result<String> {
     let mut key = [0; 32];
     File::open("/dev/urandom")
         .and_then(|mut random| random.read_exact(&mut key))

@@ -35,14 +35,16 @@ pub enum Reason {
     LinkLocal,
     /// It touches 224.0.0.0/4 or ff00::/8.
     Multicast,
-    /// It touches 255.255.255.255.
-    Broadcast,
+    /// It touches 240.0.0.0/4, with the broadcast address 255.255.255.255.
+    Reserved,
+    /// It touches ::ffff:0:0/96.
+    Mapped,
     /// Something that a later version knows.
     Other,
 }
 
 impl Reason {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::NotAccepted,
         Self::NoAccept,
         Self::OwnNetwork,
@@ -52,7 +54,8 @@ impl Reason {
         Self::Loopback,
         Self::LinkLocal,
         Self::Multicast,
-        Self::Broadcast,
+        Self::Reserved,
+        Self::Mapped,
     ];
 
     /// As an acknowledgement carries it, from 1; 0: other.
@@ -77,7 +80,8 @@ impl fmt::Display for Reason {
             Self::Loopback => "it overlaps the loopback addresses (127.0.0.0/8, ::1)",
             Self::LinkLocal => "it overlaps the link-local addresses (169.254.0.0/16, fe80::/10)",
             Self::Multicast => "it overlaps the multicast addresses (224.0.0.0/4, ff00::/8)",
-            Self::Broadcast => "it contains the broadcast address 255.255.255.255",
+            Self::Reserved => "it overlaps the reserved addresses (240.0.0.0/4, with the broadcast address)",
+            Self::Mapped => "it overlaps the IPv4-mapped addresses (::ffff:0:0/96)",
             Self::Other => "for a reason that only a later version can name",
         })
     }
@@ -113,9 +117,10 @@ impl Own {
             v4(127, 8, Reason::Loopback),
             (IpNet::new_assert(IpAddr::V4(Ipv4Addr::new(169, 254, 0, 0)), 16), Reason::LinkLocal),
             v4(224, 4, Reason::Multicast),
-            (IpNet::from(IpAddr::V4(Ipv4Addr::BROADCAST)), Reason::Broadcast),
+            v4(240, 4, Reason::Reserved),
             v6(Ipv6Addr::UNSPECIFIED, 128, Reason::Unspecified),
             v6(Ipv6Addr::LOCALHOST, 128, Reason::Loopback),
+            v6(Ipv6Addr::new(0, 0, 0, 0, 0, 0xffff, 0, 0), 96, Reason::Mapped),
             v6(Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 0), 10, Reason::LinkLocal),
             v6(Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8, Reason::Multicast),
         ];
@@ -245,7 +250,12 @@ mod tests {
             ("224.0.0.0/4", Multicast),
             ("239.1.2.3/32", Multicast),
             ("ff02::/16", Multicast),
-            ("255.255.255.255/32", Broadcast),
+            ("255.255.255.255/32", Reserved),
+            ("240.0.0.0/4", Reserved),
+            ("250.1.2.0/24", Reserved),
+            ("::ffff:0:0/96", Mapped),
+            ("::ffff:c000:200/120", Mapped),
+            ("::/64", Unspecified),
         ] {
             let wide = if prefix.contains(':') { "::/0" } else { "0.0.0.0/0" };
             if prefix != wide {

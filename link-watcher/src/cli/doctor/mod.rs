@@ -13,7 +13,7 @@ use serde::Serialize;
 use self::machine::{Machine, ThisMachine};
 use super::{
     Exit, Failure,
-    output::{Style, print},
+    output::{Style, document, print},
 };
 use crate::{
     config::{self, Config, EngineChoice},
@@ -142,8 +142,7 @@ pub(super) fn run(path: &Path, named: bool, json: bool) -> Result<Exit, Failure>
     };
     let report = examine(&machine, &needs, configuration);
     if json {
-        let text = serde_json::to_string_pretty(&report);
-        print(&(text.map_err(|error| Failure::new(Exit::Failed, format!("link-watcher: {error}")))? + "\n"))?;
+        print(&document(&report)?)?;
     } else {
         print(&render(&report, Style::for_stdout()))?;
     }

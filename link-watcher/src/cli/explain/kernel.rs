@@ -17,11 +17,9 @@ use crate::{
         rule,
     },
     system::Interfaces,
-    uplink::nft::TIMEOUT,
+    uplink::nft::{TIMEOUT, table_name},
 };
 
-/// Our tables of an instance each begin so.
-const OUR_TABLES: &str = "link_watcher";
 /// Of tables of others, so many are named.
 const MAX_OTHERS: usize = 6;
 
@@ -158,11 +156,13 @@ pub(super) fn connections(test: impl Fn(&Flow) -> bool, most: usize) -> io::Resu
 pub(super) fn nftables(name: Option<&str>, hooks: &[&str]) -> Result<Nftables, String> {
     let text = nft(&["-j", "list", "chains"])?;
     let document: serde_json::Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    // The tables of all instances begin as that without one.
+    let any_instance = table_name(None);
     let (mut ours, mut others) = (None, Vec::new());
     for chain in document["nftables"].as_array().into_iter().flatten().filter_map(|object| object.get("chain")) {
         let of = |key: &str| chain[key].as_str().unwrap_or_default();
         let is_ours = of("family") == "inet"
-            && name.map_or_else(|| of("table").starts_with(OUR_TABLES), |name| of("table") == name);
+            && name.map_or_else(|| of("table").starts_with(&any_instance), |name| of("table") == name);
         if is_ours {
             ours.get_or_insert_with(|| of("table").to_owned());
         } else if hooks.contains(&of("hook")) {

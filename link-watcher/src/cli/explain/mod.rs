@@ -21,10 +21,11 @@ use self::{
 };
 use super::{
     Exit, Failure, PacketProtocol,
-    output::print,
+    output::{document, print},
     what_if::{in_words, why_not},
 };
 use crate::{
+    address::longest_match,
     config::{self, Config},
     control::{Client, Intent, Knowledge},
     netlink::{Family, netfilter::Flow},
@@ -159,8 +160,7 @@ struct Meant {
 pub(super) fn run(question: &Question, socket: &Path, path: &Path, json: bool) -> Result<Exit, Failure> {
     let explanation = explain(question, socket, path)?;
     if json {
-        let text = serde_json::to_string_pretty(&explanation);
-        print(&(text.map_err(|error| Failure::new(Exit::Failed, format!("link-watcher: {error}")))? + "\n"))?;
+        print(&document(&explanation)?)?;
     } else {
         print(&render::render(&explanation))?;
     }
@@ -341,11 +341,8 @@ fn meant(question: &Question, socket: &Path, path: &Path) -> Meant {
 
 /// What a configuration alone says of an address: nobody decides about links, and nothing is announced.
 fn of_config(config: &Config, to: IpAddr) -> Vec<Intent> {
-    let longest = |prefixes: &[IpNet]| {
-        prefixes.iter().filter(|prefix| prefix.contains(&to)).max_by_key(|prefix| prefix.prefix_len()).map(IpNet::trunc)
-    };
     let peers = config.peers.iter().filter_map(|peer| {
-        let prefix = longest(&peer.routes)?;
+        let prefix = longest_match(&peer.routes, to)?;
         Some(Intent { group: peer.name.clone(), kind: "peer".to_owned(), prefix, ..Intent::default() })
     });
     let peers: Vec<Intent> = peers.collect();
@@ -354,7 +351,7 @@ fn of_config(config: &Config, to: IpAddr) -> Vec<Intent> {
         Some(Intent {
             group: group.name.clone(),
             kind: "uplinks".to_owned(),
-            prefix: longest(&group.routes)?,
+            prefix: longest_match(&group.routes, to)?,
             left_to_peers,
             lan: group.lan.clone(),
             rule_priority: Some(group.rule_priority),

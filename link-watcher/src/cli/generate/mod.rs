@@ -14,7 +14,7 @@ use super::{
     Exit, Failure,
     arguments::{Destination, End, Example, Generated},
     migrate, nft,
-    output::print,
+    output::{print, say_all},
 };
 use crate::keys::{Key, KeyProblem, Secret};
 
@@ -74,9 +74,7 @@ fn converted(from: &[PathBuf], to: &Destination) -> Result<(), Failure> {
         }
     };
     let converted = migrate::fault_tolerant_router(file)?;
-    for warning in converted.warnings {
-        eprintln!("{warning}\n");
-    }
+    say_all(&converted.warnings);
     put(&converted.toml, to, "what it comes to", "; change it, then: link-watcher check {}")?;
     match converted.refused {
         Some(refused) => {

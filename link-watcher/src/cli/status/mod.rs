@@ -11,8 +11,8 @@ mod tests;
 use std::time::{Duration, SystemTime};
 
 pub(super) use self::scope::Scope;
-use self::text::{WIDTH, ago, elapsed_or_dash, milliseconds, note, paragraph, percent, short};
-use super::output::Style;
+use self::text::{ago, elapsed_or_dash, milliseconds, note, paragraph, percent, short};
+use super::{output::Style, text::WIDTH};
 use crate::{
     event::Role,
     status::{GroupSnapshot, LinkSnapshot, Snapshot},
@@ -63,11 +63,7 @@ pub(super) fn render_scope(snapshot: &Snapshot, scope: &Scope, now: SystemTime, 
 
 fn render_group(group: &GroupSnapshot, most_prefixes: usize, now: SystemTime, style: Style) -> String {
     let kind = kind(group);
-    let usable = group.links.iter().any(|link| link.usable && group.active.contains(&link.name));
-    let active = match group.active.as_slice() {
-        [] => "no link is active".to_owned(),
-        active => format!("{} active", active.join(" + ")),
-    };
+    let (active, usable) = active(group);
     let since = ago(&group.since, now);
     let columns = format!("{} ({kind}): {active} since {since}: {}", group.name, group.reason).chars().count();
     let active = if usable { style.good(&active) } else { style.bad(&active) };
@@ -88,6 +84,16 @@ fn render_group(group: &GroupSnapshot, most_prefixes: usize, now: SystemTime, st
         text += &note(2, &said, style);
     }
     text
+}
+
+/// Which links carry a group's traffic, in words, and whether any of them is usable.
+pub(super) fn active(group: &GroupSnapshot) -> (String, bool) {
+    let usable = group.links.iter().any(|link| link.usable && group.active.contains(&link.name));
+    let active = match group.active.as_slice() {
+        [] => "no link is active".to_owned(),
+        active => format!("{} active", active.join(" + ")),
+    };
+    (active, usable)
 }
 
 /// What a group is, and of a peer which end this is.

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, SystemTime};
 
-use crate::cli::Style;
-
-/// Columns of a terminal that nobody has made wider.
-pub(super) const WIDTH: usize = 80;
+use crate::cli::{
+    Style,
+    text::{WIDTH, fold},
+};
 
 /// How long ago an RFC 3339 time was; what cannot be read is shown as it is.
 pub(in crate::cli) fn ago(since: &str, now: SystemTime) -> String {
@@ -58,22 +58,7 @@ pub(super) fn percent(share: f64) -> String {
     }
 }
 
-/// A text in lines of at most so many columns, as far as its words allow; what stands between backquotes is to be typed, and
-/// so stays on one line.
-pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines: Vec<String> = Vec::new();
-    for word in words(text) {
-        match lines.last_mut() {
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(&word);
-            }
-            _ => lines.push(word),
-        }
-    }
-    lines
-}
-
+/// A text in words; what stands between backquotes is to be typed, and so is one word.
 fn words(text: &str) -> Vec<String> {
     let mut words: Vec<String> = Vec::new();
     let mut quoted = false;
@@ -92,13 +77,8 @@ fn words(text: &str) -> Vec<String> {
 
 /// A paragraph: `head` before its first line, as many spaces before the others.
 pub(super) fn paragraph(head: &str, text: &str) -> String {
-    let indent = head.chars().count();
-    let lines = wrap(text, WIDTH.saturating_sub(indent));
-    let line = |(i, line): (usize, &String)| match i {
-        0 => format!("{head}{line}\n"),
-        _ => format!("{:indent$}{line}\n", ""),
-    };
-    lines.iter().enumerate().map(line).collect()
+    let lines = fold(words(text), WIDTH, head, &" ".repeat(head.chars().count()));
+    lines.into_iter().map(|line| line + "\n").collect()
 }
 
 /// A paragraph that deserves a look.
@@ -138,6 +118,7 @@ mod tests {
 
     #[test]
     fn lines_fit_and_what_is_typed_stays_whole() {
+        let wrap = |text: &str, width| fold(words(text), width, "", "");
         let text = "drained here by root since 11s ago; `link-watcher undrain hq optic` puts it back";
         assert_eq!(
             wrap(text, 40),

@@ -5,12 +5,11 @@ use std::time::SystemTime;
 use super::{
     draw::Tone,
     history::{Histories, SAMPLES_MAX},
-    orders::names,
     picture::Picture,
     text::{clean, fit, left, width},
 };
 use crate::{
-    cli::status::{kind, text::ago},
+    cli::status::{active, kind, text::ago},
     status::{GroupSnapshot, LinkSnapshot},
 };
 
@@ -45,12 +44,7 @@ impl Columns {
 
 /// A group in one line.
 pub(super) fn group_line(group: &GroupSnapshot, now: SystemTime) -> Vec<(String, Tone)> {
-    let usable = group.links.iter().any(|link| link.usable && group.active.contains(&link.name));
-    let active = if group.active.is_empty() {
-        "no link is active".to_owned()
-    } else {
-        format!("{} active", names(&group.active))
-    };
+    let (active, usable) = active(group);
     let mut parts = vec![
         (group.name.clone(), Tone::Strong),
         (format!(" ({}): ", kind(group)), Tone::Plain),

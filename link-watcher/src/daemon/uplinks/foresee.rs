@@ -1,10 +1,8 @@
 //! What would become of a group of uplinks, and what is meant for an address.
 
-use std::net::IpAddr;
-
 use super::{Fate, UplinkGroup, core::decision};
 use crate::{
-    config::{FailbackConnections, ForceConfig, Protocol},
+    config::{ForceConfig, Protocol},
     control::{Forced, LinkMark, Marked},
     engine::{self, GroupStatus},
     event::{LinkId, Plan},
@@ -18,7 +16,7 @@ impl UplinkGroup {
         let (Some(before), Some(after)) = (decided(&now.status, &now.plan), decided(&then.status, &then.plan)) else {
             return Vec::new();
         };
-        let moves = self.config.failback_connections == FailbackConnections::Move || !self.config.sticky;
+        let moves = self.config.moves_connections();
         let mut fates = Vec::new();
         for mark in self.marks() {
             let Some((id, _)) = self.uplinks().find(|(_, config)| config.name == mark.link) else { continue };
@@ -48,12 +46,6 @@ impl UplinkGroup {
             table: desired.table(uplink),
         };
         desired.uplinks.iter().map(mark).collect()
-    }
-
-    /// The longest of its prefixes that has the address.
-    pub(in crate::daemon) fn prefix_of(&self, to: IpAddr) -> Option<ipnet::IpNet> {
-        let prefixes = self.config.routes.iter().filter(|prefix| prefix.contains(&to));
-        prefixes.max_by_key(|prefix| prefix.prefix_len()).map(ipnet::IpNet::trunc)
     }
 }
 

@@ -15,7 +15,6 @@ use tracing::{error, info, warn};
 use super::{Configured, Decision, Fate, Order, Report, Standing, WayOut, evidence::Counted, group::Group};
 use crate::{
     clock,
-    config::FailbackConnections,
     event::{Device, GroupId, LinkId},
     ledger::{SharedLedger, UplinksClaim},
     progress::{HEARTBEAT_NS, Progress},
@@ -461,7 +460,7 @@ impl Worker {
     fn decided(&mut self, decision: Decision) {
         let Some(group) = self.groups.get_mut(&decision.group) else { return };
         let before = std::mem::replace(&mut group.decision, decision);
-        let moves = group.config.failback_connections == FailbackConnections::Move || !group.config.sticky;
+        let moves = group.config.moves_connections();
         for link in &group.links {
             match group.decision.fate(&before, *link, moves) {
                 Fate::Released => drop(group.to_release.insert(*link)),

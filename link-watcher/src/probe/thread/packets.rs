@@ -13,7 +13,7 @@ use link_watcher_common::{
 use rustix::event::epoll;
 use tracing::{debug, warn};
 
-use super::{DROPS_PERIOD_NS, Probed, Thread, probed};
+use super::{DROPS_PERIOD_NS, Probed, Thread, destination, origin, probed};
 use crate::{
     clock,
     event::LinkId,
@@ -22,6 +22,7 @@ use crate::{
         endpoint::Arrived,
         receive::{self, Judge, Verdict},
     },
+    system::Ethernet,
 };
 
 /// Packets taken from one socket before the timers get their turn again.
@@ -154,7 +155,12 @@ impl Thread {
                             }
                             None
                         }
-                        Verdict::Answer { echo, changed } => {
+                        Verdict::Answer { echo, changed, newest } => {
+                            // As the kernel program notes it, which sees the Ethernet address too.
+                            if newest {
+                                let [g, h] = from.port().to_be_bytes();
+                                judge.state.neighbour.store(u64::from_ne_bytes([0, 0, 0, 0, 0, 0, g, h]), Relaxed);
+                            }
                             // An echo that cannot be sent is a lost one: the peer counts it.
                             let _ = endpoint.send(&echo, from);
                             if changed {
@@ -204,16 +210,15 @@ impl Thread {
         let packet = hmac::signed(&header, &probed.key);
         let stats = self.stats.of(id.0);
         stats.sent.fetch_add(1, Relaxed);
-        let neighbour = state.neighbour.load(Relaxed);
-        let direct = answered && neighbour != 0;
-        let result = match (&self.frames, &probed.head) {
-            (Some(frames), Some(head)) if direct => {
-                let [a, b, c, d, e, f, ..] = neighbour.to_ne_bytes();
-                frames.send(probed.link.ifindex, head, &packet, [a, b, c, d, e, f])
+        let to = destination(&probed.link, intent, state);
+        let direct = origin(state).0.filter(|_| answered && to.port() == probed.link.port);
+        let result = match (&self.frames, &probed.head, direct) {
+            (Some(frames), Some(head), Some(Ethernet(neighbour))) => {
+                frames.send(probed.link.ifindex, head, &packet, neighbour)
             }
             _ => {
                 let Some(endpoint) = self.endpoints.get(probed.endpoint) else { return };
-                endpoint.send(&packet, SocketAddr::new(probed.link.remote, probed.link.port))
+                endpoint.send(&packet, to)
             }
         };
         let kind = result.as_ref().err().map(std::io::Error::kind);
@@ -230,8 +235,7 @@ impl Thread {
             probed.detector.stack.forgive();
         } else if probed.detector.stack.is_due(now_ns) {
             probed.detector.stack.on_sent(now_ns);
-            let remote = SocketAddr::new(probed.link.remote, probed.link.port);
-            self.send_bare(id, Kind::StackProbe, now_ns, remote);
+            self.send_bare(id, Kind::StackProbe, now_ns, to);
         }
     }
 
@@ -264,7 +268,9 @@ impl Thread {
         whole.extend_from_slice(body);
         if let Some(endpoint) = self.endpoints.get(probed.endpoint) {
             // Lost is lost: whoever ordered it repeats it until it is acknowledged.
-            let _ = endpoint.send(&whole, SocketAddr::new(probed.link.remote, probed.link.port));
+            let slot = id.0 as usize;
+            let to = destination(&probed.link, &self.tables.intents()[slot], &self.tables.states()[slot]);
+            let _ = endpoint.send(&whole, to);
         }
     }
 

@@ -1,0 +1,31 @@
+//! What the kernel's verifier goes through until it takes a program, within a budget.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod bpf;
+
+use bpf::*;
+use link_watcher::bpf::{Hook, LinkLayer};
+
+/// Instructions at most: half as many again as Linux 6.18 goes through (53,320 and 24,392), since kernels differ; it gives up at
+/// a million.
+const ETHERNET: u32 = 80_000;
+const NO_HEADER: u32 = 36_000;
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn each_program_is_verified_within_its_budget() {
+    let mut bench = Bench::new(v4());
+    for (hook, layer, budget) in [
+        (Hook::Xdp, LinkLayer::Ethernet, ETHERNET),
+        (Hook::Xdp, LinkLayer::None, NO_HEADER),
+        (Hook::Tc, LinkLayer::Ethernet, ETHERNET),
+        (Hook::Tc, LinkLayer::None, NO_HEADER),
+    ] {
+        let verified = bench.kernel().verified_instructions(hook, layer).unwrap();
+        println!("{hook:?} {layer:?}: {verified:?} of {budget} instructions");
+        // Nothing: a kernel before Linux 5.16, which does not tell.
+        if let Some(verified) = verified {
+            assert!(verified <= budget, "{hook:?} {layer:?}: {verified} instructions, and the budget is {budget}");
+        }
+    }
+}
