@@ -373,10 +373,10 @@ fn untranslated(site: &Site) -> u64 {
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn connections_of_a_dead_uplink_are_reset_whatever_the_firewall_says() {
-    const STRICT: &str = "table inet strict { chain forward { type filter hook forward priority filter; policy accept;\n\
-                          ct state invalid drop\nct state new tcp flags & (fin|syn|rst|ack) != syn drop\n} }";
-    const SEEN: &str = "table ip seen { counter private { }\nchain all { type filter hook prerouting priority raw;\n\
-                        ip saddr 10.20.20.0/24 counter name private\n} }";
+    const STRICT: &str = "table inet strict {\nchain forward { type filter hook forward priority filter; policy accept;\n\
+                          ct state invalid drop\nct state new tcp flags & (fin|syn|rst|ack) != syn drop\n}\n}";
+    const SEEN: &str = "table ip seen {\ncounter private { }\nchain first { type filter hook prerouting priority raw;\n\
+                        ip saddr 10.20.20.0/24 counter name private\n}\n}";
     for (firewall, loose) in [(STRICT, "1"), (STRICT, "0"), ("", "0")] {
         let site = site(SiteSetup::default());
         for provider in &site.providers {
