@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use link_watcher_lab::daemon::binary;
 use link_watcher_lab::tunnel::Impairment;
-use link_watcher_lab::uplinks::address::{VISITOR, WHO_PORT};
+use link_watcher_lab::uplinks::address::{SERVER, SMTP_PORT, VISITOR, WHO_PORT, socket};
 use link_watcher_lab::uplinks::dialer::Dialer;
 use link_watcher_lab::uplinks::flow::{Call, Crowd, Fate, Transport};
+use link_watcher_lab::uplinks::provider::Provider;
 use link_watcher_lab::uplinks::setup::{SiteSetup, icmp};
-use link_watcher_lab::uplinks::{PATIENCE, Site, assert_split};
+use link_watcher_lab::uplinks::{PATIENCE, Site, assert_split, open_all};
 use link_watcher_lab::{Direction, End, Lab, monotonic_ns};
+use serde_json::Value;
 
 const ALL: [&str; 3] = ["fibre", "dsl", "lte"];
 
@@ -354,4 +356,63 @@ fn three_uplinks_failing_one_after_another_in_every_order() {
             last = active;
         }
     }
+}
+
+/// What providers see with a source of the LAN.
+fn untranslated(site: &Site) -> u64 {
+    let count = |provider: &Provider| -> u64 {
+        let text = provider.namespace().command(&["nft", "-j", "list", "counters"], "").unwrap();
+        let shown: Value = serde_json::from_str(&text).unwrap();
+        let found = shown["nftables"].as_array().unwrap().iter().find_map(|entry| entry["counter"]["packets"].as_u64());
+        found.unwrap()
+    };
+    site.providers.iter().map(count).sum()
+}
+
+/// Firewalls, and a strict conntrack, that let no connection begin in its middle.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn connections_of_a_dead_uplink_are_reset_whatever_the_firewall_says() {
+    const STRICT: &str = "table inet strict {\nchain forward { type filter hook forward priority filter; policy accept;\n\
+                          ct state invalid drop\nct state new tcp flags & (fin|syn|rst|ack) != syn drop\n}\n}";
+    const SEEN: &str = "table ip seen {\ncounter private { }\nchain first { type filter hook prerouting priority raw;\n\
+                        ip saddr 10.20.20.0/24 counter name private\n}\n}";
+    for (firewall, loose) in [(STRICT, "1"), (STRICT, "0"), ("", "0")] {
+        let site = site(SiteSetup::default());
+        for provider in &site.providers {
+            provider.namespace().command(&["nft", "-f", "-"], SEEN).unwrap();
+        }
+        site.router.namespace().command(&["nft", "-f", "-"], firewall).unwrap();
+        site.router.namespace().sysctl("net/netfilter/nf_conntrack_tcp_loose", loose).unwrap();
+        let mut streams = site.open(Transport::Tcp, 60).unwrap();
+        site.provider("fibre").unwrap().die(false).unwrap();
+        site.wait_active(&["dsl", "lte"], PATIENCE).unwrap();
+        let fates = fates(&site, &mut streams);
+        assert_untouched(&fates, &["dsl", "lte"]);
+        let dead = fates["fibre"];
+        assert!(dead.total() > 0);
+        assert_eq!(dead, Fate { reset: dead.total(), ..Fate::default() }, "loose {loose}, {firewall}");
+        assert_eq!(untranslated(&site), 0, "loose {loose}, {firewall}");
+    }
+}
+
+/// It carries everything else: what is forced to it would have nothing better.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn what_is_forced_uses_a_degraded_uplink_that_is_chosen() {
+    let probe = icmp(&["192.0.2.201"], 1) + "window = 20\nmax-loss = \"15%\"\n";
+    let further = format!("[[uplinks.force]]\nlink = \"fibre\"\nprotocol = \"tcp\"\nport = {SMTP_PORT}\n");
+    let site = site(SiteSetup { probe, fall: 10, further, ..SiteSetup::default() });
+    for name in ["dsl", "lte"] {
+        site.provider(name).unwrap().die(false).unwrap();
+        site.wait_state(name, "down", PATIENCE).unwrap();
+    }
+    site.provider("fibre").unwrap().impair(THIRTY_PERCENT);
+    site.wait_state("fibre", "degraded", PATIENCE).unwrap();
+    site.wait_active(&["fibre"], PATIENCE).unwrap();
+    // It is well again before its window says so.
+    site.provider("fibre").unwrap().impair(Impairment::default());
+    let mail = Call { destination: socket(SERVER, SMTP_PORT), ..site.call(Transport::Tcp) };
+    let crowd = open_all(&site.lan, mail, 10).unwrap();
+    assert_eq!(site.by_uplink(&crowd.by_source()), [10, 0, 0]);
 }

@@ -72,6 +72,13 @@ impl Conntrack {
     }
 }
 
+/// Whether conntrack takes the middle of a TCP connection that it does not know for the begin of one, in the network
+/// namespace of this thread. The kernel's default, too, where it has no conntrack yet.
+pub fn takes_up_tcp() -> bool {
+    // Documentation/networking/nf_conntrack-sysctl.rst: 0 is no, anything else yes.
+    std::fs::read_to_string("/proc/sys/net/netfilter/nf_conntrack_tcp_loose").map_or(true, |value| value.trim() != "0")
+}
+
 /// Mark 0 is every connection that is nobody's.
 fn check(mark: u32, mask: u32) -> io::Result<()> {
     match mark & mask {

@@ -34,6 +34,9 @@ pub struct Desired {
     pub lan: Vec<String>,
     /// Whether a connection stays on its uplink.
     pub sticky: bool,
+    /// Whether conntrack takes the middle of a TCP connection for the begin of one (`nf_conntrack_tcp_loose`, the kernel's
+    /// default).
+    pub tcp_loose: bool,
     /// Bits of packet and connection mark that are ours.
     pub fwmark_mask: u32,
     /// Priority of our first rule.
@@ -71,7 +74,7 @@ pub struct Uplink {
     pub nat: Nat,
     /// Share of new connections, 0 to 256; 0: none, so not active.
     pub weight: u32,
-    /// Whether traffic may use it: what is forced to it may go there.
+    /// Whether what is forced to it may go there.
     pub usable: bool,
 }
 
@@ -114,6 +117,7 @@ impl Desired {
             spared: Vec::new(),
             lan: config.lan.clone(),
             sticky: config.sticky,
+            tcp_loose: true,
             fwmark_mask: config.fwmark_mask,
             rule_priority: config.rule_priority,
             table_base: config.table_base,

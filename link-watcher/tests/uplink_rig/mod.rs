@@ -236,6 +236,7 @@ fn wish(site: &Site) -> Desired {
         spared: Vec::new(),
         lan: vec!["eth0".into()],
         sticky: true,
+        tcp_loose: true,
         fwmark_mask: 0xff00,
         rule_priority: 20_000,
         table_base: 7000,

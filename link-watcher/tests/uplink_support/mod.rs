@@ -45,6 +45,7 @@ pub(crate) fn wish(weights: [u32; 3]) -> Desired {
         spared: Vec::new(),
         lan: vec!["eth0".to_owned()],
         sticky: true,
+        tcp_loose: true,
         fwmark_mask: 0xff00,
         rule_priority: 20_000,
         table_base: 7000,

@@ -13,6 +13,23 @@ const MAX_DEPTH: usize = 16;
 /// Different outcomes that are followed.
 const MAX_OUTCOMES: usize = 64;
 
+/// Flags of TCP (RFC 9293, section 3.1).
+const SYN: u64 = 0x02;
+const ACK: u64 = 0x10;
+
+/// A flag of TCP by its name.
+fn tcp_flag(name: &str) -> Option<u64> {
+    match name {
+        "fin" => Some(0x01),
+        "syn" => Some(SYN),
+        "rst" => Some(0x04),
+        "psh" => Some(0x08),
+        "ack" => Some(ACK),
+        "urg" => Some(0x20),
+        _ => None,
+    }
+}
+
 /// What `fib` expressions ask of the kernel.
 pub(super) trait Fib {
     /// The interface by which an address is reached, without mark; nothing where there is no way.
@@ -395,6 +412,9 @@ impl Run<'_> {
         match (worth, element) {
             (Worth::Absent, _) => Ok(false),
             (Worth::Number(n), Value::Number(wanted)) => Ok(wanted.as_u64() == Some(*n)),
+            (Worth::Number(n), Value::String(flag)) => {
+                tcp_flag(flag).map(|flag| flag == *n).ok_or_else(|| unknown(element))
+            }
             (Worth::Text(text), Value::String(wanted)) => Ok(match wanted.strip_suffix('*') {
                 Some(begin) => text.starts_with(begin),
                 None => text == wanted,
@@ -416,6 +436,10 @@ impl Run<'_> {
     fn worth(&mut self, value: &Value) -> Result<Worth, Unknown> {
         if let Some(number) = value.as_u64() {
             return Ok(Worth::Number(number));
+        }
+        if let Some(flags) = value.as_array() {
+            let flag = |value: &Value| tcp_flag(value.as_str().unwrap_or_default()).ok_or_else(|| unknown(value));
+            return flags.iter().try_fold(0, |all, name| Ok(all | flag(name)?)).map(Worth::Number);
         }
         let Some((kind, body)) = value.as_object().and_then(|object| object.iter().next()) else {
             return Err(unknown(value));
@@ -448,7 +472,11 @@ impl Run<'_> {
     fn calculated(&mut self, operator: &str, operands: &Value) -> Result<Worth, Unknown> {
         let mut result: Option<u64> = None;
         for operand in operands.as_array().into_iter().flatten() {
-            let Worth::Number(next) = self.worth(operand)? else { return Err(unknown(operands)) };
+            let next = match self.worth(operand)? {
+                Worth::Number(next) => next,
+                Worth::Absent => return Ok(Worth::Absent),
+                _ => return Err(unknown(operands)),
+            };
             result = Some(match (result, operator) {
                 (None, _) => next,
                 (Some(so_far), "&") => so_far & next,
@@ -473,6 +501,11 @@ impl Run<'_> {
                 Ok(packet.port.map_or(Worth::Absent, |port| Worth::Number(port.into())))
             }
             ("tcp" | "udp", "dport") => Ok(Worth::Absent),
+            // The first packet of a connection, or one in its middle.
+            ("tcp", "flags") if packet.protocol == "tcp" => {
+                Ok(Worth::Number(if packet.state == "new" { SYN } else { ACK }))
+            }
+            ("tcp", "flags") => Ok(Worth::Absent),
             ("th", "dport") => Ok(packet.port.map_or(Worth::Absent, |port| Worth::Number(port.into()))),
             ("ether", _) => Err(Unknown("who sends it on that interface (its Ethernet address)".to_owned())),
             _ => Err(unknown(body)),

@@ -125,6 +125,17 @@ fn a_connection_that_exists_keeps_its_mark_also_by_a_named_map() {
 }
 
 #[test]
+fn the_first_packet_of_a_tcp_connection_is_its_syn() {
+    let flags = json!({"&": [{"payload": {"protocol": "tcp", "field": "flags"}}, ["fin", "syn", "rst", "ack"]]});
+    let middle = json!([{"match": {"op": "!=", "left": flags, "right": "syn"}}, {"drop": null}]);
+    let table = table(&[("first", middle)], &[]);
+    let refused = |packet: Packet| table.run("prerouting", &packet, &mut Routes).unwrap()[0].refused.is_some();
+    assert!(!refused(packet()));
+    assert!(refused(Packet { state: "established", ..packet() }));
+    assert!(!refused(Packet { protocol: "udp", state: "established", ..packet() }), "it has no flags");
+}
+
+#[test]
 fn what_is_not_known_is_no_guess() {
     let rules = [("first", json!([{"queue": {"num": 1}}]))];
     assert!(table(&rules, &[]).run("prerouting", &packet(), &mut Routes).is_err());

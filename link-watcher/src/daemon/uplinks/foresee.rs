@@ -30,7 +30,7 @@ impl UplinkGroup {
 
     /// What the configuration forces to a link that then stands as in `then`; nothing where it may go there.
     pub(in crate::daemon) fn forced(&self, link: LinkId, then: &engine::Step) -> Vec<Forced> {
-        let usable = then.plan.as_ref().is_some_and(|plan| decision(&then.status, plan).usable.contains(&link));
+        let usable = then.plan.as_ref().is_some_and(|plan| decision(&then.status, plan).takes_forced(link));
         let name = self.uplinks().find(|(id, _)| *id == link).map(|(_, config)| config.name.as_str());
         let forces = self.config.force.iter().filter(|force| !usable && Some(force.link.as_str()) == name);
         forces.map(|force| Forced { what: in_words(force), others_take_it: force.or_others }).collect()

@@ -11,7 +11,7 @@ use super::Decision;
 use crate::{
     config::{UplinkConfig, UplinksConfig},
     event::{GroupId, LinkId},
-    uplink::{Desired, Uplink, learn::Resolved, probe::ProbedUplink},
+    uplink::{Desired, Uplink, conntrack, learn::Resolved, probe::ProbedUplink},
 };
 
 /// What is known and decided about a group.
@@ -48,12 +48,17 @@ impl Group {
                 ipv6: resolved.and_then(|resolved| resolved.ipv6),
                 gateway_mac: resolved.and_then(|resolved| resolved.gateway_mac),
                 weight: active.map_or(0, |(_, weight)| *weight),
-                usable: self.decision.usable.contains(link),
+                usable: self.decision.takes_forced(*link),
                 ..Uplink::new(*link, number, config)
             }
         };
         let uplinks = uplinks.map(uplink).collect();
-        Desired { spared: spared.to_vec(), uplinks, ..Desired::new(self.id, &self.config) }
+        Desired {
+            spared: spared.to_vec(),
+            tcp_loose: conntrack::takes_up_tcp(),
+            uplinks,
+            ..Desired::new(self.id, &self.config)
+        }
     }
 
     /// What is to be probed of the group as it is wanted.

@@ -154,6 +154,12 @@ impl Decision {
         }
     }
 
+    /// Whether what is forced to an uplink may go there: as long as it is usable, and as long as others use it or would have no
+    /// better one.
+    fn takes_forced(&self, link: LinkId) -> bool {
+        self.usable.contains(&link) || self.usable.is_empty() || self.weight(link) > 0
+    }
+
     /// Whether a living uplink could take connections that are released; without one they are better left alone.
     fn can_take(&self) -> bool {
         self.active.iter().any(|(link, _)| !self.dead.contains(link))

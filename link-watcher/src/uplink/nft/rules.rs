@@ -21,8 +21,9 @@ const PREROUTING: &str = "type filter hook prerouting priority mangle";
 const FORWARD: &str = "type filter hook forward priority mangle";
 /// A chain of type route: the packet is routed again when its mark changes here. After conntrack (-200).
 const OUTPUT: &str = "type route hook output priority mangle";
-/// Before sources are translated (srcnat, 100), which wants to know the uplink.
-const POSTROUTING: &str = "type filter hook postrouting priority mangle";
+/// Just before sources are translated (srcnat, 100), which wants to know the uplink. Chains of type nat only see the first
+/// packet of each connection: the others do without (`nf_nat_inet_fn` in net/netfilter/nf_nat_core.c).
+const POSTROUTING: &str = "type nat hook postrouting priority srcnat - 1";
 /// Sources are translated last, once for each connection.
 const SRCNAT: &str = "type nat hook postrouting priority srcnat";
 
@@ -52,7 +53,12 @@ pub(super) fn table(groups: &[Desired], instance: Option<&str>) -> Table {
         ("prerouting", PREROUTING, "arriving", "Before routing, after conntrack, before destinations are translated."),
         ("forward", FORWARD, "forwarded", "What is forwarded."),
         ("output", OUTPUT, "own", "What this router sends itself: routed again where the mark changes."),
-        ("postrouting", POSTROUTING, "departing", "Behind routing, before sources are translated."),
+        (
+            "postrouting",
+            POSTROUTING,
+            "departing",
+            "Behind routing, before sources are translated: the first packet of a connection.",
+        ),
         ("srcnat", SRCNAT, "translate", "Sources are translated: the first packet of a connection decides."),
     ]
     .map(|(name, hook, part, note)| {
@@ -160,15 +166,15 @@ struct Group<'a> {
     /// `& mask`.
     mask: String,
     /// The connection's mark to the packet.
-    restore: String,
+    known: String,
 }
 
 impl<'a> Group<'a> {
     fn new(desired: &'a Desired) -> Self {
         let interfaces: BTreeSet<String> = desired.uplinks.iter().map(|uplink| quoted(&uplink.interface)).collect();
         let mask = format!("& {:#010x}", desired.fwmark_mask);
-        let mut group = Self { desired, n: number(desired), interfaces: set(interfaces), mask, restore: String::new() };
-        group.restore = format!("ct mark {} vmap {}", group.mask, group.verdicts("restore"));
+        let mut group = Self { desired, n: number(desired), interfaces: set(interfaces), mask, known: String::new() };
+        group.known = format!("ct mark {} vmap {}", group.mask, group.verdicts("known"));
         group
     }
 
@@ -233,8 +239,18 @@ impl<'a> Group<'a> {
     }
 
     fn chains(&self) -> Vec<Chain> {
-        let mut chains =
-            vec![self.arriving(), self.inbound(), self.outbound(), self.forwarded(), self.own(), self.spread()];
+        let mut chains = vec![
+            self.arriving(),
+            self.inbound(),
+            self.outbound(),
+            self.forwarded(),
+            self.adopt(),
+            self.own(),
+            self.spread(),
+        ];
+        if self.translates() {
+            chains.push(self.unknown());
+        }
         for family in Family::BOTH.into_iter().filter(|family| !self.routes(*family).is_empty()) {
             chains.push(self.choose(family));
             chains.push(self.pick(family));
@@ -251,30 +267,20 @@ impl<'a> Group<'a> {
         Chain::new(format!("{name}_{}", self.n), format!("{}: {note}", plain(&self.desired.name)))
     }
 
+    /// Nearly every packet belongs to a connection that has its mark: it is looked up once, and first.
     fn arriving(&self) -> Chain {
         let mut chain = self.chain(
             "arriving",
             "what has a mark keeps it, also what belongs to it, such as errors and FTP's transfers; only the first packet\n\
              of a connection gets one.",
         );
-        chain.rules.push("ct state invalid,untracked return".into());
-        for uplink in &self.desired.uplinks {
-            // Probes carry their mark on packets only: their answers are no evidence.
-            chain.rules.push(format!(
-                "ct state established ct direction reply ct mark {} == {} {} counter name {}",
-                self.mask,
-                self.mark(uplink),
-                self.comes_by(uplink),
-                self.chain_of("answers", uplink)
-            ));
-        }
-        chain.rules.push(self.restore.clone());
-        chain.rules.push("ct state != new return".into());
-        chain.rules.push(format!("iifname {} goto inbound_{}", self.interfaces, self.n));
+        chain.rules.push(self.known.clone());
+        chain.rules.push("ct state established,related,untracked return".into());
         if !self.desired.lan.is_empty() {
             let lan = set(self.desired.lan.iter().map(|interface| quoted(interface)));
             chain.rules.push(format!("iifname {lan} goto outbound_{}", self.n));
         }
+        chain.rules.push(format!("ct state new iifname {} goto inbound_{}", self.interfaces, self.n));
         chain
     }
 
@@ -298,16 +304,61 @@ impl<'a> Group<'a> {
         chain.rules.extend(self.spared("daddr"));
         // A destination without any route may have one in an uplink's table.
         chain.rules.push(format!("fib daddr oif exists fib daddr oifname != {} return", self.interfaces));
+        if self.translates() {
+            chain.rules.push(format!("ct state invalid meta nfproto ipv4 goto unknown_{}", self.n));
+            chain
+                .rules
+                .push(format!("meta nfproto ipv4 tcp flags & (fin | syn | rst | ack) != syn goto unknown_{}", self.n));
+        }
+        chain.rules.push("ct state != new return".into());
         chain.rules.push(format!("meta mark {} vmap {}", self.mask, self.verdicts("take")));
         chain.rules.push(format!("goto spread_{}", self.n));
         chain
     }
 
+    /// Whether sources of IPv4 are translated by any of the uplinks.
+    fn translates(&self) -> bool {
+        let translated = |uplink: &Uplink| match uplink.nat {
+            Nat::None | Nat::Source(IpAddr::V6(_)) => false,
+            Nat::Masquerade | Nat::Source(IpAddr::V4(_)) => true,
+        };
+        !self.routes(Family::V4).is_empty() && self.desired.uplinks.iter().any(translated)
+    }
+
+    /// Nobody knows which address such a connection had outside. What the router's own connections send is left alone: they
+    /// may be older than conntrack, and the administrator's.
+    fn unknown(&self) -> Chain {
+        let mut chain = self.chain(
+            "unknown",
+            "the middle of a connection that conntrack does not know, such as one of a dead uplink: whoever uses it learns\n\
+             at once that it is over, and no private source leaves.",
+        );
+        chain.rules.extend(self.only_routes("daddr", Family::V4));
+        chain.rules.push("fib daddr type != unicast return".into());
+        let sources = self.sources(Family::V4);
+        if !sources.is_empty() {
+            // Overlapping prefixes are no set to nft.
+            let prefixes = IpNet::aggregate(&sources.into_iter().map(|(source, _)| source).collect::<Vec<_>>());
+            chain.rules.push(format!("ip saddr {} return", set(prefixes.iter().map(ToString::to_string))));
+        }
+        // Where conntrack takes the middle of a connection for a new one, what it calls invalid belongs to a connection that
+        // lives, but does not fit its window: a reset would end it.
+        let reset = if self.desired.tcp_loose { "ct state new " } else { "" };
+        chain.rules.push(format!("{reset}meta l4proto tcp reject with tcp reset"));
+        chain.rules.push("drop".into());
+        chain
+    }
+
     fn forwarded(&self) -> Chain {
-        let mut chain = self
-            .chain("forwarded", "a connection from before these rules belongs to the uplink that its answers come by.");
+        let mut chain = self.chain("forwarded", "what has its uplink.");
+        chain.rules.push(format!("ct mark {} == 0 goto adopt_{}", self.mask, self.n));
+        chain
+    }
+
+    fn adopt(&self) -> Chain {
+        let mut chain =
+            self.chain("adopt", "a connection from before these rules belongs to the uplink that its answers come by.");
         chain.rules.push("ct direction original return".into());
-        chain.rules.push(format!("ct mark {} != 0 return", self.mask));
         chain.rules.extend(self.spared("saddr"));
         for uplink in &self.desired.uplinks {
             let comes_by = self.comes_by(uplink);
@@ -323,7 +374,7 @@ impl<'a> Group<'a> {
         );
         chain.rules.push("ct state invalid,untracked return".into());
         chain.rules.push(format!("meta mark {} != 0 return", self.mask));
-        chain.rules.push(self.restore.clone());
+        chain.rules.push(self.known.clone());
         chain.rules.push("ct state != new return".into());
         chain.rules.push(format!("oifname != {} return", self.interfaces));
         chain.rules.extend(self.spared("daddr"));
@@ -416,7 +467,6 @@ impl<'a> Group<'a> {
             "a more specific route than the default one may lead to the network of another uplink than the picked one:\n\
              then that one has the connection.",
         );
-        chain.rules.push("ct state != new return".into());
         chain.rules.push(format!("ct mark {} == 0 return", self.mask));
         chain.rules.push(format!("iifname {} return", self.interfaces));
         let mut seen = BTreeSet::new();
@@ -481,11 +531,19 @@ impl<'a> Group<'a> {
             self.chain_of("take", uplink),
             format!("{title}: this packet and its connection are its own (table {}).", self.desired.table(uplink)),
         );
-        let mut restore = Chain::new(self.chain_of("restore", uplink), format!("{title}: this packet is its own."));
+        let mut known = Chain::new(
+            self.chain_of("known", uplink),
+            format!("{title}: this packet is its own; answers to connections that use it are counted."),
+        );
         let packet = format!("meta mark set meta mark & {rest:#010x} | {mark}");
         take.rules = vec![packet.clone(), format!("ct mark set ct mark & {rest:#010x} | {mark}")];
-        restore.rules = vec![packet];
-        [take, restore]
+        known.rules = vec![
+            packet,
+            // Probes carry their mark on packets only: their answers are no evidence.
+            "ct direction original return".to_owned(),
+            format!("ct state established {} counter name {}", self.comes_by(uplink), self.chain_of("answers", uplink)),
+        ];
+        [take, known]
     }
 }
 

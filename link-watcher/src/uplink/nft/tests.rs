@@ -47,6 +47,7 @@ fn group() -> Desired {
         spared: Vec::new(),
         lan: vec!["eth0".into()],
         sticky: true,
+        tcp_loose: true,
         fwmark_mask: 0xff00,
         rule_priority: 20000,
         table_base: 7000,
@@ -164,7 +165,7 @@ fn two_on_one_interface_are_told_apart() {
         ]
     );
     assert_eq!(
-        chain(&text, "departing_1")[3..],
+        chain(&text, "departing_1")[2..],
         ["oifname \"eth1\" ct mark & 0x0000ff00 != { 0x00000100, 0x00000200 } goto take_1_1"]
     );
 }
@@ -329,4 +330,25 @@ fn counts_of_answers_never_decrease() {
     // The table was written anew.
     assert_eq!(ruleset.replies().unwrap(), links(3, 0));
     assert!(ruleset.replies().is_err());
+}
+
+/// Only where sources are translated can a private one leave; and where conntrack takes no connection in its middle, what is
+/// invalid may be one that was released.
+#[test]
+fn the_middle_of_a_connection_that_nobody_knows_is_reset() {
+    let mut group = group();
+    group.uplinks[0].nat = Nat::None;
+    let text = render(&[group.clone()], None);
+    let known = [
+        "fib daddr type != unicast return",
+        "ip saddr { 198.51.100.18/32 } return",
+        "ct state new meta l4proto tcp reject with tcp reset",
+        "drop",
+    ];
+    assert_eq!(chain(&text, "unknown_1"), known);
+    group.tcp_loose = false;
+    let text = render(&[group.clone()], None);
+    assert_eq!(chain(&text, "unknown_1")[2], "meta l4proto tcp reject with tcp reset");
+    group.uplinks[1].nat = Nat::None;
+    assert!(!render(&[group], None).contains("unknown_1"));
 }

@@ -41,6 +41,7 @@ fn desired(weights: &[u32]) -> Desired {
         spared: Vec::new(),
         lan: vec!["eth0".to_owned()],
         sticky: true,
+        tcp_loose: true,
         fwmark_mask: 0xff00,
         rule_priority: 20_000,
         table_base: 7000,
