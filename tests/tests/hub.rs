@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use link_watcher_lab::cable::Cable;
 use link_watcher_lab::daemon::{Daemon, binary};
+use link_watcher_lab::netns::Namespace;
 use link_watcher_lab::routers::fresh_key;
 use link_watcher_lab::status::{active, group};
 use link_watcher_lab::trial::PATIENCE;
-use link_watcher_lab::netns::Namespace;
 use link_watcher_lab::{Direction, Lab};
 use serde_json::Value;
 
@@ -61,7 +61,8 @@ impl Hub {
     fn start() -> Self {
         let lab = Lab::new().unwrap();
         let namespace = |role: &str| Arc::new(lab.namespace(role).unwrap());
-        let (hub, site, greedy, middle) = (namespace("hub"), namespace("site"), namespace("greedy"), namespace("cables"));
+        let (hub, site, greedy, middle) =
+            (namespace("hub"), namespace("site"), namespace("greedy"), namespace("cables"));
         Cable::prepare_middle(&middle).unwrap();
         let mut cables = Vec::new();
         for (peer, link, net) in LINKS {
@@ -73,7 +74,8 @@ impl Hub {
                 station.command(&["ip", "addr", "add", &address, "dev", &interface], "").unwrap();
             }
         }
-        let daemon = |name: &str, namespace: &Arc<Namespace>| Daemon::prepare(&lab, namespace, name, &binary().unwrap());
+        let daemon =
+            |name: &str, namespace: &Arc<Namespace>| Daemon::prepare(&lab, namespace, name, &binary().unwrap());
         let [hub, site, greedy] =
             [("hub", &hub), ("site", &site), ("greedy", &greedy)].map(|(name, at)| daemon(name, at).unwrap());
         let mut of_hub = String::new();
