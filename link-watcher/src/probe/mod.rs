@@ -10,7 +10,7 @@ mod frame;
 pub(crate) mod fuzzing;
 mod junk;
 mod prober;
-mod receive;
+pub mod receive;
 mod tables;
 mod thread;
 

@@ -13,23 +13,40 @@ use sha2::{Digest as _, Sha256};
 use super::tables::Accepted;
 
 /// What a link's packets are judged by.
-pub(super) struct Judge<'a> {
-    pub(super) intent: &'a Intent<AtomicU64>,
-    pub(super) state: &'a LinkState<AtomicU64>,
-    pub(super) keys: &'a KeySet,
+pub struct Judge<'a> {
+    /// What is wanted of the link.
+    pub intent: &'a Intent<AtomicU64>,
+    /// What is known of it, which changes with each packet that counts.
+    pub state: &'a LinkState<AtomicU64>,
+    /// What signs its packets.
+    pub keys: &'a KeySet,
     /// TTL or hop limit that it came with.
-    pub(super) hops: u8,
-    pub(super) now_ns: u64,
+    pub hops: u8,
+    /// Monotonic clock, ns.
+    pub now_ns: u64,
 }
 
 /// What to do with a received packet.
-pub(super) enum Verdict {
-    /// An echo was taken in; whether the peer says something new.
-    Alive { changed: bool },
-    /// Send this back; whether the peer says something new, and whether it is where this came from.
-    Answer { echo: Packet, changed: bool, newest: bool },
+pub enum Verdict {
+    /// An echo was taken in.
+    Alive {
+        /// The peer says something new.
+        changed: bool,
+    },
+    /// Send this back.
+    Answer {
+        /// What, signed.
+        echo: Packet,
+        /// The peer says something new.
+        changed: bool,
+        /// It is where this came from.
+        newest: bool,
+    },
     /// A control packet, with a body that is the sender's.
-    Deliver { header: Header },
+    Deliver {
+        /// Its signed part.
+        header: Header,
+    },
 }
 
 impl Verdict {
@@ -43,7 +60,11 @@ impl Verdict {
 }
 
 /// Judges a whole UDP payload as the socket engine.
-pub(super) fn judge(payload: &[u8], judge: &Judge<'_>) -> Result<Verdict, Refusal> {
+///
+/// # Errors
+///
+/// Why it is worth nothing.
+pub fn judge(payload: &[u8], judge: &Judge<'_>) -> Result<Verdict, Refusal> {
     let (packet, header, body) = split(payload, judge)?;
     let candidate = verify::screen(&header, judge.hops, judge.intent, judge.state, || judge.now_ns)?;
     verify::authentic(header.key_id, judge.keys, |key| hmac::verify(packet, key))?;

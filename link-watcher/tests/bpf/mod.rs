@@ -2,6 +2,8 @@
 //! program's own.
 #![allow(dead_code, unreachable_pub, missing_docs, clippy::unwrap_used)] // Each test uses a part of it.
 
+pub mod model;
+
 use std::{
     net::IpAddr,
     path::PathBuf,
