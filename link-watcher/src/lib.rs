@@ -13,6 +13,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod error;
+mod foreign_rules;
 pub mod keys;
 pub mod ledger;
 pub mod link_identity;

@@ -7,6 +7,7 @@ use link_watcher_programs::NFT;
 use super::netlink;
 use crate::{
     bpf::{self, XdpProgram},
+    foreign_rules::Policy,
     system::Interfaces,
     uplink::nft::TIMEOUT as NFT_TIMEOUT,
 };
@@ -28,6 +29,8 @@ pub(super) trait Machine {
     fn conntrack(&self) -> io::Result<()>;
     /// The version of the `nft` command, where it works with the kernel.
     fn nft(&self) -> io::Result<String>;
+    /// Policy rules, everybody's.
+    fn policy(&self) -> io::Result<Policy>;
     fn now(&self) -> SystemTime;
 }
 
@@ -78,6 +81,10 @@ impl Machine for ThisMachine {
             return Err(io::Error::other(tables.stderr.lines().next().unwrap_or("it failed").to_owned()));
         }
         Ok(version.stdout.trim_end().to_owned())
+    }
+
+    fn policy(&self) -> io::Result<Policy> {
+        Policy::read()
     }
 
     fn now(&self) -> SystemTime {

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     config::{self, Config, EngineChoice},
+    foreign_rules::Claim,
     route::RouteBackend,
 };
 
@@ -66,6 +67,8 @@ struct Needs {
     ipv4: bool,
     ipv6: bool,
     interfaces: BTreeMap<String, Use>,
+    /// Rule priorities and marks that are ours.
+    claims: Vec<Claim>,
 }
 
 /// What an interface is for.
@@ -108,6 +111,7 @@ impl Needs {
             ipv4: routes.contains(&true),
             ipv6: routes.contains(&false),
             interfaces,
+            claims: Claim::all(config),
         }
     }
 
@@ -126,6 +130,7 @@ impl Needs {
             ipv4: true,
             ipv6: false,
             interfaces: on.map(|interface| (interface.link.name.clone(), any)).collect(),
+            claims: Vec::new(),
         }
     }
 }
@@ -154,6 +159,7 @@ fn examine(machine: &dyn Machine, needs: &Needs, configuration: Finding) -> Repo
     checks.extend(checks::of_machine(machine, needs));
     checks.extend(interfaces::of_interfaces(machine, needs));
     checks.extend(neighbours::of_neighbours(machine, needs));
+    checks.extend(neighbours::of_rules(machine, needs));
     let count = |level| checks.iter().filter(|finding| finding.level == level).count();
     Report { missing: count(Level::Missing), warnings: count(Level::Warning), checks }
 }

@@ -9,6 +9,7 @@ use super::*;
 use crate::{
     bpf::{Mode, XdpProgram},
     config::{Host, Severity},
+    foreign_rules::Policy,
     system::{Interfaces, KernelEvent, Link},
 };
 
@@ -21,6 +22,7 @@ struct Fake {
     nexthops: Option<i32>,
     conntrack: Option<i32>,
     nft: Result<&'static str, io::ErrorKind>,
+    policy: Policy,
 }
 
 impl Fake {
@@ -57,6 +59,7 @@ impl Fake {
             nexthops: None,
             conntrack: None,
             nft: Ok("nftables v1.0.6"),
+            policy: Policy::default(),
         }
     }
 
@@ -131,6 +134,10 @@ impl Machine for Fake {
         self.nft.map(str::to_owned).map_err(io::Error::from)
     }
 
+    fn policy(&self) -> io::Result<Policy> {
+        Ok(self.policy.clone())
+    }
+
     fn now(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_780_000_000)
     }
@@ -151,6 +158,7 @@ fn needs() -> Needs {
             ("eth1".to_owned(), Use { peer: true, ..Use::default() }),
             ("eth2".to_owned(), Use { uplink: true, ..Use::default() }),
         ]),
+        claims: Vec::new(),
     }
 }
 
@@ -183,12 +191,30 @@ fn needs_follow_from_the_configuration() {
         ("eth0".to_owned(), Use::default()),
         ("eth2".to_owned(), Use { uplink: true, ..Use::default() }),
     ]);
-    let expected = Needs { peers: false, bpf: false, realtime: false, ipv6: false, interfaces, ..needs() };
+    let expected = Needs {
+        peers: false,
+        bpf: false,
+        realtime: false,
+        ipv6: false,
+        interfaces,
+        claims: Claim::all(&loaded.config),
+        ..needs()
+    };
+    assert_eq!(expected.claims.len(), 1);
     assert_eq!(Needs::of(&loaded.config), expected);
     // And then what only peers need is not asked for.
     let machine =
         Fake::good().file("/proc/self/status", "CapEff:\t0000000000003000\n").file("/proc/self/mountinfo", "");
     assert_eq!(machine.complaints(&expected), [""; 0]);
+}
+
+#[test]
+fn rules_of_others_are_asked_for_where_ours_are() {
+    let config = "[[uplinks]]\nname = \"wan\"\nlan = [\"eth0\"]\n[uplinks.probe]\ntargets = [\"192.0.2.1\"]\n\
+                  [[uplinks.link]]\nname = \"a\"\ninterface = \"eth2\"\n";
+    let loaded = config::parse(Path::new("c.toml"), config, &Host::default(), Severity::Warning).unwrap();
+    let needs = Needs::of(&loaded.config);
+    assert_eq!(Fake::good().said(&needs, "rules", ""), "no policy rule of others takes traffic that is ours");
 }
 
 #[test]
