@@ -5,18 +5,22 @@ mod interfaces;
 mod machine;
 mod neighbours;
 mod netlink;
+mod ports;
 
 use std::{collections::BTreeMap, path::Path};
 
 use serde::Serialize;
 
-use self::machine::{Machine, ThisMachine};
+use self::{
+    machine::{Machine, ThisMachine},
+    ports::Port,
+};
 use super::{
     Exit, Failure,
     output::{Style, document, print},
 };
 use crate::{
-    config::{self, Config, EngineChoice},
+    config::{self, Config, EngineChoice, PeerConfig},
     foreign_rules::Claim,
     route::RouteBackend,
 };
@@ -69,6 +73,8 @@ struct Needs {
     interfaces: BTreeMap<String, Use>,
     /// Rule priorities and marks that are ours.
     claims: Vec<Claim>,
+    /// What peers' announcements come in by.
+    ports: Vec<Port>,
 }
 
 /// What an interface is for.
@@ -112,6 +118,7 @@ impl Needs {
             ipv6: routes.contains(&false),
             interfaces,
             claims: Claim::all(config),
+            ports: config.peers.iter().flat_map(ports).collect(),
         }
     }
 
@@ -131,8 +138,19 @@ impl Needs {
             ipv6: false,
             interfaces: on.map(|interface| (interface.link.name.clone(), any)).collect(),
             claims: Vec::new(),
+            ports: Vec::new(),
         }
     }
+}
+
+fn ports(peer: &PeerConfig) -> impl Iterator<Item = Port> {
+    peer.links.iter().map(|link| Port {
+        interface: link.interface.clone(),
+        local: link.local,
+        remote: link.remote,
+        port: peer.port,
+        asks: !(peer.announce.is_empty() && peer.announce_interfaces.is_empty()),
+    })
 }
 
 pub(super) fn run(path: &Path, named: bool, json: bool) -> Result<Exit, Failure> {
@@ -158,6 +176,7 @@ fn examine(machine: &dyn Machine, needs: &Needs, configuration: Finding) -> Repo
     let mut checks = vec![configuration];
     checks.extend(checks::of_machine(machine, needs));
     checks.extend(interfaces::of_interfaces(machine, needs));
+    checks.extend(ports::of_ports(machine, needs));
     checks.extend(neighbours::of_neighbours(machine, needs));
     checks.extend(neighbours::of_rules(machine, needs));
     let count = |level| checks.iter().filter(|finding| finding.level == level).count();

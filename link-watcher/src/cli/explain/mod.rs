@@ -3,8 +3,8 @@
 
 mod follow;
 mod judge;
-mod kernel;
-mod nft;
+pub(super) mod kernel;
+pub(super) mod nft;
 mod render;
 #[cfg(test)]
 mod tests;
@@ -242,6 +242,7 @@ fn packet(question: &Question, kernel: &mut Kernel) -> Result<(Packet, Option<u3
         destination: question.to,
         protocol: name,
         port: question.port,
+        source_port: None,
         incoming: None,
         outgoing: None,
         mark: 0,

@@ -14,7 +14,7 @@ const MAX_DEPTH: usize = 16;
 const MAX_OUTCOMES: usize = 64;
 
 /// What `fib` expressions ask of the kernel.
-pub(super) trait Fib {
+pub(in crate::cli) trait Fib {
     /// The interface by which an address is reached, without mark; nothing where there is no way.
     fn way_out(&mut self, address: IpAddr) -> Option<String>;
     /// What kind of address it is, as nft names it (`local`, `unicast`, `broadcast`, `multicast`); on this interface alone
@@ -24,50 +24,71 @@ pub(super) trait Fib {
 
 /// A packet on its way.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Packet {
-    pub(super) source: Option<IpAddr>,
-    pub(super) destination: IpAddr,
+pub(in crate::cli) struct Packet {
+    pub(in crate::cli) source: Option<IpAddr>,
+    pub(in crate::cli) destination: IpAddr,
     /// As nft names it: `tcp`, `udp`, `icmp`, `ipv6-icmp`.
-    pub(super) protocol: &'static str,
-    pub(super) port: Option<u16>,
-    pub(super) incoming: Option<String>,
-    pub(super) outgoing: Option<String>,
-    pub(super) mark: u32,
-    pub(super) connection_mark: u32,
+    pub(in crate::cli) protocol: &'static str,
+    pub(in crate::cli) port: Option<u16>,
+    /// Where it is known.
+    pub(in crate::cli) source_port: Option<u16>,
+    pub(in crate::cli) incoming: Option<String>,
+    pub(in crate::cli) outgoing: Option<String>,
+    pub(in crate::cli) mark: u32,
+    pub(in crate::cli) connection_mark: u32,
     /// `new` or `established`.
-    pub(super) state: &'static str,
+    pub(in crate::cli) state: &'static str,
 }
 
 /// What becomes of it at one hook.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Outcome {
+pub(in crate::cli) struct Outcome {
     /// How often, 0 to 1: where connections take turns, each turn is an outcome.
-    pub(super) share: f64,
-    pub(super) packet: Packet,
+    pub(in crate::cli) share: f64,
+    pub(in crate::cli) packet: Packet,
     /// The chains that it went through.
-    pub(super) trail: Vec<String>,
+    pub(in crate::cli) trail: Vec<String>,
     /// It goes no further: the verdict.
-    pub(super) refused: Option<String>,
+    pub(in crate::cli) refused: Option<String>,
+    /// Which rule or policy said so.
+    pub(in crate::cli) refused_by: Option<Refuser>,
     /// What its source is translated to: `masquerade`, or an address.
-    pub(super) translated: Option<String>,
+    pub(in crate::cli) translated: Option<String>,
     /// It depends on whose turn it is.
-    pub(super) by_turns: bool,
+    pub(in crate::cli) by_turns: bool,
+}
+
+/// What refuses a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cli) struct Refuser {
+    /// The chain at the hook.
+    pub(in crate::cli) base: String,
+    /// The chain that has the rule: that one, or one that it leads to.
+    pub(in crate::cli) chain: String,
+    /// The rule's handle; nothing: the policy of the chain at the hook.
+    pub(in crate::cli) rule: Option<u64>,
 }
 
 /// A table as it is loaded.
-#[derive(Debug, Default)]
-pub(super) struct Loaded {
+#[derive(Clone, Debug, Default)]
+pub(in crate::cli) struct Loaded {
     chains: BTreeMap<String, Chain>,
     /// Named sets and maps.
     sets: BTreeMap<String, Value>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Chain {
     /// Hook and priority of a base chain.
     base: Option<(String, i64)>,
     drops: bool,
-    rules: Vec<Vec<Value>>,
+    rules: Vec<Rule>,
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    handle: Option<u64>,
+    statements: Vec<Value>,
 }
 
 /// What a rule's expression is worth.
@@ -91,13 +112,18 @@ enum Flow {
 
 /// An expression that is not known here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Unknown(pub(super) String);
+pub(in crate::cli) struct Unknown(pub(in crate::cli) String);
 
 impl Loaded {
     /// Reads what `nft -j list table` prints.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(in crate::cli) fn parse(text: &str) -> Result<Self, String> {
         let document: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let objects = document["nftables"].as_array().ok_or("it has no list of objects")?;
+        Ok(Self::of(objects))
+    }
+
+    /// Takes in the objects of one table, chains before their rules.
+    pub(in crate::cli) fn of<'v>(objects: impl IntoIterator<Item = &'v Value>) -> Self {
         let mut loaded = Self::default();
         let name = |value: &Value| value["name"].as_str().unwrap_or_default().to_owned();
         for object in objects {
@@ -109,21 +135,22 @@ impl Loaded {
                 let chain = rule["chain"].as_str().unwrap_or_default();
                 let statements = rule["expr"].as_array().cloned().unwrap_or_default();
                 if let Some(chain) = loaded.chains.get_mut(chain) {
-                    chain.rules.push(statements);
+                    chain.rules.push(Rule { handle: rule["handle"].as_u64(), statements });
                 }
             } else if let Some(set) = object.get("set").or_else(|| object.get("map")) {
                 loaded.sets.insert(name(set), set.get("elem").cloned().unwrap_or(Value::Array(Vec::new())));
             }
         }
-        Ok(loaded)
+        loaded
     }
 
     /// What becomes of a packet at a hook: one outcome, or several where connections take turns.
-    pub(super) fn run(&self, hook: &str, packet: &Packet, fib: &mut dyn Fib) -> Result<Vec<Outcome>, Unknown> {
+    pub(in crate::cli) fn run(&self, hook: &str, packet: &Packet, fib: &mut dyn Fib) -> Result<Vec<Outcome>, Unknown> {
         let mut outcomes: Vec<Outcome> = Vec::new();
         let mut script = Some(Vec::new());
         while let Some(turns) = script {
-            let mut run = Run { loaded: self, fib, turns, at: 0, choices: Vec::new(), outcome: Outcome::of(packet) };
+            let (outcome, choices) = (Outcome::of(packet), Vec::new());
+            let mut run = Run { loaded: self, fib, turns, at: 0, choices, base: String::new(), rule: None, outcome };
             run.hook(hook)?;
             let Run { turns, choices, mut outcome, .. } = run;
             outcome.share = choices.iter().zip(&turns).map(|(choice, turn)| choice[*turn]).product();
@@ -145,8 +172,16 @@ impl Loaded {
 
 impl Outcome {
     /// Of a hook where nothing happens.
-    pub(super) fn of(packet: &Packet) -> Self {
-        Self { share: 1.0, packet: packet.clone(), trail: Vec::new(), refused: None, translated: None, by_turns: false }
+    pub(in crate::cli) fn of(packet: &Packet) -> Self {
+        Self {
+            share: 1.0,
+            packet: packet.clone(),
+            trail: Vec::new(),
+            refused: None,
+            refused_by: None,
+            translated: None,
+            by_turns: false,
+        }
     }
 }
 
@@ -169,6 +204,10 @@ struct Run<'a> {
     at: usize,
     /// The shares of each choice's ways.
     choices: Vec<Vec<f64>>,
+    /// The chain at the hook that it is in.
+    base: String,
+    /// The rule that it is at.
+    rule: Option<u64>,
     outcome: Outcome,
 }
 
@@ -180,9 +219,12 @@ impl Run<'_> {
             loaded.chains.iter().filter_map(|(name, chain)| Some((of_hook(chain)?, name))).collect();
         bases.sort_unstable();
         for (_, name) in bases {
-            self.chain(name, 0)?;
-            if self.outcome.refused.is_none() && loaded.chains.get(name).is_some_and(|chain| chain.drops) {
+            self.base.clone_from(name);
+            // What a rule has accepted does not come to the policy.
+            let falls_through = matches!(self.chain(name, 0)?, Flow::Back);
+            if falls_through && loaded.chains.get(name).is_some_and(|chain| chain.drops) {
                 self.outcome.refused = Some(format!("the policy of chain {name} is drop"));
+                self.outcome.refused_by = Some(Refuser { base: name.clone(), chain: name.clone(), rule: None });
             }
             if self.outcome.refused.is_some() {
                 break;
@@ -200,7 +242,8 @@ impl Run<'_> {
             self.outcome.trail.push(name.to_owned());
         }
         for rule in &chain.rules {
-            if let Some(flow) = self.rule(rule, name, depth)? {
+            self.rule = rule.handle;
+            if let Some(flow) = self.rule(&rule.statements, name, depth)? {
                 return Ok(flow);
             }
         }
@@ -209,16 +252,18 @@ impl Run<'_> {
 
     /// Nothing: on with the next rule.
     fn rule(&mut self, rule: &[Value], chain: &str, depth: usize) -> Result<Option<Flow>, Unknown> {
-        for statement in rule {
+        for (at, statement) in rule.iter().enumerate() {
             let Some((kind, body)) = statement.as_object().and_then(|object| object.iter().next()) else {
                 return Err(unknown(statement));
             };
             match kind.as_str() {
-                "match" => {
-                    if !self.matches(body)? {
-                        return Ok(None);
-                    }
-                }
+                "match" => match self.matches(body) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(None),
+                    // Whatever it says: another part of the rule does not match.
+                    Err(_) if self.fails(&rule[at + 1..]) => return Ok(None),
+                    Err(unknown) => return Err(unknown),
+                },
                 "vmap" => {
                     let Some(verdict) = self.look_up(&body["key"], &body["data"])? else { return Ok(None) };
                     if let Some(flow) = self.verdict(&verdict, chain, depth)? {
@@ -243,6 +288,13 @@ impl Run<'_> {
                     return Ok(Some(Flow::End));
                 }
                 "counter" | "log" | "comment" => {}
+                "notrack" => self.outcome.packet.state = "untracked",
+                // One packet now and then is within any rate.
+                "limit" => {
+                    if body["inv"].as_bool() == Some(true) {
+                        return Ok(None);
+                    }
+                }
                 _ => {
                     if let Some(flow) = self.verdict(statement, chain, depth)? {
                         return Ok(Some(flow));
@@ -251,6 +303,12 @@ impl Run<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether one of these tests is known not to match.
+    fn fails(&mut self, statements: &[Value]) -> bool {
+        let tests = statements.iter().filter_map(|statement| statement.get("match"));
+        tests.into_iter().any(|test| self.matches(test) == Ok(false))
     }
 
     fn verdict(&mut self, verdict: &Value, chain: &str, depth: usize) -> Result<Option<Flow>, Unknown> {
@@ -270,6 +328,8 @@ impl Run<'_> {
             "drop" | "reject" => {
                 let how = if kind == "drop" { "dropped" } else { "rejected" };
                 self.outcome.refused = Some(format!("{how} by chain {chain}"));
+                self.outcome.refused_by =
+                    Some(Refuser { base: self.base.clone(), chain: chain.to_owned(), rule: self.rule });
                 Ok(Some(Flow::End))
             }
             _ => Err(unknown(verdict)),
@@ -417,13 +477,15 @@ impl Run<'_> {
         let packet = &self.outcome.packet;
         let key = body["key"].as_str().unwrap_or_default();
         match (kind.as_str(), key) {
-            ("meta", "iifname") => Ok(text(&packet.incoming)),
-            ("meta", "oifname") => Ok(text(&packet.outgoing)),
+            ("meta", "iifname" | "iif") => Ok(text(&packet.incoming)),
+            ("meta", "oifname" | "oif") => Ok(text(&packet.outgoing)),
             ("meta", "mark") => Ok(Worth::Number(packet.mark.into())),
             ("meta", "nfproto") => {
                 Ok(Worth::Text(if packet.destination.is_ipv4() { "ipv4" } else { "ipv6" }.to_owned()))
             }
             ("meta", "l4proto") => Ok(Worth::Text(packet.protocol.to_owned())),
+            // To one of our addresses alone.
+            ("meta", "pkttype") => Ok(Worth::Text("host".to_owned())),
             ("ct", "state") => Ok(Worth::Text(packet.state.to_owned())),
             ("ct", "direction") => Ok(Worth::Text("original".to_owned())),
             ("ct", "mark") => Ok(Worth::Number(packet.connection_mark.into())),
@@ -458,14 +520,20 @@ impl Run<'_> {
         let packet = &self.outcome.packet;
         let ipv4 = packet.destination.is_ipv4();
         match (body["protocol"].as_str().unwrap_or_default(), body["field"].as_str().unwrap_or_default()) {
-            ("ip", "saddr" | "daddr") if !ipv4 => Ok(Worth::Absent),
-            ("ip6", "saddr" | "daddr") if ipv4 => Ok(Worth::Absent),
+            ("ip", _) if !ipv4 => Ok(Worth::Absent),
+            ("ip6", _) if ipv4 => Ok(Worth::Absent),
+            ("ip", "protocol") | ("ip6", "nexthdr") => Ok(Worth::Text(packet.protocol.to_owned())),
             ("ip" | "ip6", "saddr") => Ok(packet.source.map_or(Worth::Absent, Worth::Address)),
             ("ip" | "ip6", "daddr") => Ok(Worth::Address(packet.destination)),
             (protocol @ ("tcp" | "udp"), "dport") if protocol == packet.protocol => {
                 Ok(packet.port.map_or(Worth::Absent, |port| Worth::Number(port.into())))
             }
-            ("tcp" | "udp", "dport") => Ok(Worth::Absent),
+            (protocol @ ("tcp" | "udp"), "sport") if protocol == packet.protocol && packet.source_port.is_some() => {
+                Ok(packet.source_port.map_or(Worth::Absent, |port| Worth::Number(port.into())))
+            }
+            ("tcp" | "udp", _) if body["protocol"].as_str() != Some(packet.protocol) => Ok(Worth::Absent),
+            ("icmp", _) if packet.protocol != "icmp" => Ok(Worth::Absent),
+            ("icmpv6", _) if packet.protocol != "ipv6-icmp" => Ok(Worth::Absent),
             ("th", "dport") => Ok(packet.port.map_or(Worth::Absent, |port| Worth::Number(port.into()))),
             ("ether", _) => Err(Unknown("who sends it on that interface (its Ethernet address)".to_owned())),
             _ => Err(unknown(body)),
