@@ -55,7 +55,10 @@ fn networks_left_out(
 ) {
     // Without `lan` nobody's connections are spread, which was said or is meant.
     let Some(last) = group.lan.last() else { return };
-    if !group.links.iter().any(Uplink::translates) {
+    let names = |interface: &str| group.lan.iter().any(|lan| lan.get_ref() == interface);
+    // A list that names an uplink is wrong, which was said.
+    let wrong = group.links.iter().filter_map(Uplink::interface).any(|interface| names(interface.get_ref()));
+    if wrong || !group.links.iter().any(Uplink::translates) {
         return;
     }
     let of_groups =
