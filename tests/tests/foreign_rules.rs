@@ -85,3 +85,33 @@ fn rules_in_the_shape_of_wg_quick_and_tailscale_are_named() {
     one_with(&doctor(&site), "all traffic without the mark 0xca6c, the LAN's too, is routed by table 51820");
     assert!(way().contains("dev wgx"), "{}", way());
 }
+
+/// What `doctor` and the documentation say to do beside wg-quick.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn the_remedy_beside_a_full_tunnel_leaves_the_tunnel_to_the_uplinks() {
+    let setup = SiteSetup { group_settings: "fwmark = \"0xff0000\"\n".to_owned(), ..SiteSetup::default() };
+    let site = Site::start(Lab::new().unwrap(), setup, &binary().unwrap()).unwrap();
+    ip(&site, "link add wgx type veth peer name wgy");
+    ip(&site, "link set wgx up");
+    ip(&site, "link set wgy up");
+    ip(&site, "route add default dev wgx table 51820");
+    ip(&site, "rule add pref 19998 table main suppress_prefixlength 0");
+    // As wg-quick itself makes it: with our bits the tunnel's own packets would enter it again.
+    ip(&site, "rule add pref 19999 not fwmark 0xca6c table 51820");
+    let way = |mark: &str| site.daemon.namespace().command(&["ip", "route", "get", SERVER, "mark", mark], "").unwrap();
+    let marked_by_us = "0x1ca6c";
+    assert!(way(marked_by_us).contains("dev wgx"), "{}", way(marked_by_us));
+    let remedy = one_with(&doctor(&site), "it matches every packet, its own too");
+    let rule = "not fwmark 0xca6c/0xff00ffff lookup 51820";
+    assert!(remedy.contains(rule), "{remedy}");
+
+    ip(&site, "rule del pref 19999");
+    ip(&site, &format!("rule add pref 19999 {rule}"));
+    assert!(way("0").contains("dev wgx"), "everything enters the tunnel: {}", way("0"));
+    assert!(way("0xca6c").contains("table 7000"), "{}", way("0xca6c"));
+    assert!(way(marked_by_us).contains("table 7001"), "{}", way(marked_by_us));
+    let found = doctor(&site);
+    assert_eq!(found.len(), 1, "{found:#?}");
+    assert!(found[0].2.contains("if it is not meant"), "{found:#?}");
+}
