@@ -13,6 +13,7 @@ pub mod config;
 pub mod control;
 pub mod daemon;
 pub mod error;
+mod foreign_rules;
 #[cfg(feature = "fuzzing")]
 pub mod fuzzing;
 pub mod keys;

@@ -604,6 +604,29 @@ fn readers_never_keep_out_whoever_orders() {
 }
 
 #[test]
+#[ignore = "needs root: cargo xtask test"]
+fn readers_questions_are_bounded_and_roots_are_not() {
+    let desk = Desk::new();
+    let daemon = FakeDaemon::start_for(&desk.path("c.sock"), NOBODY);
+    let question = ["what-if", "hq", "optic", "down", "--socket", daemon.socket.to_str().unwrap()];
+    let asked =
+        |as_member: bool| stderr(&if as_member { run_as(&desk, NOBODY, NOBODY, &question) } else { run(&question) });
+    // Ten at once, and five a second: no machine starts this so slowly.
+    let begun = Instant::now();
+    let refused =
+        std::iter::repeat_with(|| asked(true)).take(200).find(|said| !said.contains("nothing is known")).unwrap();
+    assert!(
+        refused.contains("have 5 questions (`explain`, `what-if`) a second, and 10 at once: try again"),
+        "{refused}"
+    );
+    println!("refused after {:?}", begun.elapsed());
+    for _ in 0..30 {
+        let said = asked(false);
+        assert!(said.contains("nothing is known"), "{said}");
+    }
+}
+
+#[test]
 fn a_fingerprint_is_compared_instead_of_the_key() {
     let desk = Desk::new();
     let path = desk.path("made.key");

@@ -3,8 +3,8 @@
 
 mod support;
 
-use link_watcher::config::{self, Severity};
-use support::{Desk, peer, repository_file};
+use link_watcher::config::{self, Address, Severity};
+use support::{Desk, host, peer, repository_file};
 
 /// One mistake in line 5, in a peer that is fine otherwise.
 fn line_5(line: &str) -> String {
@@ -470,6 +470,28 @@ fn interfaces() {
         "error 10:10: eth1 has no address in the same prefix as 10.248.247.1 | it has 10.248.248.2/24, 2001:db8:1::2/64, \
          fe80::1/64; name one with `local`, or give the interface one"
     );
+}
+
+#[test]
+fn two_addresses_that_could_be_ours() {
+    let desk = Desk::new();
+    let mut host = host();
+    let second = Address { network: "10.248.248.3/24".parse().unwrap(), peer: None };
+    host.interfaces.get_mut("eth1").unwrap().push(second);
+    let warned = |text: &str| {
+        let loaded = config::parse(&desk.path("c.toml"), text, &host, Severity::Error).unwrap();
+        let said = loaded.warnings.into_iter().filter(|warning| warning.message.contains("several addresses"));
+        said.map(|warning| format!("{} | {}", warning.message, warning.help.unwrap())).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        warned(&peer("").replace("local = \"10.248.248.2\"\n", "")),
+        [
+            "eth1 has several addresses in the same prefix as 10.248.248.1: 10.248.248.2, 10.248.248.3 | name the one that the \
+          peer has as `remote`: local = \"10.248.248.2\" or local = \"10.248.248.3\"; with the other one the peer takes our \
+          keepalives for a stranger's"
+        ]
+    );
+    assert_eq!(warned(&peer("")), [""; 0], "`local` says which");
 }
 
 #[test]

@@ -8,12 +8,12 @@ use std::time::Duration;
 use link_watcher::{
     config::{
         self, FailbackConnections, ForceConfig, Host, HttpTarget, Nat, ProbeConfig, ProbeKind, Protocol, Severity,
-        UplinksConfig,
+        TcpRefusal, UplinksConfig,
     },
     event::Failback,
     health::Share,
 };
-use support::{Desk, repository_file, uplinks};
+use support::{Desk, host_with, repository_file, uplinks};
 
 fn group(text: &str) -> UplinksConfig {
     let loaded = Desk::new().parse(text).unwrap();
@@ -99,7 +99,11 @@ fn probes_of_every_kind() {
     let sockets = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
     assert_eq!(
         probe("kind = \"tcp\"\ntargets = [\"192.0.2.1:443\", \"192.0.2.2:80\"]").kind,
-        ProbeKind::Tcp { targets: sockets(&["192.0.2.1:443", "192.0.2.2:80"]) }
+        ProbeKind::Tcp { targets: sockets(&["192.0.2.1:443", "192.0.2.2:80"]), refused: TcpRefusal::Up }
+    );
+    assert_eq!(
+        probe("kind = \"tcp\"\ntargets = [\"192.0.2.1:443\"]\ntcp-refused = \"down\"").kind,
+        ProbeKind::Tcp { targets: sockets(&["192.0.2.1:443"]), refused: TcpRefusal::Down }
     );
     assert_eq!(
         probe("kind = \"dns\"\ntargets = [\"192.0.2.1\", \"192.0.2.2:5353\"]").kind,
@@ -160,7 +164,7 @@ fn an_uplinks_own_probe_replaces_single_keys() {
     assert_eq!((a.probe.interval, a.probe.rise, a.probe.fall), (Duration::from_secs(10), 2, 7));
     assert!(matches!(&a.probe.kind, ProbeKind::Icmp { targets } if targets.len() == 2));
     // Of another kind: what the group says about whom to ask is no use, the rest is.
-    assert!(matches!(&b.probe.kind, ProbeKind::Tcp { targets } if targets.len() == 1));
+    assert!(matches!(&b.probe.kind, ProbeKind::Tcp { targets, .. } if targets.len() == 1));
     assert_eq!((b.probe.required, b.probe.fall, b.probe.max_loss), (1, 7, Some(Share(200_000))));
 }
 
@@ -217,6 +221,32 @@ fn doubtful_uplinks_are_warned_about() {
 }
 
 #[test]
+fn a_network_that_is_left_out_is_named() {
+    let desk = Desk::new();
+    let warned = |networks: &[(&str, &str)], lines: &str| {
+        let networks: Vec<_> =
+            [("eth0", "10.20.20.1/22"), ("eth1", "10.248.248.2/24")].iter().chain(networks).copied().collect();
+        let text = uplinks(lines);
+        let loaded = config::parse(&desk.path("c.toml"), &text, &host_with(&networks), Severity::Error).unwrap();
+        let said = loaded.warnings.into_iter().filter(|warning| warning.message.contains("is not in `lan`"));
+        said.map(|warning| format!("{} | {}", warning.message, warning.help.unwrap())).collect::<Vec<_>>()
+    };
+    assert_eq!(
+        warned(&[("eth5", "192.168.7.1/24")], ""),
+        [
+            "eth5 has 192.168.7.0/24, and is not in `lan`: what comes from there leaves with its private source | add \"eth5\" to \
+          `lan`, if hosts there use this router for the internet"
+        ]
+    );
+    assert_eq!(warned(&[("eth5", "192.168.7.254/24")], "").len(), 1, "some routers have the last address");
+    // A host among others, a public network, a single address, and who translates by itself.
+    let none =
+        [("eth5", "192.168.7.20/24"), ("eth6", "192.0.2.1/24"), ("wg0", "10.9.0.1/32"), ("docker0", "172.17.0.1/16")];
+    assert_eq!(warned(&none, ""), [""; 0]);
+    assert_eq!(warned(&[("eth5", "192.168.7.1/24")], "masquerade = false"), [""; 0]);
+}
+
+#[test]
 fn an_interface_that_comes_and_goes_may_be_absent() {
     let desk = Desk::new();
     let text = uplinks("").replace("\"eth1\"\ngateway = \"10.248.248.1\"", "\"wwan0\"");
@@ -254,6 +284,7 @@ fn the_example_that_is_shipped_can_be_run_and_shows_the_defaults() {
         "status",
         "body",
         "query",
+        "tcp-refused",
         "control-group",
     ];
     let spoken: String = text
@@ -276,7 +307,7 @@ fn the_example_that_is_shipped_can_be_run_and_shows_the_defaults() {
             // These are for other kinds of probes; and the last is a group of the administrator's.
             Some(setting)
                 if setting.contains(" = ")
-                    && !["local", "status", "body", "query", "control-group"]
+                    && !["local", "status", "body", "query", "tcp-refused", "control-group"]
                         .iter()
                         .any(|key| setting.starts_with(key)) =>
             {
@@ -319,7 +350,7 @@ fn the_documentations_configurations_are_right() {
             "weight",
         ])
         .chain(&["kind", "targets", "required", "interval", "timeout", "fall", "rise", "max-loss", "max-rtt"])
-        .chain(&["max-jitter", "window", "status", "body", "query"])
+        .chain(&["max-jitter", "window", "status", "body", "query", "tcp-refused"])
     {
         assert!(text.contains(&format!("`{key}`")), "{key}");
     }

@@ -181,6 +181,14 @@ fn probes() {
         "error 7:10: `status` means nothing for this kind of probe | it is for kind = \"http\""
     );
     assert_eq!(
+        in_probe("targets = [\"192.0.2.1\"]\ntcp-refused = \"down\""),
+        "error 7:15: `tcp-refused` means nothing for this kind of probe | it is for kind = \"tcp\""
+    );
+    assert_eq!(
+        in_probe("kind = \"tcp\"\ntargets = [\"192.0.2.1:443\"]\ntcp-refused = \"no\""),
+        "error 8:15: `tcp-refused` cannot be \"no\" | write up or down"
+    );
+    assert_eq!(
         in_probe("targets = []"),
         "error 6:11: `targets` has 0 entries | it has 1 to 64, such as targets = [\"9.9.9.9\", \"1.1.1.1\"]"
     );

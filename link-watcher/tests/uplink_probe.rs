@@ -14,7 +14,7 @@ use std::{
 };
 
 use link_watcher::{
-    config::{HttpTarget, ProbeKind},
+    config::{HttpTarget, ProbeKind, TcpRefusal},
     event::LinkId,
     health::{Degraded, Verdict},
     uplink::{
@@ -85,7 +85,7 @@ fn all_kinds() -> Vec<(&'static str, ProbeKind)> {
         status: 200..=299,
         body: Some("all is well".to_owned()),
     };
-    let tcp = |targets: &[&str]| ProbeKind::Tcp { targets: servers(targets) };
+    let tcp = |targets: &[&str]| ProbeKind::Tcp { targets: servers(targets), refused: TcpRefusal::Up };
     let dns = |targets: &[&str]| ProbeKind::Dns { targets: servers(targets), query: "example.com".to_owned() };
     vec![
         ("icmp", icmp(&["203.0.113.1", "203.0.113.2"])),
@@ -137,7 +137,7 @@ fn what_does_not_answer_is_down_and_holds_nobody_up() {
         let dead = [
             icmp(&["203.0.113.129"]),
             icmp(&["2001:db8:fe::1"]),
-            ProbeKind::Tcp { targets: servers(&["203.0.113.129:80"]) },
+            ProbeKind::Tcp { targets: servers(&["203.0.113.129:80"]), refused: TcpRefusal::Up },
             ProbeKind::Dns { targets: servers(&["203.0.113.129:53"]), query: "example.com".to_owned() },
             // Somebody is there, but does not speak DNS.
             ProbeKind::Dns { targets: servers(&["203.0.113.1:54"]), query: "example.com".to_owned() },
@@ -212,13 +212,32 @@ fn a_refusal_by_a_router_is_no_answer() {
                 nft("add rule inet t in tcp dport 1 reject with icmpx port-unreachable");
             })
             .await;
-        let tcp = |target| ProbeKind::Tcp { targets: servers(&[target]) };
+        let tcp = |target| ProbeKind::Tcp { targets: servers(&[target]), refused: TcpRefusal::Up };
         let targets = ["203.0.113.1:1", "[2001:db8:ff::1]:1", "203.0.113.1:2", "[2001:db8:ff::1]:2"];
         let uplinks = targets.iter().zip(0..).map(|(target, id)| uplink(id, tcp(target), 1));
         let mut bench = Bench::new(uplinks.collect());
         let verdicts = bench.first_verdicts(4).await;
         for (id, report) in verdicts {
             assert_eq!(report.verdict == Verdict::Up, id >= 2, "{}: {report:?}", targets[id as usize]);
+        }
+        bench.prober.stop();
+    });
+}
+
+/// A port that nobody serves, where a connection is wanted.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_refusal_by_the_server_is_an_answer_unless_a_connection_is_wanted() {
+    namespace(|| async {
+        let _provider = Provider::with_targets().await;
+        let tcp = |port, refused| ProbeKind::Tcp { targets: servers(&[&format!("203.0.113.1:{port}")]), refused };
+        let kinds = [(1, TcpRefusal::Up), (1, TcpRefusal::Down), (80, TcpRefusal::Down)];
+        let uplinks = kinds.iter().zip(0..).map(|((port, refused), id)| uplink(id, tcp(*port, *refused), 1));
+        let mut bench = Bench::new(uplinks.collect());
+        for (id, report) in bench.first_verdicts(3).await {
+            assert_eq!(report.verdict == Verdict::Up, id != 1, "{id}: {report:?}");
+            let failure = report.last_failure.unwrap_or_default();
+            assert_eq!(failure.contains("the server refuses"), id == 1, "{failure}");
         }
         bench.prober.stop();
     });

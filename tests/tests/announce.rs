@@ -165,7 +165,26 @@ fn a_firewall_that_drops_announcements_is_named_at_both_ends_until_it_is_gone() 
         let events = routers.daemon(end).command(&["events"]).unwrap();
         assert!(events.contains("announcements-unanswered"), "{events}");
     }
-    routers.client.command(&["nft", "-f", "-"], "delete table inet w13\n").unwrap();
+    let config = routers.daemon(End::Client).config_path();
+    let doctor = || {
+        let doctor = ["doctor", "--json", "--config", config.to_str().unwrap()];
+        let report = routers.daemon(End::Client).output(&doctor).unwrap();
+        let report: Value = serde_json::from_slice(&report.stdout).unwrap();
+        let checks = report["checks"].as_array().unwrap().iter().filter(|check| check["check"] == "announcements");
+        checks.cloned().collect::<Vec<Value>>()
+    };
+    let found = doctor();
+    assert_eq!(found.len(), routers.setup.links.len(), "{found:#?}");
+    let mut remedies = String::new();
+    for check in found {
+        let text = |key: &str| check[key].as_str().unwrap().to_owned();
+        let where_ = "(table inet w13, hook input, chain input, rule ";
+        assert!(text("message").contains(where_) && text("message").contains(": udp dport 46721 drop)"), "{check:#}");
+        remedies += text("remedy").strip_prefix("nft ").unwrap().split(',').next().unwrap();
+        remedies.push('\n');
+    }
+    routers.client.command(&["nft", "-f", "-"], &remedies).unwrap();
+    assert!(doctor().iter().all(|check| check["level"] == "ok"), "the remedy is one: {:#?}", doctor());
     let healed = || Ok((announcements(&routers, End::Server)["acknowledged"] == true).then_some(()));
     routers.lab.wait_until("the list", Duration::from_millis(1_500), healed).unwrap();
 }

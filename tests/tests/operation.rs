@@ -6,12 +6,13 @@ use std::fs;
 use std::time::Duration;
 
 use link_watcher_lab::daemon::{Daemon, binary};
-use link_watcher_lab::routers::CLIENT_GROUP;
+use link_watcher_lab::routers::{CLIENT_GROUP, TwoRouters};
 use link_watcher_lab::setup::Setup;
 use link_watcher_lab::status::{active, link};
 use link_watcher_lab::trial::{PATIENCE, Trial};
-use link_watcher_lab::{Lab, monotonic_ns};
+use link_watcher_lab::{End, Lab, monotonic_ns};
 use nix::sys::signal::Signal;
+use serde_json::Value;
 
 fn trial() -> Trial {
     let setup = Setup { interval: Duration::from_millis(50), ..Setup::default() };
@@ -192,4 +193,37 @@ fn check_takes_what_the_daemon_runs() {
     assert_eq!(said(daemon, &["reload"]).0, 0);
     let usable = || Ok((link(&daemon.status()?, CLIENT_GROUP, "optic").unwrap()["usable"] == true).then_some(()));
     trial.routers.lab.wait_until("optic to be usable", PATIENCE, usable).unwrap();
+}
+
+/// Two of our addresses could be meant, and the peer expects the other one.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_silent_link_names_the_address_that_it_could_speak_from() {
+    let setup = Setup { interval: Duration::from_millis(50), ..Setup::default() };
+    let routers = TwoRouters::build_in(Lab::new().unwrap(), setup, &binary().unwrap()).unwrap();
+    let daemon = routers.daemon(End::Client);
+    let of_lab = routers.setup.links[0].clone();
+    let text = fs::read_to_string(daemon.config_path()).unwrap();
+    let local = text.lines().find(|line| line.starts_with("local = ")).unwrap().to_owned();
+    let expected = local.split('"').nth(1).unwrap().to_owned();
+    fs::write(daemon.config_path(), text.replacen(&format!("{local}\n"), "", 1)).unwrap();
+    let other = format!("{}.77", expected.rsplit_once('.').unwrap().0);
+    let interface = of_lab.client_interface.as_str();
+    // The one that the kernel lists last is taken.
+    routers.client.command(&["ip", "address", "add", &format!("{other}/24"), "dev", interface], "").unwrap();
+    routers.start_daemons().unwrap();
+    let shown = || daemon.status().map(|status| link(&status, CLIENT_GROUP, &of_lab.name).cloned());
+    let down = || Ok(shown()?.filter(|link: &Value| link["state"] == "down"));
+    let link_now = routers.lab.wait_until("the link to be down", PATIENCE, down).unwrap();
+    let said = format!("it speaks from {other}, and {interface} has {expected} in the same prefix");
+    assert_eq!(link_now["local"], other.as_str());
+    assert!(link_now["last_down_reason"].as_str().unwrap().contains(&said), "{link_now:#}");
+    let log = daemon.log();
+    assert!(log.contains(&said) && log.contains("has several addresses in the same prefix"), "{log}");
+    // As the reason asks for.
+    fs::write(daemon.config_path(), text).unwrap();
+    daemon.command(&["reload"]).unwrap();
+    let up = || Ok(shown()?.filter(|link: &Value| link["state"] == "up"));
+    let link_now = routers.lab.wait_until("the link to be up", PATIENCE, up).unwrap();
+    assert!(!link_now["last_down_reason"].to_string().contains("it speaks from"), "{link_now:#}");
 }

@@ -37,6 +37,12 @@ pub struct Address {
     pub peer: Option<IpAddr>,
 }
 
+impl Address {
+    fn ip(&self) -> IpAddr {
+        self.network.addr()
+    }
+}
+
 impl Host {
     /// Asks the kernel, as the daemon does when it runs: what one of them takes for right, the other does.
     ///
@@ -99,7 +105,18 @@ pub(super) fn check(peers: &[Peer<'_>], host: &Host, absent: Severity, findings:
                 (None, Some(remote)) => {
                     let remote_ip = *remote.get_ref();
                     let reaches = |has: &Address| has.network.contains(&remote_ip) || has.peer == Some(remote_ip);
-                    if !addresses.iter().any(reaches) {
+                    let own: BTreeSet<IpAddr> = addresses.iter().filter(|has| reaches(has)).map(Address::ip).collect();
+                    if let [first, second, ..] = own.iter().collect::<Vec<_>>()[..] {
+                        findings.warning(
+                            &remote.span(),
+                            format!("{name} has several addresses in the same prefix as {remote_ip}: {}", listed(&own)),
+                            format!(
+                                "name the one that the peer has as `remote`: local = \"{first}\" or local = \"{second}\"; with \
+                                 the other one the peer takes our keepalives for a stranger's"
+                            ),
+                        );
+                    }
+                    if own.is_empty() {
                         let list: Vec<_> = addresses.iter().map(|has| has.network.to_string()).collect();
                         let has = if list.is_empty() { "no address".to_owned() } else { list.join(", ") };
                         say(
@@ -113,6 +130,11 @@ pub(super) fn check(peers: &[Peer<'_>], host: &Host, absent: Severity, findings:
             }
         }
     }
+}
+
+/// Of addresses, the first ones.
+fn listed(addresses: &BTreeSet<IpAddr>) -> String {
+    addresses.iter().take(4).map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// Why nobody else can have this address behind this interface.

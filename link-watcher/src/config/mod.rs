@@ -46,7 +46,7 @@ pub use self::{
     secret::{SecretError, SecretFile},
     uplinks::{
         FailbackConnections, ForceConfig, HttpTarget, Nat, ProbeConfig, ProbeKind, Protocol, RULE_PRIORITIES,
-        UplinkConfig, UplinksConfig,
+        TcpRefusal, UplinkConfig, UplinksConfig,
     },
 };
 use self::{peer::Peer, section::Section, uplinks::Uplinks};
@@ -376,7 +376,7 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
     cross::check(&peers, &uplinks, findings);
     actuation::resolve(&mut peers, &uplinks, findings);
     host::check(&peers, host, absent, findings);
-    uplinks::check_host(&uplinks, host, absent, findings);
+    uplinks::check_host(&uplinks, &peers, host, absent, findings);
     doubts::check(&peers, &uplinks, findings);
     // Both are built before either is missed: building reports what only shows when values are put together.
     let peers: Vec<Option<PeerConfig>> = peers.into_iter().map(Peer::build).collect();

@@ -207,6 +207,8 @@ pub enum ProbeKind {
     Tcp {
         /// Whom.
         targets: Vec<SocketAddr>,
+        /// Whether the server's refusal of the connection (RST) counts as an answer.
+        refused: TcpRefusal,
     },
     /// An HTTP or HTTPS request.
     Http {
@@ -229,6 +231,15 @@ pub enum ProbeKind {
         /// Whom.
         targets: Vec<IpAddr>,
     },
+}
+
+/// What a server's refusal of a TCP connection shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TcpRefusal {
+    /// That packets get there and back: the uplink works.
+    Up,
+    /// Nothing: only a connection counts.
+    Down,
 }
 
 impl ProbeKind {

@@ -8,7 +8,7 @@ use std::{
         net::UnixListener as StdListener,
     },
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -34,6 +34,8 @@ const MAX_CLIENTS: usize = 32;
 const MAX_READERS: usize = 16;
 /// How old what they are shown may be: however often they ask, the core is asked no more often.
 const READERS_STALE: Duration = Duration::from_millis(200);
+/// How many questions of theirs in a row are put to the core; then one each [`READERS_STALE`].
+const READERS_QUESTIONS: u32 = 10;
 /// Connections that wait to be accepted.
 const BACKLOG: i32 = 16;
 /// How long a client may be silent before its connection is closed.
@@ -191,11 +193,36 @@ struct Readers {
     places: Arc<Semaphore>,
     /// What they were shown last, and when.
     shown: Mutex<Option<(Instant, Snapshot)>>,
+    /// Questions of theirs that the core may still be asked.
+    questions: std::sync::Mutex<Allowance>,
+}
+
+/// How often something may be done: [`READERS_QUESTIONS`] times at once, and once more each [`READERS_STALE`].
+#[derive(Debug, Default)]
+struct Allowance {
+    /// When all of it may be used again.
+    full: Option<Instant>,
+}
+
+impl Allowance {
+    /// Uses one of them; `false`: there is none left.
+    fn take(&mut self, now: Instant) -> bool {
+        let from = self.full.map_or(now, |full| full.max(now));
+        let left = from.duration_since(now) <= READERS_STALE * (READERS_QUESTIONS - 1);
+        if left {
+            self.full = Some(from + READERS_STALE);
+        }
+        left
+    }
 }
 
 impl Default for Readers {
     fn default() -> Self {
-        Self { places: Arc::new(Semaphore::new(MAX_READERS)), shown: Mutex::default() }
+        Self {
+            places: Arc::new(Semaphore::new(MAX_READERS)),
+            shown: Mutex::default(),
+            questions: std::sync::Mutex::default(),
+        }
     }
 }
 
@@ -213,6 +240,11 @@ impl Readers {
             *shown = Some((Instant::now(), snapshot.clone()));
         }
         reply
+    }
+
+    /// Whether a question of one of them may be put to the core now; each is answered anew.
+    fn may_ask(&self) -> bool {
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner).take(Instant::now())
     }
 }
 
@@ -279,6 +311,9 @@ async fn serve<T: From<Order>>(
                 let who = author::user_name(client.uid).await;
                 send(&mut write, &Reply::Denied(denied(&who))).await?;
             }
+            Ok(Request::Ask(_)) if !client.orders && !readers.may_ask() => {
+                send(&mut write, &Reply::Refused(too_many_questions())).await?;
+            }
             Ok(Request::Ask(question)) => {
                 let (reply, answer) = oneshot::channel();
                 let answer = ask(orders, Order::Ask(question, reply), answer).await;
@@ -319,6 +354,15 @@ fn answered<A>(answer: Result<Result<A, String>, String>, good: impl FnOnce(A) -
 fn denied(who: &str) -> String {
     format!(
         "{who} may ask (`status`, `events`), for `[daemon] control-group` says so; orders are root's: run this with sudo"
+    )
+}
+
+/// To somebody who may only ask, and asks too often.
+fn too_many_questions() -> String {
+    format!(
+        "all who may only ask have {} questions (`explain`, `what-if`) a second, and {READERS_QUESTIONS} at once: try again in a \
+         second, or with sudo",
+        Duration::from_secs(1).as_millis() / READERS_STALE.as_millis()
     )
 }
 
@@ -375,4 +419,19 @@ fn to_line(reply: &Reply) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(reply)?;
     line.push(b'\n');
     Ok(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn readers_ask_often_at_once_and_then_as_time_goes_by() {
+        let (mut allowance, begun) = (Allowance::default(), Instant::now());
+        let mut at =
+            |ms: u64, count: u32| (0..count).filter(|_| allowance.take(begun + Duration::from_millis(ms))).count();
+        assert_eq!(at(0, 1_000), 10);
+        assert_eq!((at(199, 5), at(200, 5), at(1_200, 100)), (0, 1, 5));
+        assert_eq!(at(60_000, 1_000), 10, "what was not used does not add up");
+    }
 }

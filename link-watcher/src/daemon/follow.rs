@@ -57,6 +57,10 @@ impl Core {
             Some(local) => self.interfaces.has(interface, *local).then_some(*local),
             None => self.interfaces.local_for(interface, *remote),
         };
+        link.rival = match link.config.local {
+            Some(_) => None,
+            None => local.and_then(|local| self.interfaces.rival_of(interface, local, *remote)),
+        };
         // Without its address a socket cannot be bound, and a kernel program cannot know what is ours. An interface that is
         // down may have none yet.
         let wanted = match device {

@@ -34,6 +34,8 @@ pub(super) struct Link {
     pub(super) suspicion: Option<Suspicion>,
     /// Why it cannot be probed yet.
     pub(super) unbound: Option<String>,
+    /// Another address of the interface that could be ours as well, where `local` does not say which.
+    pub(super) rival: Option<IpAddr>,
     /// What the engine knows of its interface.
     pub(super) device: Option<Device>,
     /// What runs now.
@@ -77,6 +79,7 @@ impl Link {
             judge: suspicion::Judge::default(),
             suspicion: None,
             unbound: None,
+            rival: None,
             device: None,
             running: None,
         }
@@ -93,6 +96,17 @@ impl Link {
         self.roots = fresh.roots;
         self.shares_remote = fresh.shares_remote;
         rekeyed
+    }
+
+    /// What its silence may come from: that it speaks from another address than the peer expects.
+    pub(super) fn doubt(&self) -> Option<String> {
+        let (running, rival) = (self.running.as_ref()?, self.rival?);
+        (self.device == Some(Device::Ready)).then(|| {
+            format!(
+                "it speaks from {}, and {} has {rival} in the same prefix: does the peer expect that one? `local` says which",
+                running.local, self.config.interface
+            )
+        })
     }
 
     /// What makes it this link, where it runs.

@@ -62,6 +62,7 @@ use crate::{
     control::{History, Server},
     engine::Engine,
     error::{MissingPrivilege, chain},
+    foreign_rules::{self, Claim},
     ledger::{Ledger, SharedLedger},
     log,
     metrics::{self, Counters},
@@ -138,12 +139,25 @@ fn admit(server: &Server, group: Option<&ControlGroup>) {
     }
 }
 
+/// Says which policy rules of others take traffic that is ours, or the other way round.
+fn warn_of_rules(config: &Config) {
+    match foreign_rules::Policy::read() {
+        Ok(policy) => {
+            for trouble in foreign_rules::judge(&policy, &Claim::all(config)).iter().filter(|trouble| !trouble.among) {
+                warn!("{}; {}", trouble.message(), trouble.remedy);
+            }
+        }
+        Err(error) => warn!("policy rules of others cannot be looked at: {error}"),
+    }
+}
+
 /// Everything between the first thread and the last.
 async fn serve(config_path: &Path, loaded: Loaded, refused: Option<String>) -> Result<()> {
     let Loaded { text, config, .. } = loaded;
     // Before anything is changed: a second daemon on the same socket would fight the first one.
     let server = Server::bind(&config.daemon.control_socket).context("the control socket")?;
     admit(&server, config.daemon.control_group.as_ref());
+    warn_of_rules(&config);
     let listen = config.metrics.map(|metrics| metrics.listen);
     let (metrics_at, metrics_watched) = watch::channel(listen);
     let mut past = Past::load(&config.daemon.own_state_directory())?;

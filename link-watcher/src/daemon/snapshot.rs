@@ -7,7 +7,7 @@ use crate::{
     announce::Reason,
     clock,
     engine::{GroupStatus, LinkStatus},
-    event::LinkId,
+    event::{LinkId, LinkVerdict},
     route::RouteSink as _,
     status::{
         AnnouncementsSnapshot, DroppedSnapshot, GroupSnapshot, LinkSnapshot, PeerViewSnapshot, RefusedPrefix,
@@ -83,6 +83,12 @@ impl Core {
         let running = link.running.as_ref();
         let state = &self.tables.states()[status.id.0 as usize];
         let stats = self.stats.of(status.id.0);
+        // Of now, not of when it went down.
+        let doubt = (status.verdict == LinkVerdict::Down).then(|| self.doubt(status.id, clock::now_ns())).flatten();
+        let last_down_reason = match (status.last_down_reason.clone(), doubt) {
+            (Some(why), Some(doubt)) => Some(format!("{why}; {doubt}")),
+            (why, doubt) => why.or(doubt),
+        };
         let (rtt_ns, jitter_ns) = (state.srtt_ns.load(Relaxed), state.jitter_ns.load(Relaxed));
         Some(LinkSnapshot {
             name: link.config.name.clone(),
@@ -109,7 +115,7 @@ impl Core {
             dropped: self.dropped(status.id),
             flaps: status.flaps,
             penalty: status.penalty.round() as u32,
-            last_down_reason: status.last_down_reason.clone(),
+            last_down_reason,
             suspicion: link.unbound.clone().or_else(|| link.suspicion.as_ref().map(ToString::to_string)),
             local: running.map(|running| running.local).or(link.config.local).map(|local| local.to_string()),
             detection_ms: Some((link.interval_ns * u64::from(link.multiplier)) as f64 / 1e6),

@@ -133,14 +133,27 @@ impl Interfaces {
     /// The interface's own address with which `remote` is reached: it lies in the same prefix (the longest, if in
     /// several), or `remote` is its point-to-point peer; for a link-local `remote`, the interface's link-local address.
     pub fn local_for(&self, name: &str, remote: IpAddr) -> Option<IpAddr> {
+        self.locals_for(name, remote)
+            .into_iter()
+            .max_by_key(|address| address.prefix_len)
+            .map(|address| address.address)
+    }
+
+    /// Another address than `local` with which `remote` could be reached as well.
+    pub fn rival_of(&self, name: &str, local: IpAddr, remote: IpAddr) -> Option<IpAddr> {
+        self.locals_for(name, remote).into_iter().map(|address| address.address).find(|other| *other != local)
+    }
+
+    /// The interface's own addresses that lie in the same prefix as `remote`.
+    fn locals_for(&self, name: &str, remote: IpAddr) -> Vec<&Address> {
         let reaches = |address: &&Address| {
             address.address != remote
                 && !address.tentative
                 && IpNet::new(address.peer.unwrap_or(address.address), address.prefix_len)
                     .is_ok_and(|prefix| prefix.contains(&remote))
         };
-        let addresses = &self.get(name)?.addresses;
-        addresses.iter().filter(reaches).max_by_key(|address| address.prefix_len).map(|address| address.address)
+        let addresses = self.get(name).into_iter().flat_map(|interface| &interface.addresses);
+        addresses.filter(reaches).collect()
     }
 
     /// Whether the interface has the address, in whatever state.

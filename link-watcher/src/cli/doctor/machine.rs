@@ -7,6 +7,12 @@ use link_watcher_programs::NFT;
 use super::netlink;
 use crate::{
     bpf::{self, XdpProgram},
+    cli::explain::{
+        kernel::{self, Kernel, NamedTable},
+        nft::Fib,
+    },
+    foreign_rules::Policy,
+    netlink::Family,
     system::Interfaces,
     uplink::nft::TIMEOUT as NFT_TIMEOUT,
 };
@@ -28,6 +34,12 @@ pub(super) trait Machine {
     fn conntrack(&self) -> io::Result<()>;
     /// The version of the `nft` command, where it works with the kernel.
     fn nft(&self) -> io::Result<String>;
+    /// nftables' tables, everybody's, and the routing that they may ask.
+    fn filters(&self) -> Result<(Vec<NamedTable>, Box<dyn Fib>), String>;
+    /// A rule of a table, as nft(8) writes it, by its handle.
+    fn rule_text(&self, family: &str, table: &str, handle: u64) -> Option<String>;
+    /// Policy rules, everybody's.
+    fn policy(&self) -> io::Result<Policy>;
     fn now(&self) -> SystemTime;
 }
 
@@ -78,6 +90,20 @@ impl Machine for ThisMachine {
             return Err(io::Error::other(tables.stderr.lines().next().unwrap_or("it failed").to_owned()));
         }
         Ok(version.stdout.trim_end().to_owned())
+    }
+
+    fn filters(&self) -> Result<(Vec<NamedTable>, Box<dyn Fib>), String> {
+        let tables = kernel::tables()?;
+        let kernel = Kernel::read(Family::V4).map_err(|error| error.to_string())?;
+        Ok((tables, Box::new(kernel)))
+    }
+
+    fn rule_text(&self, family: &str, table: &str, handle: u64) -> Option<String> {
+        kernel::rule_text(family, table, handle)
+    }
+
+    fn policy(&self) -> io::Result<Policy> {
+        Policy::read()
     }
 
     fn now(&self) -> SystemTime {

@@ -5,18 +5,23 @@ mod interfaces;
 mod machine;
 mod neighbours;
 mod netlink;
+mod ports;
 
 use std::{collections::BTreeMap, path::Path};
 
 use serde::Serialize;
 
-use self::machine::{Machine, ThisMachine};
+use self::{
+    machine::{Machine, ThisMachine},
+    ports::Port,
+};
 use super::{
     Exit, Failure,
     output::{Style, document, print},
 };
 use crate::{
-    config::{self, Config, EngineChoice},
+    config::{self, Config, EngineChoice, PeerConfig},
+    foreign_rules::Claim,
     route::RouteBackend,
 };
 
@@ -66,6 +71,10 @@ struct Needs {
     ipv4: bool,
     ipv6: bool,
     interfaces: BTreeMap<String, Use>,
+    /// Rule priorities and marks that are ours.
+    claims: Vec<Claim>,
+    /// What peers' announcements come in by.
+    ports: Vec<Port>,
 }
 
 /// What an interface is for.
@@ -108,6 +117,8 @@ impl Needs {
             ipv4: routes.contains(&true),
             ipv6: routes.contains(&false),
             interfaces,
+            claims: Claim::all(config),
+            ports: config.peers.iter().flat_map(ports).collect(),
         }
     }
 
@@ -126,8 +137,20 @@ impl Needs {
             ipv4: true,
             ipv6: false,
             interfaces: on.map(|interface| (interface.link.name.clone(), any)).collect(),
+            claims: Vec::new(),
+            ports: Vec::new(),
         }
     }
+}
+
+fn ports(peer: &PeerConfig) -> impl Iterator<Item = Port> {
+    peer.links.iter().map(|link| Port {
+        interface: link.interface.clone(),
+        local: link.local,
+        remote: link.remote,
+        port: peer.port,
+        asks: !(peer.announce.is_empty() && peer.announce_interfaces.is_empty()),
+    })
 }
 
 pub(super) fn run(path: &Path, named: bool, json: bool) -> Result<Exit, Failure> {
@@ -153,7 +176,9 @@ fn examine(machine: &dyn Machine, needs: &Needs, configuration: Finding) -> Repo
     let mut checks = vec![configuration];
     checks.extend(checks::of_machine(machine, needs));
     checks.extend(interfaces::of_interfaces(machine, needs));
+    checks.extend(ports::of_ports(machine, needs));
     checks.extend(neighbours::of_neighbours(machine, needs));
+    checks.extend(neighbours::of_rules(machine, needs));
     let count = |level| checks.iter().filter(|finding| finding.level == level).count();
     Report { missing: count(Level::Missing), warnings: count(Level::Warning), checks }
 }

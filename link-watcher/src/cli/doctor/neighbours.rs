@@ -1,6 +1,7 @@
-//! Other daemons that change routes.
+//! Other programs that change routes and policy rules.
 
 use super::{Finding, Machine, Needs, checks::processes, ok, warning};
+use crate::foreign_rules::judge;
 
 /// Names of processes, cut at 15 bytes as the kernel does; what they do to us, and the remedy.
 const NEIGHBOURS: &[(&str, &str, &str)] = &[
@@ -66,4 +67,22 @@ fn networkd(machine: &dyn Machine, needs: &Needs) -> Finding {
         "when it reconfigures an interface it deletes routes, rules and nexthop objects that it did not make",
         format!("write [Network] {} into {directory}/link-watcher.conf", lacking.join(" ")),
     )
+}
+
+/// Policy rules of others beside ours.
+pub(super) fn of_rules(machine: &dyn Machine, needs: &Needs) -> Vec<Finding> {
+    if needs.claims.is_empty() {
+        return Vec::new();
+    }
+    let troubles = match machine.policy() {
+        Ok(policy) => judge(&policy, &needs.claims),
+        Err(error) => {
+            let message = format!("the kernel does not list policy rules: {error}");
+            return vec![warning("rules", message, "a kernel with CONFIG_IP_MULTIPLE_TABLES")];
+        }
+    };
+    if troubles.is_empty() {
+        return vec![ok("rules", "no policy rule of others takes traffic that is ours")];
+    }
+    troubles.into_iter().map(|trouble| warning("rules", trouble.message(), trouble.remedy)).collect()
 }

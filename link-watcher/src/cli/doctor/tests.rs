@@ -2,13 +2,19 @@
 
 use std::{
     io,
+    net::IpAddr,
     time::{Duration, SystemTime},
 };
 
 use super::*;
 use crate::{
     bpf::{Mode, XdpProgram},
+    cli::explain::{
+        kernel::{NamedTable, by_table},
+        nft::Fib,
+    },
     config::{Host, Severity},
+    foreign_rules::Policy,
     system::{Interfaces, KernelEvent, Link},
 };
 
@@ -21,6 +27,9 @@ struct Fake {
     nexthops: Option<i32>,
     conntrack: Option<i32>,
     nft: Result<&'static str, io::ErrorKind>,
+    policy: Policy,
+    /// As `nft -j list ruleset` prints it.
+    ruleset: Result<serde_json::Value, String>,
 }
 
 impl Fake {
@@ -57,6 +66,8 @@ impl Fake {
             nexthops: None,
             conntrack: None,
             nft: Ok("nftables v1.0.6"),
+            policy: Policy::default(),
+            ruleset: Ok(serde_json::Value::Null),
         }
     }
 
@@ -131,8 +142,32 @@ impl Machine for Fake {
         self.nft.map(str::to_owned).map_err(io::Error::from)
     }
 
+    fn filters(&self) -> Result<(Vec<NamedTable>, Box<dyn Fib>), String> {
+        Ok((by_table(self.ruleset.as_ref().map_err(Clone::clone)?), Box::new(NoRoutes)))
+    }
+
+    fn rule_text(&self, _: &str, _: &str, handle: u64) -> Option<String> {
+        (handle == 9).then(|| "iifname \"eth1\" udp dport != 53 drop".to_owned())
+    }
+
+    fn policy(&self) -> io::Result<Policy> {
+        Ok(self.policy.clone())
+    }
+
     fn now(&self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_secs(1_780_000_000)
+    }
+}
+
+struct NoRoutes;
+
+impl Fib for NoRoutes {
+    fn way_out(&mut self, _: IpAddr) -> Option<String> {
+        None
+    }
+
+    fn kind(&mut self, _: IpAddr, _: Option<&str>) -> String {
+        "local".to_owned()
     }
 }
 
@@ -151,6 +186,8 @@ fn needs() -> Needs {
             ("eth1".to_owned(), Use { peer: true, ..Use::default() }),
             ("eth2".to_owned(), Use { uplink: true, ..Use::default() }),
         ]),
+        claims: Vec::new(),
+        ports: Vec::new(),
     }
 }
 
@@ -183,12 +220,76 @@ fn needs_follow_from_the_configuration() {
         ("eth0".to_owned(), Use::default()),
         ("eth2".to_owned(), Use { uplink: true, ..Use::default() }),
     ]);
-    let expected = Needs { peers: false, bpf: false, realtime: false, ipv6: false, interfaces, ..needs() };
+    let expected = Needs {
+        peers: false,
+        bpf: false,
+        realtime: false,
+        ipv6: false,
+        interfaces,
+        claims: Claim::all(&loaded.config),
+        ..needs()
+    };
+    assert_eq!(expected.claims.len(), 1);
     assert_eq!(Needs::of(&loaded.config), expected);
     // And then what only peers need is not asked for.
     let machine =
         Fake::good().file("/proc/self/status", "CapEff:\t0000000000003000\n").file("/proc/self/mountinfo", "");
     assert_eq!(machine.complaints(&expected), [""; 0]);
+}
+
+#[test]
+fn rules_of_others_are_asked_for_where_ours_are() {
+    let config = "[[uplinks]]\nname = \"wan\"\nlan = [\"eth0\"]\n[uplinks.probe]\ntargets = [\"192.0.2.1\"]\n\
+                  [[uplinks.link]]\nname = \"a\"\ninterface = \"eth2\"\n";
+    let loaded = config::parse(Path::new("c.toml"), config, &Host::default(), Severity::Warning).unwrap();
+    let needs = Needs::of(&loaded.config);
+    assert_eq!(Fake::good().said(&needs, "rules", ""), "no policy rule of others takes traffic that is ours");
+}
+
+#[test]
+fn a_filter_that_drops_announcements_is_named() {
+    let port = Port {
+        interface: "eth1".to_owned(),
+        local: Some("192.0.2.1".parse().unwrap()),
+        remote: "192.0.2.2".parse().unwrap(),
+        port: 46_721,
+        asks: false,
+    };
+    let needs = |asks| Needs { ports: vec![Port { asks, ..port.clone() }], ..needs() };
+    let filter = |policy: &str, rules: &[serde_json::Value]| {
+        let mut objects =
+            vec![serde_json::json!({"chain": {"family": "inet", "table": "mine", "name": "in", "hook": "input",
+            "prio": 0, "policy": policy}})];
+        let rule = |(at, expr): (usize, &serde_json::Value)| serde_json::json!({"rule": {"family": "inet", "table": "mine", "chain": "in", "handle": at + 8, "expr": expr}});
+        objects.extend(rules.iter().enumerate().map(rule));
+        Fake { ruleset: Ok(serde_json::json!({"nftables": objects})), ..Fake::good() }
+    };
+    let is = |left: serde_json::Value, op: &str, right: serde_json::Value| serde_json::json!({"match": {"op": op, "left": left, "right": right}});
+    let dport = serde_json::json!({"payload": {"protocol": "udp", "field": "dport"}});
+    let state = is(serde_json::json!({"ct": {"key": "state"}}), "in", serde_json::json!(["established", "related"]));
+    let known = serde_json::json!([state, {"accept": null}]);
+    let verdict = |verdict: &str, test| serde_json::json!([test, {verdict: null}]);
+
+    let dropped = filter("accept", &[known.clone(), verdict("drop", is(dport.clone(), "!=", 53.into()))]);
+    assert_eq!(
+        dropped.complaints(&needs(false)),
+        [
+            "warning announcements eth1: nftables drops UDP 46721 from 192.0.2.2 here (table inet mine, hook input, chain in, rule 9: \
+          iifname \"eth1\" udp dport != 53 drop): announcements are lost, although the link is up where XDP \
+          answers keepalives beneath it | nft insert rule inet mine in iifname \"eth1\" udp dport 46721 accept, and likewise in the file that makes \
+          the table"
+        ]
+    );
+    // Who asks gets its answers.
+    assert_eq!(dropped.complaints(&needs(true)), [""; 0]);
+    let complaints = filter("drop", &[known]).complaints(&needs(false));
+    assert!(complaints[0].contains("(table inet mine, hook input, the policy of chain in)"), "{complaints:?}");
+    let let_in = filter("drop", &[verdict("accept", is(dport, "==", 46_721.into()))]);
+    assert_eq!(let_in.said(&needs(false), "announcements", "eth1"), "UDP 46721 is let in from 192.0.2.2");
+    let xt = filter("drop", &[serde_json::json!([{"xt": null}])]);
+    assert!(xt.said(&needs(false), "announcements", "eth1").contains("cannot be told: the nftables table inet mine"));
+    let root = Fake { ruleset: Err("run this with sudo".to_owned()), ..Fake::good() };
+    assert!(root.said(&needs(false), "announcements", "").ends_with("cannot be seen: run this with sudo"));
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, io, net::IpAddr};
 
 use link_watcher_programs::{NFT, RunError};
 use rtnetlink::packet_route::route::RouteType;
+use serde_json::Value;
 
 use super::nft::{Fib, Loaded};
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
 const MAX_OTHERS: usize = 6;
 
 /// This network namespace.
-pub(super) struct Kernel {
+pub(in crate::cli) struct Kernel {
     requests: Requests,
     pub(super) interfaces: Interfaces,
     pub(super) rules: Vec<AnyRule>,
@@ -41,7 +42,7 @@ pub(super) struct Nftables {
 }
 
 impl Kernel {
-    pub(super) fn read(family: Family) -> io::Result<Self> {
+    pub(in crate::cli) fn read(family: Family) -> io::Result<Self> {
         let interfaces = Interfaces::read()?;
         let (mut requests, mut batch) = (Requests::open()?, Batch::default());
         rule::dump(&mut batch, family);
@@ -152,10 +153,52 @@ pub(super) fn connections(test: impl Fn(&Flow) -> bool, most: usize) -> io::Resu
     netfilter::flows(&mut netfilter::open()?, &mut Batch::default(), None, most, test)
 }
 
+/// A table of nftables, anybody's.
+#[derive(Clone, Debug)]
+pub(in crate::cli) struct NamedTable {
+    /// `ip`, `ip6` or `inet`.
+    pub(in crate::cli) family: String,
+    pub(in crate::cli) name: String,
+    pub(in crate::cli) loaded: Loaded,
+}
+
+/// Everybody's tables that IP packets go through.
+pub(in crate::cli) fn tables() -> Result<Vec<NamedTable>, String> {
+    let document: Value = serde_json::from_str(&nft(&["-j", "list", "ruleset"])?).map_err(|error| error.to_string())?;
+    Ok(by_table(&document))
+}
+
+pub(in crate::cli) fn by_table(document: &Value) -> Vec<NamedTable> {
+    let mut objects: BTreeMap<(&str, &str), Vec<&Value>> = BTreeMap::new();
+    for object in document["nftables"].as_array().into_iter().flatten() {
+        let Some(inner) = object.as_object().and_then(|object| object.values().next()) else { continue };
+        if let (Some(family @ ("ip" | "ip6" | "inet")), Some(table)) =
+            (inner["family"].as_str(), inner["table"].as_str())
+        {
+            objects.entry((family, table)).or_default().push(object);
+        }
+    }
+    let named = |((family, name), objects): ((&str, &str), Vec<&Value>)| NamedTable {
+        family: family.to_owned(),
+        name: name.to_owned(),
+        loaded: Loaded::of(objects),
+    };
+    objects.into_iter().map(named).collect()
+}
+
+/// A rule as nft(8) writes it.
+pub(in crate::cli) fn rule_text(family: &str, table: &str, handle: u64) -> Option<String> {
+    let text = nft(&["-a", "list", "table", family, table]).ok()?;
+    let end = format!(" # handle {handle}");
+    // Chains and sets have handles too, and begin a block.
+    let mut rules = text.lines().filter_map(|line| line.strip_suffix(&end)).filter(|line| !line.ends_with('{'));
+    rules.next().map(|rule| rule.trim().to_owned())
+}
+
 /// Reads our table and the names of others' chains. `name`: that of our table, where it is known.
 pub(super) fn nftables(name: Option<&str>, hooks: &[&str]) -> Result<Nftables, String> {
     let text = nft(&["-j", "list", "chains"])?;
-    let document: serde_json::Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+    let document: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
     // The tables of all instances begin as that without one.
     let any_instance = table_name(None);
     let (mut ours, mut others) = (None, Vec::new());

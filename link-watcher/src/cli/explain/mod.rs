@@ -3,8 +3,8 @@
 
 mod follow;
 mod judge;
-mod kernel;
-mod nft;
+pub(super) mod kernel;
+pub(super) mod nft;
 mod render;
 #[cfg(test)]
 mod tests;
@@ -242,6 +242,7 @@ fn packet(question: &Question, kernel: &mut Kernel) -> Result<(Packet, Option<u3
         destination: question.to,
         protocol: name,
         port: question.port,
+        source_port: None,
         incoming: None,
         outgoing: None,
         mark: 0,
@@ -409,10 +410,4 @@ fn said(group: &GroupSnapshot, link: &LinkSnapshot) -> LinkSaid {
         active: Some(group.active.contains(&link.name)),
         evidence,
     }
-}
-
-/// A table of nftables, and a packet that goes through all hooks of it.
-#[cfg(feature = "fuzzing")]
-pub(super) fn fuzz(data: &[u8]) {
-    nft::fuzz(data);
 }

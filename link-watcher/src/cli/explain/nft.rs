@@ -3,35 +3,19 @@
 //!
 //! It knows what our table says, whatever order it says it in. Anything else makes the answer "unknown", never a guess.
 
+mod worth;
+
 use std::{collections::BTreeMap, net::IpAddr};
 
-use ipnet::IpNet;
 use serde_json::Value;
 
 /// Chains that a packet may go through, one out of the other.
 const MAX_DEPTH: usize = 16;
 /// Different outcomes that are followed.
-const MAX_OUTCOMES: usize = 64;
-
-/// Flags of TCP (RFC 9293, section 3.1).
-const SYN: u64 = 0x02;
-const ACK: u64 = 0x10;
-
-/// A flag of TCP by its name.
-fn tcp_flag(name: &str) -> Option<u64> {
-    match name {
-        "fin" => Some(0x01),
-        "syn" => Some(SYN),
-        "rst" => Some(0x04),
-        "psh" => Some(0x08),
-        "ack" => Some(ACK),
-        "urg" => Some(0x20),
-        _ => None,
-    }
-}
+pub(in crate::cli) const MAX_OUTCOMES: usize = 64;
 
 /// What `fib` expressions ask of the kernel.
-pub(super) trait Fib {
+pub(in crate::cli) trait Fib {
     /// The interface by which an address is reached, without mark; nothing where there is no way.
     fn way_out(&mut self, address: IpAddr) -> Option<String>;
     /// What kind of address it is, as nft names it (`local`, `unicast`, `broadcast`, `multicast`); on this interface alone
@@ -41,50 +25,71 @@ pub(super) trait Fib {
 
 /// A packet on its way.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Packet {
-    pub(super) source: Option<IpAddr>,
-    pub(super) destination: IpAddr,
+pub(in crate::cli) struct Packet {
+    pub(in crate::cli) source: Option<IpAddr>,
+    pub(in crate::cli) destination: IpAddr,
     /// As nft names it: `tcp`, `udp`, `icmp`, `ipv6-icmp`.
-    pub(super) protocol: &'static str,
-    pub(super) port: Option<u16>,
-    pub(super) incoming: Option<String>,
-    pub(super) outgoing: Option<String>,
-    pub(super) mark: u32,
-    pub(super) connection_mark: u32,
+    pub(in crate::cli) protocol: &'static str,
+    pub(in crate::cli) port: Option<u16>,
+    /// Where it is known.
+    pub(in crate::cli) source_port: Option<u16>,
+    pub(in crate::cli) incoming: Option<String>,
+    pub(in crate::cli) outgoing: Option<String>,
+    pub(in crate::cli) mark: u32,
+    pub(in crate::cli) connection_mark: u32,
     /// `new` or `established`.
-    pub(super) state: &'static str,
+    pub(in crate::cli) state: &'static str,
 }
 
 /// What becomes of it at one hook.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Outcome {
+pub(in crate::cli) struct Outcome {
     /// How often, 0 to 1: where connections take turns, each turn is an outcome.
-    pub(super) share: f64,
-    pub(super) packet: Packet,
+    pub(in crate::cli) share: f64,
+    pub(in crate::cli) packet: Packet,
     /// The chains that it went through.
-    pub(super) trail: Vec<String>,
+    pub(in crate::cli) trail: Vec<String>,
     /// It goes no further: the verdict.
-    pub(super) refused: Option<String>,
+    pub(in crate::cli) refused: Option<String>,
+    /// Which rule or policy said so.
+    pub(in crate::cli) refused_by: Option<Refuser>,
     /// What its source is translated to: `masquerade`, or an address.
-    pub(super) translated: Option<String>,
+    pub(in crate::cli) translated: Option<String>,
     /// It depends on whose turn it is.
-    pub(super) by_turns: bool,
+    pub(in crate::cli) by_turns: bool,
+}
+
+/// What refuses a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::cli) struct Refuser {
+    /// The chain at the hook.
+    pub(in crate::cli) base: String,
+    /// The chain that has the rule: that one, or one that it leads to.
+    pub(in crate::cli) chain: String,
+    /// The rule's handle; nothing: the policy of the chain at the hook.
+    pub(in crate::cli) rule: Option<u64>,
 }
 
 /// A table as it is loaded.
-#[derive(Debug, Default)]
-pub(super) struct Loaded {
+#[derive(Clone, Debug, Default)]
+pub(in crate::cli) struct Loaded {
     chains: BTreeMap<String, Chain>,
     /// Named sets and maps.
     sets: BTreeMap<String, Value>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Chain {
     /// Hook and priority of a base chain.
     base: Option<(String, i64)>,
     drops: bool,
-    rules: Vec<Vec<Value>>,
+    rules: Vec<Rule>,
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    handle: Option<u64>,
+    statements: Vec<Value>,
 }
 
 /// What a rule's expression is worth.
@@ -108,13 +113,18 @@ enum Flow {
 
 /// An expression that is not known here.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Unknown(pub(super) String);
+pub(in crate::cli) struct Unknown(pub(in crate::cli) String);
 
 impl Loaded {
     /// Reads what `nft -j list table` prints.
-    pub(super) fn parse(text: &str) -> Result<Self, String> {
+    pub(in crate::cli) fn parse(text: &str) -> Result<Self, String> {
         let document: Value = serde_json::from_str(text).map_err(|error| error.to_string())?;
         let objects = document["nftables"].as_array().ok_or("it has no list of objects")?;
+        Ok(Self::of(objects))
+    }
+
+    /// Takes in the objects of one table, chains before their rules.
+    pub(in crate::cli) fn of<'v>(objects: impl IntoIterator<Item = &'v Value>) -> Self {
         let mut loaded = Self::default();
         let name = |value: &Value| value["name"].as_str().unwrap_or_default().to_owned();
         for object in objects {
@@ -126,21 +136,22 @@ impl Loaded {
                 let chain = rule["chain"].as_str().unwrap_or_default();
                 let statements = rule["expr"].as_array().cloned().unwrap_or_default();
                 if let Some(chain) = loaded.chains.get_mut(chain) {
-                    chain.rules.push(statements);
+                    chain.rules.push(Rule { handle: rule["handle"].as_u64(), statements });
                 }
             } else if let Some(set) = object.get("set").or_else(|| object.get("map")) {
                 loaded.sets.insert(name(set), set.get("elem").cloned().unwrap_or(Value::Array(Vec::new())));
             }
         }
-        Ok(loaded)
+        loaded
     }
 
     /// What becomes of a packet at a hook: one outcome, or several where connections take turns.
-    pub(super) fn run(&self, hook: &str, packet: &Packet, fib: &mut dyn Fib) -> Result<Vec<Outcome>, Unknown> {
+    pub(in crate::cli) fn run(&self, hook: &str, packet: &Packet, fib: &mut dyn Fib) -> Result<Vec<Outcome>, Unknown> {
         let mut outcomes: Vec<Outcome> = Vec::new();
         let mut script = Some(Vec::new());
         while let Some(turns) = script {
-            let mut run = Run { loaded: self, fib, turns, at: 0, choices: Vec::new(), outcome: Outcome::of(packet) };
+            let (outcome, choices) = (Outcome::of(packet), Vec::new());
+            let mut run = Run { loaded: self, fib, turns, at: 0, choices, base: String::new(), rule: None, outcome };
             run.hook(hook)?;
             let Run { turns, choices, mut outcome, .. } = run;
             outcome.share = choices.iter().zip(&turns).map(|(choice, turn)| choice[*turn]).product();
@@ -162,8 +173,16 @@ impl Loaded {
 
 impl Outcome {
     /// Of a hook where nothing happens.
-    pub(super) fn of(packet: &Packet) -> Self {
-        Self { share: 1.0, packet: packet.clone(), trail: Vec::new(), refused: None, translated: None, by_turns: false }
+    pub(in crate::cli) fn of(packet: &Packet) -> Self {
+        Self {
+            share: 1.0,
+            packet: packet.clone(),
+            trail: Vec::new(),
+            refused: None,
+            refused_by: None,
+            translated: None,
+            by_turns: false,
+        }
     }
 }
 
@@ -186,6 +205,10 @@ struct Run<'a> {
     at: usize,
     /// The shares of each choice's ways.
     choices: Vec<Vec<f64>>,
+    /// The chain at the hook that it is in.
+    base: String,
+    /// The rule that it is at.
+    rule: Option<u64>,
     outcome: Outcome,
 }
 
@@ -197,9 +220,12 @@ impl Run<'_> {
             loaded.chains.iter().filter_map(|(name, chain)| Some((of_hook(chain)?, name))).collect();
         bases.sort_unstable();
         for (_, name) in bases {
-            self.chain(name, 0)?;
-            if self.outcome.refused.is_none() && loaded.chains.get(name).is_some_and(|chain| chain.drops) {
+            self.base.clone_from(name);
+            // What a rule has accepted does not come to the policy.
+            let falls_through = matches!(self.chain(name, 0)?, Flow::Back);
+            if falls_through && loaded.chains.get(name).is_some_and(|chain| chain.drops) {
                 self.outcome.refused = Some(format!("the policy of chain {name} is drop"));
+                self.outcome.refused_by = Some(Refuser { base: name.clone(), chain: name.clone(), rule: None });
             }
             if self.outcome.refused.is_some() {
                 break;
@@ -217,7 +243,8 @@ impl Run<'_> {
             self.outcome.trail.push(name.to_owned());
         }
         for rule in &chain.rules {
-            if let Some(flow) = self.rule(rule, name, depth)? {
+            self.rule = rule.handle;
+            if let Some(flow) = self.rule(&rule.statements, name, depth)? {
                 return Ok(flow);
             }
         }
@@ -226,16 +253,18 @@ impl Run<'_> {
 
     /// Nothing: on with the next rule.
     fn rule(&mut self, rule: &[Value], chain: &str, depth: usize) -> Result<Option<Flow>, Unknown> {
-        for statement in rule {
+        for (at, statement) in rule.iter().enumerate() {
             let Some((kind, body)) = statement.as_object().and_then(|object| object.iter().next()) else {
                 return Err(unknown(statement));
             };
             match kind.as_str() {
-                "match" => {
-                    if !self.matches(body)? {
-                        return Ok(None);
-                    }
-                }
+                "match" => match self.matches(body) {
+                    Ok(true) => {}
+                    Ok(false) => return Ok(None),
+                    // Whatever it says: another part of the rule does not match.
+                    Err(_) if self.fails(&rule[at + 1..]) => return Ok(None),
+                    Err(unknown) => return Err(unknown),
+                },
                 "vmap" => {
                     let Some(verdict) = self.look_up(&body["key"], &body["data"])? else { return Ok(None) };
                     if let Some(flow) = self.verdict(&verdict, chain, depth)? {
@@ -260,6 +289,13 @@ impl Run<'_> {
                     return Ok(Some(Flow::End));
                 }
                 "counter" | "log" | "comment" => {}
+                "notrack" => self.outcome.packet.state = "untracked",
+                // One packet now and then is within any rate.
+                "limit" => {
+                    if body["inv"].as_bool() == Some(true) {
+                        return Ok(None);
+                    }
+                }
                 _ => {
                     if let Some(flow) = self.verdict(statement, chain, depth)? {
                         return Ok(Some(flow));
@@ -268,6 +304,12 @@ impl Run<'_> {
             }
         }
         Ok(None)
+    }
+
+    /// Whether one of these tests is known not to match.
+    fn fails(&mut self, statements: &[Value]) -> bool {
+        let tests = statements.iter().filter_map(|statement| statement.get("match"));
+        tests.into_iter().any(|test| self.matches(test) == Ok(false))
     }
 
     fn verdict(&mut self, verdict: &Value, chain: &str, depth: usize) -> Result<Option<Flow>, Unknown> {
@@ -287,244 +329,11 @@ impl Run<'_> {
             "drop" | "reject" => {
                 let how = if kind == "drop" { "dropped" } else { "rejected" };
                 self.outcome.refused = Some(format!("{how} by chain {chain}"));
+                self.outcome.refused_by =
+                    Some(Refuser { base: self.base.clone(), chain: chain.to_owned(), rule: self.rule });
                 Ok(Some(Flow::End))
             }
             _ => Err(unknown(verdict)),
-        }
-    }
-
-    fn matches(&mut self, body: &Value) -> Result<bool, Unknown> {
-        let left = self.worth(&body["left"])?;
-        let right = &body["right"];
-        // An interface that is not there, or a port that nobody named.
-        if left == Worth::Absent {
-            return Ok(right == &Value::Bool(false));
-        }
-        if let Some(wanted) = right.as_bool() {
-            // "exists": it does, or it would be absent.
-            return Ok(wanted);
-        }
-        let same = self.is_in(&left, right)?;
-        match body["op"].as_str() {
-            Some("==" | "in") => Ok(same),
-            Some("!=") => Ok(!same),
-            _ => Err(unknown(body)),
-        }
-    }
-
-    /// What a map says of a key. A counter that connections share leads to every value in its turn.
-    fn look_up(&mut self, key: &Value, data: &Value) -> Result<Option<Value>, Unknown> {
-        let entries = self.elements(data)?;
-        let pair = |entry: &Value| Some((entry.get(0)?.clone(), entry.get(1)?.clone()));
-        let entries: Vec<(Value, Value)> = entries.iter().filter_map(pair).collect();
-        if let Some(turns) = key.get("numgen") {
-            let of = turns["mod"].as_u64().filter(|of| *of > 0).ok_or_else(|| unknown(key))?;
-            let mut shares: Vec<(Option<Value>, f64)> = Vec::new();
-            let mut left = of;
-            for (slots, value) in entries {
-                let ends = match slots["range"].as_array().map(Vec::as_slice) {
-                    Some([first, last]) => (first.as_u64(), last.as_u64()),
-                    _ => (slots.as_u64(), slots.as_u64()),
-                };
-                let (Some(first), Some(last)) = ends else { return Err(unknown(&slots)) };
-                // Numbers that never come up have no turn.
-                let slots = last.min(of - 1).checked_sub(first).map_or(0, |distance| distance + 1).min(left);
-                left -= slots;
-                let share = slots as f64 / of as f64;
-                match shares.iter_mut().find(|(known, _)| known.as_ref() == Some(&value)) {
-                    Some((_, known)) => *known += share,
-                    None => shares.push((Some(value), share)),
-                }
-            }
-            // What no element is for goes on behind the map.
-            if left > 0 {
-                shares.push((None, left as f64 / of as f64));
-            }
-            shares.retain(|(_, share)| *share > 0.0);
-            if self.at == self.turns.len() {
-                self.turns.push(0);
-            }
-            let turn = self.turns[self.at];
-            self.at += 1;
-            self.choices.push(shares.iter().map(|(_, share)| *share).collect());
-            return Ok(shares.get(turn).and_then(|(value, _)| value.clone()));
-        }
-        let worth = self.worth(key)?;
-        for (element, value) in entries {
-            if self.is_one(&worth, &element)? {
-                return Ok(Some(value));
-            }
-        }
-        Ok(None)
-    }
-
-    /// The elements of a set, named or not.
-    fn elements(&self, set: &Value) -> Result<Vec<Value>, Unknown> {
-        let named = set.as_str().and_then(|name| self.loaded.sets.get(name.strip_prefix('@')?));
-        match named.or_else(|| set.get("set")).unwrap_or(set) {
-            Value::Array(elements) => Ok(elements.clone()),
-            other => Err(unknown(other)),
-        }
-    }
-
-    fn is_in(&self, worth: &Worth, right: &Value) -> Result<bool, Unknown> {
-        let is_set =
-            right.is_array() || right.get("set").is_some() || right.as_str().is_some_and(|s| s.starts_with('@'));
-        if !is_set {
-            return self.is_one(worth, right);
-        }
-        for element in self.elements(right)? {
-            if self.is_one(worth, &element)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    }
-
-    fn is_one(&self, worth: &Worth, element: &Value) -> Result<bool, Unknown> {
-        if element.as_str() == Some("*") {
-            return Ok(true);
-        }
-        // With a counter or a comment of its own.
-        if let Some(inner) = element.get("elem") {
-            return self.is_one(worth, &inner["val"]);
-        }
-        if let (Worth::Many(parts), Some(elements)) = (worth, element["concat"].as_array()) {
-            for (part, element) in parts.iter().zip(elements) {
-                if !self.is_one(part, element)? {
-                    return Ok(false);
-                }
-            }
-            return Ok(parts.len() == elements.len());
-        }
-        if let Some([first, last]) = element["range"].as_array().map(Vec::as_slice) {
-            return match worth {
-                Worth::Number(n) => Ok(first.as_u64() <= Some(*n) && Some(*n) <= last.as_u64()),
-                Worth::Address(address) => {
-                    let bound = |end: &Value| end.as_str().and_then(|end| end.parse::<IpAddr>().ok());
-                    Ok(bound(first).is_some_and(|first| first <= *address)
-                        && bound(last).is_some_and(|last| *address <= last))
-                }
-                Worth::Absent => Ok(false),
-                _ => Err(unknown(element)),
-            };
-        }
-        match (worth, element) {
-            (Worth::Absent, _) => Ok(false),
-            (Worth::Number(n), Value::Number(wanted)) => Ok(wanted.as_u64() == Some(*n)),
-            (Worth::Number(n), Value::String(flag)) => {
-                tcp_flag(flag).map(|flag| flag == *n).ok_or_else(|| unknown(element))
-            }
-            (Worth::Text(text), Value::String(wanted)) => Ok(match wanted.strip_suffix('*') {
-                Some(begin) => text.starts_with(begin),
-                None => text == wanted,
-            }),
-            (Worth::Address(address), Value::String(wanted)) => {
-                wanted.parse::<IpAddr>().map(|wanted| wanted == *address).map_err(|_| unknown(element))
-            }
-            (Worth::Address(address), Value::Object(_)) => {
-                let prefix = &element["prefix"];
-                let length = prefix["len"].as_u64().and_then(|length| u8::try_from(length).ok());
-                let network = prefix["addr"].as_str().and_then(|network| network.parse::<IpAddr>().ok());
-                let prefix = network.zip(length).and_then(|(network, length)| IpNet::new(network, length).ok());
-                prefix.map(|prefix| prefix.contains(address)).ok_or_else(|| unknown(element))
-            }
-            _ => Err(unknown(element)),
-        }
-    }
-
-    fn worth(&mut self, value: &Value) -> Result<Worth, Unknown> {
-        if let Some(number) = value.as_u64() {
-            return Ok(Worth::Number(number));
-        }
-        if let Some(flags) = value.as_array() {
-            let flag = |value: &Value| tcp_flag(value.as_str().unwrap_or_default()).ok_or_else(|| unknown(value));
-            return flags.iter().try_fold(0, |all, name| Ok(all | flag(name)?)).map(Worth::Number);
-        }
-        let Some((kind, body)) = value.as_object().and_then(|object| object.iter().next()) else {
-            return Err(unknown(value));
-        };
-        let text = |text: &Option<String>| text.clone().map_or(Worth::Absent, Worth::Text);
-        let packet = &self.outcome.packet;
-        let key = body["key"].as_str().unwrap_or_default();
-        match (kind.as_str(), key) {
-            ("meta", "iifname") => Ok(text(&packet.incoming)),
-            ("meta", "oifname") => Ok(text(&packet.outgoing)),
-            ("meta", "mark") => Ok(Worth::Number(packet.mark.into())),
-            ("meta", "nfproto") => {
-                Ok(Worth::Text(if packet.destination.is_ipv4() { "ipv4" } else { "ipv6" }.to_owned()))
-            }
-            ("meta", "l4proto") => Ok(Worth::Text(packet.protocol.to_owned())),
-            ("ct", "state") => Ok(Worth::Text(packet.state.to_owned())),
-            ("ct", "direction") => Ok(Worth::Text("original".to_owned())),
-            ("ct", "mark") => Ok(Worth::Number(packet.connection_mark.into())),
-            ("payload", _) => self.payload(body),
-            ("fib", _) => self.fib(body),
-            ("concat", _) => {
-                let parts = body.as_array().cloned().unwrap_or_default();
-                parts.iter().map(|part| self.worth(part)).collect::<Result<Vec<_>, _>>().map(Worth::Many)
-            }
-            ("&" | "|" | "^" | "<<" | ">>", _) => self.calculated(kind, body),
-            _ => Err(unknown(value)),
-        }
-    }
-
-    fn calculated(&mut self, operator: &str, operands: &Value) -> Result<Worth, Unknown> {
-        let mut result: Option<u64> = None;
-        for operand in operands.as_array().into_iter().flatten() {
-            let next = match self.worth(operand)? {
-                Worth::Number(next) => next,
-                Worth::Absent => return Ok(Worth::Absent),
-                _ => return Err(unknown(operands)),
-            };
-            result = Some(match (result, operator) {
-                (None, _) => next,
-                (Some(so_far), "&") => so_far & next,
-                (Some(so_far), "|") => so_far | next,
-                (Some(so_far), "^") => so_far ^ next,
-                (Some(so_far), "<<") => so_far.checked_shl(next as u32).unwrap_or(0) & u64::from(u32::MAX),
-                (Some(so_far), _) => so_far.checked_shr(next as u32).unwrap_or(0),
-            });
-        }
-        result.map(Worth::Number).ok_or_else(|| unknown(operands))
-    }
-
-    fn payload(&self, body: &Value) -> Result<Worth, Unknown> {
-        let packet = &self.outcome.packet;
-        let ipv4 = packet.destination.is_ipv4();
-        match (body["protocol"].as_str().unwrap_or_default(), body["field"].as_str().unwrap_or_default()) {
-            ("ip", "saddr" | "daddr") if !ipv4 => Ok(Worth::Absent),
-            ("ip6", "saddr" | "daddr") if ipv4 => Ok(Worth::Absent),
-            ("ip" | "ip6", "saddr") => Ok(packet.source.map_or(Worth::Absent, Worth::Address)),
-            ("ip" | "ip6", "daddr") => Ok(Worth::Address(packet.destination)),
-            (protocol @ ("tcp" | "udp"), "dport") if protocol == packet.protocol => {
-                Ok(packet.port.map_or(Worth::Absent, |port| Worth::Number(port.into())))
-            }
-            ("tcp" | "udp", "dport") => Ok(Worth::Absent),
-            // The first packet of a connection, or one in its middle.
-            ("tcp", "flags") if packet.protocol == "tcp" => {
-                Ok(Worth::Number(if packet.state == "new" { SYN } else { ACK }))
-            }
-            ("tcp", "flags") => Ok(Worth::Absent),
-            ("th", "dport") => Ok(packet.port.map_or(Worth::Absent, |port| Worth::Number(port.into()))),
-            ("ether", _) => Err(Unknown("who sends it on that interface (its Ethernet address)".to_owned())),
-            _ => Err(unknown(body)),
-        }
-    }
-
-    fn fib(&mut self, body: &Value) -> Result<Worth, Unknown> {
-        let flag = |wanted: &str| match &body["flags"] {
-            Value::Array(flags) => flags.iter().any(|flag| flag.as_str() == Some(wanted)),
-            flag => flag.as_str() == Some(wanted),
-        };
-        let packet = &self.outcome.packet;
-        let address = if flag("saddr") { packet.source } else { Some(packet.destination) };
-        let Some(address) = address else { return Ok(Worth::Absent) };
-        let interface = if flag("oif") { packet.outgoing.clone() } else { None };
-        match body["result"].as_str() {
-            Some("oif" | "oifname") => Ok(self.fib.way_out(address).map_or(Worth::Absent, Worth::Text)),
-            Some("type") => Ok(Worth::Text(self.fib.kind(address, interface.as_deref()))),
-            _ => Err(unknown(body)),
         }
     }
 }
@@ -537,40 +346,6 @@ fn unknown(value: &Value) -> Unknown {
         text.push('…');
     }
     Unknown(text)
-}
-
-/// Shares of one packet are never more than the packet.
-#[cfg(feature = "fuzzing")]
-pub(super) fn fuzz(data: &[u8]) {
-    struct Nowhere;
-    impl Fib for Nowhere {
-        fn way_out(&mut self, _: IpAddr) -> Option<String> {
-            None
-        }
-        fn kind(&mut self, _: IpAddr, _: Option<&str>) -> String {
-            "unicast".to_owned()
-        }
-    }
-    let Ok(text) = std::str::from_utf8(data) else { return };
-    let Ok(loaded) = Loaded::parse(text) else { return };
-    let packet = Packet {
-        source: None,
-        destination: IpAddr::from([198, 51, 100, 1]),
-        protocol: "tcp",
-        port: Some(80),
-        incoming: Some("eth0".to_owned()),
-        outgoing: None,
-        mark: 0,
-        connection_mark: 0,
-        state: "new",
-    };
-    for hook in ["prerouting", "forward", "output", "postrouting"] {
-        if let Ok(outcomes) = loaded.run(hook, &packet, &mut Nowhere) {
-            assert!(outcomes.len() <= MAX_OUTCOMES, "{} outcomes", outcomes.len());
-            let whole: f64 = outcomes.iter().map(|outcome| outcome.share).sum();
-            assert!((whole - 1.0).abs() < 1e-6, "shares of {whole} in all");
-        }
-    }
 }
 
 #[cfg(test)]

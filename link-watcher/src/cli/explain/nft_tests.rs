@@ -23,6 +23,7 @@ fn packet() -> Packet {
         destination: "192.0.2.1".parse().unwrap(),
         protocol: "tcp",
         port: Some(443),
+        source_port: None,
         incoming: Some("eth0".to_owned()),
         outgoing: None,
         mark: 0x10000,
@@ -142,4 +143,36 @@ fn what_is_not_known_is_no_guess() {
     let endless = [("first", json!([goto("one")])), ("one", json!([goto("one")]))];
     assert!(table(&endless, &[]).run("prerouting", &packet(), &mut Routes).is_err());
     assert!(Loaded::parse("{}").is_err() && Loaded::parse("no").is_err());
+}
+
+#[test]
+fn the_rule_that_refuses_is_known() {
+    let port = |n: u16| equal(&json!({"payload": {"protocol": "tcp", "field": "dport"}}), &json!(n));
+    let drops = json!({"chain": {"name": "last", "hook": "input", "prio": 0, "policy": "drop"}});
+    let accepts = json!({"rule": {"chain": "last", "handle": 7, "expr": [port(443), {"accept": null}]}});
+    let jumps = json!({"rule": {"chain": "last", "handle": 8, "expr": [{"jump": {"target": "one"}}]}});
+    let refuses = json!({"rule": {"chain": "one", "handle": 9, "expr": [port(80), {"drop": null}]}});
+    let table = table(&[], &[drops, accepts, jumps, refuses]);
+    let refused = |port| {
+        let packet = Packet { port: Some(port), ..packet() };
+        table.run("input", &packet, &mut Routes).unwrap().remove(0).refused_by
+    };
+    assert_eq!(refused(443), None, "what a rule accepts does not come to the policy");
+    let by = |chain: &str, rule| Some(Refuser { base: "last".to_owned(), chain: chain.to_owned(), rule });
+    assert_eq!(refused(80), by("one", Some(9)));
+    assert_eq!(refused(22), by("last", None));
+}
+
+#[test]
+fn a_rule_that_is_known_not_to_match_may_say_what_it_likes() {
+    let obscure = json!({"match": {"op": "==", "left": {"osf": {"key": "name"}}, "right": "Linux"}});
+    let tcp = |n: u16| equal(&json!({"payload": {"protocol": "tcp", "field": "dport"}}), &json!(n));
+    let rules = [
+        ("first", json!([obscure.clone(), tcp(80), {"drop": null}])),
+        ("first", json!([goto("one")])),
+        ("one", mark(0x100)),
+    ];
+    assert_eq!(marks(&table(&rules, &[]), &packet()), [(0x10100, 100)]);
+    let matching = [("first", json!([obscure, tcp(443), {"drop": null}]))];
+    assert!(table(&matching, &[]).run("prerouting", &packet(), &mut Routes).is_err());
 }

@@ -1,5 +1,9 @@
 //! Compares uplinks with the machine.
 
+use std::collections::BTreeSet;
+
+use ipnet::{IpNet, Ipv4Net};
+
 use super::{
     kind::Kind,
     read::{Uplink, Uplinks},
@@ -7,16 +11,28 @@ use super::{
 use crate::config::{
     diagnostic::{Findings, Severity},
     host::{Address, Host, known_interface},
+    peer::Peer,
 };
+
+/// How the names of interfaces begin whose makers translate what comes from there: containers and virtual machines.
+const TRANSLATED: &[&str] =
+    &["docker", "br-", "veth", "virbr", "lxcbr", "lxdbr", "incusbr", "podman", "cni", "flannel", "cali"];
 
 /// What is absent now may come later, so whoever asks says how bad it is. An interface that comes and goes by its nature
 /// is never an error.
-pub(in crate::config) fn check(groups: &[Uplinks<'_>], host: &Host, absent: Severity, findings: &Findings<'_>) {
+pub(in crate::config) fn check(
+    groups: &[Uplinks<'_>],
+    peers: &[Peer<'_>],
+    host: &Host,
+    absent: Severity,
+    findings: &Findings<'_>,
+) {
     for group in groups {
         for lan in &group.lan {
             known_interface(lan, host, absent, findings);
         }
         targets_that_tell_nothing(group, host, absent, findings);
+        networks_left_out(group, groups, peers, host, findings);
         for link in &group.links {
             gateways_of_others(link, host, absent, findings);
             let Some(interface) = &link.interface else { continue };
@@ -26,6 +42,50 @@ pub(in crate::config) fn check(groups: &[Uplinks<'_>], host: &Host, absent: Seve
             }
         }
     }
+}
+
+/// A connected network that this machine seems to be the router of, while its interface is not in `lan`: what it sends is neither
+/// spread nor translated.
+fn networks_left_out(
+    group: &Uplinks<'_>,
+    groups: &[Uplinks<'_>],
+    peers: &[Peer<'_>],
+    host: &Host,
+    findings: &Findings<'_>,
+) {
+    // Without `lan` nobody's connections are spread, which was said or is meant.
+    let Some(last) = group.lan.last() else { return };
+    let names = |interface: &str| group.lan.iter().any(|lan| lan.get_ref() == interface);
+    // A list that names an uplink is wrong, which was said.
+    let wrong = group.links.iter().filter_map(Uplink::interface).any(|interface| names(interface.get_ref()));
+    if wrong || !group.links.iter().any(Uplink::translates) {
+        return;
+    }
+    let of_groups =
+        groups.iter().flat_map(|group| group.lan.iter().chain(group.links.iter().filter_map(Uplink::interface)));
+    let of_peers = peers.iter().flat_map(|peer| peer.links.iter().filter_map(|link| link.interface.as_ref()));
+    let used: BTreeSet<&str> = of_groups.chain(of_peers).map(|interface| interface.get_ref().as_str()).collect();
+    let others = host
+        .interfaces
+        .iter()
+        .filter(|(name, _)| !used.contains(name.as_str()) && !TRANSLATED.iter().any(|prefix| name.starts_with(prefix)));
+    for (name, addresses) in others {
+        let Some(network) = addresses.iter().find_map(routed_network) else { continue };
+        findings.warning(
+            &last.span(),
+            format!("{name} has {network}, and is not in `lan`: what comes from there leaves with its private source"),
+            format!("add \"{name}\" to `lan`, if hosts there use this router for the internet"),
+        );
+    }
+}
+
+/// A private network in which our address is the first or the last one, as routers have.
+fn routed_network(has: &Address) -> Option<Ipv4Net> {
+    let IpNet::V4(own) = has.network else { return None };
+    let private = own.addr().is_private() && has.peer.is_none() && own.prefix_len() <= 30;
+    let mut hosts = own.hosts();
+    let ours = hosts.next() == Some(own.addr()) || u32::from(own.addr()) + 1 == u32::from(own.broadcast());
+    (private && ours).then(|| own.trunc())
 }
 
 /// A target shows that an uplink works if its answer comes through it from beyond the provider's router.

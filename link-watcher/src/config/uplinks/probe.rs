@@ -5,7 +5,7 @@ use std::{ops::RangeInclusive, time::Duration};
 use toml::Spanned;
 
 use super::{
-    HttpTarget, ProbeConfig, ProbeKind,
+    HttpTarget, ProbeConfig, ProbeKind, TcpRefusal,
     force::{Numbers, numbers},
     kind::{KINDS, Kind},
     target::{self, Targets},
@@ -31,6 +31,7 @@ pub(in crate::config) const KEYS: &[&str] = &[
     "status",
     "body",
     "query",
+    "tcp-refused",
 ];
 
 /// Shorter than this a public target takes for an attack; the lab may.
@@ -73,6 +74,7 @@ pub(super) struct Probe<'a> {
     status: Option<RangeInclusive<u16>>,
     body: Option<String>,
     query: Option<String>,
+    refused: Option<TcpRefusal>,
 }
 
 impl<'a> Probe<'a> {
@@ -82,7 +84,9 @@ impl<'a> Probe<'a> {
             Some(_) => section.choice("kind", KINDS),
             None => group.map_or(Some(Kind::Icmp), |group| group.kind),
         };
-        for (key, of) in [("status", Kind::Http), ("body", Kind::Http), ("query", Kind::Dns)] {
+        for (key, of) in
+            [("status", Kind::Http), ("body", Kind::Http), ("query", Kind::Dns), ("tcp-refused", Kind::Tcp)]
+        {
             if let Some(value) = section.get(key)
                 && kind.is_some_and(|kind| kind != of)
             {
@@ -113,6 +117,7 @@ impl<'a> Probe<'a> {
             status: status(&section),
             body: text(&section, "body", "\"it works\"", MAX_BODY_LEN),
             query: text(&section, "query", "\"example.com\"", MAX_QUERY_LEN),
+            refused: section.choice("tcp-refused", &[("up", TcpRefusal::Up), ("down", TcpRefusal::Down)]),
             section,
         }
     }
@@ -216,7 +221,10 @@ fn probe_kind(kind: Kind, targets: &[target::Target], probes: [Option<&Probe<'_>
     match kind {
         Kind::Icmp => ProbeKind::Icmp { targets: addresses() },
         Kind::Arp => ProbeKind::Arp { targets: addresses() },
-        Kind::Tcp => ProbeKind::Tcp { targets: sockets() },
+        Kind::Tcp => ProbeKind::Tcp {
+            targets: sockets(),
+            refused: first(probes, |probe| probe.refused).unwrap_or(TcpRefusal::Up),
+        },
         Kind::Dns => ProbeKind::Dns {
             targets: sockets(),
             query: first(probes, |probe| probe.query.clone()).unwrap_or_else(|| DEFAULT_QUERY.to_owned()),

@@ -157,6 +157,15 @@ impl<'a> Uplinks<'a> {
 }
 
 impl<'a> Uplink<'a> {
+    /// Whether IPv4 sources become its own on their way out.
+    pub(super) fn translates(&self) -> bool {
+        self.nat != Nat::None
+    }
+
+    pub(super) const fn interface(&self) -> Option<&Spanned<String>> {
+        self.interface.as_ref()
+    }
+
     fn read(section: Section<'a>, masquerade: bool, group_probe: Option<&Probe<'a>>) -> Self {
         let name = group::link_name(&section, "provider1");
         let interface = section.string("interface", "\"eth1\"").filter(|interface| is_interface(&section, interface));

@@ -24,7 +24,7 @@ use crate::{
 pub(super) fn targets(config: &ProbeConfig) -> usize {
     match &config.kind {
         ProbeKind::Icmp { targets } => targets.len(),
-        ProbeKind::Tcp { targets } => targets.len(),
+        ProbeKind::Tcp { targets, .. } => targets.len(),
         ProbeKind::Http { targets, .. } => targets.len(),
         ProbeKind::Dns { targets, .. } => targets.len(),
         ProbeKind::Arp { targets } if targets.is_empty() => 2,
@@ -49,9 +49,9 @@ async fn ask(uplink: &ProbedUplink, index: usize, tls: &Tls) -> Result<Duration,
             let target = targets[index];
             icmp::probe(&uplink.way(target)?, target).await
         }
-        ProbeKind::Tcp { targets } => {
+        ProbeKind::Tcp { targets, refused } => {
             let target = targets[index];
-            tcp::probe(&uplink.way(target.ip())?, target).await
+            tcp::probe(&uplink.way(target.ip())?, target, *refused).await
         }
         ProbeKind::Http { targets, status, body } => {
             let target = &targets[index];
@@ -78,7 +78,7 @@ pub(super) fn name(uplink: &ProbedUplink, index: usize) -> String {
     let server = |targets: &[SocketAddr]| targets[index].to_string();
     match &uplink.config.kind {
         ProbeKind::Icmp { targets } => targets[index].to_string(),
-        ProbeKind::Tcp { targets } | ProbeKind::Dns { targets, .. } => server(targets),
+        ProbeKind::Tcp { targets, .. } | ProbeKind::Dns { targets, .. } => server(targets),
         ProbeKind::Http { targets, .. } => {
             let target = &targets[index];
             format!("http{}://{}{}", if target.tls { "s" } else { "" }, target.host, target.path)
