@@ -362,6 +362,12 @@ impl<K: RouteKernel> Routes<K> {
         Ok(again)
     }
 
+    /// Whether a wanted route is in the kernel: of one that somebody changed since the last comparison this is not known, and
+    /// the next one waits as long as the fight says.
+    fn is_there(&self, group: &Group, key: &RouteKey) -> bool {
+        group.stands(key) && !(group.doubtful.contains(key) && self.fights.contains_key(key))
+    }
+
     /// Why a wanted route does not stand.
     fn why(&self, id: GroupId, key: &RouteKey) -> Why {
         if let Some(protocol) = self.refused.get(key) {
@@ -527,12 +533,12 @@ impl<K: RouteKernel> RouteSink for Routes<K> {
         for (prefix, lead) in &entry.wanted.leads {
             match lead {
                 None => report.refused.push(Refusal { prefix: *prefix, why: Why::NoNexthop }),
-                Some(key) if entry.stands(key) && !self.refused.contains_key(key) => report.installed += 1,
+                Some(key) if self.is_there(entry, key) && !self.refused.contains_key(key) => report.installed += 1,
                 Some(key) => report.refused.push(Refusal { prefix: *prefix, why: self.why(group, key) }),
             }
         }
         for key in entry.wanted.routes.keys().filter(|key| !entry.wanted.is_lead(key)) {
-            if !entry.stands(key) {
+            if !self.is_there(entry, key) {
                 report.backups_refused.push(Refusal { prefix: key.prefix, why: self.why(group, key) });
             }
         }
