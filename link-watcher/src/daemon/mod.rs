@@ -17,6 +17,7 @@ mod past;
 mod registry;
 mod reload;
 mod requests;
+mod rivals;
 mod snapshot;
 mod suspect;
 mod systemd;
@@ -321,6 +322,7 @@ async fn build(
         uplink_groups: BTreeMap::new(),
         spared: Vec::new(),
         rerouted: BTreeSet::new(),
+        contested: true,
         interfaces_changed_ns: None,
         news: News::default(),
         learned_changes: 0,

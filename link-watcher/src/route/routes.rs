@@ -491,6 +491,11 @@ impl<K: RouteKernel> RouteSink for Routes<K> {
         if !self.failed.is_empty() {
             self.due(now_ns + RETRY_NS);
         }
+        if fewer && self.groups.len() > 1 && self.incomplete() {
+            // Another group may have waited for a place that is free now.
+            self.freed = true;
+            self.due(now_ns);
+        }
         let mut report = self.report(group);
         match result {
             Ok(written) => report.written = written,
