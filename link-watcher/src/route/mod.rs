@@ -9,9 +9,11 @@
 //! removal names our protocol and next hops, so the kernel checks the owner once more. Whoever takes our place later
 //! shows up as an event ([`RouteSink::observe`]), and from then on the place is refused, and not fought for.
 //!
-//! **Metrics.** The active route has the configured metric, where IPv6 reads 0 as 1024 as the kernel does. Backups stand
-//! at the [`MAX_BACKUPS`] metrics behind it, best first. They come before a default route that DHCP left at metric
-//! 100 or more as long as the configured metric is at most 67, and that route then is the last resort.
+//! **Metrics.** The active route has the configured metric. IPv6 has no metric 0 and reads 1 there, so that the default
+//! stands before what a router advertisement brings at 1024, as with IPv4 it stands before everything. Backups stand at
+//! the [`MAX_BACKUPS`] metrics behind it, best first. They come before a default route that DHCP or a router
+//! advertisement left at metric 100 or more as long as the configured metric is at most 67, and that route then is the
+//! last resort.
 //!
 //! **Order.** Active routes first, then backups, then removals; a prefix whose new routes could not be installed keeps
 //! its old ones.
@@ -68,13 +70,15 @@ pub(crate) const MAIN_RULE_PRIORITY: u32 = 32_766;
 pub const MAX_BACKUPS: u32 = 32;
 /// The metric that the kernel gives an IPv6 route without one (`IP6_RT_PRIO_USER`, net/ip6_route.h).
 pub const IPV6_DEFAULT_METRIC: u32 = 1024;
+/// The lowest metric of an IPv6 route, which the kernel does not read as [`IPV6_DEFAULT_METRIC`].
+const IPV6_FIRST_METRIC: u32 = 1;
 
 /// What a group wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupRoutes {
     /// Routing table, 1 to 2^32 − 1.
     pub table: u32,
-    /// Metric of the active route; 0: none.
+    /// Metric of the active route; 0: before all others.
     pub metric: u32,
     /// Where to. The same pointer means the same list: a failover must not look at a million prefixes.
     pub prefixes: Arc<[IpNet]>,
@@ -394,10 +398,10 @@ pub trait RouteSink {
     fn report(&self, group: GroupId) -> Report;
 }
 
-/// The metric that the kernel makes of a configured one.
+/// The metric of a group's active routes: the configured one, or the lowest there is.
 fn effective_metric(prefix: &IpNet, metric: u32) -> u32 {
     match (prefix, metric) {
-        (IpNet::V6(_), 0) => IPV6_DEFAULT_METRIC,
+        (IpNet::V6(_), 0) => IPV6_FIRST_METRIC,
         _ => metric,
     }
 }
