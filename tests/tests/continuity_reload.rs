@@ -134,3 +134,42 @@ fn a_slow_link_does_not_keep_a_dead_daemon_alive_on_the_others() {
     };
     routers.lab.wait_until("the client to hear that the server's daemon is silent", PATIENCE, silent).unwrap();
 }
+
+/// What nobody has confirmed is taken back by a start, too, however the daemon ended; and by the next one.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn what_nobody_confirmed_does_not_outlive_a_crash() {
+    let routers = routers(setup());
+    let daemon = &routers.client_daemon;
+    let tier = || link(&daemon.status().unwrap(), CLIENT_GROUP, "optic").unwrap()["tier"].clone();
+    let before = tier();
+    daemon.edit_config(|text| text.replacen("name = \"optic\"\n", "name = \"optic\"\ntier = 9\n", 1)).unwrap();
+    daemon.command(&["reload", "--confirm-within", "1h"]).unwrap();
+    assert_eq!(tier(), 9);
+    for restart in 0..2 {
+        daemon.kill();
+        daemon.start().unwrap();
+        assert_eq!(tier(), before, "restart {restart}: the former configuration serves");
+        let config = daemon.status().unwrap()["config"].clone();
+        assert_eq!(config["last_reload_successful"], false, "restart {restart}: {config:#}");
+        assert!(config["problem"].as_str().unwrap().contains("nobody confirmed the file"), "{config:#}");
+        assert!(daemon.log().contains("nobody confirmed the file"));
+    }
+    routers.wait_active("optic", PATIENCE).unwrap();
+    // Who stands for it has it, over a crash as well.
+    daemon.command(&["reload", "--confirm-within", "1h"]).unwrap();
+    daemon.command(&["confirm"]).unwrap();
+    for restart in 0..2 {
+        assert_eq!(tier(), 9, "restart {restart}: what is confirmed stays");
+        assert_eq!(daemon.status().unwrap()["config"]["last_reload_successful"], true);
+        daemon.kill();
+        daemon.start().unwrap();
+    }
+    // Another file is none that waits.
+    daemon.edit_config(|text| text.replacen("tier = 9", "tier = 8", 1)).unwrap();
+    daemon.command(&["reload", "--confirm-within", "1h"]).unwrap();
+    daemon.edit_config(|text| text.replacen("tier = 8", "tier = 7", 1)).unwrap();
+    daemon.kill();
+    daemon.start().unwrap();
+    assert_eq!(tier(), 7);
+}
