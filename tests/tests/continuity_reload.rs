@@ -4,12 +4,12 @@
 
 use std::time::Duration;
 
-use link_watcher_lab::End;
 use link_watcher_lab::daemon::binary;
 use link_watcher_lab::routers::{CLIENT_GROUP, SERVER_GROUP, TwoRouters};
 use link_watcher_lab::setup::Setup;
 use link_watcher_lab::status::{active, group, link, usable};
-use link_watcher_lab::trial::PATIENCE;
+use link_watcher_lab::trial::{PATIENCE, Trial};
+use link_watcher_lab::{End, Lab, monotonic_ns};
 
 fn setup() -> Setup {
     Setup { interval: Duration::from_millis(50), hold_up: Duration::from_millis(200), ..Setup::default() }
@@ -172,4 +172,33 @@ fn what_nobody_confirmed_does_not_outlive_a_crash() {
     daemon.kill();
     daemon.start().unwrap();
     assert_eq!(tier(), 7);
+}
+
+/// With sockets nobody answers for a daemon that is away: what it said of its stop counts, and nothing moves.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn a_planned_restart_with_sockets_is_no_outage() {
+    let setup = Setup { engine: "socket".to_owned(), ..setup() };
+    let trial = Trial::start(Lab::new().unwrap(), setup, &binary().unwrap(), 1000).unwrap();
+    let routers = &trial.routers;
+    for (restarted, other, name) in [(End::Server, End::Client, CLIENT_GROUP), (End::Client, End::Server, SERVER_GROUP)]
+    {
+        let since_ns = monotonic_ns();
+        let lines = |end: End| routers.daemon(end).log().lines().count();
+        let before = lines(other);
+        routers.daemon(restarted).stop().unwrap();
+        routers.lab.pause(4 * routers.setup.detection()).unwrap();
+        let status = routers.daemon(other).status().unwrap();
+        assert_eq!(active(&status, name), ["optic"], "{status:#}");
+        routers.daemon(restarted).start().unwrap();
+        routers.wait_all_usable(PATIENCE).unwrap();
+        routers.wait_active("optic", PATIENCE).unwrap();
+        trial.wait_steady(monotonic_ns()).unwrap();
+        let log = routers.daemon(other).log();
+        let said: Vec<&str> = log.lines().skip(before).collect();
+        assert!(!said.iter().any(|line| line.contains("is down") || line.contains("moved")), "{said:#?}");
+        for report in trial.reports(since_ns) {
+            assert_eq!((report.lost, report.duplicates), (0, 0), "{report:?}");
+        }
+    }
 }
