@@ -77,7 +77,7 @@ fn several_active_links_make_one_route_in_canonical_order() {
             [
                 "10.20.20.0/22 nexthop via 10.248.248.1 dev eth1 weight 1 nexthop via 10.248.249.1 dev eth2 weight 3 \
                  nexthop via inet6 2001:db8:1::1 dev eth1 weight 1 nexthop via inet6 2001:db8:3::1 dev eth3 weight 1",
-                "2001:db8:ffff::/48 metric 1024 pref medium nexthop via 2001:db8:1::1 dev eth1 weight 1 \
+                "2001:db8:ffff::/48 metric 1 pref medium nexthop via 2001:db8:1::1 dev eth1 weight 1 \
                  nexthop via 2001:db8:3::1 dev eth3 weight 1",
             ]
         );
@@ -109,19 +109,19 @@ fn families_are_served_as_far_as_the_kernel_can() {
         // Only a backup can carry IPv6.
         let report = bench.apply(&desired(&["::/0"], &[v4(1)], &[v6(2)])).await;
         assert_eq!(report.installed, 1);
-        assert_eq!(ours(), ["default via 2001:db8:2::1 dev eth2 metric 1025 pref medium"]);
+        assert_eq!(ours(), ["default via 2001:db8:2::1 dev eth2 metric 2 pref medium"]);
         // Without any next hop it stays where it was.
         let report = bench.apply(&desired(&["::/0"], &[v4(1)], &[])).await;
         assert_eq!((report.installed, report.written), (0, 0));
-        assert_eq!(ours(), ["default via 2001:db8:2::1 dev eth2 metric 1025 pref medium"]);
-        // IPv6 switch, metric 0 being the kernel's 1024.
+        assert_eq!(ours(), ["default via 2001:db8:2::1 dev eth2 metric 2 pref medium"]);
+        // IPv6 switch: it has no metric 0, and 1 is the first.
         bench.apply(&desired(&["::/0"], &[v6(1)], &[v6(2)])).await;
         bench.apply(&desired(&["::/0"], &[v6(3)], &[v6(1)])).await;
         assert_eq!(
             ours(),
             [
-                "default via 2001:db8:3::1 dev eth3 metric 1024 pref medium",
-                "default via 2001:db8:1::1 dev eth1 metric 1025 pref medium"
+                "default via 2001:db8:3::1 dev eth3 metric 1 pref medium",
+                "default via 2001:db8:1::1 dev eth1 metric 2 pref medium"
             ]
         );
     });
@@ -135,7 +135,7 @@ fn a_foreign_route_in_our_place_stays() {
         ip("route add default via 10.248.250.1 dev eth3 proto dhcp");
         ip("route add 10.1.0.0/16 via 10.248.250.1 dev eth3 metric 1 proto bird");
         ip("route add blackhole 10.2.0.0/16 proto static");
-        ip("-6 route add default via 2001:db8:3::1 dev eth3 metric 1024 proto ra");
+        ip("-6 route add default via 2001:db8:3::1 dev eth3 metric 1 proto ra");
         ip("route add 10.4.0.0/16 via 10.248.250.1 dev eth3 proto 208");
         let before = foreign();
         let mut bench = Bench::new();
@@ -163,6 +163,31 @@ fn a_foreign_route_in_our_place_stays() {
     });
 }
 
+/// Router advertisements bring a default route at 1024: ours stands before it, unless another metric is asked for.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn an_advertised_default_route_is_the_last_resort() {
+    namespace(|| async {
+        three_links();
+        ip("-6 route add default via 2001:db8:3::1 dev eth3 metric 1024 proto ra");
+        let through = |interface: &str| {
+            let found = ip("-6 route get 2001:db8:ffff::1");
+            assert!(found.contains(&format!("dev {interface} ")), "{found}");
+        };
+        let mut bench = Bench::new();
+        let report = bench.apply(&desired(&["::/0"], &[v6(1)], &[v6(2)])).await;
+        assert_eq!((report.installed, report.refused.len(), report.backups_refused.len()), (1, 0, 0));
+        through("eth1");
+        bench.apply(&desired(&["::/0"], &[v6(2)], &[v6(1)])).await;
+        through("eth2");
+        let report = bench.apply(&GroupRoutes { metric: 2000, ..desired(&["::/0"], &[v6(1)], &[v6(2)]) }).await;
+        assert_eq!(report.installed, 1);
+        through("eth3");
+        bench.routes.remove_all(bench.now_ns).await;
+        through("eth3");
+    });
+}
+
 /// [`foreign`], where a closure has that name.
 fn foreign_state() -> String {
     foreign()
@@ -180,7 +205,7 @@ fn who_takes_our_place_keeps_it() {
         bench.routes.apply(bench.now_ns, group6, &desired(&v6_prefixes, &[v6(1)], &[])).await;
         ip("route replace 10.1.0.0/16 via 10.248.250.1 dev eth3 proto static");
         ip("route prepend 10.2.0.0/16 via 10.248.250.1 dev eth3 proto static");
-        ip("-6 route replace 2001:db8:ffff::/48 via 2001:db8:3::1 dev eth3 proto static");
+        ip("-6 route replace 2001:db8:ffff::/48 via 2001:db8:3::1 dev eth3 metric 1 proto static");
         let before = foreign();
         let notices = bench.settle(SECOND / 100).await;
         assert_eq!(notices.len(), 3, "{notices:?}");
@@ -201,7 +226,7 @@ fn who_takes_our_place_keeps_it() {
             [
                 "10.1.0.0/16 via 10.248.249.1 dev eth2",
                 "10.2.0.0/16 via 10.248.249.1 dev eth2",
-                "2001:db8:ffff::/48 via 2001:db8:2::1 dev eth2 metric 1024 pref medium"
+                "2001:db8:ffff::/48 via 2001:db8:2::1 dev eth2 metric 1 pref medium"
             ]
         );
     });
@@ -219,7 +244,7 @@ fn one_refusal_in_a_batch_keeps_nothing_else_back() {
         let report = bench.apply(&desired(&prefixes, &[v4(1)], &[])).await;
         assert_eq!((report.installed, report.refused.len()), (499, 1));
         assert_eq!(
-            report.refused[0].to_string(),
+            report.refused[0].say(&|_| String::new()),
             "10.20.77.0/24: a route of a static configuration (protocol 4) \
              stands there; remove it, or give this group another metric"
         );
@@ -227,7 +252,8 @@ fn one_refusal_in_a_batch_keeps_nothing_else_back() {
         let nowhere = hop(2, "192.168.12.1");
         let report = bench.apply(&desired(&prefixes, &[nowhere], &[])).await;
         assert_eq!((report.installed, report.refused.len(), report.error), (0, 500, None));
-        assert!(report.refused[0].to_string().contains("Nexthop has invalid gateway"), "{}", report.refused[0]);
+        let said = report.refused[0].say(&|_| String::new());
+        assert!(said.contains("Nexthop has invalid gateway"), "{said}");
         assert_eq!(ours().len(), 499, "and the old routes stand");
     });
 }

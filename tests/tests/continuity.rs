@@ -36,10 +36,7 @@ fn routers(client_settings: &str) -> TwoRouters {
 }
 
 fn edit(daemon: &Daemon, change: impl FnOnce(String) -> String) {
-    let before = fs::read_to_string(daemon.config_path()).unwrap();
-    let after = change(before.clone());
-    assert_ne!(before, after, "the edit changes the file");
-    fs::write(daemon.config_path(), after).unwrap();
+    daemon.edit_config(change).unwrap();
 }
 
 /// The file without a peer's or group's link.
@@ -51,8 +48,7 @@ fn without_link(text: &str, section: &str, link: &str) -> String {
 }
 
 fn ip(namespace: &Namespace, arguments: &str) -> String {
-    let command: Vec<&str> = std::iter::once("ip").chain(arguments.split(' ')).collect();
-    namespace.command(&command, "").unwrap()
+    namespace.ip(arguments).unwrap()
 }
 
 /// Waits until the client's kernel sends there through an interface, whatever any daemon says.

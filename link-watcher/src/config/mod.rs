@@ -200,7 +200,7 @@ pub struct PeerConfig {
     pub dampening: bool,
     /// Routing table, 1 to 2^32 − 1.
     pub table: u32,
-    /// Metric of the active route.
+    /// Metric of the active route; 0: before all others, which is 1 for IPv6, in front of router advertisements (1024).
     pub metric: u32,
     /// Which back-end serves its prefixes.
     pub actuation: RouteBackend,

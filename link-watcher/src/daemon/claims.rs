@@ -60,6 +60,11 @@ impl FormerPeers {
         self.waiting.push((id, name));
     }
 
+    /// What a group was called that goes.
+    pub(super) fn name(&self, group: GroupId) -> Option<&String> {
+        self.waiting.iter().find(|(id, _)| *id == group).map(|(_, name)| name)
+    }
+
     /// When something is to be done although nothing happens, ns.
     pub(super) fn next_deadline_ns(&self) -> u64 {
         if self.waiting.is_empty() { u64::MAX } else { self.until_ns }
@@ -156,7 +161,7 @@ impl Core {
             for (id, name) in std::mem::take(&mut self.former.waiting) {
                 let report = self.routes.remove(now_ns, id).await;
                 for refusal in &report.refused {
-                    warn!("{name}: a route of an earlier run stays: {refusal}");
+                    warn!("{name}: a route of an earlier run stays: {}", refusal.say(&|id| self.group_name(id)));
                 }
                 if let Some(error) = &report.error {
                     warn!("{name}: routes of an earlier run stay: {error}");

@@ -135,6 +135,8 @@ pub(super) struct Core {
     pub(super) spared: Vec<IpNet>,
     /// Groups whose routes are to be computed again, though their plan has not changed.
     pub(super) rerouted: BTreeSet<GroupId>,
+    /// A plan has changed, and with it perhaps what dead groups leave to living ones.
+    pub(super) contested: bool,
     /// Links are to be looked at again, because of what happened to interfaces at this instant, ns.
     pub(super) interfaces_changed_ns: Option<u64>,
     /// What the next decision comes from.
@@ -217,9 +219,13 @@ impl Core {
         self.engine.tick(now_ns);
         self.carry_out().await;
         self.announce();
+        self.concede();
         let rerouted = std::mem::take(&mut self.rerouted);
-        for group in &rerouted {
-            self.route(*group).await;
+        // What a dead group leaves is free before another one takes it.
+        let dead = |id: &&GroupId| self.groups.get(id).is_some_and(Group::is_dead);
+        let (dead, living): (Vec<GroupId>, Vec<GroupId>) = rerouted.iter().partition(dead);
+        for group in dead.into_iter().chain(living) {
+            self.route(group).await;
         }
         if !rerouted.is_empty() {
             self.spare().await;
@@ -230,7 +236,7 @@ impl Core {
         let now_ns = clock::now_ns();
         if self.routes.next_deadline_ns() <= now_ns {
             for notice in self.routes.tick(now_ns).await {
-                warn!("routes: {notice}");
+                warn!("routes: {}", notice.say(&|id| self.group_name(id)));
             }
         }
         self.follow_learned();
@@ -315,6 +321,7 @@ impl Core {
                     if let Some(group) = self.groups.get_mut(&group) {
                         group.plan = Some(plan);
                     }
+                    self.contested = true;
                     self.route(group).await;
                     routed_ns = clock::now_ns();
                 }
@@ -363,7 +370,7 @@ impl Core {
         let withdrawn = plan.all_down && group.config.when_all_down == WhenAllDown::Withdraw;
         let wish = self.wish(group);
         let desired = GroupRoutes {
-            prefixes: if withdrawn { Arc::default() } else { Arc::clone(&wish.prefixes) },
+            prefixes: if withdrawn { Arc::default() } else { group.served() },
             active: plan.active.iter().filter_map(|(link, weight)| self.nexthop(*link, *weight)).collect(),
             backups: plan.backups.iter().filter_map(|link| self.nexthop(*link, 1)).collect(),
             ..wish
@@ -393,11 +400,12 @@ impl Core {
     }
 
     fn log_refusals(&mut self, id: GroupId, report: &RouteReport) {
+        let refusals: Vec<String> =
+            report.refused.iter().map(|refusal| refusal.say(&|id| self.group_name(id))).collect();
         let Some(group) = self.groups.get_mut(&id) else { return };
         if let Some(error) = &report.error {
             error!("{}: routes: {error}", group.config.name);
         }
-        let refusals: Vec<String> = report.refused.iter().map(ToString::to_string).collect();
         let known: BTreeSet<&String> = group.route_refusals.iter().collect();
         let fresh: Vec<&String> = refusals.iter().filter(|refusal| !known.contains(refusal)).collect();
         // A peer may announce thousands of these: one line, whatever their number.
@@ -424,7 +432,7 @@ impl Core {
             let report = self.routes.remove_all(clock::now_ns()).await;
             let all_gone = report.refused.is_empty() && report.error.is_none();
             for refusal in report.refused {
-                warn!("a route stays: {refusal}");
+                warn!("a route stays: {}", refusal.say(&|id| self.group_name(id)));
             }
             for said in self.sysctls.restore() {
                 warn!("{said}");

@@ -30,7 +30,7 @@ impl Core {
     pub(super) fn kernel_event(&mut self, event: &KernelEvent) {
         let now_ns = clock::now_ns();
         if let Some(notice) = self.routes.observe(now_ns, event) {
-            warn!("routes: {notice}");
+            warn!("routes: {}", notice.say(&|id| self.group_name(id)));
         }
         let changed = self.interfaces.follow(event);
         if changed {

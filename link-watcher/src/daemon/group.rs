@@ -30,6 +30,10 @@ pub(super) struct Group {
     pub(super) told: Told,
     /// What is configured and what is accepted, in order.
     prefixes: Arc<[IpNet]>,
+    /// Of these, what another group carries while all links of this one are dead, in order, and which.
+    conceded: Vec<(IpNet, GroupId)>,
+    /// The rest: the same pointer as long as that is the same.
+    served: Arc<[IpNet]>,
     /// What the engine wants.
     pub(super) plan: Option<Plan>,
     /// Prefixes that the kernel or another's route refuses.
@@ -43,6 +47,8 @@ impl Group {
             config,
             links: Vec::new(),
             prefixes: Arc::default(),
+            conceded: Vec::new(),
+            served: Arc::default(),
             sender: announce::Sender::default(),
             receiver: announce::Receiver::default(),
             list: Vec::new(),
@@ -94,6 +100,45 @@ impl Group {
         Arc::clone(&self.prefixes)
     }
 
+    /// What of it the group's routes are for now.
+    pub(super) fn served(&self) -> Arc<[IpNet]> {
+        Arc::clone(&self.served)
+    }
+
+    /// What another group carries while all links of this one are dead, and which.
+    pub(super) fn conceded(&self) -> &[(IpNet, GroupId)] {
+        &self.conceded
+    }
+
+    /// Leaves these of its prefixes, in order, to other groups. Gives whether that is something new.
+    pub(super) fn concede(&mut self, conceded: Vec<(IpNet, GroupId)>) -> bool {
+        let changed = self.conceded != conceded;
+        if changed {
+            self.conceded = conceded;
+            self.leave();
+        }
+        changed
+    }
+
+    fn leave(&mut self) {
+        let left = |prefix: &&IpNet| self.conceded.binary_search_by_key(*prefix, |(prefix, _)| *prefix).is_err();
+        self.served = if self.conceded.is_empty() {
+            Arc::clone(&self.prefixes)
+        } else {
+            self.prefixes.iter().filter(left).copied().collect()
+        };
+    }
+
+    /// Whether the engine found that none of its links works.
+    pub(super) fn is_dead(&self) -> bool {
+        self.plan.as_ref().is_some_and(|plan| plan.all_down)
+    }
+
+    /// Whether one of its links works.
+    pub(super) fn is_alive(&self) -> bool {
+        self.plan.as_ref().is_some_and(|plan| !plan.all_down)
+    }
+
     fn gather(&mut self) {
         let mut prefixes: Vec<IpNet> =
             self.config.routes.iter().chain(&self.judged.accepted).map(|prefix| prefix.trunc()).collect();
@@ -101,6 +146,7 @@ impl Group {
         prefixes.dedup();
         if self.prefixes[..] != prefixes[..] {
             self.prefixes = prefixes.into();
+            self.leave();
         }
     }
 }

@@ -17,6 +17,7 @@ mod past;
 mod registry;
 mod reload;
 mod requests;
+mod rivals;
 mod snapshot;
 mod suspect;
 mod systemd;
@@ -98,10 +99,10 @@ fn slots_for(links: usize) -> u32 {
 /// With what keeps it from starting, and the remedy.
 pub fn run(config_path: &Path) -> Result<()> {
     let hidden = hide_memory();
-    let (loaded, refused) = reload::load(config_path)?;
+    let (loaded, aside) = reload::load(config_path)?;
     let _flush = log::start(loaded.config.daemon.log);
-    if let Some(refused) = &refused {
-        error!("{refused}\nthe configuration that ran last serves until `link-watcher reload` takes a better one");
+    if let Some(aside) = &aside {
+        error!("{aside}\nthe configuration that ran last serves until `link-watcher reload` takes a better one");
     }
     if let Err(error) = hidden {
         warn!("this process can be dumped ({error}): a core dump would hold what signs keepalives");
@@ -113,7 +114,7 @@ pub fn run(config_path: &Path) -> Result<()> {
         return Err(missing.into());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    let result = runtime.block_on(serve(config_path, loaded, refused));
+    let result = runtime.block_on(serve(config_path, loaded, aside));
     // A notifier's name that is still being looked up, or its program, must not hold up the end.
     runtime.shutdown_background();
     result
@@ -152,7 +153,7 @@ fn warn_of_rules(config: &Config) {
 }
 
 /// Everything between the first thread and the last.
-async fn serve(config_path: &Path, loaded: Loaded, refused: Option<String>) -> Result<()> {
+async fn serve(config_path: &Path, loaded: Loaded, aside: Option<reload::Aside>) -> Result<()> {
     let Loaded { text, config, .. } = loaded;
     // Before anything is changed: a second daemon on the same socket would fight the first one.
     let server = Server::bind(&config.daemon.control_socket).context("the control socket")?;
@@ -167,7 +168,7 @@ async fn serve(config_path: &Path, loaded: Loaded, refused: Option<String>) -> R
     let (notifiers, notifiers_watched) = watch::channel(Notifiers::from(config.notifiers.as_slice()));
     let outward = Outward { history: Arc::clone(&history), metrics_at, notifiers };
     let tally = Arc::new(Tally::default());
-    let reloads = Reloads::new(text, refused, &config.daemon.own_state_directory())?;
+    let reloads = Reloads::new(text, aside, &config.daemon.own_state_directory())?;
     let watch = Arc::new(Watch::default());
     let core = start_core(config_path.to_owned(), config, reloads, Arc::clone(&watch), outward, requests, stopped_in)?;
     let mut signals = Signals::listen()?;
@@ -336,6 +337,7 @@ async fn build(
         uplink_groups: BTreeMap::new(),
         spared: Vec::new(),
         rerouted: BTreeSet::new(),
+        contested: true,
         interfaces_changed_ns: None,
         news: News::default(),
         learned_changes: 0,

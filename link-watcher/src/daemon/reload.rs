@@ -2,10 +2,12 @@
 
 use std::{
     collections::BTreeSet,
+    fmt,
     path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::oneshot;
 use tracing::{error, info, warn};
 
 use super::core::Core;
@@ -13,7 +15,7 @@ use crate::{
     clock,
     config::{self, Config, Loaded, Refused},
     control::{EventRecord, ReloadOptions},
-    state::{Keeper, StateFile},
+    state::{Keeper, Kept, StateFile},
     status::ConfigSnapshot,
 };
 
@@ -31,6 +33,10 @@ pub(super) struct Reloads {
     refused: Option<(u64, String)>,
     /// What returns unless somebody confirms.
     unconfirmed: Option<Unconfirmed>,
+    /// The text of a file that was taken until somebody confirms it, which nobody has.
+    unconfirmed_text: Option<String>,
+    /// Whether the last reload is kept, for whoever asked for it.
+    written: Option<oneshot::Receiver<Kept>>,
     /// Keeps what somebody stands for, for a start at which the file is refused.
     keeper: Keeper<LastGood>,
 }
@@ -41,6 +47,30 @@ struct LastGood {
     /// The file that it was.
     path: PathBuf,
     text: String,
+    /// What the file said that was taken instead until somebody confirms it.
+    #[serde(default)]
+    unconfirmed: Option<String>,
+}
+
+/// Why the file is not what runs from the start on.
+#[derive(Debug)]
+pub(super) enum Aside {
+    /// What is wrong with it.
+    Refused(String),
+    /// Its text: nobody confirmed it.
+    Unconfirmed(String),
+}
+
+impl fmt::Display for Aside {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(why) => f.write_str(why),
+            Self::Unconfirmed(_) => f.write_str(
+                "nobody confirmed the file, which `link-watcher reload --confirm-within` had taken, before the daemon ended: \
+                 the former configuration is back, and the file is not what runs",
+            ),
+        }
+    }
 }
 
 /// Version of its file, and its longest length, bytes.
@@ -50,25 +80,36 @@ fn last_good_in(directory: &Path) -> StateFile {
     StateFile::new(directory.join("last-good.json"), LAST_GOOD.0, LAST_GOOD.1)
 }
 
-/// Reads the configuration at the start. Where the file is refused, what ran last serves, with the reason why the file does
-/// not.
+/// Reads the configuration at the start. Where the file is refused, or was taken for a time and never confirmed, what somebody
+/// last stood for serves, with the reason why the file does not.
 ///
 /// # Errors
 ///
 /// Everything that is wrong with the file, where nothing ran before.
-pub(super) fn load(path: &Path) -> Result<(Loaded, Option<String>), Refused> {
+pub(super) fn load(path: &Path) -> Result<(Loaded, Option<Aside>), Refused> {
     let refused = match config::load(path) {
-        Ok(loaded) => return Ok((loaded, None)),
+        Ok(loaded) => {
+            let tried = |kept: &LastGood| kept.unconfirmed.as_ref() == Some(&loaded.text) && kept.text != loaded.text;
+            let former = kept_for(path).filter(tried).and_then(|kept| config::load_former(path, &kept.text).ok());
+            return Ok(match former {
+                Some(former) => (former, Some(Aside::Unconfirmed(loaded.text))),
+                None => (loaded, None),
+            });
+        }
         Err(refused) => refused,
     };
     // With more privilege it might be read; and where there is no file, nobody wants anything to run.
     if refused.needs_privilege() {
         return Err(refused);
     }
-    let Ok(directory) = config::state_directory_of(path) else { return Err(refused) };
-    let former = last_good_in(&directory).read::<LastGood>().ok().flatten().filter(|former| former.path == path);
-    let former = former.and_then(|former| config::load_former(path, &former.text).ok());
-    former.map(|loaded| (loaded, Some(refused.to_string()))).ok_or(refused)
+    let former = kept_for(path).and_then(|kept| config::load_former(path, &kept.text).ok());
+    former.map(|loaded| (loaded, Some(Aside::Refused(refused.to_string())))).ok_or(refused)
+}
+
+/// What is kept of a file.
+fn kept_for(path: &Path) -> Option<LastGood> {
+    let directory = config::state_directory_of(path).ok()?;
+    last_good_in(&directory).read::<LastGood>().ok().flatten().filter(|kept| kept.path == path)
 }
 
 #[derive(Debug)]
@@ -79,15 +120,31 @@ struct Unconfirmed {
 }
 
 impl Reloads {
-    /// A daemon that starts with this text, because the file is `refused` or because it is what the file says.
+    /// A daemon that starts with this text, because it is what the file says, or because the file is put `aside`.
     ///
     /// # Errors
     ///
     /// Without another thread.
-    pub(super) fn new(text: String, refused: Option<String>, directory: &Path) -> anyhow::Result<Self> {
+    pub(super) fn new(text: String, aside: Option<Aside>, directory: &Path) -> anyhow::Result<Self> {
         let now_ns = clock::now_ns();
         let keeper = Keeper::start("lw-config", last_good_in(directory))?;
-        Ok(Self { text, since_ns: now_ns, refused: refused.map(|why| (now_ns, why)), unconfirmed: None, keeper })
+        let refused = aside.as_ref().map(|aside| (now_ns, aside.to_string()));
+        let unconfirmed_text = match aside {
+            Some(Aside::Unconfirmed(text)) => Some(text),
+            Some(Aside::Refused(_)) | None => None,
+        };
+        Ok(Self { text, since_ns: now_ns, refused, unconfirmed: None, unconfirmed_text, written: None, keeper })
+    }
+
+    /// Tells when what the last reload leaves for the next start is kept.
+    pub(super) fn take_written(&mut self) -> Option<oneshot::Receiver<Kept>> {
+        self.written.take()
+    }
+
+    /// Keeps a configuration as the one that a start falls back to.
+    fn keep(&mut self, path: &Path, text: String) {
+        let last = LastGood { path: path.to_owned(), text, unconfirmed: self.unconfirmed_text.clone() };
+        self.written = Some(self.keeper.keep(last));
     }
 
     /// Waits, not for long, until what is to be kept is written.
@@ -165,11 +222,15 @@ impl Core {
                     Some(unconfirmed) => (unconfirmed.config, unconfirmed.text),
                     None => former,
                 };
+                // A daemon that is killed meanwhile begins with that one, too.
+                self.reloads.unconfirmed_text = Some(self.reloads.text.clone());
+                self.reloads.keep(&self.config_path, text.clone());
                 self.reloads.unconfirmed = Some(Unconfirmed { until_ns, config, text });
                 lines.push(format!("`link-watcher confirm` within {seconds} s, or the former configuration returns"));
             }
             None => {
                 self.reloads.unconfirmed = None;
+                self.reloads.unconfirmed_text = None;
                 self.keep_last_good();
             }
         }
@@ -181,10 +242,9 @@ impl Core {
     }
 
     /// Keeps the running configuration as the one that a start falls back to.
-    pub(super) fn keep_last_good(&self) {
-        let last = LastGood { path: self.config_path.clone(), text: self.reloads.text.clone() };
-        // Nobody waits for it: what is wrong with the disk is said by the thread that writes, and in the status.
-        drop(self.reloads.keeper.keep(last));
+    pub(super) fn keep_last_good(&mut self) {
+        let text = self.reloads.text.clone();
+        self.reloads.keep(&self.config_path, text);
     }
 
     /// What another configuration changes, a line each.
@@ -210,6 +270,7 @@ impl Core {
     pub(super) fn confirm(&mut self) -> Result<String, String> {
         match self.reloads.unconfirmed.take() {
             Some(_) => {
+                self.reloads.unconfirmed_text = None;
                 self.keep_last_good();
                 self.note("config-confirmed", String::new());
                 Ok("confirmed: the configuration stays".to_owned())

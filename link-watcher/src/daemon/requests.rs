@@ -29,10 +29,16 @@ impl Core {
             }
             Request::Control(control::Order::Change(Change::Reload(options), _, answer)) => {
                 let result = self.reload(&options).await;
+                // What waits to be confirmed is to be taken back by the next start, too; else the file says it all.
+                let waits = options.confirm_within_seconds.is_some();
+                let written = self.reloads.take_written().filter(|_| waits);
+                let answer = self.answer_when_kept(written, None, answer);
                 self.answer_when_done(answer, result);
             }
             Request::Control(control::Order::Change(Change::Confirm, _, answer)) => {
                 let result = self.confirm();
+                let written = self.reloads.take_written();
+                let answer = self.answer_when_kept(written, None, answer);
                 self.answer_when_done(answer, result);
             }
             Request::Control(control::Order::Change(change, author, answer)) => {

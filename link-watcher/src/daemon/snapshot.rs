@@ -51,7 +51,11 @@ impl Core {
         let announced = group.judged.refusals.iter();
         let mut refusals: Vec<String> =
             announced.map(|(prefix, why)| format!("{prefix}: announced, but {why}")).collect();
-        refusals.extend(report.refused.iter().map(ToString::to_string));
+        refusals.extend(report.refused.iter().map(|refusal| refusal.say(&|id| self.group_name(id))));
+        let conceded = group.conceded().iter().take(MAX_REFUSALS_SHOWN);
+        refusals.extend(
+            conceded.map(|(prefix, other)| format!("{prefix}: left to {}, whose links work", self.group_name(*other))),
+        );
         refusals.truncate(MAX_REFUSALS_SHOWN);
         Some(GroupSnapshot {
             name: group.config.name.clone(),
@@ -66,7 +70,7 @@ impl Core {
             peer_silence_s: (status.peer_silence_seconds > 0).then_some(status.peer_silence_seconds),
             routes: RoutesSnapshot {
                 installed: report.installed,
-                refused: report.refused.len() + group.judged.refused,
+                refused: report.refused.len() + group.judged.refused + group.conceded().len(),
                 refusals,
                 prefixes: group.prefixes().iter().take(MAX_PREFIXES_SHOWN).map(ToString::to_string).collect(),
                 table: Some(group.config.table),

@@ -181,10 +181,15 @@ impl Core {
 
     /// Names, for people.
     pub(super) fn names(&self, group: GroupId, link: Option<LinkId>) -> (String, Option<String>) {
+        (self.group_name(group), link.map(|link| self.link_name(link)))
+    }
+
+    /// A group's name, for people; also of one that a reload or an earlier run has left behind.
+    pub(super) fn group_name(&self, group: GroupId) -> String {
         let peer = self.groups.get(&group).map(|group| &group.config.name);
         let name = peer.or_else(|| self.uplink_groups.get(&group).map(|group| &group.config.name));
-        let group = name.map_or_else(|| format!("group {}", group.0), String::clone);
-        (group, link.map(|link| self.link_name(link)))
+        let name = name.or_else(|| self.former.name(group));
+        name.map_or_else(|| "a group that is gone".to_owned(), String::clone)
     }
 
     pub(super) fn link_name(&self, link: LinkId) -> String {

@@ -9,9 +9,11 @@
 //! removal names our protocol and next hops, so the kernel checks the owner once more. Whoever takes our place later
 //! shows up as an event ([`RouteSink::observe`]), and from then on the place is refused, and not fought for.
 //!
-//! **Metrics.** The active route has the configured metric, where IPv6 reads 0 as 1024 as the kernel does. Backups stand
-//! at the [`MAX_BACKUPS`] metrics behind it, best first. They come before a default route that DHCP left at metric
-//! 100 or more as long as the configured metric is at most 67, and that route then is the last resort.
+//! **Metrics.** The active route has the configured metric. IPv6 has no metric 0 and reads 1 there, so that the default
+//! stands before what a router advertisement brings at 1024, as with IPv4 it stands before everything. Backups stand at
+//! the [`MAX_BACKUPS`] metrics behind it, best first. They come before a default route that DHCP or a router
+//! advertisement left at metric 100 or more as long as the configured metric is at most 67, and that route then is the
+//! last resort.
 //!
 //! **Order.** Active routes first, then backups, then removals; a prefix whose new routes could not be installed keeps
 //! its old ones.
@@ -68,13 +70,15 @@ pub(crate) const MAIN_RULE_PRIORITY: u32 = 32_766;
 pub const MAX_BACKUPS: u32 = 32;
 /// The metric that the kernel gives an IPv6 route without one (`IP6_RT_PRIO_USER`, net/ip6_route.h).
 pub const IPV6_DEFAULT_METRIC: u32 = 1024;
+/// The lowest metric of an IPv6 route, which the kernel does not read as [`IPV6_DEFAULT_METRIC`].
+const IPV6_FIRST_METRIC: u32 = 1;
 
 /// What a group wants.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GroupRoutes {
     /// Routing table, 1 to 2^32 − 1.
     pub table: u32,
-    /// Metric of the active route; 0: none.
+    /// Metric of the active route; 0: before all others.
     pub metric: u32,
     /// Where to. The same pointer means the same list: a failover must not look at a million prefixes.
     pub prefixes: Arc<[IpNet]>,
@@ -155,26 +159,24 @@ pub enum Why {
     Waiting,
 }
 
-impl fmt::Display for Why {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Why {
+    /// For people, with the names of groups.
+    fn say(&self, name: &dyn Fn(GroupId) -> String) -> String {
         match self {
-            Self::Foreign(None) => write!(f, "another program's route stands there"),
+            Self::Foreign(None) => "another program's route stands there".to_owned(),
             Self::Foreign(Some(PROTOCOL)) => {
-                write!(
-                    f,
-                    "another instance's route stands there (protocol {PROTOCOL}, through a link that is not ours)"
-                )
+                format!("another instance's route stands there (protocol {PROTOCOL}, through a link that is not ours)")
             }
             Self::Foreign(Some(protocol)) => {
-                write!(f, "a route of {} stands there; remove it, or give this group another metric", Owner(*protocol))
+                format!("a route of {} stands there; remove it, or give this group another metric", Owner(*protocol))
             }
-            Self::OtherGroup(group) => write!(f, "group {} has the same prefix, metric and table", group.0),
-            Self::NoNexthop => write!(f, "no link has an interface and an address family that could carry it"),
+            Self::OtherGroup(group) => format!("{} has the same prefix, metric and table", name(*group)),
+            Self::NoNexthop => "no link has an interface and an address family that could carry it".to_owned(),
             Self::Kernel(error) if error.errno == libc::EPERM => {
-                write!(f, "the kernel refused: {error}; routes need root or CAP_NET_ADMIN")
+                format!("the kernel refused: {error}; routes need root or CAP_NET_ADMIN")
             }
-            Self::Kernel(error) => write!(f, "the kernel refused: {error}"),
-            Self::Waiting => write!(f, "it was removed, and is put back shortly"),
+            Self::Kernel(error) => format!("the kernel refused: {error}"),
+            Self::Waiting => "it was removed, and is put back shortly".to_owned(),
         }
     }
 }
@@ -216,9 +218,10 @@ pub struct Refusal {
     pub why: Why,
 }
 
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.prefix, self.why)
+impl Refusal {
+    /// For people, with the names of groups.
+    pub fn say(&self, name: &dyn Fn(GroupId) -> String) -> String {
+        format!("{}: {}", self.prefix, self.why.say(name))
     }
 }
 
@@ -323,43 +326,41 @@ pub enum Notice {
     Failed(String),
 }
 
-impl fmt::Display for Notice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Notice {
+    /// For people, with the names of groups.
+    pub fn say(&self, name: &dyn Fn(GroupId) -> String) -> String {
         match self {
             Self::Repaired { group, count, example, by } => {
-                write!(f, "group {}: {count} routes had gone and stand again, among them {example}", group.0)?;
-                by.as_ref().map_or(Ok(()), |by| write!(f, "; last removed by {by}"))
+                let by = by.as_ref().map_or_else(String::new, |by| format!("; last removed by {by}"));
+                format!("{}: {count} routes had gone and stand again, among them {example}{by}", name(*group))
             }
-            Self::BackingOff { group, count, example, by, wait_ms } => write!(
-                f,
-                "group {}: {by} keeps removing our routes, {count} now, among them {example}; the next repair waits \
-                 {wait_ms} ms. Keep that program from routes with protocol {PROTOCOL}",
-                group.0
+            Self::BackingOff { group, count, example, by, wait_ms } => format!(
+                "{}: {by} keeps removing our routes, {count} now, among them {example}; the next repair waits {wait_ms} \
+                 ms. Keep that program from routes with protocol {PROTOCOL}",
+                name(*group)
             ),
-            Self::Precaution(what) => f.write_str(what),
+            Self::Precaution(what) => what.clone(),
             Self::RuleGone { what, by } | Self::ObjectGone { what, by } => {
-                write!(f, "{what} had gone and stands again; removed by {by}")
+                format!("{what} had gone and stands again; removed by {by}")
             }
-            Self::Handed { group, tables: true, prefixes } => write!(
-                f,
-                "group {}: {prefixes} prefixes stand in a table for each link now: failing over is one rule",
-                group.0
+            Self::Handed { group, tables: true, prefixes } => format!(
+                "{}: {prefixes} prefixes stand in a table for each link now: failing over is one rule",
+                name(*group)
             ),
             Self::Handed { group, tables: false, prefixes } => {
-                write!(f, "group {}: {prefixes} prefixes stand in its routing table itself now", group.0)
+                format!("{}: {prefixes} prefixes stand in its routing table itself now", name(*group))
             }
             Self::Unfit { group, why } => {
-                write!(f, "group {}: failing over takes longer than it could, route by route: {why}", group.0)
+                format!("{}: failing over takes longer than it could, route by route: {why}", name(*group))
             }
-            Self::Taken { key, protocol, by } => write!(
-                f,
+            Self::Taken { key, protocol, by } => format!(
                 "{by} put a route of {} in the place of ours, {key}; it stays, and ours is refused until it is gone",
                 Owner(*protocol)
             ),
             Self::Expired { count } => {
-                write!(f, "{count} routes of an earlier run are wanted no more and were removed")
+                format!("{count} routes of an earlier run are wanted no more and were removed")
             }
-            Self::Failed(error) => write!(f, "the routes could not be checked, another attempt follows: {error}"),
+            Self::Failed(error) => format!("the routes could not be checked, another attempt follows: {error}"),
         }
     }
 }
@@ -397,10 +398,10 @@ pub trait RouteSink {
     fn report(&self, group: GroupId) -> Report;
 }
 
-/// The metric that the kernel makes of a configured one.
+/// The metric of a group's active routes: the configured one, or the lowest there is.
 fn effective_metric(prefix: &IpNet, metric: u32) -> u32 {
     match (prefix, metric) {
-        (IpNet::V6(_), 0) => IPV6_DEFAULT_METRIC,
+        (IpNet::V6(_), 0) => IPV6_FIRST_METRIC,
         _ => metric,
     }
 }

@@ -73,7 +73,7 @@ impl<K: RouteKernel> Routes<K> {
     }
 
     /// Whether something that is wanted does not stand.
-    fn incomplete(&self) -> bool {
+    pub(super) fn incomplete(&self) -> bool {
         self.groups.values().any(|group| group.wanted.routes.keys().any(|key| !group.stands(key)))
     }
 

@@ -362,6 +362,12 @@ impl<K: RouteKernel> Routes<K> {
         Ok(again)
     }
 
+    /// Whether a wanted route is in the kernel: of one that somebody changed since the last comparison this is not known, and
+    /// the next one waits as long as the fight says.
+    fn is_there(&self, group: &Group, key: &RouteKey) -> bool {
+        group.stands(key) && !(group.doubtful.contains(key) && self.fights.contains_key(key))
+    }
+
     /// Why a wanted route does not stand.
     fn why(&self, id: GroupId, key: &RouteKey) -> Why {
         if let Some(protocol) = self.refused.get(key) {
@@ -485,6 +491,11 @@ impl<K: RouteKernel> RouteSink for Routes<K> {
         if !self.failed.is_empty() {
             self.due(now_ns + RETRY_NS);
         }
+        if fewer && self.groups.len() > 1 && self.incomplete() {
+            // Another group may have waited for a place that is free now.
+            self.freed = true;
+            self.due(now_ns);
+        }
         let mut report = self.report(group);
         match result {
             Ok(written) => report.written = written,
@@ -527,12 +538,12 @@ impl<K: RouteKernel> RouteSink for Routes<K> {
         for (prefix, lead) in &entry.wanted.leads {
             match lead {
                 None => report.refused.push(Refusal { prefix: *prefix, why: Why::NoNexthop }),
-                Some(key) if entry.stands(key) && !self.refused.contains_key(key) => report.installed += 1,
+                Some(key) if self.is_there(entry, key) && !self.refused.contains_key(key) => report.installed += 1,
                 Some(key) => report.refused.push(Refusal { prefix: *prefix, why: self.why(group, key) }),
             }
         }
         for key in entry.wanted.routes.keys().filter(|key| !entry.wanted.is_lead(key)) {
-            if !entry.stands(key) {
+            if !self.is_there(entry, key) {
                 report.backups_refused.push(Refusal { prefix: key.prefix, why: self.why(group, key) });
             }
         }

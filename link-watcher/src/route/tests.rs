@@ -116,6 +116,22 @@ fn an_owner_is_looked_up_once() {
 }
 
 #[test]
+fn what_one_group_wants_no_more_another_one_gets_that_was_refused() {
+    let (kernel, mut routes) = pair();
+    let other = GroupId(1);
+    run(routes.apply(0, GROUP, &wish(2, &[1], &[])));
+    let report = run(routes.apply(0, other, &wish(2, &[2], &[])));
+    assert_eq!((report.installed, &report.refused[0].why), (0, &Why::OtherGroup(GROUP)));
+    assert_eq!(
+        report.refused[0].say(&|group| format!("peer{}", group.0)),
+        "10.0.0.0/24: peer0 has the same prefix, metric and table"
+    );
+    run(routes.apply(SECOND, GROUP, &wish(1, &[1], &[])));
+    settle(&kernel, &mut routes, SECOND);
+    assert_eq!((routes.report(GROUP).installed, routes.report(other).installed), (1, 1));
+}
+
+#[test]
 fn silent_losses_are_repaired_and_are_no_fight() {
     let (kernel, mut routes) = pair();
     run(routes.apply(0, GROUP, &wish(2, &[1], &[])));

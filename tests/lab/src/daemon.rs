@@ -164,6 +164,18 @@ impl Daemon {
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     }
 
+    /// Changes its configuration.
+    ///
+    /// # Errors
+    /// The file system's; a change that changes nothing, which proves nothing.
+    pub fn edit_config(&self, change: impl FnOnce(String) -> String) -> Result<()> {
+        let path = self.config_path();
+        let before = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let after = change(before.clone());
+        ensure!(after != before, "nothing to change in {}:\n{before}", path.display());
+        fs::write(&path, after).with_context(|| format!("cannot write {}", path.display()))
+    }
+
     /// Starts it and waits until it answers.
     ///
     /// # Errors

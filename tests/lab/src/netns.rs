@@ -120,6 +120,15 @@ impl Namespace {
         self.run(|| command.spawn())?.with_context(|| format!("cannot start {}", program.display()))
     }
 
+    /// Runs `ip` inside the namespace with arguments that have no spaces of their own, and returns what it wrote.
+    ///
+    /// # Errors
+    /// As [`command`](Self::command).
+    pub fn ip(&self, arguments: &str) -> Result<String> {
+        let words: Vec<&str> = std::iter::once("ip").chain(arguments.split(' ')).collect();
+        self.command(&words, "")
+    }
+
     /// Runs a program of the list inside the namespace, with `input` on its standard input, and returns what it wrote.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 mod choice;
 mod orders;
+mod restart;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,10 +18,8 @@ use crate::{
     select::Choice,
 };
 
+use self::restart::{PLANNED_STOP_SECONDS, Stop};
 pub use self::status::{GroupStatus, LinkStatus};
-
-/// A peer that has said that it is about to stop for a moment may be silent for so long.
-const PLANNED_STOP_SECONDS: u8 = 30;
 
 #[derive(Clone, Debug)]
 pub(super) struct Group {
@@ -50,6 +49,8 @@ pub(super) struct Group {
     peer_silence_seconds: u8,
     /// That has been told.
     told_silent: bool,
+    /// What its silence is put down to where it has said that it stops.
+    stop: Stop,
     /// It has been told that nothing is usable.
     told_none: bool,
     /// Uplinks whose verdict may change at once, and until when to wait for that, ns.
@@ -87,6 +88,7 @@ impl Group {
             followed_epoch: None,
             peer_silence_seconds: 0,
             told_silent: false,
+            stop: Stop::default(),
             told_none: false,
             doubted: BTreeMap::new(),
             waits: false,
@@ -139,6 +141,7 @@ impl Group {
         self.carried.retain(|id| links.contains(id));
         self.said.retain(|(id, _)| links.contains(id));
         self.doubted.retain(|id, _| links.contains(id));
+        self.stop.retain(|id| links.contains(&id));
         if let Some((_, chosen)) = &mut self.clients_choice {
             chosen.retain(|id| links.contains(id));
         }
@@ -157,6 +160,7 @@ impl Group {
     }
 
     pub(super) fn alive(&mut self, now_ns: u64, id: LinkId, actions: &mut Vec<Action>) {
+        self.stop.forget(id);
         let hold_up_ns = self.spec.hold_up_ns;
         let turn = self.link_mut(id).and_then(|link| link.on_alive(now_ns, hold_up_ns));
         self.turned(now_ns, id, turn, actions);
@@ -188,17 +192,28 @@ impl Group {
         last_good_ns: u64,
         actions: &mut Vec<Action>,
     ) {
+        self.stop.forget(id);
         let turn = self.link_mut(id).and_then(|link| link.on_impaired(now_ns, impairment, last_good_ns));
         self.turned(now_ns, id, turn, actions);
     }
 
     pub(super) fn silent(&mut self, now_ns: u64, id: LinkId, last_good_ns: u64, actions: &mut Vec<Action>) {
+        if !self.puts_off(now_ns, id, last_good_ns) {
+            self.judge_silence(now_ns, id, last_good_ns, actions);
+        }
+    }
+
+    fn judge_silence(&mut self, now_ns: u64, id: LinkId, last_good_ns: u64, actions: &mut Vec<Action>) {
         let detection_ns = self.spec.detection_ns;
         let turn = self.link_mut(id).and_then(|link| link.on_silent(now_ns, last_good_ns, detection_ns));
         self.turned(now_ns, id, turn, actions);
     }
 
     pub(super) fn device(&mut self, now_ns: u64, id: LinkId, device: Device, actions: &mut Vec<Action>) {
+        if matches!(device, Device::Missing | Device::NoAddress) {
+            // It will be probed anew.
+            self.stop.forget(id);
+        }
         let hold_up_ns = self.spec.hold_up_ns;
         let turn = self.link_mut(id).and_then(|link| link.on_device(now_ns, device, hold_up_ns));
         self.turned(now_ns, id, turn, actions);
@@ -231,7 +246,9 @@ impl Group {
     pub(super) fn peer_said(&mut self, now_ns: u64, id: LinkId, said: PeerSaid, actions: &mut Vec<Action>) {
         let hold_up_ns = self.spec.hold_up_ns;
         let Some((before, turn)) = self.link_mut(id).map(|link| link.on_peer(now_ns, said, hold_up_ns)) else { return };
-        if self.peer_instance != Some(said.instance) && before.map(|before| before.instance) != Some(said.instance) {
+        let is_another = self.peer_instance != Some(said.instance);
+        self.hear_of_stop(now_ns, said, is_another);
+        if is_another && before.map(|before| before.instance) != Some(said.instance) {
             // They are learned from fresh echoes only, so the newest is the one in force.
             if self.peer_instance.replace(said.instance).is_some() {
                 self.tell(now_ns, None, What::PeerRestarted, "its daemon has started anew".to_owned(), 0, actions);
@@ -351,6 +368,7 @@ impl Group {
     /// Brings the group up to now: who is usable, what is chosen, what is said.
     pub(super) fn settle(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
         self.settled_ns = now_ns;
+        self.judge_silent(now_ns, actions);
         let turns: Vec<(LinkId, Turn)> =
             self.links.iter_mut().filter_map(|link| Some((link.spec.id, link.settle(now_ns)?))).collect();
         for (id, turn) in turns {
@@ -515,7 +533,7 @@ impl Group {
         });
         let starting = || self.links.iter().filter(|link| link.verdict() == LinkVerdict::Starting || link.promising());
         let verdicts = starting().flat_map(|link| [self.verdict_due_ns(link), self.first_echo_due_ns(link)]);
-        let doubts = self.doubted.values().copied();
+        let doubts = self.doubted.values().copied().chain(self.stop.deadlines_ns());
         holds.chain(failbacks.chain(verdicts).chain(doubts).filter(|at_ns| *at_ns > self.settled_ns)).min()
     }
 }

@@ -559,7 +559,11 @@ impl Worker {
         let now_ns = clock::now_ns();
         if self.tables.next_deadline_ns() <= now_ns {
             for notice in self.tables.reconcile(now_ns) {
-                warn!("uplinks: {notice}");
+                let name = |id: GroupId| {
+                    let group = self.groups.get(&id);
+                    group.map_or_else(|| "a group that is gone".to_owned(), |group| group.config.name.clone())
+                };
+                warn!("uplinks: {}", notice.say(&name));
             }
         }
         if self.ruleset.deadline_ns().is_some_and(|due_ns| due_ns <= now_ns)

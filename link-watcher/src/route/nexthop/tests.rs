@@ -183,7 +183,7 @@ fn carrier_loss_is_survived_and_repaired() {
     assert_eq!((bench.objects(), bench.routes.state().routes.len()), (0, 0));
     bench.settle(SECOND);
     assert_eq!(bench.sink.report(GROUP).installed, 0);
-    assert!(bench.sink.report(GROUP).refused[0].to_string().contains("the kernel refused"));
+    assert!(bench.sink.report(GROUP).refused[0].say(&|_| String::new()).contains("the kernel refused"));
     let event = bench.objects.carrier(2, true);
     bench.observe(&event);
     bench.settle(SECOND);

@@ -142,7 +142,7 @@ fn the_longest_prefix_wins_whosever_it_is() {
     assert_eq!((through(2), through(9)), (vec![1], vec![1]));
     let report = tables.report(GROUP);
     assert_eq!((report.installed, report.refused.len()), (2, 1));
-    assert_eq!(report.refused[0].to_string().split(':').next(), Some("10.0.3.0/24"));
+    assert_eq!(report.refused[0].prefix, "10.0.3.0/24".parse().unwrap());
     // One more appears.
     kernel.state().routes.push(route(254, net(9), 0, 2, 91));
     let found = crate::route::FoundRoute { key: route(254, net(9), 0, 2, 91).key, protocol: 2, egress: None };

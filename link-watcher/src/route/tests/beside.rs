@@ -90,3 +90,25 @@ fn ours_is_back_when_the_route_that_replaced_it_goes() {
     let writes = kernel.state().calls.concat();
     assert!(writes.len() < 50, "{}", writes.len());
 }
+
+#[test]
+fn a_route_that_somebody_keeps_removing_counts_as_missing_while_it_is() {
+    let (kernel, mut routes) = pair();
+    run(routes.apply(0, GROUP, &wish(2, &[1], &[2])));
+    let mut missing = 0;
+    for i in 0..200 {
+        let now_ns = SECOND + i * SECOND / 10;
+        for metric in [0, 1] {
+            kernel.foreign_delete(&key(0, metric));
+        }
+        settle(&kernel, &mut routes, now_ns);
+        let there = |metric| kernel.state().routes.contains_key(&key(0, metric));
+        let report = routes.report(GROUP);
+        assert_eq!(report.installed, 1 + usize::from(there(0)), "round {i}");
+        let refused: Vec<&Why> = report.refused.iter().map(|refusal| &refusal.why).collect();
+        assert_eq!(refused, if there(0) { vec![] } else { vec![&Why::Waiting] }, "round {i}");
+        assert_eq!(report.backups_refused.len(), usize::from(!there(1)), "round {i}");
+        missing += usize::from(!there(0));
+    }
+    assert!(missing > 150, "the fight is fought ever more slowly: {missing}");
+}

@@ -140,20 +140,20 @@ pub enum TableNotice {
     },
 }
 
-impl fmt::Display for TableNotice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl TableNotice {
+    /// For people, with the names of groups.
+    pub fn say(&self, name: &dyn Fn(GroupId) -> String) -> String {
         match self {
             Self::Repaired { group, count, example, by } => {
-                write!(f, "group {}: {count} routes or rules had gone and stand again, among them {example}", group.0)?;
-                by.as_ref().map_or(Ok(()), |by| write!(f, "; last removed by {by}"))
+                let by = by.as_ref().map_or_else(String::new, |by| format!("; last removed by {by}"));
+                format!("{}: {count} routes or rules had gone and stand again, among them {example}{by}", name(*group))
             }
-            Self::BackingOff { group, by, wait_ms } => write!(
-                f,
-                "group {}: {by} keeps removing our routes or rules; the next repair waits {wait_ms} ms. Keep that program \
-                 from what has protocol {PROTOCOL}",
-                group.0
+            Self::BackingOff { group, by, wait_ms } => format!(
+                "{}: {by} keeps removing our routes or rules; the next repair waits {wait_ms} ms. Keep that program from \
+                 what has protocol {PROTOCOL}",
+                name(*group)
             ),
-            Self::Trouble { group, said } => write!(f, "group {}: {}", group.0, said.join("; ")),
+            Self::Trouble { group, said } => format!("{}: {}", name(*group), said.join("; ")),
         }
     }
 }
