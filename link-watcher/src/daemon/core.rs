@@ -135,7 +135,7 @@ pub(super) struct Core {
     pub(super) spared: Vec<IpNet>,
     /// Groups whose routes are to be computed again, though their plan has not changed.
     pub(super) rerouted: BTreeSet<GroupId>,
-    /// A plan has changed, and with it perhaps what dead groups leave to living ones.
+    /// A group has died or come to life, and with it perhaps what dead groups leave to living ones has changed.
     pub(super) contested: bool,
     /// Links are to be looked at again, because of what happened to interfaces at this instant, ns.
     pub(super) interfaces_changed_ns: Option<u64>,
@@ -319,9 +319,10 @@ impl Core {
                         continue;
                     }
                     if let Some(group) = self.groups.get_mut(&group) {
+                        let was_dead = group.is_dead();
                         group.plan = Some(plan);
+                        self.contested |= was_dead != group.is_dead();
                     }
-                    self.contested = true;
                     self.route(group).await;
                     routed_ns = clock::now_ns();
                 }
