@@ -319,9 +319,9 @@ impl Core {
                         continue;
                     }
                     if let Some(group) = self.groups.get_mut(&group) {
-                        let was_dead = group.is_dead();
+                        let before = (group.is_dead(), group.is_alive());
                         group.plan = Some(plan);
-                        self.contested |= was_dead != group.is_dead();
+                        self.contested |= before != (group.is_dead(), group.is_alive());
                     }
                     self.route(group).await;
                     routed_ns = clock::now_ns();
