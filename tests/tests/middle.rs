@@ -1,6 +1,7 @@
 //! Somebody in the middle of all links, without a key: copies of keepalives at once and late, on their own link and on others, to
 //! their receiver and back to their sender, while links die and live and the client's list changes. What the two routers
-//! believe of their links follows the truth all the while. `LINK_WATCHER_SECONDS` says for how long, `LINK_WATCHER_SEED` how.
+//! believe of their links follows the truth all the while. `LINK_WATCHER_SECONDS` says for how
+//! long in all, `LINK_WATCHER_SEED` how.
 
 #![allow(clippy::unwrap_used)]
 
@@ -269,7 +270,16 @@ fn number(name: &str, usual: u64) -> u64 {
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn what_is_believed_of_links_is_true_whatever_is_copied() {
+    let seed = number("LINK_WATCHER_SEED", 1);
+    println!("LINK_WATCHER_SEED={seed}");
+    for (at, engine) in ["auto", "tc", "socket"].into_iter().enumerate() {
+        life(engine, seed.wrapping_add(at as u64), number("LINK_WATCHER_SECONDS", 24) / 3);
+    }
+}
+
+fn life(engine: &str, seed: u64, seconds: u64) {
     let setup = Setup {
+        engine: engine.to_owned(),
         interval: INTERVAL,
         failback: Duration::from_millis(200),
         hold_up: Duration::from_millis(100),
@@ -279,8 +289,6 @@ fn what_is_believed_of_links_is_true_whatever_is_copied() {
     set_list(&routers.server_daemon, "accept", &["10.0.0.0/8".to_owned()]);
     routers.start_daemons().unwrap();
     routers.wait_all_usable(Duration::from_secs(20)).unwrap();
-    let seed = number("LINK_WATCHER_SEED", 1);
-    println!("LINK_WATCHER_SEED={seed}");
     let middle = Middle::enter(&routers);
     let steps = thread::scope(|scope| {
         for wire in 0..routers.wires.len() {
@@ -290,16 +298,15 @@ fn what_is_believed_of_links_is_true_whatever_is_copied() {
         scope.spawn(|| middle.attack(seed));
         scope.spawn(|| middle.watch(End::Client));
         scope.spawn(|| middle.watch(End::Server));
-        let lived = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            middle.live(&mut Rng::with_seed(seed), number("LINK_WATCHER_SECONDS", 15))
-        }));
+        let lived =
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| middle.live(&mut Rng::with_seed(seed), seconds)));
         middle.done.store(true, Ordering::Relaxed);
         lived
     });
     let wrong = middle.wrong.lock().unwrap();
-    assert!(wrong.is_empty(), "seed {seed}: {}", wrong.join("\n"));
+    assert!(wrong.is_empty(), "{engine}, seed {seed}: {}", wrong.join("\n"));
     let steps = steps.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let injected = middle.injected.load(Ordering::Relaxed);
-    println!("{steps} steps, {injected} packets injected");
+    println!("{engine}: {steps} steps, {injected} packets injected");
     assert!(injected > 1_000, "{injected} packets injected: that is nobody");
 }

@@ -109,6 +109,12 @@ fn keepalives_copied_to_a_dead_link_do_not_bring_it_back_without_bpf() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
+fn keepalives_copied_to_a_dead_link_do_not_bring_it_back_at_tc() {
+    copies_are_worth_nothing("tc", true);
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
 fn keepalives_copied_to_a_working_link_move_nothing() {
     copies_are_worth_nothing("auto", false);
 }
