@@ -25,6 +25,9 @@ use link_watcher_programs::IP;
 const INTERVAL: Duration = Duration::from_millis(50);
 /// Intervals after which everybody must know what became of a link: three, a round trip, and what a busy machine takes.
 const KNOWN: u32 = 10;
+/// What a link that comes back may take on top: the kernel, which had given the neighbour up, asks for its Ethernet address once a
+/// second.
+const ASKED: Duration = Duration::from_secs(1);
 /// What is older is no keepalive that was merely passed on: not even of a link whose round trip nobody knows yet (2 s).
 const OLD: Duration = Duration::from_secs(3);
 /// Packets that are remembered, of all links together.
@@ -155,7 +158,6 @@ impl<'a> Middle<'a> {
     /// Holds what an end says of its links against the truth.
     fn watch(&self, end: End) {
         let name = if end == End::Client { CLIENT_GROUP } else { SERVER_GROUP };
-        let known = INTERVAL * KNOWN;
         while self.goes_on() {
             let asked = Instant::now();
             let before = self.truth.lock().unwrap().clone();
@@ -165,6 +167,7 @@ impl<'a> Middle<'a> {
                 group(&status, name).unwrap()["links"].as_array().unwrap().iter().zip(before).zip(after)
             {
                 let up = link["state"] == "up" || link["state"] == "degraded";
+                let known = INTERVAL * KNOWN + if truth.good { ASKED } else { Duration::ZERO };
                 let settled = asked.duration_since(truth.since) > known && later.since == truth.since;
                 if settled && up != truth.good {
                     let since = asked.duration_since(truth.since);

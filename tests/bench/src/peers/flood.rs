@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use link_watcher::bpf::RunTimes;
-use link_watcher_lab::{Direction, End, forge::Forge, monotonic_ns};
+use link_watcher_lab::{Direction, End, forge::Forge, frame::Frame, monotonic_ns};
 
 use super::{FloodKind, Round};
 
@@ -12,8 +12,10 @@ use super::{FloodKind, Round};
 const SPAN: Duration = Duration::from_secs(5);
 /// More packets a second than a core can send.
 const RATE: u64 = 10_000_000;
-/// How long a genuine packet is waited for: twice the slowest interval that there is.
-const CAPTURE_LIMIT: Duration = Duration::from_secs(4);
+/// Different packets of another link that are copied.
+const COPIES: usize = 100;
+/// How long a genuine packet is waited for: a hundred come within five seconds at the slowest interval.
+const CAPTURE_LIMIT: Duration = Duration::from_secs(5);
 
 /// What a flood did.
 pub(crate) struct Flooded {
@@ -33,15 +35,34 @@ impl Flooded {
     }
 }
 
-/// Floods the server on the first link, on which the traffic is as well.
+/// Floods the server on the first link, on which the traffic is as well, with one spoiled packet.
 pub(crate) fn flood(round: &Round, kind: &FloodKind) -> Result<Flooded> {
-    let forge = Forge::on(&round.routers.wires[0])?;
-    let genuine = forge
-        .capture(Direction::ToServer, 1, CAPTURE_LIMIT, |frame| frame.ports().is_some_and(|(_, to)| to == kind.port))?;
+    let genuine = genuine(round, 0, 1, kind.port)?;
     let junk = genuine.first().and_then(kind.spoil).context("no genuine packet was seen")?;
+    flood_with(round, &[junk])
+}
+
+/// The same with copies of what another link carries, with the first link's addresses.
+pub(crate) fn flood_of_copies(round: &Round, port: u16) -> Result<Flooded> {
+    let template = genuine(round, 0, 1, port)?;
+    let template = template.first().context("no genuine packet was seen on the first link")?;
+    let others = genuine(round, 1, COPIES, port)?;
+    let copies: Vec<Frame> = others.iter().filter_map(|frame| template.with_payload(frame.payload()?)).collect();
+    ensure!(!copies.is_empty(), "no genuine packet was seen on the second link");
+    flood_with(round, &copies)
+}
+
+/// Packets to the server on a link.
+fn genuine(round: &Round, wire: usize, count: usize, port: u16) -> Result<Vec<Frame>> {
+    let forge = Forge::on(&round.routers.wires[wire])?;
+    forge.capture(Direction::ToServer, count, CAPTURE_LIMIT, |frame| frame.ports().is_some_and(|(_, to)| to == port))
+}
+
+fn flood_with(round: &Round, frames: &[Frame]) -> Result<Flooded> {
+    let forge = Forge::on(&round.routers.wires[0])?;
     let clock = RunTimes::start().context("cannot start the kernel's clock for BPF programs")?;
     let (before, from_ns) = (round.spent(End::Server, &clock)?, monotonic_ns());
-    let (false_downs, sent) = round.false_downs(|| forge.flood(Direction::ToServer, &[junk], RATE, SPAN))?;
+    let (false_downs, sent) = round.false_downs(|| forge.flood(Direction::ToServer, frames, RATE, SPAN))?;
     let ns = (monotonic_ns() - from_ns) as f64;
     let spent = round.spent(End::Server, &clock)?.since(before);
     ensure!(sent > 0, "not one packet was sent in {SPAN:?}");

@@ -26,7 +26,11 @@ use link_watcher_lab::{
 };
 use link_watcher_programs::Program as Listed;
 
-pub(crate) use self::{flood::flood, link_watcher::LinkWatcher, round::Round};
+pub(crate) use self::{
+    flood::{Flooded, flood, flood_of_copies},
+    link_watcher::LinkWatcher,
+    round::Round,
+};
 use crate::{rig::Rig, table::Table};
 
 /// The shortest median outage that is promised, ms, however short the detection time: waking up counts there.
