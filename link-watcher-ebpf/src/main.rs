@@ -10,6 +10,7 @@
 
 mod echo;
 mod hmac;
+mod log;
 mod maps;
 mod parse;
 mod verify;
@@ -98,7 +99,9 @@ fn action(verdict: Verdict) -> u32 {
 #[inline(always)]
 fn judge(frame: &impl parse::Frame) -> Verdict {
     maps::count_traffic(frame);
-    match verify::handle(frame) {
+    let outcome = verify::handle(frame);
+    log::tell(&outcome);
+    match outcome {
         Ok(Good::Probe(slot)) => counted(slot, Verdict::Answer, |counters| &mut counters.probes),
         Ok(Good::Echo(slot)) => counted(slot, Verdict::Drop, |counters| &mut counters.echoes),
         Ok(Good::Control(slot)) => counted(slot, Verdict::Pass, |counters| &mut counters.control),

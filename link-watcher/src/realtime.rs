@@ -36,6 +36,6 @@ pub fn raise(priority: u8) {
 pub fn lower() {
     let policy = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Other);
     if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, policy) {
-        warn!("a thread that serves uplinks stays under its maker's scheduling: {error:?}");
+        warn!("a thread stays under its maker's scheduling: {error:?}");
     }
 }

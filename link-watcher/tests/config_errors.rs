@@ -163,11 +163,11 @@ fn the_complete_interface_is_understood() {
         findings,
         [
             "error 8:17: there is no group netadmin here | `getent group` lists those that there are, `groupadd` makes one",
-            "error 18:14: key file /nowhere/hq.key does not exist | make one: link-watcher generate key --output /nowhere/hq.key",
+            "error 19:14: key file /nowhere/hq.key does not exist | make one: link-watcher generate key --output /nowhere/hq.key",
             // The example's gateway is none of this machine's.
-            "warning 70:13: eth1 has no address in the same prefix as its gateway 1.0.0.1 | it has 10.248.248.2/24; the \
+            "warning 71:13: eth1 has no address in the same prefix as its gateway 1.0.0.1 | it has 10.248.248.2/24; the \
              gateway must answer on this interface all the same",
-            "error 80:17: secret file /nowhere/smtp.password does not exist | write the secret to /nowhere/smtp.password, \
+            "error 81:17: secret file /nowhere/smtp.password does not exist | write the secret to /nowhere/smtp.password, \
              one line, then: chmod 600 /nowhere/smtp.password",
         ]
     );

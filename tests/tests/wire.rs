@@ -147,6 +147,37 @@ fn a_probe_of_a_link_that_was_away_harms_no_other_one() {
     }
 }
 
+/// What the kernel program thinks of each keepalive, with the link's name; of many only some.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn the_kernel_program_says_what_it_does_where_it_is_asked_to() {
+    let setup = Setup {
+        interval: Duration::from_millis(50),
+        daemon_settings: "kernel-log = \"debug\"".to_owned(),
+        ..Setup::default()
+    };
+    let trial = Trial::start(Lab::new().unwrap(), setup, &binary().unwrap(), 1000).unwrap();
+    let server = trial.routers.daemon(End::Server);
+    let lines = |what: &str| server.log().lines().filter(|line| line.contains(what)).count();
+    let lab = &trial.routers.lab;
+    let said = |what: &str| {
+        lab.wait_until(&format!("the kernel program to say {what:?}"), PATIENCE, || Ok((lines(what) > 0).then_some(())))
+    };
+    said("optic on eth2: probe answered").unwrap();
+    said("optic on eth2: echo taken in").unwrap();
+    let [(direction, probe), _] = keepalives(&trial, FROM);
+    let forge = Forge::on(trial.routers.wire(FROM).unwrap()).unwrap();
+    // A bit of the signature.
+    let forged = probe.with_flipped_bit(8 * probe.payload().unwrap().len() - 1).unwrap();
+    forge.inject(direction, &forged).unwrap();
+    said("optic on eth2: dropped: ").unwrap();
+    let before = lines("optic on eth2: dropped: ");
+    forge.flood(direction, &[forged], 50_000, Duration::from_secs(1)).unwrap();
+    said("more packets, which are not told one by one").unwrap();
+    let told = lines("optic on eth2: dropped: ") - before;
+    assert!(told < 400, "{told} lines of a second");
+}
+
 /// Processor time that the real-time probing thread of one end's daemon has had.
 fn probing_time(trial: &Trial, end: End) -> Duration {
     let pid = trial.routers.daemon(end).pid().unwrap();

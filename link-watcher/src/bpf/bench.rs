@@ -33,7 +33,7 @@ impl Kernel {
     ///
     /// As [`Kernel::load`].
     pub fn load_for_benchmark(object: &[u8], directory: &Path, links: u32) -> Result<Self, Error> {
-        Self::load_as(object, directory, links, true)
+        Self::load_as(object, directory, links, None, true)
     }
 
     /// Runs the program of a hook for such devices on a packet as if it came in by an existing interface that is up. The packet

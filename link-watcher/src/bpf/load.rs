@@ -4,6 +4,7 @@ use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     programs::{Program, ProgramError, ProgramFd},
 };
+use aya_log::Level;
 use link_watcher_common::maps::MAX_LINKS;
 
 use super::{Error, Hook, LinkLayer};
@@ -25,8 +26,8 @@ pub(super) fn link_ids_len(slots: u32) -> u32 {
 }
 
 /// Makes the maps and prepares the programs. `benchmark` makes the programs forget what they have seen before each packet, and undo
-/// their answers, so that one packet can be repeated.
-pub(super) fn load(object: &[u8], slots: u32, benchmark: bool) -> Result<Ebpf, Error> {
+/// their answers, so that one packet can be repeated. `log`: what they tell of packets; the kernel's verifier takes the rest out.
+pub(super) fn load(object: &[u8], slots: u32, log: Option<Level>, benchmark: bool) -> Result<Ebpf, Error> {
     let benchmark = u8::from(benchmark);
     let mut loader = EbpfLoader::new();
     // The kernel's own types would only be needed to relocate accesses to them: reading them takes time and memory.
@@ -40,6 +41,12 @@ pub(super) fn load(object: &[u8], slots: u32, benchmark: bool) -> Result<Ebpf, E
     loader.override_global("LINK_IDS_MASK", &link_ids_mask, true);
     loader.override_global("TRAFFIC_MASK", &traffic_mask, true);
     loader.override_global("BENCHMARK", &benchmark, true);
+    let level = log.map_or(0, |level| level as u8);
+    loader.override_global(aya_log::LEVEL, &level, true);
+    if log.is_none() {
+        // It cannot be left out; aya makes a page of it, the least that the kernel takes.
+        loader.map_max_entries("AYA_LOGS", 1);
+    }
     loader.load(object).map_err(|error| Error::Load(chain(&error)))
 }
 

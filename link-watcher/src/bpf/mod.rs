@@ -10,6 +10,7 @@ mod bench;
 mod load;
 mod maps;
 pub mod packet;
+mod packet_log;
 mod pin;
 pub mod socket;
 mod stats;
@@ -22,12 +23,14 @@ use std::{
     sync::Arc,
 };
 
+use aya_log::Level;
 use link_watcher_common::maps::{Counters, KeySet, LinkKey, Traffic};
 
 use self::{attach::Attachments, maps::Maps, pin::Pins};
 pub use self::{
     bench::{BATCHES, Measured, REPEAT, Run, measure},
     maps::{Events, SharedTables},
+    packet_log::{PacketLine, PacketLog, Reading},
     stats::RunTimes,
 };
 use crate::error::chain;
@@ -225,6 +228,8 @@ pub struct Kernel {
     pins: Pins,
     attachments: Attachments,
     slots: u32,
+    /// What the programs tell, until somebody reads it.
+    packet_log: Option<PacketLog>,
 }
 
 impl Kernel {
@@ -235,12 +240,28 @@ impl Kernel {
     ///
     /// If the kernel refuses, or the object is another version's.
     pub fn load(object: &[u8], directory: &Path, links: u32) -> Result<Self, Error> {
-        Self::load_as(object, directory, links, false)
+        Self::load_as(object, directory, links, None, false)
     }
 
-    fn load_as(object: &[u8], directory: &Path, links: u32, benchmark: bool) -> Result<Self, Error> {
+    /// As [`Kernel::load`], with programs that tell of packets: see [`Kernel::packet_log`].
+    ///
+    /// # Errors
+    ///
+    /// As [`Kernel::load`].
+    pub fn load_talkative(object: &[u8], directory: &Path, links: u32, log: Level) -> Result<Self, Error> {
+        Self::load_as(object, directory, links, Some(log), false)
+    }
+
+    fn load_as(
+        object: &[u8],
+        directory: &Path,
+        links: u32,
+        log: Option<Level>,
+        benchmark: bool,
+    ) -> Result<Self, Error> {
         let slots = load::slots_for(links);
-        let mut ebpf = load::load(object, slots, benchmark)?;
+        let mut ebpf = load::load(object, slots, log, benchmark)?;
+        let packet_log = log.map(|_| PacketLog::open(&mut ebpf)).transpose()?;
         // At once, so that a kernel that refuses it is known now and not at the first link.
         load::program(&mut ebpf, Hook::Xdp, LinkLayer::Ethernet)?;
         let mut pins = Pins::create(directory)?;
@@ -250,7 +271,7 @@ impl Kernel {
             pins.map(name, map)?;
         }
         let maps = Maps::take(&mut ebpf, slots)?;
-        Ok(Self { ebpf, maps, pins, attachments, slots })
+        Ok(Self { ebpf, maps, pins, attachments, slots, packet_log })
     }
 
     /// How many slots the per-link maps have. A reload that needs more takes a new [`Kernel`].
@@ -306,6 +327,12 @@ impl Kernel {
     #[must_use]
     pub fn tables(&self) -> Arc<SharedTables> {
         Arc::clone(&self.maps.tables)
+    }
+
+    /// What the programs tell of packets; once, and nothing unless that was asked for. As long as it lives further programs can be
+    /// loaded.
+    pub fn packet_log(&mut self) -> Option<PacketLog> {
+        self.packet_log.take()
     }
 
     /// What wakes user space; once.

@@ -69,8 +69,17 @@ pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/link-watcher";
 /// Sections of the file.
 const SECTIONS: &[&str] = &["daemon", "peer", "uplinks", "metrics", "notify"];
 /// Keys of `[daemon]`.
-const DAEMON_KEYS: &[&str] =
-    &["control-socket", "engine", "on-exit", "instance", "realtime", "state-directory", "control-group", "log"];
+const DAEMON_KEYS: &[&str] = &[
+    "control-socket",
+    "engine",
+    "on-exit",
+    "instance",
+    "realtime",
+    "state-directory",
+    "control-group",
+    "log",
+    "kernel-log",
+];
 /// Longest configuration, bytes.
 const MAX_FILE_LEN: u64 = 8 << 20;
 /// Longest path of a Unix socket, bytes: `sun_path` of `unix(7)` without its final zero.
@@ -110,6 +119,8 @@ pub struct DaemonConfig {
     pub control_group: Option<ControlGroup>,
     /// Where the log goes.
     pub log: LogTarget,
+    /// What the kernel program tells of packets; nothing: none of them. Chosen when it is loaded.
+    pub kernel_log: Option<KernelLog>,
 }
 
 impl DaemonConfig {
@@ -141,6 +152,19 @@ pub enum LogTarget {
     Syslog,
     /// Lines on standard error.
     Stderr,
+}
+
+/// What the kernel program tells of packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KernelLog {
+    /// Nothing is an error.
+    Error,
+    /// Nothing is worth a warning.
+    Warn,
+    /// What is dropped, and why.
+    Info,
+    /// And what is good.
+    Debug,
 }
 
 /// What becomes of a peer's routes while none of its links is usable.
@@ -400,6 +424,7 @@ fn check_daemon(root: &Section<'_>, directory: &Path, absent: Severity) -> Daemo
         state_directory: PathBuf::from(DEFAULT_STATE_DIRECTORY),
         control_group: None,
         log: LogTarget::Auto,
+        kernel_log: None,
     };
     let Some(section) = root.section("daemon", "[daemon]", DAEMON_KEYS) else { return daemon };
     if let Some(socket) = section.string("control-socket", "\"/run/link-watcher/control.sock\"") {
@@ -424,6 +449,14 @@ fn check_daemon(root: &Section<'_>, directory: &Path, absent: Severity) -> Daemo
     daemon.realtime = section.boolean("realtime").unwrap_or(daemon.realtime);
     let logs = [("auto", LogTarget::Auto), ("syslog", LogTarget::Syslog), ("stderr", LogTarget::Stderr)];
     daemon.log = section.choice("log", &logs).unwrap_or(daemon.log);
+    let levels = [
+        ("off", None),
+        ("error", Some(KernelLog::Error)),
+        ("warn", Some(KernelLog::Warn)),
+        ("info", Some(KernelLog::Info)),
+        ("debug", Some(KernelLog::Debug)),
+    ];
+    daemon.kernel_log = section.choice("kernel-log", &levels).unwrap_or(daemon.kernel_log);
     if let Some(state) = section.string("state-directory", "\"/var/lib/link-watcher\"") {
         if state.get_ref().is_empty() {
             let help = format!("it is a path, such as {DEFAULT_STATE_DIRECTORY}");

@@ -5,7 +5,10 @@ use std::{collections::BTreeMap, net::IpAddr};
 use link_watcher_common::maps::{Counters, KeySet};
 use tracing::{info, warn};
 
-use super::links::{Link, Running};
+use super::{
+    links::{Link, Running},
+    packets::SlotNames,
+};
 use crate::{
     bpf::{Device, Kernel, LinkLayer, Mode},
     config::EngineChoice,
@@ -26,11 +29,14 @@ pub(super) struct Attacher {
     endpoints: BTreeMap<(u32, IpAddr, u16), usize>,
     /// How many links use a port.
     ports: BTreeMap<u16, usize>,
+    /// For whoever tells of packets.
+    names: SlotNames,
 }
 
 impl Attacher {
-    pub(super) fn new(choice: EngineChoice, kernel: Result<Kernel, String>) -> Self {
-        Self { choice, kernel, attached: BTreeMap::new(), endpoints: BTreeMap::new(), ports: BTreeMap::new() }
+    pub(super) fn new(choice: EngineChoice, kernel: Result<Kernel, String>, names: SlotNames) -> Self {
+        let (attached, endpoints, ports) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        Self { choice, kernel, attached, endpoints, ports, names }
     }
 
     /// Makes the best engine serve a link.
@@ -48,6 +54,7 @@ impl Attacher {
                     Mode::Tc => "tc",
                 };
                 info!("{who}: keepalives are verified by {}", running.engine);
+                self.names.set(link.id.0, who);
             }
             Err(reason) => {
                 warn!("{who}: keepalives are verified by a socket, not in the kernel: {reason}");
@@ -100,6 +107,7 @@ impl Attacher {
         if running.verifier == Verifier::Socket {
             return;
         }
+        self.names.remove(link.id.0);
         let [exact, endpoint] = link.keys_in_map(running);
         let mut errors = Vec::new();
         errors.extend(kernel.remove_link(&exact).err());

@@ -13,6 +13,7 @@ mod foresee;
 mod group;
 mod links;
 mod orders;
+mod packets;
 mod past;
 mod registry;
 mod reload;
@@ -34,6 +35,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow};
+use aya_log::Level;
 use link_watcher_common::maps::MAX_LINKS;
 use rustix::{
     process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit},
@@ -50,6 +52,7 @@ use self::{
     claims::FormerPeers,
     core::{Core, Inputs, Request},
     orders::Orders,
+    packets::SlotNames,
     past::Past,
     registry::Registry,
     reload::Reloads,
@@ -59,7 +62,7 @@ use crate::{
     announce::Own,
     bpf::{self, Kernel},
     clock,
-    config::{Config, ControlGroup, EngineChoice, Loaded},
+    config::{Config, ControlGroup, EngineChoice, KernelLog, Loaded},
     control::{History, Server},
     engine::Engine,
     error::{MissingPrivilege, chain},
@@ -283,6 +286,12 @@ async fn build(
         Ok(kernel) => (kernel.tables(), kernel.events().map(|events| Box::new(events) as Box<dyn KernelNews>)),
         Err(_) => (Arc::new(HeapTables::new(slots as usize)), None),
     };
+    let slot_names = SlotNames::default();
+    if let Some(log) = kernel.as_mut().ok().and_then(Kernel::packet_log)
+        && let Err(error) = packets::follow(log, slot_names.clone())
+    {
+        warn!("nobody tells what the kernel program says of packets: {error}");
+    }
     let stats = Arc::new(Stats::new(slots as usize));
     let instance = random::nonzero();
     let (reports_in, reports) = mpsc::channel(QUEUE);
@@ -324,7 +333,7 @@ async fn build(
         former: FormerPeers::default(),
         routes,
         prober: Some(prober),
-        attacher: Attacher::new(config.daemon.engine, kernel),
+        attacher: Attacher::new(config.daemon.engine, kernel, slot_names),
         tables,
         stats,
         slots,
@@ -374,7 +383,16 @@ fn load_kernel(config: &Config, slots: u32) -> std::result::Result<Kernel, Strin
         return Err(why);
     }
     let directory = bpf::pin_directory(config.daemon.instance.as_deref());
-    let loaded = Kernel::load(object, &directory, slots);
+    let level = config.daemon.kernel_log.map(|level| match level {
+        KernelLog::Error => Level::Error,
+        KernelLog::Warn => Level::Warn,
+        KernelLog::Info => Level::Info,
+        KernelLog::Debug => Level::Debug,
+    });
+    let loaded = match level {
+        None => Kernel::load(object, &directory, slots),
+        Some(level) => Kernel::load_talkative(object, &directory, slots, level),
+    };
     loaded.map_err(|error| chain(&error)).inspect_err(|reason| {
         warn!("no kernel program, keepalives are verified by sockets: {reason}");
     })

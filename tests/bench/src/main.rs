@@ -4,6 +4,7 @@
 //! between the least and the greatest value seen. Nothing is left behind, also when it is interrupted.
 
 mod flood;
+mod forward;
 mod outage;
 mod packets;
 mod peers;
@@ -60,6 +61,8 @@ enum Part {
     Packets,
     /// Forged packets by the hundred thousand
     Flood,
+    /// Forwarded packets through the table of an uplinks group
+    Forward,
     /// Outages
     Outage,
     /// Moving one to a million prefixes in the kernel
@@ -84,6 +87,9 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Flood) {
         flood::run(&rig, &mut table)?;
+    }
+    if wanted(Part::Forward) {
+        forward::run(&rig, &mut table)?;
     }
     if wanted(Part::Outage) {
         outage::run(&rig, &mut table, arguments.cuts, arguments.quiet)?;
