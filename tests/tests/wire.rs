@@ -164,6 +164,7 @@ fn the_kernel_program_says_what_it_does_where_it_is_asked_to() {
         lab.wait_until(&format!("the kernel program to say {what:?}"), PATIENCE, || Ok((lines(what) > 0).then_some(())))
     };
     said("optic on eth2: probe answered").unwrap();
+    assert!(link(&trial, End::Server, FROM)["slot"].is_u64(), "its place in the maps is told");
     said("optic on eth2: echo taken in").unwrap();
     let [(direction, probe), _] = keepalives(&trial, FROM);
     let forge = Forge::on(trial.routers.wire(FROM).unwrap()).unwrap();

@@ -202,6 +202,9 @@ pub struct LinkSnapshot {
     /// Why that engine, where it is not the best one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine_reason: Option<String>,
+    /// Its place in the kernel program's maps, for bpftool.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<u32>,
     /// Since when in this state, RFC 3339.
     pub since: String,
     /// The peer's address.

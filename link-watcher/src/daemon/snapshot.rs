@@ -8,6 +8,7 @@ use crate::{
     clock,
     engine::{GroupStatus, LinkStatus},
     event::{LinkId, LinkVerdict},
+    probe::Verifier,
     route::RouteSink as _,
     status::{
         AnnouncementsSnapshot, DroppedSnapshot, GroupSnapshot, LinkSnapshot, PeerViewSnapshot, RefusedPrefix,
@@ -109,6 +110,7 @@ impl Core {
             connections: None,
             engine: running.map_or("none", |running| running.engine).to_owned(),
             engine_reason: running.and_then(|running| running.engine_reason.clone()),
+            slot: running.filter(|running| running.verifier == Verifier::Kernel).map(|_| link.id.0),
             since: clock::rfc3339(status.since_ns),
             remote: link.config.remote.to_string(),
             rtt_ms: (rtt_ns > 0).then_some(rtt_ns as f64 / 1e6),

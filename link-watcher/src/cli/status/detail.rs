@@ -71,6 +71,7 @@ fn facts(group: &GroupSnapshot, link: &LinkSnapshot, now: SystemTime) -> Vec<(&'
         link.worst_lateness_ms
             .map(|ms| ("own lateness", format!("{} at worst in the last 10 s", milliseconds(Some(ms))))),
     );
+    facts.extend(link.slot.map(|slot| ("bpftool", format!("slot {slot} of the pinned maps"))));
     facts.extend(link.connections.map(|count| ("connections", format!("{count} still use it"))));
     facts.extend(link.mark.clone().zip(link.table).map(|(mark, table)| ("mark", format!("{mark}, table {table}"))));
     facts.push(("routes", routes(group)));

@@ -173,6 +173,7 @@ impl Core {
             connections: uplinks.and_then(|uplinks| uplinks.standing().connections.get(&status.id).copied()),
             engine: config.probe.kind.as_str().to_owned(),
             engine_reason: None,
+            slot: None,
             since: clock::rfc3339(status.since_ns),
             local: way.as_ref().map(|way| way.locals.clone()).filter(|locals| !locals.is_empty()),
             mark: way.as_ref().map(|way| format!("{:#x}/{:#x}", way.mark, group.config.fwmark_mask)),
