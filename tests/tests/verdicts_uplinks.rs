@@ -9,6 +9,7 @@ use link_watcher_lab::uplinks::flow::{Crowd, Fate, Transport};
 use link_watcher_lab::uplinks::setup::SiteSetup;
 use link_watcher_lab::uplinks::{PATIENCE, Site, assert_split};
 use link_watcher_lab::{End, Lab, monotonic_ns};
+use serde_json::Value;
 
 /// Fibre and DSL, of one tier.
 const BOTH: [&str; 2] = ["fibre", "dsl"];
@@ -201,7 +202,7 @@ fn a_renewal_that_flushes_and_adds_the_same_address_costs_no_connection() {
             for what in ["at once", "an interval later"] {
                 for (kind, crowd) in [("tcp", &mut streams), ("udp", &mut datagrams)] {
                     let fates = fates(&site, crowd);
-                    println!("{kind}, learned {learned}, renewal {turn}, {what}: {fates:?}\n{}", site.daemon.log_tail());
+                    println!("{kind}, learned {learned}, renewal {turn}, {what}: {fates:?}");
                     assert_untouched(&fates, &BOTH);
                 }
                 site.lab.pause(site.setup.interval).unwrap();
@@ -211,4 +212,84 @@ fn a_renewal_that_flushes_and_adds_the_same_address_costs_no_connection() {
         assert_eq!((said["state"].as_str(), said["flaps"].as_u64()), (Some("up"), Some(0)), "{said}");
         assert_split(&site.by_uplink(&site.open(Transport::Tcp, 80).unwrap().by_source()), &[50, 30]);
     }
+}
+
+/// Daemon's events of a link: what and why.
+fn events_of(site: &Site, link: &str) -> Vec<(String, String)> {
+    let text = site.daemon.command(&["events", "--json"]).unwrap();
+    let parsed = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let of_link = parsed.filter(|event| event["link"] == link);
+    let word = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_owned();
+    of_link.map(|event| (word(&event, "what"), word(&event, "why"))).collect()
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn replies_from_before_a_cut_are_no_evidence() {
+    let site = site(of_two(SiteSetup::default()));
+    for cut in 0..3 {
+        // Connections are answered, pause, and then all is cut: no reply comes any more.
+        let mut crowd = site.open(Transport::Tcp, 40).unwrap();
+        for _ in 0..5 {
+            assert_untouched(&fates(&site, &mut crowd), &BOTH);
+        }
+        site.lab.pause(site.setup.interval * 3).unwrap();
+        let before = events_of(&site, "fibre").len();
+        site.provider("fibre").unwrap().die(false).unwrap();
+        site.wait_state("fibre", "down", PATIENCE).unwrap();
+        let events = events_of(&site, "fibre").split_off(before);
+        println!("cut {cut}: {events:?}");
+        assert_eq!(events.len(), 1, "cut {cut}: {events:?}");
+        site.mend().unwrap();
+        site.wait_all_up().unwrap();
+        site.wait_active(&BOTH, PATIENCE).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn an_uplink_that_flaps_all_day_is_left_out_with_one_line() {
+    let mut setup = of_two(SiteSetup { rise: 1, ..SiteSetup::default() });
+    setup.group_settings = "failback = \"0s\"\nhold-up = \"0s\"\n".to_owned();
+    let site = site(setup);
+    let cable = site.provider("fibre").unwrap().access().unwrap();
+    let flap = || {
+        let flaps = site.uplink("fibre").unwrap()["flaps"].as_u64().unwrap();
+        cable.cut_carrier(End::Client).unwrap();
+        site.wait_state("fibre", "down", PATIENCE).unwrap();
+        cable.mend().unwrap();
+        site.lab
+            .wait_until("fibre to answer", PATIENCE, || {
+                let said = site.uplink("fibre")?;
+                let answers = said["state"] == "up" || said["state"] == "dampened";
+                Ok((answers && said["flaps"].as_u64() > Some(flaps)).then_some(()))
+            })
+            .unwrap();
+    };
+    // Each adds 1,000, and too little decays in between to matter: from 3,000 on it is left out.
+    for _ in 0..4 {
+        flap();
+    }
+    site.wait_state("fibre", "dampened", PATIENCE).unwrap();
+    site.wait_active(&["dsl"], PATIENCE).unwrap();
+    let told = events_of(&site, "fibre");
+    let logged = site.daemon.log().len();
+    let mut crowd = site.open(Transport::Tcp, 20).unwrap();
+    assert_eq!(site.by_uplink(&crowd.by_source()), [0, 20]);
+    for _ in 0..20 {
+        flap();
+    }
+    assert_eq!(events_of(&site, "fibre"), told, "the history is not flooded");
+    let log = logged_since(&site, logged);
+    assert!(!log.contains("fibre"), "nor is the log: {log}");
+    assert_untouched(&fates(&site, &mut crowd), &["dsl"]);
+    let said = site.uplink("fibre").unwrap();
+    assert_eq!((said["state"].as_str(), said["usable"].as_bool()), (Some("dampened"), Some(false)), "{said}");
+    assert_eq!(said["flaps"], 24, "they are counted: {said}");
+    assert!(said["usable_reason"].as_str().unwrap().contains("it flaps"), "{said}");
+    let dampened: Vec<_> = told.iter().filter(|(_, why)| why.contains("it flaps")).collect();
+    assert_eq!(dampened.len(), 1, "{told:?}");
+    // Better than nothing: where it is the only one that answers, it is used.
+    site.provider("dsl").unwrap().die(false).unwrap();
+    site.wait_active(&["fibre"], PATIENCE).unwrap();
 }

@@ -258,9 +258,10 @@ impl Worker {
     }
 
     fn count(&mut self) {
+        let now_ns = clock::now_ns();
         match self.ruleset.replies() {
             Ok(replies) => {
-                self.evidence.set(replies);
+                self.evidence.set(now_ns, replies);
                 self.complain("count", None);
             }
             Err(error) => self.complain("count", Some(format!("replies on uplinks cannot be counted: {error}"))),
