@@ -75,12 +75,14 @@ fn targets_that_all_fall_silent_at_once_move_and_release_nothing() {
     // Each falls several times within seconds.
     setup.group_settings += "dampening = false\n";
     let site = site(setup);
-    for turn in 0..4 {
-        // The rounds of the two are at another distance each time.
-        site.router.namespace().set_up("eth2", false).unwrap();
-        site.wait_state("dsl", "absent", PATIENCE).unwrap();
-        site.lab.pause(site.setup.interval * turn / 4).unwrap();
-        site.router.namespace().set_up("eth2", true).unwrap();
+    for turn in 0..8 {
+        // The rounds of the two begin at one time, and then at another distance each time.
+        if turn >= 4 {
+            site.router.namespace().set_up("eth2", false).unwrap();
+            site.wait_state("dsl", "absent", PATIENCE).unwrap();
+            site.lab.pause(site.setup.interval * (turn % 4) / 4).unwrap();
+            site.router.namespace().set_up("eth2", true).unwrap();
+        }
         site.wait_all_up().unwrap();
         site.wait_active(&BOTH, PATIENCE).unwrap();
 

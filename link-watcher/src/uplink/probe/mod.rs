@@ -37,6 +37,9 @@ use crate::{
     tls::Tls,
 };
 
+/// A verdict is with the daemon within this time, ns.
+pub const VERDICT_NS: u64 = 100_000_000;
+
 /// An uplink, as the prober needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbedUplink {

@@ -13,7 +13,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    Evidence, ProbedUplink, UplinkFigures, UplinkReport, send,
+    Evidence, ProbedUplink, UplinkFigures, UplinkReport, VERDICT_NS, send,
     socket::{Failure, random},
 };
 use crate::{
@@ -123,10 +123,12 @@ impl Task {
                 }
             }
         }
+        // What is known here, but not to the daemon yet, is still about to change for it.
+        let told_ns = self.untold.is_some().then_some(now_ns + VERDICT_NS);
         let targets = self.health.targets().enumerate();
         let figures = UplinkFigures {
             figures: self.health.figures(),
-            verdict_due_ns: self.health.verdict_due_ns(),
+            verdict_due_ns: told_ns.or_else(|| self.health.verdict_due_ns()),
             last_failure: self.last_failure.clone(),
             targets: targets.map(|(index, known)| (send::name(&self.uplink, index), known)).collect(),
         };
