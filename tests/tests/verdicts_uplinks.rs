@@ -101,6 +101,12 @@ fn targets_that_all_fall_silent_at_once_move_and_release_nothing() {
         assert_split(&site.by_uplink(&site.open(Transport::Tcp, 40).unwrap().by_source()), &[25, 15]);
         silence_targets(&site, false);
         site.wait_all_up().unwrap();
+        site.lab.pause(site.setup.interval).unwrap();
+        let log = logged_since(&site, logged);
+        assert!(!log.contains("are released"), "turn {turn}, as they return: {log}");
+        assert!(!log.contains("traffic moved"), "turn {turn}, as they return: {log}");
+        assert_untouched(&fates(&site, &mut streams), &BOTH);
+        assert_untouched(&fates(&site, &mut datagrams), &BOTH);
     }
 }
 
