@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use link_watcher_lab::daemon::binary;
 use link_watcher_lab::uplinks::flow::{Crowd, Fate, Transport};
@@ -156,7 +157,7 @@ fn a_cable_that_was_out_for_a_moment_must_rise_from_then() {
     let site = site(setup);
     let (interval, rise) = (site.setup.interval, site.setup.rise);
     let cable = site.provider("fibre").unwrap().access().unwrap();
-    for out in [interval * 0, interval * 2] {
+    for out in [Duration::ZERO, interval * 2] {
         let mut crowd: Option<Crowd> = None;
         let mut back_ns = 0;
         for flap in 0..3 {

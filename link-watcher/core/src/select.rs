@@ -56,9 +56,8 @@ pub fn choose(links: &[Candidate], current: &[LinkId], pinned: Option<LinkId>, f
     }
     // What carries traffic already, after a restart, gets the time to show that it works; and where all had failed, what is back
     // does not leave because another was the first to have held for long enough.
-    let carries = |link: &Candidate| {
-        (link.promising || link.holds) && current.iter().any(|carrying| carrying.id == link.id)
-    };
+    let carries =
+        |link: &Candidate| (link.promising || link.holds) && current.iter().any(|carrying| carrying.id == link.id);
     let in_tier = |tier: u32| -> Vec<LinkId> {
         let chosen = links.iter().filter(|link| link.tier == tier && (link.usable || carries(link)));
         chosen.map(|link| link.id).collect()
