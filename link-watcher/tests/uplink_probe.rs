@@ -290,7 +290,7 @@ fn a_new_address_and_a_new_interface_change_nothing() {
 struct Counter(AtomicU64);
 
 impl Evidence for Counter {
-    fn replies(&self, _: LinkId) -> Option<u64> {
+    fn replies(&self, _: LinkId, _: u64) -> Option<u64> {
         // Growing from look to look.
         Some(self.0.fetch_add(1, Relaxed))
     }

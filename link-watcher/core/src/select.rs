@@ -54,8 +54,10 @@ pub fn choose(links: &[Candidate], current: &[LinkId], pinned: Option<LinkId>, f
     if current.is_empty() && pinned.is_some_and(|link| link.promising) {
         return stay("waiting for the verdict on the pinned link");
     }
-    // What carries traffic already, after a restart, gets the time to show that it works.
-    let carries = |link: &Candidate| link.promising && current.iter().any(|carrying| carrying.id == link.id);
+    // What carries traffic already, after a restart, gets the time to show that it works; and where all had failed, what is back
+    // does not leave because another was the first to have held for long enough.
+    let carries =
+        |link: &Candidate| (link.promising || link.holds) && current.iter().any(|carrying| carrying.id == link.id);
     let in_tier = |tier: u32| -> Vec<LinkId> {
         let chosen = links.iter().filter(|link| link.tier == tier && (link.usable || carries(link)));
         chosen.map(|link| link.id).collect()
@@ -197,6 +199,15 @@ mod tests {
         assert_eq!(chosen(&links, &[1], None, true), [1], "no move between two that both still hold");
         links[1].holds = false;
         assert_eq!(chosen(&links, &[0, 1], None, true), [0], "a dead one is left, though the other still holds");
+    }
+
+    #[test]
+    fn what_carries_and_holds_stays_beside_the_first_of_its_tier_that_is_usable_again() {
+        let mut links = [link(0, 1, true), link(1, 1, false), link(2, 1, false)];
+        links[1].holds = true;
+        assert_eq!(chosen(&links, &[0, 1], None, true), [0, 1]);
+        assert_eq!(chosen(&links, &[0], None, true), [0], "one that was left must hold first");
+        assert_eq!(chosen(&links, &[0, 1, 2], None, true), [0, 1], "a dead one is left");
     }
 
     #[test]

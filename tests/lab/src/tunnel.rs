@@ -125,6 +125,11 @@ impl Tunnel {
         }
     }
 
+    /// Makes one direction lose or delay packets from now on, until [`Tunnel::mend`].
+    pub fn impair_one_way(&self, direction: Direction, impairment: Impairment) {
+        *lock(&self.shared.impairment[direction.index()]) = impairment;
+    }
+
     /// Takes the carrier away at one end. Both directions are out until [`Tunnel::mend`].
     ///
     /// # Errors

@@ -145,9 +145,11 @@ impl Decision {
     fn fate(&self, before: &Self, link: LinkId, moves: bool) -> Fate {
         let died = self.dead.contains(&link) && !before.dead.contains(&link);
         let left = before.weight(link) > 0 && self.weight(link) == 0;
+        // Its connections work again, though it may have to hold before new ones use it.
+        let revived = before.dead.contains(&link) && !self.dead.contains(&link);
         if died || (left && moves) {
             Fate::Released
-        } else if self.usable.contains(&link) && !left {
+        } else if revived || (self.usable.contains(&link) && !left) {
             Fate::Kept
         } else {
             Fate::AsBefore

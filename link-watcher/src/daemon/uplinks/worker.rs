@@ -12,7 +12,7 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::{Configured, Decision, Fate, Order, Report, Standing, WayOut, evidence::Counted, group::Group};
+use super::{Configured, Decision, Fate, Order, QUEUE, Report, Standing, WayOut, evidence::Counted, group::Group};
 use crate::{
     clock,
     event::{Device, GroupId, LinkId},
@@ -25,7 +25,7 @@ use crate::{
         conntrack::{Conntrack, ConntrackSink as _},
         learn::{Learner, NetlinkLearn, Resolved},
         nft::{Nft, Ruleset},
-        probe::{UplinkProber, UplinkReport},
+        probe::{UplinkProber, UplinkReport, VERDICT_NS},
         sysctls,
         tables::{NetlinkTables, Tables},
     },
@@ -163,11 +163,11 @@ impl Worker {
                     }
                 }
                 Some(report) = verdicts.recv() => {
-                    let UplinkReport { link, verdict, last_good_ns, last_failure } = report;
-                    for doubted in self.doubted_beside(link) {
-                        self.tell(doubted).await;
+                    let mut together = vec![report];
+                    while together.len() < QUEUE && let Ok(report) = verdicts.try_recv() {
+                        together.push(report);
                     }
-                    self.tell(Report::Probed { link, verdict, last_good_ns, last_failure }).await;
+                    self.pass_on(together).await;
                 }
                 event = self.events.next() => self.event(&event?),
                 () = self.evidence.asked() => self.count(),
@@ -225,6 +225,25 @@ impl Worker {
         self.groups.values().flat_map(|group| group.lapsing.values()).min().map(|since_ns| since_ns + RENEWAL_NS)
     }
 
+    /// Tells verdicts that came at one time, such that they are decided together.
+    async fn pass_on(&self, together: Vec<UplinkReport>) {
+        let links: BTreeSet<LinkId> = together.iter().map(|report| report.link).collect();
+        let beside: Vec<Report> = links.iter().flat_map(|link| self.doubted_beside(*link)).collect();
+        // A further verdict of one that is told here is doubtful as well, but follows by itself.
+        let fresh = |report: &Report| matches!(report, Report::Doubted { link, .. } if !links.contains(link));
+        for doubted in beside.into_iter().filter(fresh) {
+            self.tell(doubted).await;
+        }
+        // The last one decides.
+        let until_ns = clock::now_ns() + VERDICT_NS;
+        for report in together.iter().skip(1) {
+            self.tell(Report::Doubted { link: report.link, until_ns }).await;
+        }
+        for UplinkReport { link, verdict, last_good_ns, last_failure } in together {
+            self.tell(Report::Probed { link, verdict, last_good_ns, last_failure }).await;
+        }
+    }
+
     /// The other uplinks of a group whose verdicts are about to change as well.
     fn doubted_beside(&self, link: LinkId) -> Vec<Report> {
         let group = self.groups.values().find(|group| group.links.contains(&link));
@@ -258,9 +277,10 @@ impl Worker {
     }
 
     fn count(&mut self) {
+        let now_ns = clock::now_ns();
         match self.ruleset.replies() {
             Ok(replies) => {
-                self.evidence.set(replies);
+                self.evidence.set(now_ns, replies);
                 self.complain("count", None);
             }
             Err(error) => self.complain("count", Some(format!("replies on uplinks cannot be counted: {error}"))),

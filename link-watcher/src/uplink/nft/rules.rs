@@ -509,8 +509,13 @@ impl<'a> Group<'a> {
                 Nat::Masquerade => {
                     let others = self.sharers(uplink).filter_map(|other| Family::V4.path(other).flatten());
                     let others: Vec<String> = others.map(|address| address.to_string()).collect();
-                    let own = Family::V4.path(uplink).flatten().filter(|_| self.sharers(uplink).next().is_some());
+                    // The kernel forgets what it masquerades as soon as the address is gone, also where a renewal adds it again at
+                    // once; what is translated to a named address it leaves to us. Point to point, where addresses change most,
+                    // it forgets nothing (`masq_inet_event` in net/netfilter/nf_nat_masquerade.c).
+                    let point_to_point = uplink.ipv4.is_some_and(|path| path.gateway.is_none());
                     // On a shared interface its first address may be another uplink's.
+                    let named = !point_to_point || self.sharers(uplink).next().is_some();
+                    let own = Family::V4.path(uplink).flatten().filter(|_| named);
                     let translate = own.map_or_else(|| "masquerade".to_owned(), |own| format!("snat ip to {own}"));
                     if !others.is_empty() {
                         chain.rules.push(format!("{leaves} ip saddr {} {translate}", set(others)));

@@ -37,6 +37,9 @@ use crate::{
     tls::Tls,
 };
 
+/// A verdict is with the daemon within this time, ns.
+pub const VERDICT_NS: u64 = 100_000_000;
+
 /// An uplink, as the prober needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProbedUplink {
@@ -86,9 +89,9 @@ pub struct UplinkFigures {
 
 /// Passive evidence that an uplink works.
 pub trait Evidence: Send + Sync {
-    /// How many packets of established connections have come in by this uplink so far; nothing where nobody counts. It is
-    /// only asked while targets are silent, and must not wait.
-    fn replies(&self, link: LinkId) -> Option<u64>;
+    /// How many packets of established connections have come in by this uplink so far, counted at `since_ns` (monotonic clock) or
+    /// later; nothing where that is not known yet, or nobody counts. It is only asked while targets are silent, and must not wait.
+    fn replies(&self, link: LinkId, since_ns: u64) -> Option<u64>;
 }
 
 /// No passive evidence.
@@ -96,7 +99,7 @@ pub trait Evidence: Send + Sync {
 pub struct NoEvidence;
 
 impl Evidence for NoEvidence {
-    fn replies(&self, _: LinkId) -> Option<u64> {
+    fn replies(&self, _: LinkId, _: u64) -> Option<u64> {
         None
     }
 }

@@ -13,7 +13,7 @@ use tokio::{
 use tracing::{debug, warn};
 
 use super::{
-    Evidence, ProbedUplink, UplinkFigures, UplinkReport, send,
+    Evidence, ProbedUplink, UplinkFigures, UplinkReport, VERDICT_NS, send,
     socket::{Failure, random},
 };
 use crate::{
@@ -46,6 +46,7 @@ pub(super) async fn run(mut changes: watch::Receiver<Arc<ProbedUplink>>, shared:
         uplink,
         probes: JoinSet::new(),
         last_failure: None,
+        doubted_since_ns: None,
         untold: None,
         shared: shared.clone(),
     };
@@ -89,6 +90,8 @@ struct Task {
     /// Probes under way. They end by themselves at their timeout.
     probes: JoinSet<(ProbeId, Result<Duration, Failure>)>,
     last_failure: Option<String>,
+    /// Since when its targets are silent, ns; nothing: they are not.
+    doubted_since_ns: Option<u64>,
     /// The latest verdict, while the daemon has no room for it.
     untold: Option<UplinkReport>,
     shared: Shared,
@@ -97,8 +100,10 @@ struct Task {
 impl Task {
     fn work(&mut self) {
         let now_ns = clock::now_ns();
-        if self.health.doubts()
-            && let Some(replies) = self.shared.evidence.replies(self.uplink.link)
+        self.doubted_since_ns = self.health.doubts().then(|| self.doubted_since_ns.unwrap_or(now_ns));
+        // What came before says nothing of now.
+        if let Some(since_ns) = self.doubted_since_ns
+            && let Some(replies) = self.shared.evidence.replies(self.uplink.link, since_ns)
         {
             self.health.handle(now_ns, Event::Replies(replies));
         }
@@ -118,10 +123,12 @@ impl Task {
                 }
             }
         }
+        // What is known here, but not to the daemon yet, is still about to change for it.
+        let told_ns = self.untold.is_some().then_some(now_ns + VERDICT_NS);
         let targets = self.health.targets().enumerate();
         let figures = UplinkFigures {
             figures: self.health.figures(),
-            verdict_due_ns: self.health.verdict_due_ns(),
+            verdict_due_ns: told_ns.or_else(|| self.health.verdict_due_ns()),
             last_failure: self.last_failure.clone(),
             targets: targets.map(|(index, known)| (send::name(&self.uplink, index), known)).collect(),
         };
