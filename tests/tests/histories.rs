@@ -272,7 +272,7 @@ impl Life {
             return Ok(format!("{} is active, which is drained", carrying.name));
         }
         let routes = &peer["routes"];
-        let refused = u64::from(known.in_our_place());
+        let refused = u64::from(known.kept_out());
         if routes["refused"] != refused || routes["installed"] != 1 - refused {
             return Ok(format!("routes, of which {refused} should be refused: {routes}"));
         }

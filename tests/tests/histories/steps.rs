@@ -197,14 +197,15 @@ impl Known {
         }
     }
 
-    /// Whether somebody else's default route stands where ours should.
-    pub(crate) fn in_our_place(&self) -> bool {
-        self.backend != "tables" && self.theirs == Some(self.metric)
+    /// Whether somebody else's default route keeps ours out. Tables, which come before the main one, give way to what would
+    /// lead there; in the main table ours stands behind it.
+    pub(crate) fn kept_out(&self) -> bool {
+        if self.backend == "tables" { self.theirs_leads() } else { self.theirs == Some(self.metric) }
     }
 
     /// Whether the kernel follows somebody else's default route instead of ours.
     pub(crate) fn theirs_leads(&self) -> bool {
-        self.backend != "tables" && self.theirs.is_some_and(|metric| metric <= self.metric)
+        self.theirs.is_some_and(|metric| metric <= self.metric)
     }
 
     fn throw(&self, rng: &mut Rng) -> Step {
