@@ -51,7 +51,7 @@ struct Life {
 }
 
 impl Life {
-    fn begin() -> Result<Self> {
+    fn begin(tiers: &str) -> Result<Self> {
         let mut setup = SiteSetup { interval: Duration::from_millis(100), ..SiteSetup::default() };
         setup.group_settings += "dampening = false\n";
         let site = Site::build(Lab::new()?, setup, &binary()?)?;
@@ -60,7 +60,7 @@ impl Life {
             router.ip(line)?;
         }
         router.command(&["nft", "-f", "-"], FOREIGN_TABLE)?;
-        let mut life = Self { site, known: Known::begin(), crowd: None };
+        let mut life = Self { site, known: Known::begin(tiers), crowd: None };
         life.write()?;
         life.site.daemon.start()?;
         life.settle()?;
@@ -82,6 +82,7 @@ impl Life {
                 let provider = self.site.provider(&uplink.name)?;
                 let number = provider.number();
                 let mut setup = UplinkSetup::new(&uplink.called, Medium::Cable, provider.interface(), uplink.weight);
+                setup.tier = uplink.tier;
                 // Where it stands in the file says nothing of its gateway.
                 setup.learned = true;
                 setup.settings = format!("gateway = \"{}\"\n", gateway4(number));
@@ -202,8 +203,10 @@ impl Life {
         }
         let of = |called: &str| wan["links"].as_array().into_iter().flatten().find(|link| link["name"] == called);
         let drained = |called: &str| of(called).is_some_and(|link| link["drained"] == true);
-        let usable: Vec<_> =
+        let mut usable: Vec<_> =
             self.known.uplinks.iter().filter(|uplink| uplink.good() && !drained(&uplink.called)).collect();
+        let best = usable.iter().map(|uplink| uplink.tier).min();
+        usable.retain(|uplink| Some(uplink.tier) == best);
         // With none left the last state stays.
         if usable.is_empty() {
             return no(String::new());
@@ -330,7 +333,7 @@ fn delete(router: &Namespace, what: Ours) -> Result<()> {
 }
 
 fn live(history: &History<Step>) -> Result<()> {
-    let mut life = Life::begin()?;
+    let mut life = Life::begin(&history.start)?;
     for (number, step) in history.steps.iter().enumerate() {
         if life.known.can(step) {
             let crowd = life.crowd.take();

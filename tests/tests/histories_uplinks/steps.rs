@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 const STEPS: usize = 14;
 /// The uplinks, as the lab's default setup has them; they are called so here even while the file calls them otherwise.
 pub(crate) const UPLINKS: [&str; 3] = ["fibre", "dsl", "lte"];
+/// Those of the uplinks, in this order.
+const TIERS: [&str; 4] = ["1 1 1", "1 1 2", "1 2 2", "1 2 3"];
 
 /// One thing that happens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +83,7 @@ pub(crate) struct Uplink {
     pub(crate) name: String,
     /// What the file calls it.
     pub(crate) called: String,
+    pub(crate) tier: u32,
     pub(crate) weight: u32,
     pub(crate) in_file: bool,
     pub(crate) dead: bool,
@@ -102,10 +105,13 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    pub(crate) fn begin() -> Self {
+    /// `tiers`: of each uplink, as "1 1 2"; what is missing is 1.
+    pub(crate) fn begin(tiers: &str) -> Self {
+        let mut tiers = tiers.split(' ').map(|tier| tier.parse().unwrap_or(1)).chain(std::iter::repeat(1));
         let uplink = |(name, weight): (&&str, u32)| Uplink {
             name: (*name).to_owned(),
             called: (*name).to_owned(),
+            tier: tiers.next().unwrap_or(1),
             weight,
             in_file: true,
             dead: false,
@@ -266,7 +272,8 @@ impl Known {
 /// The life of this seed.
 pub(crate) fn draw(seed: u64) -> History<Step> {
     let mut rng = Rng::with_seed(seed);
-    let mut known = Known::begin();
+    let start = (*rng.choice(&TIERS).unwrap()).to_owned();
+    let mut known = Known::begin(&start);
     let mut steps = Vec::new();
     while steps.len() < STEPS {
         let step = known.throw(&mut rng);
@@ -275,5 +282,5 @@ pub(crate) fn draw(seed: u64) -> History<Step> {
             steps.push(step);
         }
     }
-    History { start: String::new(), steps }
+    History { start, steps }
 }
