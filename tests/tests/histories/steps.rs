@@ -153,6 +153,8 @@ impl Known {
             Step::Up(name) => is(name, |link| link.down),
             Step::File(Edit::LeaveOut(name), _) => spare(name) && is(name, |link| link.in_file),
             Step::File(Edit::PutIn(name), _) => is(name, |link| !link.in_file),
+            // Ours would stay where it was, before theirs: a prefix keeps its route where the new one is refused.
+            Step::File(Edit::Metric(metric), _) => self.theirs != Some(*metric),
             Step::Take => self.theirs.is_none(),
             Step::GiveBack => self.theirs.is_some(),
             _ => true,
