@@ -1,27 +1,31 @@
 //! Random lives of a client router on a real kernel: its file is edited, its daemon killed, links are cut, interfaces go and
 //! come, orders are given, routes are taken away. After each step, and a while for what follows from it, the invariants hold.
 //!
-//! Those that once found a fault are lived again each time. `LINK_WATCHER_SEED` replays another one; `LINK_WATCHER_HISTORIES` says
-//! how many there are with fresh seeds. A failure prints its seed and all its steps.
+//! Those that once found a fault are lived again each time; `link_watcher_lab::history` says how to live others, and
+//! `cargo xtask histories` does it for long.
 
 #![allow(clippy::unwrap_used)]
 
-use std::fs;
-use std::time::{Duration, SystemTime};
+#[path = "histories/steps.rs"]
+mod steps;
 
-use anyhow::Result;
-use fastrand::Rng;
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
 use link_watcher_lab::End;
-use link_watcher_lab::daemon::binary;
+use link_watcher_lab::daemon::{Daemon, binary};
+use link_watcher_lab::history::{History, live_all};
 use link_watcher_lab::netns::Namespace;
-use link_watcher_lab::routers::TwoRouters;
+use link_watcher_lab::routers::{SERVER_GROUP, TwoRouters};
 use link_watcher_lab::setup::Setup;
+use link_watcher_lab::status::group;
+use nix::sys::signal::Signal;
 use serde_json::Value;
+use steps::{Edit, How, Known, Step, Whose, draw};
 
 /// Lives that once ended badly.
-const PAST_FAILURES: [u64; 4] = [10, 12, 15, 57];
-/// Steps of a life.
-const STEPS: usize = 15;
+const PAST_FAILURES: &str = include_str!("histories/past.jsonl");
 /// What follows from a step is over within this time.
 const QUIET: Duration = Duration::from_secs(20);
 /// Behind the server, and behind the client.
@@ -34,34 +38,25 @@ const FOREIGN: [&str; 3] = [
     "rule add from 198.51.100.77 lookup 100 priority 9999",
 ];
 
-/// One link, as this story has it.
-#[derive(Debug, Clone)]
-struct Link {
+/// What a link is in the lab and in the file.
+struct Place {
     name: String,
     interface: String,
+    server_interface: String,
     address: String,
     section: String,
-    in_file: bool,
-    cut: bool,
-    down: bool,
 }
 
 struct Life {
     routers: TwoRouters,
-    links: Vec<Link>,
+    places: Vec<Place>,
     /// The file but for its links.
     head: String,
-    group: String,
-    backend: &'static str,
-    interval_ms: u64,
-    metric: u32,
-    seed: u64,
-    told: Vec<String>,
+    known: Known,
 }
 
 impl Life {
-    fn begin(seed: u64, rng: &mut Rng) -> Self {
-        let backend = *rng.choice(&["routes", "tables", "nexthop"]).unwrap();
+    fn begin(backend: &str) -> Result<Self> {
         let setup = Setup {
             interval: Duration::from_millis(50),
             failback: Duration::from_millis(300),
@@ -69,299 +64,315 @@ impl Life {
             client_settings: "actuation = \"routes\"\nmetric = 0".to_owned(),
             ..Setup::default()
         };
-        let routers = TwoRouters::build(setup, &binary().unwrap()).unwrap();
-        let text = fs::read_to_string(routers.client_daemon.config_path()).unwrap();
+        let routers = TwoRouters::build(setup, &binary()?)?;
+        let text = fs::read_to_string(routers.client_daemon.config_path())?;
         let mut parts = text.split("[[peer.link]]");
-        let head = parts.next().unwrap().to_owned();
-        let links: Vec<Link> = parts
+        let head = parts.next().unwrap_or_default().to_owned();
+        let places = parts
             .zip(&routers.setup.links)
             .map(|(section, link)| {
-                let shown = ip(&routers, &format!("-4 -br addr show dev {}", link.client_interface));
-                Link {
+                let shown = routers.client.ip(&format!("-4 -br addr show dev {}", link.client_interface))?;
+                Ok(Place {
                     name: link.name.clone(),
                     interface: link.client_interface.clone(),
-                    address: shown.split_whitespace().nth(2).unwrap().to_owned(),
-                    section: format!("[[peer.link]]{section}"),
-                    in_file: true,
-                    cut: false,
-                    down: false,
-                }
+                    server_interface: link.server_interface.clone(),
+                    address: shown.split_whitespace().nth(2).context("a link without address")?.to_owned(),
+                    section: format!("[[peer.link]]{section}\n"),
+                })
             })
-            .collect();
+            .collect::<Result<_>>()?;
         for line in FOREIGN {
-            ip(&routers, line);
+            routers.client.ip(line)?;
         }
-        let life = Self {
-            routers,
-            links,
-            head,
-            group: "hq".to_owned(),
-            backend,
-            interval_ms: 50,
-            metric: 0,
-            seed,
-            told: vec![format!("by {backend}")],
-        };
-        life.write();
-        life.routers.start_daemons().unwrap();
-        life.settle();
-        life
+        let life = Self { routers, places, head, known: Known::begin(backend) };
+        life.write(&life.known)?;
+        life.routers.start_daemons()?;
+        life.settle(true)?;
+        Ok(life)
+    }
+
+    fn place(&self, name: &str) -> Result<&Place> {
+        self.places.iter().find(|place| place.name == name).with_context(|| format!("no link {name} in the lab"))
+    }
+
+    fn daemon(&self, whose: Whose) -> &Daemon {
+        self.routers.daemon(if whose == Whose::Client { End::Client } else { End::Server })
     }
 
     /// The file as it shall be now.
-    fn write(&self) {
-        let head = self
+    fn write(&self, known: &Known) -> Result<()> {
+        let mut text = self
             .head
-            .replace("name = \"hq\"", &format!("name = \"{}\"", self.group))
-            .replace("actuation = \"routes\"", &format!("actuation = \"{}\"", self.backend))
-            .replace("metric = 0", &format!("metric = {}", self.metric))
-            .replace("interval = \"50ms\"", &format!("interval = \"{}ms\"", self.interval_ms));
-        let links: String =
-            self.links.iter().filter(|link| link.in_file).map(|link| link.section.clone() + "\n").collect();
-        fs::write(self.routers.client_daemon.config_path(), head + &links).unwrap();
+            .replace("name = \"hq\"", &format!("name = \"{}\"", known.group))
+            .replace("actuation = \"routes\"", &format!("actuation = \"{}\"", known.backend))
+            .replace("metric = 0", &format!("metric = {}", known.metric))
+            .replace("interval = \"50ms\"", &format!("interval = \"{}ms\"", known.interval_ms));
+        for link in known.links.iter().filter(|link| link.in_file) {
+            text += &self.place(&link.name)?.section;
+        }
+        Ok(fs::write(self.routers.client_daemon.config_path(), text)?)
     }
 
-    fn tell(&mut self, what: impl Into<String>) {
-        self.told.push(what.into());
-    }
-
-    /// One step that leaves a good link, by the dice.
-    fn step(&mut self, rng: &mut Rng) {
-        let at = rng.usize(..self.links.len());
-        let name = self.links[at].name.clone();
-        let others_good = self.links.iter().enumerate().any(|(i, link)| i != at && good(link));
-        match rng.u32(..14) {
-            0 if others_good || self.links[at].cut => {
-                let cut = !self.links[at].cut;
-                self.links[at].cut = cut;
-                self.tell(format!("{} {name}", if cut { "cut" } else { "mend" }));
-                let wire = self.routers.wire(&name).unwrap();
-                if cut { wire.cut() } else { wire.mend() }.unwrap();
+    fn step(&mut self, step: &Step) -> Result<()> {
+        let client = &self.routers.client;
+        match step {
+            Step::Cut(name) => drop(self.routers.wire(name)?.cut()?),
+            Step::Mend(name) => drop(self.routers.wire(name)?.mend()?),
+            Step::Down(name) => {
+                let interface = &self.place(name)?.interface;
+                client.ip(&format!("addr flush dev {interface}"))?;
+                client.ip(&format!("link set {interface} down"))?;
             }
-            1 if others_good || self.links[at].down => {
-                let Link { interface, address, down, .. } = self.links[at].clone();
-                self.links[at].down = !down;
-                self.tell(format!("{interface} {}", if down { "up" } else { "down, its address gone" }));
-                if down {
-                    ip(&self.routers, &format!("addr add {address} dev {interface}"));
-                    ip(&self.routers, &format!("link set {interface} up"));
-                } else {
-                    ip(&self.routers, &format!("addr flush dev {interface}"));
-                    ip(&self.routers, &format!("link set {interface} down"));
-                }
+            Step::Up(name) => {
+                let Place { interface, address, .. } = self.place(name)?;
+                client.ip(&format!("addr add {address} dev {interface}"))?;
+                client.ip(&format!("link set {interface} up"))?;
             }
-            2 if others_good || !self.links[at].in_file => {
-                self.links[at].in_file = !self.links[at].in_file;
-                self.tell(format!("the file {} {name}", if self.links[at].in_file { "has" } else { "leaves out" }));
-                self.take_file(rng);
+            Step::File(edit, how) => self.take_file(edit, *how)?,
+            Step::Drain(name) => self.ask(&["drain", &self.known.group, name])?,
+            Step::Undrain(name) => self.ask(&["undrain", &self.known.group, name])?,
+            Step::Switch(name) => {
+                self.ask(&["switch", &self.known.group, name])?;
+                self.ask(&["switch", &self.known.group, "auto"])?;
             }
-            3 => {
-                rng.shuffle(&mut self.links);
-                self.tell("the file has its links in another order");
-                self.take_file(rng);
+            // Some tables may be empty, which is an error to this program.
+            Step::Flush => drop(client.ip("route flush proto 208")),
+            Step::Take => {
+                let metric = self.known.metric;
+                client.ip(&format!("route replace default via {NEAR} dev eth0 proto static metric {metric}"))?;
             }
-            4 => {
-                self.group = if self.group == "hq" { "other".to_owned() } else { "hq".to_owned() };
-                self.tell(format!("the file calls the peer {}", self.group));
-                self.take_file(rng);
+            Step::GiveBack => {
+                let metric = self.known.theirs.unwrap_or_default();
+                client.ip(&format!("route del default via {NEAR} dev eth0 proto static metric {metric}"))?;
             }
-            5 => {
-                self.backend = *rng.choice(&["routes", "tables", "nexthop"]).unwrap();
-                self.tell(format!("the file says {}", self.backend));
-                self.take_file(rng);
+            Step::Kill(whose) => {
+                self.daemon(*whose).kill();
+                self.daemon(*whose).start()?;
             }
-            6 => {
-                self.interval_ms = if self.interval_ms == 50 { 60 } else { 50 };
-                self.tell(format!("the file says {} ms", self.interval_ms));
-                self.take_file(rng);
+            Step::Upgrade(whose) => {
+                let before = self.ways();
+                self.daemon(*whose).stop()?;
+                let between = self.ways();
+                ensure!(before == between, "a daemon that ends takes its routes along: {before:?}, then {between:?}");
+                self.daemon(*whose).start()?;
             }
-            7 => {
-                self.metric = if self.metric == 0 { 100 } else { 0 };
-                self.tell(format!("the file says metric {}", self.metric));
-                self.take_file(rng);
+            Step::Pause { whose, ms } => {
+                self.daemon(*whose).signal(Signal::SIGSTOP)?;
+                self.routers.lab.pause(Duration::from_millis(*ms))?;
+                self.daemon(*whose).signal(Signal::SIGCONT)?;
             }
-            8 => {
-                self.tell(format!("drain {name}"));
-                self.ask(&["drain", &self.group, &name]);
+            Step::Mtu { link, octets } => {
+                client.ip(&format!("link set {} mtu {octets}", self.place(link)?.interface))?;
             }
-            9 => {
-                self.tell(format!("undrain {name}"));
-                self.ask(&["undrain", &self.group, &name]);
-            }
-            10 => {
-                self.tell(format!("switch to {name}, and back to auto"));
-                self.ask(&["switch", &self.group, &name]);
-                self.ask(&["switch", &self.group, "auto"]);
-            }
-            11 => {
-                self.tell("somebody flushes our routes");
-                // Some tables may be empty, which is an error to this program.
-                let _ = self.routers.client.command(&["ip", "route", "flush", "proto", "208"], "");
-            }
-            12 => {
-                self.tell("the server's daemon is killed, and started");
-                self.routers.daemon(End::Server).kill();
-                self.routers.daemon(End::Server).start().unwrap();
-            }
-            _ => {
-                self.tell("the client's daemon is killed, and started");
-                self.routers.client_daemon.kill();
-                self.routers.client_daemon.start().unwrap();
+            Step::RpFilter { link, value } => {
+                client
+                    .sysctl(&format!("net/ipv4/conf/{}/rp_filter", self.place(link)?.interface), &value.to_string())?;
             }
         }
+        self.known.note(step);
+        self.settle(true)
     }
 
     /// An order, which the daemon may refuse: of a link that the file has not, or of the last one.
-    fn ask(&self, arguments: &[&str]) {
-        self.routers.client_daemon.output(arguments).unwrap();
+    fn ask(&self, arguments: &[&str]) -> Result<()> {
+        self.routers.client_daemon.output(arguments).map(drop)
     }
 
-    fn take_file(&mut self, rng: &mut Rng) {
-        self.write();
+    fn take_file(&self, edit: &Edit, how: How) -> Result<()> {
+        let mut edited = self.known.clone();
+        edited.edit(edit);
+        self.write(&edited)?;
         let daemon = &self.routers.client_daemon;
-        let how = match rng.u32(..3) {
-            0 => {
-                daemon.command(&["reload", "--force"]).unwrap();
-                "reload"
+        match how {
+            How::Reload => drop(daemon.command(&["reload", "--force"])?),
+            How::Restart => {
+                daemon.stop()?;
+                daemon.start()?;
             }
-            1 => {
-                daemon.stop().unwrap();
-                daemon.start().unwrap();
-                "restart"
-            }
-            _ => {
+            How::Kill => {
                 daemon.kill();
-                daemon.start().unwrap();
-                "kill -9"
+                daemon.start()?;
             }
-        };
-        self.tell(how);
+            How::Confirmed => {
+                daemon.command(&["reload", "--force", "--confirm-within", "30s"])?;
+                daemon.command(&["confirm"])?;
+            }
+            How::Unconfirmed | How::UnconfirmedKilled => {
+                daemon.command(&["reload", "--force", "--confirm-within", "1s"])?;
+                if how == How::UnconfirmedKilled {
+                    daemon.kill();
+                    daemon.start()?;
+                }
+                let back = || Ok(daemon.status()?["config"]["unconfirmed_until"].is_null().then_some(()));
+                self.routers.lab.wait_until("the former configuration to return", QUIET, back)?;
+                self.settle(false)?;
+                self.write(&self.known)?;
+                daemon.command(&["reload", "--force"])?;
+            }
+        }
+        Ok(())
     }
 
-    /// Waits until the invariants hold.
-    fn settle(&self) {
+    /// Waits until the invariants hold. `file`: the file is what runs.
+    fn settle(&self, file: bool) -> Result<()> {
         let mut broken = String::new();
         let holds = self.routers.lab.wait_until("the invariants to hold", QUIET, || {
-            broken = self.broken()?;
+            broken = self.broken(file)?;
             Ok(broken.is_empty().then_some(()))
         });
-        assert!(
-            holds.is_ok(),
-            "{broken} {holds:?}\n{}LINK_WATCHER_SEED={}: {}\n{}",
-            ip(&self.routers, "rule show"),
-            self.seed,
-            self.told.join("; "),
-            self.routers.client_daemon.log_tail()
-        );
+        holds.with_context(|| {
+            format!(
+                "{broken}\n{}{}{}",
+                self.routers.client.ip("rule show").unwrap_or_default(),
+                self.routers.client.ip("route show table all proto 208").unwrap_or_default(),
+                self.routers.client_daemon.log_tail()
+            )
+        })
+    }
+
+    /// Where both kernels lead what the other side shall get, whatever any daemon says.
+    fn ways(&self) -> [String; 2] {
+        // Without any route the program fails.
+        let way = |namespace: &Namespace, to: &str| namespace.ip(&format!("route get {to}")).unwrap_or_default();
+        [way(&self.routers.client, FAR), way(&self.routers.server, NEAR)]
     }
 
     /// What does not hold.
-    fn broken(&self) -> Result<String> {
+    fn broken(&self, file: bool) -> Result<String> {
         let status = self.routers.client_daemon.status()?;
-        let Some(group) =
-            status["groups"].as_array().and_then(|groups| groups.iter().find(|g| g["name"] == self.group.as_str()))
-        else {
-            return Ok(format!("no group {} in the status", self.group));
+        let known = &self.known;
+        let Some(peer) = group(&status, &known.group) else {
+            return Ok(format!("no group {} in the status", known.group));
         };
-        let names = |value: &Value| -> Vec<String> {
-            value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
-        };
+        for complaint in [self.installed(peer)?, self.foreign()?] {
+            if !complaint.is_empty() {
+                return Ok(complaint);
+            }
+        }
+        if file {
+            let complaint = self.file(&status)?;
+            if !complaint.is_empty() {
+                return Ok(complaint);
+            }
+        }
         let drained = |name: &str| {
-            let links = group["links"].as_array().into_iter().flatten();
+            let links = peer["links"].as_array().into_iter().flatten();
             links.into_iter().any(|link| link["name"] == name && link["drained"] == true)
         };
         // What is out of service is no way, however well it works.
-        if !self.links.iter().any(|link| good(link) && !drained(&link.name)) {
-            return Ok(self.foreign());
+        if !known.links.iter().any(|link| link.good() && !drained(&link.name)) {
+            return Ok(String::new());
         }
-        let active = names(&group["active"]);
-        let carrying = self.links.iter().find(|link| active == [link.name.as_str()]);
-        let Some(carrying) = carrying.filter(|link| good(link)) else {
-            return Ok(format!("{active:?} is active, which is no good link: {:?}", self.links));
+        let active: Vec<&str> = peer["active"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let carrying = known.links.iter().find(|link| active == [link.name.as_str()]);
+        let Some(carrying) = carrying.filter(|link| link.good()) else {
+            return Ok(format!("{active:?} is active, which is no good link: {:?}", known.links));
         };
         if drained(&carrying.name) {
             return Ok(format!("{} is active, which is drained", carrying.name));
         }
-        if group["routes"]["refused"] != 0 || group["routes"]["installed"] != 1 {
-            return Ok(format!("routes: {}", group["routes"]));
+        let routes = &peer["routes"];
+        let refused = u64::from(known.kept_out());
+        if routes["refused"] != refused || routes["installed"] != 1 - refused {
+            return Ok(format!("routes, of which {refused} should be refused: {routes}"));
         }
-        // What the kernel does, on both ends, whatever any daemon says.
-        // Without any route the program fails.
-        let way =
-            |namespace: &Namespace, to: &str| namespace.command(&["ip", "route", "get", to], "").unwrap_or_default();
-        let there = way(&self.routers.client, FAR);
-        if !there.contains(&format!("dev {} ", carrying.interface)) {
-            return Ok(format!("{} is active, and the kernel says {there}", carrying.name));
+        let place = self.place(&carrying.name)?;
+        let [there, back] = self.ways();
+        let wanted = if known.theirs_leads() { "eth0" } else { &place.interface };
+        if !there.contains(&format!("dev {wanted} ")) {
+            return Ok(format!("{} is active, and the kernel does not say {wanted}: {there}", carrying.name));
         }
-        let back = way(&self.routers.server, NEAR);
-        let server_interface = self.routers.setup.links.iter().find(|link| link.name == carrying.name);
-        if !server_interface.is_some_and(|link| back.contains(&format!("dev {} ", link.server_interface))) {
+        if !back.contains(&format!("dev {} ", place.server_interface)) {
             return Ok(format!("{} is active, and the server's kernel says {back}", carrying.name));
         }
-        let ours = ip(&self.routers, "route show table all proto 208");
-        for link in self.links.iter().filter(|link| !link.in_file) {
-            if ours.contains(&format!("dev {} ", link.interface)) {
+        let ours = self.routers.client.ip("route show table all proto 208")?;
+        for link in known.links.iter().filter(|link| !link.in_file) {
+            if ours.contains(&format!("dev {} ", self.place(&link.name)?.interface)) {
                 return Ok(format!("{} is not in the file, and there is {ours}", link.name));
             }
         }
-        Ok(self.foreign())
+        Ok(String::new())
+    }
+
+    /// What a daemon says is installed, and is not in the kernel.
+    fn installed(&self, peer: &Value) -> Result<String> {
+        let ours = |namespace: &Namespace| namespace.ip("route show table all proto 208");
+        let client = ours(&self.routers.client)?;
+        if peer["routes"]["installed"] != 0 && !client.lines().any(|line| line.starts_with("default ")) {
+            return Ok(format!("the client says {}, and there is: {client}", peer["routes"]));
+        }
+        let status = self.routers.server_daemon.status()?;
+        let routes = &group(&status, SERVER_GROUP).context("the server has no group")?["routes"];
+        let server = ours(&self.routers.server)?;
+        let announced = self.routers.beyond(End::Server)?;
+        let there = announced.iter().filter(|prefix| server.contains(&prefix.to_string())).count();
+        if routes["installed"].as_u64().is_none_or(|said| said != there as u64) {
+            return Ok(format!("the server says {routes}, and there is: {server}"));
+        }
+        Ok(String::new())
+    }
+
+    /// Whether `check` thinks of the file what the daemon thinks of it.
+    fn file(&self, status: &Value) -> Result<String> {
+        let problem = &status["config"]["problem"];
+        if !problem.is_null() {
+            return Ok(format!("the file is not what runs: {problem}"));
+        }
+        // An address that is not there is a mistake to `check`, and none to who had it before.
+        if self.known.links.iter().any(|link| link.in_file && link.down) {
+            return Ok(String::new());
+        }
+        let daemon = &self.routers.client_daemon;
+        let path = daemon.config_path();
+        let output = daemon.output(&["check", path.to_str().context("a path that is no text")?])?;
+        if output.status.success() {
+            return Ok(String::new());
+        }
+        Ok(format!("the daemon took what `check` refuses: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
     /// What somebody else has, and has not any more.
-    fn foreign(&self) -> String {
-        let routes = ip(&self.routers, "route show 198.51.100.0/24") + &ip(&self.routers, "route show table 100");
-        let rules = ip(&self.routers, "rule show priority 9999");
-        let all =
-            routes.contains("198.51.100.0/24") && routes.contains("203.0.113.0/25") && rules.contains("198.51.100.77");
-        if all { String::new() } else { format!("somebody else's is gone: {routes}{rules}") }
+    fn foreign(&self) -> Result<String> {
+        let client = &self.routers.client;
+        let routes = client.ip("route show 198.51.100.0/24")? + &client.ip("route show table 100")?;
+        let rules = client.ip("rule show priority 9999")?;
+        let default = client.ip("route show default proto static")?;
+        let all = routes.contains("198.51.100.0/24")
+            && routes.contains("203.0.113.0/25")
+            && rules.contains("198.51.100.77")
+            && default.is_empty() == self.known.theirs.is_none();
+        Ok(if all { String::new() } else { format!("somebody else's is gone: {routes}{rules}{default}") })
     }
 
     /// After all of it nothing is left of us, and all of others.
-    fn end(&mut self) {
+    fn end(&self) -> Result<()> {
         let daemon = &self.routers.client_daemon;
-        daemon.stop().unwrap();
-        daemon.command(&["cleanup", "--instance", daemon.instance()]).unwrap();
-        let left = ip(&self.routers, "route show table all proto 208") + &ip(&self.routers, "nexthop show proto 208");
-        let rules = ip(&self.routers, "rule show");
-        assert!(
-            left.is_empty() && !rules.contains("proto 208"),
-            "{left}{rules}\n{}: {}",
-            self.seed,
-            self.told.join("; ")
-        );
-        assert_eq!(self.foreign(), "");
+        daemon.stop()?;
+        daemon.command(&["cleanup", "--instance", daemon.instance()])?;
+        let client = &self.routers.client;
+        let left = client.ip("route show table all proto 208")? + &client.ip("nexthop show proto 208")?;
+        let rules = client.ip("rule show")?;
+        ensure!(left.is_empty() && !rules.contains("proto 208"), "after `cleanup` there is {left}{rules}");
+        let gone = self.foreign()?;
+        ensure!(gone.is_empty(), "after `cleanup` {gone}");
+        Ok(())
     }
 }
 
-const fn good(link: &Link) -> bool {
-    link.in_file && !link.cut && !link.down
-}
-
-fn ip(routers: &TwoRouters, line: &str) -> String {
-    let words: Vec<&str> = std::iter::once("ip").chain(line.split(' ')).collect();
-    routers.client.command(&words, "").unwrap()
+fn live(history: &History<Step>) -> Result<()> {
+    let mut life = Life::begin(&history.start)?;
+    for (number, step) in history.steps.iter().enumerate() {
+        if life.known.can(step) {
+            life.step(step).with_context(|| format!("after step {}, {step:?}", number + 1))?;
+        }
+    }
+    life.end()
 }
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn whatever_happens_traffic_goes_by_a_good_link_and_nothing_of_others_is_touched() {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let clock = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
-    let seeds: Vec<u64> = match number("LINK_WATCHER_SEED") {
-        Some(seed) => vec![seed],
-        None => {
-            let fresh = number("LINK_WATCHER_HISTORIES").unwrap_or_default();
-            PAST_FAILURES.into_iter().chain((clock % 1_000_000..).take(fresh as usize)).collect()
-        }
-    };
-    for seed in seeds {
-        let mut rng = Rng::with_seed(seed);
-        let mut life = Life::begin(seed, &mut rng);
-        for _ in 0..STEPS {
-            life.step(&mut rng);
-            life.settle();
-        }
-        life.end();
-        println!("seed {seed}: {}", life.told.join("; "));
+    if let Err(error) = live_all(PAST_FAILURES, draw, live) {
+        panic!("{error:#}");
     }
 }

@@ -358,6 +358,23 @@ fn three_uplinks_failing_one_after_another_in_every_order() {
     }
 }
 
+/// Nobody could take them: they wait, and go on when it is back, from its first answer to the end of its hold-up.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn connections_of_the_only_uplink_outlive_its_death() {
+    let mut setup = SiteSetup { group_settings: "hold-up = \"500ms\"\n".to_owned(), ..SiteSetup::default() };
+    setup.uplinks.truncate(1);
+    let site = site(setup);
+    let mut streams = site.open(Transport::Tcp, 50).unwrap();
+    let fibre = site.provider("fibre").unwrap();
+    fibre.die(true).unwrap();
+    site.wait_state("fibre", "down", PATIENCE).unwrap();
+    fibre.mend().unwrap();
+    site.wait_state("fibre", "up", PATIENCE).unwrap();
+    site.wait_all_up().unwrap();
+    assert_eq!(fates(&site, &mut streams)["fibre"], Fate { same: 50, ..Fate::default() });
+}
+
 /// What providers see with a source of the LAN.
 fn untranslated(site: &Site) -> u64 {
     let count = |provider: &Provider| -> u64 {

@@ -14,6 +14,7 @@ mod dist;
 mod exec;
 mod files;
 mod fuzz;
+mod histories;
 mod install;
 mod lanes;
 mod linker;
@@ -81,6 +82,18 @@ enum Task {
         #[arg(long)]
         keep: bool,
     },
+    /// Random lives of routers on a real kernel; one that ends badly is shown with the shortest list of steps that does
+    Histories {
+        /// So many seeds [default: 10; 1 with --seed; no bound with --minutes]
+        #[arg(long)]
+        count: Option<u64>,
+        /// The first seed; further ones follow it
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Begin none after so many minutes
+        #[arg(long)]
+        minutes: Option<u64>,
+    },
     /// Builds a Debian package, and a tarball with a static program, below target/dist
     Dist,
     /// Builds and installs the daemon, its unit and, where there is none, an example configuration
@@ -108,6 +121,9 @@ fn main() -> ExitCode {
         Task::Bench { args } => run::bench(&project, &args),
         Task::Fuzz { target, seconds, keep } => {
             fuzz::fuzz(&project, target.as_deref(), seconds, keep).map(|()| ExitCode::SUCCESS)
+        }
+        Task::Histories { count, seed, minutes } => {
+            histories::histories(&project, &histories::Wanted { count, seed, minutes })
         }
         Task::Dist => dist::dist(&project).map(|()| ExitCode::SUCCESS),
         Task::Uninstall { prefix } => install::uninstall(&prefix).map(|()| ExitCode::SUCCESS),

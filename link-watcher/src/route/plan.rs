@@ -67,17 +67,22 @@ impl Wanted {
     }
 
     /// Of the places that the group holds, those that it holds in vain. A prefix that is still wanted keeps everything
-    /// until one of its wanted routes stands.
-    pub(super) fn stale(&self, held: &BTreeMap<RouteKey, Egress>) -> Vec<Route> {
+    /// until one of its wanted routes stands; but for what is behind a place that is `refused`, where somebody else's route
+    /// carries its traffic.
+    pub(super) fn stale(&self, held: &BTreeMap<RouteKey, Egress>, refused: impl Fn(&RouteKey) -> bool) -> Vec<Route> {
         let served: BTreeSet<IpNet> = self
             .routes
             .iter()
             .filter(|(key, egress)| held.get(key) == Some(egress))
             .map(|(key, _)| key.prefix)
             .collect();
+        let behind = |key: &RouteKey| {
+            let lead = self.leads.get(&key.prefix).and_then(Option::as_ref);
+            lead.is_some_and(|lead| lead.table == key.table && lead.metric < key.metric && refused(lead))
+        };
         held.iter()
             .filter(|(key, _)| !self.routes.contains_key(key))
-            .filter(|(key, _)| !self.leads.contains_key(&key.prefix) || served.contains(&key.prefix))
+            .filter(|(key, _)| !self.leads.contains_key(&key.prefix) || served.contains(&key.prefix) || behind(key))
             .map(|(key, egress)| Route { key: *key, egress: egress.clone() })
             .collect()
     }

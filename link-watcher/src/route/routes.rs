@@ -229,7 +229,7 @@ impl<K: RouteKernel> Routes<K> {
             }
         }
         let Some(group) = self.groups.get(&id) else { return Ok(written) };
-        let mut stale = group.wanted.stale(&group.held);
+        let mut stale = group.wanted.stale(&group.held, |key| self.refused.contains_key(key));
         stale.retain(|route| !group.orphans.contains(&route.key) || group.wanted.leads.contains_key(&route.key.prefix));
         let deletes: Vec<Change> = stale.into_iter().map(Change::Delete).collect();
         written += deletes.len();

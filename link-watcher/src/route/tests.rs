@@ -90,6 +90,21 @@ fn a_prefix_keeps_its_old_route_where_the_new_one_is_refused() {
 }
 
 #[test]
+fn a_backup_that_nothing_wants_goes_though_the_route_before_it_is_refused() {
+    let (kernel, mut routes) = pair();
+    kernel.foreign_write(foreign(key(0, 0), 16));
+    run(routes.apply(0, GROUP, &wish(1, &[1], &[2])));
+    assert_eq!(kernel.state().routes.len(), 2, "theirs, and our backup behind it");
+    run(routes.apply(0, GROUP, &wish(1, &[1], &[])));
+    assert_eq!(kernel.state().routes.keys().copied().collect::<Vec<_>>(), [key(0, 0)]);
+    // Ours is there as soon as theirs is gone.
+    settle(&kernel, &mut routes, SECOND);
+    kernel.foreign_delete(&key(0, 0));
+    settle(&kernel, &mut routes, 5 * SECOND);
+    assert_eq!(routes.report(GROUP).installed, 1);
+}
+
+#[test]
 fn lost_answers_are_looked_up() {
     let (kernel, mut routes) = pair();
     kernel.state().lose_answers = true;

@@ -16,6 +16,7 @@
 //! | [`service`] | any other program inside a namespace |
 //! | [`setup`], [`routers`] | two routers, three links, hosts behind both |
 //! | [`trial`] | the two of them at work, with traffic: break something, see what it costs |
+//! | [`history`] | random lives, and the shortest that ends badly |
 //! | [`announcement`] | very many prefixes announced by one router to the other |
 //! | [`status`] | reading `status --json` |
 //! | `terminal` | a terminal with somebody at its keys (only with the feature of that name) |
@@ -28,6 +29,7 @@ pub mod cable;
 pub mod daemon;
 pub mod forge;
 pub mod frame;
+pub mod history;
 pub mod meter;
 pub mod metrics;
 pub mod netlink;

@@ -147,9 +147,11 @@ impl Decision {
         let left = before.weight(link) > 0 && self.weight(link) == 0;
         // Its connections work again, though it may have to hold before new ones use it.
         let revived = before.dead.contains(&link) && !self.dead.contains(&link);
+        // One that carries new connections for want of another, and lives again, is not usable before its hold-up is over.
+        let carries = self.usable.contains(&link) || (self.weight(link) > 0 && !self.dead.contains(&link));
         if died || (left && moves) {
             Fate::Released
-        } else if revived || (self.usable.contains(&link) && !left) {
+        } else if revived || (carries && !left) {
             Fate::Kept
         } else {
             Fate::AsBefore
@@ -312,5 +314,33 @@ impl Uplinks {
         if let Some(prober) = Arc::into_inner(self.prober) {
             prober.stop();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ONLY: LinkId = LinkId(1);
+    const OTHER: LinkId = LinkId(2);
+
+    fn decision(active: LinkId, usable: &[LinkId], dead: &[LinkId]) -> Decision {
+        let active = vec![(active, 1)];
+        Decision { group: GroupId(1), active, usable: usable.to_vec(), dead: dead.to_vec(), drained: Vec::new() }
+    }
+
+    /// It dies, has no substitute, and lives again: first in its hold-up, then usable.
+    #[test]
+    fn who_lives_again_without_a_substitute_keeps_its_connections_from_the_first_moment() {
+        let well = decision(ONLY, &[ONLY], &[]);
+        let dead = decision(ONLY, &[], &[ONLY]);
+        let held = decision(ONLY, &[], &[]);
+        assert_eq!(dead.fate(&well, ONLY, false), Fate::Released);
+        assert!(!dead.can_take(), "to nobody yet");
+        assert_eq!(held.fate(&dead, ONLY, false), Fate::Kept);
+        assert_eq!(well.fate(&held, ONLY, false), Fate::Kept);
+        let substituted = decision(OTHER, &[OTHER], &[ONLY]);
+        assert_eq!(substituted.fate(&dead, ONLY, false), Fate::AsBefore, "what was meant for them is due");
+        assert!(substituted.can_take());
     }
 }

@@ -1,0 +1,286 @@
+//! What can happen to a router with several uplinks, what is known of it afterwards, and the dice.
+
+use fastrand::Rng;
+use link_watcher_lab::history::History;
+use serde::{Deserialize, Serialize};
+
+/// Steps of a life.
+const STEPS: usize = 14;
+/// The uplinks, as the lab's default setup has them; they are called so here even while the file calls them otherwise.
+pub(crate) const UPLINKS: [&str; 3] = ["fibre", "dsl", "lte"];
+/// Those of the uplinks, in this order.
+const TIERS: [&str; 4] = ["1 1 1", "1 1 2", "1 2 2", "1 2 3"];
+
+/// One thing that happens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Step {
+    /// Silently; with `gateway`, the gateway goes on to answer.
+    Die {
+        uplink: String,
+        gateway: bool,
+    },
+    Mend(String),
+    Down(String),
+    Up(String),
+    /// The interface loses its address.
+    Unaddress(String),
+    Address(String),
+    /// The file is edited, and taken.
+    File(Edit, How),
+    Drain(String),
+    Undrain(String),
+    /// To that uplink, and back to auto.
+    Switch(String),
+    /// An order; 0 takes the file's again.
+    Weight(String, u32),
+    Kill,
+    /// The daemon ends as for an upgrade, and is started.
+    Upgrade,
+    /// The daemon gets no processor for so many milliseconds.
+    Pause(u64),
+    /// Somebody deletes what is ours.
+    Delete(Ours),
+    /// Somebody else sets `rp_filter` of the uplink's interface.
+    RpFilter(String, u8),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Ours {
+    Nftables,
+    Rules,
+    Routes,
+}
+
+/// A change of the file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Edit {
+    LeaveOut(String),
+    PutIn(String),
+    Order(Vec<String>),
+    /// It is called otherwise, or as at first.
+    Rename(String),
+    /// These two change their names.
+    Swap(String, String),
+    Weight(String, u32),
+}
+
+/// How the daemon comes to know of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum How {
+    Reload,
+    Restart,
+    Kill,
+}
+
+/// One uplink, as this story has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Uplink {
+    /// The provider's name.
+    pub(crate) name: String,
+    /// What the file calls it.
+    pub(crate) called: String,
+    pub(crate) tier: u32,
+    pub(crate) weight: u32,
+    pub(crate) in_file: bool,
+    pub(crate) dead: bool,
+    pub(crate) down: bool,
+    pub(crate) unaddressed: bool,
+}
+
+impl Uplink {
+    pub(crate) const fn good(&self) -> bool {
+        self.in_file && !self.dead && !self.down && !self.unaddressed
+    }
+}
+
+/// What the file says, and what became of the uplinks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Known {
+    /// In the file's order.
+    pub(crate) uplinks: Vec<Uplink>,
+}
+
+impl Known {
+    /// `tiers`: of each uplink, as "1 1 2"; what is missing is 1.
+    pub(crate) fn begin(tiers: &str) -> Self {
+        let mut tiers = tiers.split(' ').map(|tier| tier.parse().unwrap_or(1)).chain(std::iter::repeat(1));
+        let uplink = |(name, weight): (&&str, u32)| Uplink {
+            name: (*name).to_owned(),
+            called: (*name).to_owned(),
+            tier: tiers.next().unwrap_or(1),
+            weight,
+            in_file: true,
+            dead: false,
+            down: false,
+            unaddressed: false,
+        };
+        Self { uplinks: UPLINKS.iter().zip([5, 3, 2]).map(uplink).collect() }
+    }
+
+    pub(crate) fn uplink(&self, name: &str) -> Option<&Uplink> {
+        self.uplinks.iter().find(|uplink| uplink.name == name)
+    }
+
+    fn with(&mut self, name: &str, change: impl FnOnce(&mut Uplink)) {
+        if let Some(uplink) = self.uplinks.iter_mut().find(|uplink| uplink.name == name) {
+            change(uplink);
+        }
+    }
+
+    /// Whether it can happen now, and leaves a good uplink.
+    pub(crate) fn can(&self, step: &Step) -> bool {
+        let spare = |name: &str| self.uplinks.iter().any(|uplink| uplink.name != name && uplink.good());
+        let is = |name: &str, wanted: fn(&Uplink) -> bool| self.uplink(name).is_some_and(wanted);
+        match step {
+            Step::Die { uplink, .. } => spare(uplink) && is(uplink, |uplink| !uplink.dead),
+            Step::Mend(name) => is(name, |uplink| uplink.dead),
+            Step::Down(name) => spare(name) && is(name, |uplink| !uplink.down),
+            Step::Up(name) => is(name, |uplink| uplink.down),
+            Step::Unaddress(name) => spare(name) && is(name, |uplink| !uplink.unaddressed),
+            Step::Address(name) => is(name, |uplink| uplink.unaddressed),
+            Step::File(Edit::LeaveOut(name), _) => spare(name) && is(name, |uplink| uplink.in_file),
+            Step::File(Edit::PutIn(name), _) => is(name, |uplink| !uplink.in_file),
+            Step::File(Edit::Swap(one, other), _) => one != other,
+            _ => true,
+        }
+    }
+
+    /// What is known after it.
+    pub(crate) fn note(&mut self, step: &Step) {
+        match step {
+            Step::Die { uplink: name, .. } | Step::Mend(name) => {
+                self.with(name, |uplink| uplink.dead = matches!(step, Step::Die { .. }));
+            }
+            Step::Down(name) | Step::Up(name) => {
+                self.with(name, |uplink| uplink.down = matches!(step, Step::Down(_)));
+            }
+            Step::Unaddress(name) | Step::Address(name) => {
+                self.with(name, |uplink| uplink.unaddressed = matches!(step, Step::Unaddress(_)));
+            }
+            Step::File(edit, _) => self.edit(edit),
+            _ => {}
+        }
+    }
+
+    fn edit(&mut self, edit: &Edit) {
+        match edit {
+            Edit::LeaveOut(name) | Edit::PutIn(name) => {
+                self.with(name, |uplink| uplink.in_file = matches!(edit, Edit::PutIn(_)));
+            }
+            Edit::Order(names) => {
+                self.uplinks.sort_by_key(|uplink| names.iter().position(|name| *name == uplink.name));
+            }
+            Edit::Rename(name) => self.with(name, |uplink| {
+                uplink.called = match uplink.called.strip_suffix("-b") {
+                    Some(former) => former.to_owned(),
+                    None => format!("{}-b", uplink.called),
+                };
+            }),
+            Edit::Swap(one, other) => {
+                let called = |name: &str| self.uplink(name).map(|uplink| uplink.called.clone()).unwrap_or_default();
+                let (former, latter) = (called(one), called(other));
+                self.with(one, |uplink| uplink.called = latter);
+                self.with(other, |uplink| uplink.called = former);
+            }
+            Edit::Weight(name, weight) => self.with(name, |uplink| uplink.weight = *weight),
+        }
+    }
+
+    /// Whether a step may cost the connections of this uplink. What begins anew (another name) may; what only changes its
+    /// weight, its place or its orders, or stands by while others change, may not.
+    pub(crate) fn touched(step: &Step, name: &str) -> bool {
+        match step {
+            Step::Die { uplink, .. } => uplink == name,
+            Step::Down(touched) | Step::Unaddress(touched) => touched == name,
+            Step::File(Edit::LeaveOut(touched) | Edit::Rename(touched), _) => touched == name,
+            Step::File(Edit::Swap(one, other), _) => one == name || other == name,
+            _ => false,
+        }
+    }
+
+    fn throw(&self, rng: &mut Rng) -> Step {
+        let Uplink { name, in_file, dead, down, unaddressed, .. } =
+            self.uplinks[rng.usize(..self.uplinks.len())].clone();
+        match rng.u32(..18) {
+            0..3 => {
+                if dead {
+                    Step::Mend(name)
+                } else {
+                    Step::Die { uplink: name, gateway: rng.bool() }
+                }
+            }
+            3 => {
+                if down {
+                    Step::Up(name)
+                } else {
+                    Step::Down(name)
+                }
+            }
+            4 => {
+                if unaddressed {
+                    Step::Address(name)
+                } else {
+                    Step::Unaddress(name)
+                }
+            }
+            5..10 => {
+                let how = *rng.choice(&[How::Reload, How::Restart, How::Kill]).unwrap();
+                Step::File(self.throw_edit(name, in_file, rng), how)
+            }
+            10 => Step::Drain(name),
+            11 => Step::Undrain(name),
+            12 => Step::Switch(name),
+            13 => Step::Weight(name, rng.u32(..=9)),
+            14 => {
+                if rng.bool() {
+                    Step::Kill
+                } else {
+                    Step::Upgrade
+                }
+            }
+            15 => Step::Pause(rng.u64(..=2000)),
+            16 => Step::Delete(*rng.choice(&[Ours::Nftables, Ours::Rules, Ours::Routes]).unwrap()),
+            _ => Step::RpFilter(name, rng.u8(..=2)),
+        }
+    }
+
+    fn throw_edit(&self, name: String, in_file: bool, rng: &mut Rng) -> Edit {
+        match rng.u32(..6) {
+            0 | 1 => {
+                if in_file {
+                    Edit::LeaveOut(name)
+                } else {
+                    Edit::PutIn(name)
+                }
+            }
+            2 => {
+                let mut names: Vec<_> = self.uplinks.iter().map(|uplink| uplink.name.clone()).collect();
+                rng.shuffle(&mut names);
+                Edit::Order(names)
+            }
+            3 => Edit::Rename(name),
+            4 => Edit::Swap(name, self.uplinks[rng.usize(..self.uplinks.len())].name.clone()),
+            _ => Edit::Weight(name, rng.u32(1..=9)),
+        }
+    }
+}
+
+/// The life of this seed.
+pub(crate) fn draw(seed: u64) -> History<Step> {
+    let mut rng = Rng::with_seed(seed);
+    let start = (*rng.choice(&TIERS).unwrap()).to_owned();
+    let mut known = Known::begin(&start);
+    let mut steps = Vec::new();
+    while steps.len() < STEPS {
+        let step = known.throw(&mut rng);
+        if known.can(&step) {
+            known.note(&step);
+            steps.push(step);
+        }
+    }
+    History { start, steps }
+}
