@@ -196,7 +196,7 @@ impl Life {
         let no = |why: String| Ok((why, None));
         let status = self.site.daemon.status()?;
         let Some(wan) = group(&status, GROUP) else { return no("no uplinks in the status".to_owned()) };
-        for complaint in [self.foreign()?, self.left()?, self.file(&status)?] {
+        for complaint in [self.foreign()?, self.file(&status)?] {
             if !complaint.is_empty() {
                 return no(complaint);
             }
@@ -207,9 +207,13 @@ impl Life {
             self.known.uplinks.iter().filter(|uplink| uplink.good() && !drained(&uplink.called)).collect();
         let best = usable.iter().map(|uplink| uplink.tier).min();
         usable.retain(|uplink| Some(uplink.tier) == best);
-        // With none left the last state stays.
+        // With none left the last state stays, also where it is of one that the file has no more.
         if usable.is_empty() {
             return no(String::new());
+        }
+        let left = self.left()?;
+        if !left.is_empty() {
+            return no(left);
         }
         let active: Vec<&str> = wan["active"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         if active.len() != usable.len() || !usable.iter().all(|uplink| active.contains(&uplink.called.as_str())) {
