@@ -12,6 +12,7 @@ use link_watcher_lab::trial::{PATIENCE, Trial};
 use link_watcher_lab::tunnel::Impairment;
 use link_watcher_lab::wire::Wire;
 use link_watcher_lab::{Direction, End, Lab, monotonic_ns};
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 fn trial(setup: Setup) -> Trial {
@@ -40,10 +41,14 @@ fn traffic_does_not_wait_for_an_interface_that_is_made_anew() {
     let setup = Setup { interval: Duration::from_millis(300), ..Setup::default() };
     let mut trial = trial(setup);
     let interval = trial.routers.setup.interval;
-    for _ in 0..2 {
+    // The daemon sees it go and come, or is not scheduled until the next one is there already.
+    for paused in [false, true, true] {
         let router = trial.routers.client.clone();
         let index = router.index("eth1").unwrap();
         let since_ns = monotonic_ns();
+        if paused {
+            trial.routers.client_daemon.signal(Signal::SIGSTOP).unwrap();
+        }
         router.delete_interface("eth1").unwrap();
         let Wire::Cable(cable) = &mut trial.routers.wires[0] else { panic!("optic is a cable") };
         cable.plug_in(End::Client, &router, "eth1").unwrap();
@@ -51,11 +56,14 @@ fn traffic_does_not_wait_for_an_interface_that_is_made_anew() {
             router.add_address("eth1", address.parse().unwrap()).unwrap();
         }
         assert_ne!(router.index("eth1").unwrap(), index);
+        if paused {
+            trial.routers.client_daemon.signal(Signal::SIGCONT).unwrap();
+        }
         trial.routers.wait_active("wifi", PATIENCE).unwrap();
         trial.wait_steady(monotonic_ns()).unwrap();
         for report in trial.reports(since_ns) {
             let intervals = report.outage_ns as f64 / interval.as_nanos() as f64;
-            println!("out for {intervals:.2} intervals");
+            println!("paused {paused}: out for {intervals:.2} intervals");
             // Nobody had to miss a single keepalive.
             assert!(intervals < 1.0, "{report:?}");
         }
