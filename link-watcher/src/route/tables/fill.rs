@@ -50,7 +50,7 @@ impl Group {
         }
         let keeps = |prefix: &&IpNet| !slot.unwanted && self.throws.contains(prefix);
         // Behind the routes that they kept from catching too much.
-        if steps.is_empty() && self.orphans_until_ns == 0 {
+        if steps.is_empty() {
             steps.extend(slot.throws.iter().filter(|prefix| !keeps(prefix)).take(CHUNK).copied().map(Step::Unthrow));
         }
         let progress = if steps.is_empty() { Progress::Complete } else { Progress::Filling(at) };

@@ -27,7 +27,7 @@ const METRIC: u32 = 1024;
 /// That of throw routes: they come before a route with the same prefix.
 const THROW_METRIC: u32 = 1;
 /// Most throw routes of a group: with more, its routes stand in the main table.
-const THROWS_MAX: usize = 4096;
+pub(super) const THROWS_MAX: usize = 4096;
 /// Refusals that a report lists.
 const REFUSALS_MAX: usize = 1000;
 
@@ -195,6 +195,8 @@ impl Group {
         // Mostly in order already, which this is quick to see.
         wanted.sort_unstable();
         wanted.dedup();
+        // What an earlier run left still leads, and must not catch too much either.
+        let orphans = if self.orphans_until_ns == 0 { Vec::new() } else { self.orphans(&wanted) };
         let others: Vec<(GroupId, &Claim)> =
             claims.iter().filter(|(other, _)| **other != id).map(|(other, claim)| (*other, claim)).collect();
         let mut throws = BTreeSet::new();
@@ -207,7 +209,7 @@ impl Group {
                         self.refused.push(Refusal { prefix, why: Why::OtherGroup(other) });
                         throws.insert(prefix);
                     }
-                } else if covered(&wanted, &prefix) {
+                } else if covered(&wanted, &prefix) || covered(&orphans, &prefix) {
                     throws.insert(prefix);
                 }
             }
@@ -218,7 +220,11 @@ impl Group {
                     self.refused.push(Refusal { prefix: *prefix, why: Why::Foreign(Some(*protocol)) });
                     throws.insert(*prefix);
                 }
-            } else if covered(&wanted, prefix) {
+            } else if orphans.binary_search(prefix).is_ok() {
+                if *metric <= effective_metric(prefix, self.metric) {
+                    throws.insert(*prefix);
+                }
+            } else if covered(&wanted, prefix) || covered(&orphans, prefix) {
                 throws.insert(*prefix);
             }
             if throws.len() > THROWS_MAX {
@@ -240,6 +246,14 @@ impl Group {
         self.wanted = wanted.len();
         self.families = wanted.iter().map(Family::of).collect();
         self.relist(&wanted);
+    }
+
+    /// What stands in some table though nothing wants it, in order.
+    fn orphans(&self, wanted: &[IpNet]) -> Vec<IpNet> {
+        let stands = |at: usize| self.slots.values().any(|slot| slot.standing[at] != Standing::Nothing);
+        let unwanted = |(_, prefix): &(usize, &IpNet)| wanted.binary_search(prefix).is_err();
+        let left = self.list.iter().enumerate().filter(unwanted).filter(|(at, _)| stands(*at));
+        left.map(|(_, prefix)| *prefix).collect()
     }
 
     /// Makes the list that of everything that is wanted or stands.
@@ -348,6 +362,8 @@ impl Group {
     pub(super) fn expire(&mut self, now_ns: u64) {
         if self.orphans_until_ns != 0 && self.orphans_until_ns <= now_ns {
             self.orphans_until_ns = 0;
+            // What lay in them has no need of a throw route any more.
+            self.retarget = true;
             self.slots.values_mut().for_each(Slot::restart);
         }
     }

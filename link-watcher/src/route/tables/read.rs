@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use super::{
     BulkKernel, Group, Nexthop, PROTOCOL, PeerTables, RETRY_NS, fill,
     foreign::{Best, FOREIGN_MAX, LearnedRoute, better, note},
+    group::THROWS_MAX,
     slot::{Progress, Standing},
     way_of,
 };
@@ -61,16 +62,21 @@ impl Reading {
     }
 }
 
-/// How many routes of ours a portion of the table has, at least, and where the first one leads.
+/// How many routes the table has, at least, and where the first one of ours leads. Throw routes, of which there may be many, lead
+/// nowhere.
 pub(super) fn first_look<K: BulkKernel>(kernel: &mut K, table: u32) -> io::Result<(usize, Option<Vec<Nexthop>>)> {
     let (mut count, mut way) = (0, None);
     for family in [Family::V4, Family::V6] {
         kernel.read(table, family)?;
-        let (found, _) = kernel.portion()?;
-        count += found.len();
-        let routes = found.iter().map(|(route, _)| route);
-        let mut through = routes.filter(|route| route.protocol == PROTOCOL).filter_map(nexthops);
-        way = way.or_else(|| through.next());
+        loop {
+            let (found, more) = kernel.portion()?;
+            count += found.len();
+            let mut routes = found.iter().map(|(route, _)| route).filter(|route| route.protocol == PROTOCOL);
+            way = way.or_else(|| routes.find_map(nexthops));
+            if !more || way.is_some() || count > THROWS_MAX {
+                break;
+            }
+        }
     }
     Ok((count, way))
 }
@@ -214,6 +220,8 @@ impl<K: BulkKernel> PeerTables<K> {
                 if !extra.is_empty() {
                     group.extend(extra.iter().map(|(prefix, _)| *prefix).collect());
                     group.found_beside(table, &extra);
+                    // Others may have something inside of it.
+                    group.retarget |= group.orphans_until_ns != 0;
                 }
             }
         }

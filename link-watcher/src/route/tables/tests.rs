@@ -157,6 +157,44 @@ fn the_longest_prefix_wins_whosever_it_is() {
     assert_eq!(lead(&kernel.state(), 9).unwrap(), [1]);
 }
 
+/// What an earlier run left waits for the peer's word; what others had, and have no more, does not keep its packets away meanwhile.
+#[test]
+fn what_others_had_at_a_restart_is_no_longer_left_to_them_when_it_goes() {
+    let (kernel, mut tables) = pair();
+    let mut now_ns = SECOND;
+    let with = |kernel: &FakeKernel, i| kernel.state().routes.push(route(254, net(i), 0, 4, 90));
+    // The same prefix, one within a wide one, and one within what the peer has announced before.
+    [2, 9].into_iter().for_each(|i| with(&kernel, i));
+    let narrow: IpNet = "172.16.5.0/24".parse().unwrap();
+    kernel.state().routes.push(route(254, narrow, 0, 4, 90));
+    let wide = |others: &[&str]| {
+        let mut desired = wish([2, 3], &[1], &[2]);
+        let others = ["10.0.0.0/8"].iter().chain(others).map(|prefix| prefix.parse::<IpNet>().unwrap());
+        desired.prefixes = others.chain(desired.prefixes.iter().copied()).collect();
+        desired
+    };
+    tables.apply(now_ns, GROUP, &wide(&["172.16.0.0/16"]));
+    settle(&mut tables, &mut now_ns);
+    let mut tables = PeerTables::new(kernel.clone());
+    tables.adopt(now_ns, GROUP, &wish([], &[], &[]), None);
+    tables.apply(now_ns, GROUP, &wide(&[]));
+    settle(&mut tables, &mut now_ns);
+    let through = |i| lead(&kernel.state(), i).unwrap();
+    let to = |address: &str| kernel.state().lookup(address.parse().unwrap()).map(|(_, through)| through);
+    assert_eq!((through(2), through(9), through(3)), (vec![90], vec![90], vec![1]));
+    assert_eq!((to("172.16.5.9"), to("172.16.6.9")), (Some(vec![90]), Some(vec![1])));
+    kernel.state().routes.retain(|route| route.key.table != 254 || route.key.prefix == narrow);
+    now_ns += 31 * SECOND;
+    settle(&mut tables, &mut now_ns);
+    assert_eq!((through(2), through(9)), (vec![1], vec![1]));
+    assert_eq!((to("172.16.5.9"), to("172.16.6.9")), (Some(vec![90]), Some(vec![1])), "theirs, within what waits");
+    now_ns += ORPHAN_GRACE_NS;
+    settle(&mut tables, &mut now_ns);
+    assert_eq!((to("172.16.5.9"), to("172.16.6.9")), (Some(vec![90]), None));
+    let throws = kernel.state().routes.iter().filter(|route| route.way == Some(Way::Throw)).count();
+    assert_eq!(throws, 0, "nothing is left that is for nobody");
+}
+
 #[test]
 fn several_active_links_share_a_table_once_it_is_full() {
     let (kernel, mut tables) = pair();
