@@ -60,7 +60,11 @@ impl Way {
 pub(crate) fn run(rig: &Rig, table: &mut Table) -> Result<()> {
     let site = Site::start(rig.lab()?, SiteSetup::default(), &rig.daemon)?;
     let router = site.router.namespace();
-    let ours = router.command(&["nft", "list", "table", "inet", "link_watcher"], "")?;
+    // The name of an instance is part of the table's.
+    let tables = router.command(&["nft", "list", "tables", "inet"], "")?;
+    let table_name = tables.split_whitespace().find(|word| word.starts_with("link_watcher"));
+    let name = table_name.context("the daemon has loaded no table of nftables")?;
+    let ours = router.command(&["nft", "list", "table", "inet", name], "")?;
     // Routes and rules stay, and nobody repairs the table.
     site.daemon.kill();
     for provider in &site.providers {
