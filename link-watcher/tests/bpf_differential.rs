@@ -15,9 +15,9 @@ use link_watcher::{
     probe::receive::{Judge, Verdict, judge},
 };
 use link_watcher_common::{
-    maps::{Counters, Intent, LinkState, Party, View},
+    maps::{Counters, Intent, LinkState, View},
     verify::{Outcome, Refusal},
-    wire::{HOPS, Header, PACKET_LEN, flags},
+    wire::{Header, PACKET_LEN, flags},
 };
 use sha2::{Digest as _, Sha256};
 
@@ -203,32 +203,18 @@ fn agree(hook: Hook) {
     }
 }
 
-/// The same words as the kernel's, which say what a link is and what is wanted of it.
-fn intent() -> Intent<AtomicU64> {
-    let intent = Intent::<AtomicU64>::default();
-    let me = Party { instance: MY_INSTANCE, session: MINE };
-    let view = View { epoch: 9, rank: 4, silence_seconds: 0, flags: flags::HEARS };
-    intent.me.store(me.pack(), Relaxed);
-    intent.view.store(view.pack(), Relaxed);
-    intent.sent_sequence.store(SENT, Relaxed);
-    intent.detection_ns.store(DETECTION_NS, Relaxed);
-    intent.max_age_ns.store(MAX_AGE_NS, Relaxed);
-    intent.max_lag.store(MAX_LAG, Relaxed);
-    intent.min_hops.store(HOPS.into(), Relaxed);
-    intent
-}
-
 /// A datagram as it comes to a socket has no headers any more, and a body that is looked at.
 #[test]
 fn the_socket_engine_and_the_model_agree() {
     let model = Model {
-        intent: intent(),
+        intent: Intent::default(),
         state: LinkState::default(),
         keys: keys(),
         counters: Counters::default(),
         links: BTreeMap::new(),
     };
-    let (intent, state, keys) = (intent(), LinkState::<AtomicU64>::default(), keys());
+    let (intent, state, keys) = (Intent::default(), LinkState::<AtomicU64>::default(), keys());
+    [&model.intent, &intent].into_iter().for_each(want);
     let mut random = seeded();
     let mut highest = 0;
     let mut seen = BTreeMap::<String, u32>::new();

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use link_watcher_lab::daemon::binary;
 use link_watcher_lab::forge::Forge;
-use link_watcher_lab::routers::{CLIENT_GROUP, SERVER_GROUP};
+use link_watcher_lab::routers::{CLIENT_GROUP, PORT, SERVER_GROUP};
 use link_watcher_lab::setup::Setup;
 use link_watcher_lab::status::{active, group, usable};
 use link_watcher_lab::trial::{PATIENCE, Trial};
@@ -136,7 +136,7 @@ fn a_flood_of_junk_takes_no_link_down() {
     let forge = Forge::on(&trial.routers.wires[0]).unwrap();
     let genuine = forge
         .capture(Direction::ToServer, 1, Duration::from_secs(2), |frame| {
-            frame.ports().is_some_and(|(_, to)| to == 46721)
+            frame.ports().is_some_and(|(_, to)| to == PORT)
         })
         .unwrap();
     let junk: Vec<_> = (0..64_u8).map(|byte| genuine[0].with_payload(&[byte; 80]).unwrap()).collect();

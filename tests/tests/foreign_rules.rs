@@ -23,8 +23,7 @@ fn doctor(site: &Site) -> Vec<(String, String, String)> {
 }
 
 fn ip(site: &Site, arguments: &str) {
-    let arguments: Vec<&str> = ["ip"].into_iter().chain(arguments.split(' ')).collect();
-    site.daemon.namespace().command(&arguments, "").unwrap();
+    site.daemon.namespace().ip(arguments).unwrap();
 }
 
 fn one_with(found: &[(String, String, String)], part: &str) -> String {

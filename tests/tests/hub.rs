@@ -70,8 +70,7 @@ impl Hub {
             let interface = format!("{peer}-{link}");
             cables.push(Cable::lay(&format!("{peer}{link}"), &middle, (far, &interface), (&hub, &interface)).unwrap());
             for (end, station) in [(1, &*hub), (2, far)] {
-                let address = format!("10.248.{net}.{end}/30");
-                station.command(&["ip", "addr", "add", &address, "dev", &interface], "").unwrap();
+                station.ip(&format!("addr add 10.248.{net}.{end}/30 dev {interface}")).unwrap();
             }
         }
         let daemon =

@@ -34,9 +34,6 @@ const OLD: Duration = Duration::from_secs(3);
 const MEMORY: usize = 2_000;
 /// A list of the client's is the server's after this time: a second, two changes a second, and what a busy machine takes.
 const AGREED: Duration = Duration::from_secs(3);
-/// UDP port of both ends.
-const PORT: u16 = 46721;
-
 struct Seen {
     wire: usize,
     direction: Direction,
@@ -62,10 +59,6 @@ struct Middle<'a> {
     wrong: Mutex<Vec<String>>,
 }
 
-fn is_keepalive(frame: &Frame) -> bool {
-    frame.ports().is_some_and(|(from, to)| from == PORT || to == PORT)
-}
-
 /// Puts another list of prefixes into a daemon's file.
 fn set_list(daemon: &Daemon, key: &str, list: &[String]) {
     let text = fs::read_to_string(daemon.config_path()).unwrap();
@@ -79,7 +72,7 @@ impl<'a> Middle<'a> {
     fn enter(routers: &'a TwoRouters) -> Self {
         let template = |wire, direction| {
             let forge = Forge::on(wire).unwrap();
-            forge.capture(direction, 1, Duration::from_secs(5), is_keepalive).unwrap().remove(0)
+            forge.capture(direction, 1, Duration::from_secs(5), Frame::is_keepalive).unwrap().remove(0)
         };
         let templates =
             routers.wires.iter().map(|wire| Direction::BOTH.map(|direction| template(wire, direction))).collect();
@@ -103,7 +96,7 @@ impl<'a> Middle<'a> {
         let forge = Forge::on(&self.routers.wires[wire]).unwrap();
         while self.goes_on() {
             for direction in Direction::BOTH {
-                let frames = forge.capture(direction, 8, Duration::from_millis(30), is_keepalive).unwrap();
+                let frames = forge.capture(direction, 8, Duration::from_millis(30), Frame::is_keepalive).unwrap();
                 let mut memory = self.memory.lock().unwrap();
                 for frame in frames {
                     if memory.len() == MEMORY {

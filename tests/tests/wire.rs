@@ -8,16 +8,13 @@ use std::time::{Duration, Instant};
 use link_watcher_lab::daemon::binary;
 use link_watcher_lab::forge::Forge;
 use link_watcher_lab::frame::Frame;
-use link_watcher_lab::routers::{CLIENT_GROUP, SERVER_GROUP, link_address};
+use link_watcher_lab::routers::{CLIENT_GROUP, PORT, SERVER_GROUP, link_address};
 use link_watcher_lab::setup::{Family, Setup};
 use link_watcher_lab::status::{active, group};
 use link_watcher_lab::trial::{PATIENCE, Trial};
 use link_watcher_lab::wire::Wire;
 use link_watcher_lab::{Direction, End, Lab, monotonic_ns};
 use serde_json::Value;
-
-/// UDP port of both ends: what the lab's files say nothing about.
-const PORT: u16 = 46721;
 
 /// The link that carries the traffic.
 const FROM: &str = "optic";
@@ -37,12 +34,6 @@ fn link(trial: &Trial, end: End, name: &str) -> Value {
     links.into_iter().find(|link| link["name"] == name).unwrap()
 }
 
-/// A probe or an echo. What else goes over the link, as the trial's stream, is none of a copier's business: where the
-/// machine is busy it takes all places of a capture.
-fn is_keepalive(frame: &Frame) -> bool {
-    frame.ports().is_some_and(|(from, to)| from == PORT || to == PORT)
-}
-
 /// Copies all keepalives of the link that carries the traffic to another one, with its addresses, for 3 s; gives how many.
 fn copy_to(trial: &Trial, templates: [(Direction, Frame); 2]) -> usize {
     let until = Instant::now() + Duration::from_secs(3);
@@ -53,7 +44,7 @@ fn copy_to(trial: &Trial, templates: [(Direction, Frame); 2]) -> usize {
                 let target = Forge::on(trial.routers.wire(TO).unwrap()).unwrap();
                 let mut copied = 0;
                 while Instant::now() < until {
-                    let taken = source.capture(direction, 8, Duration::from_millis(50), is_keepalive).unwrap();
+                    let taken = source.capture(direction, 8, Duration::from_millis(50), Frame::is_keepalive).unwrap();
                     for copy in taken.iter().filter_map(|frame| template.with_payload(frame.payload()?)) {
                         target.inject(direction, &copy).unwrap();
                         copied += 1;
@@ -69,7 +60,7 @@ fn copy_to(trial: &Trial, templates: [(Direction, Frame); 2]) -> usize {
 /// A keepalive of a link, in each direction.
 fn keepalives(trial: &Trial, name: &str) -> [(Direction, Frame); 2] {
     let forge = Forge::on(trial.routers.wire(name).unwrap()).unwrap();
-    let one = |direction| forge.capture(direction, 1, Duration::from_secs(2), is_keepalive).unwrap().remove(0);
+    let one = |direction| forge.capture(direction, 1, Duration::from_secs(2), Frame::is_keepalive).unwrap().remove(0);
     Direction::BOTH.map(|direction| (direction, one(direction)))
 }
 
@@ -126,10 +117,10 @@ fn a_probe_of_a_link_that_was_away_harms_no_other_one() {
     let trial = trial("auto");
     let router = &trial.routers.client;
     let setup = trial.routers.setup.links.iter().find(|link| link.name == TO).unwrap();
-    let shown = router.command(&["ip", "-4", "-br", "addr", "show", "dev", &setup.client_interface], "").unwrap();
+    let shown = router.ip(&format!("-4 -br addr show dev {}", setup.client_interface)).unwrap();
     let address = shown.split_whitespace().nth(2).unwrap();
     for order in ["del", "add"] {
-        router.command(&["ip", "addr", order, address, "dev", &setup.client_interface], "").unwrap();
+        router.ip(&format!("addr {order} {address} dev {}", setup.client_interface)).unwrap();
         trial.routers.lab.pause(Duration::from_millis(500)).unwrap();
     }
     trial.wait_normal().unwrap();

@@ -1,5 +1,6 @@
 //! `cargo xtask histories`: random lives of routers on a real kernel, for as long as one likes.
 
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -7,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::privilege::Privilege;
 use crate::project::Project;
-use crate::{exec, setup};
+use crate::{exec, setup, test};
 
 /// The tests that live what `LINK_WATCHER_SEED` says: of a router with a peer, and of one with uplinks.
 const TESTS: [&str; 2] = ["histories", "histories_uplinks"];
@@ -52,6 +53,7 @@ pub(crate) fn histories(project: &Project, wanted: &Wanted) -> Result<ExitCode> 
     let Some(privilege) = Privilege::acquire("for network namespaces and BPF") else {
         bail!("root is needed for network namespaces, and sudo does not work here; run it as root");
     };
+    let search_path = test::search_path(project)?;
     let (count, limit) = wanted.bounds();
     let first = wanted.seed.unwrap_or_else(|| {
         SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64) % 1_000_000
@@ -63,15 +65,15 @@ pub(crate) fn histories(project: &Project, wanted: &Wanted) -> Result<ExitCode> 
         if limit.is_some_and(|limit| began.elapsed() >= limit) {
             break;
         }
-        for test in TESTS {
+        for name in TESTS {
             lived += 1;
-            let mut command = life(project, privilege, test, seed);
+            let mut command = life(project, privilege, &search_path, name, seed);
             let output = command.output().with_context(|| format!("cannot run `{}`", exec::render(&command)))?;
             if output.status.success() {
-                println!("{test}, seed {seed}: well, {} s since the start", began.elapsed().as_secs());
+                println!("{name}, seed {seed}: well, {} s since the start", began.elapsed().as_secs());
             } else {
-                failed.push(format!("{test}: cargo xtask histories --seed {seed}"));
-                println!("{test}, seed {seed}: BADLY");
+                failed.push(format!("{name}: cargo xtask histories --seed {seed}"));
+                println!("{name}, seed {seed}: BADLY");
                 print!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
             }
         }
@@ -84,13 +86,10 @@ pub(crate) fn histories(project: &Project, wanted: &Wanted) -> Result<ExitCode> 
 }
 
 /// The command that lives one seed, with its output in pipes.
-fn life(project: &Project, privilege: Privilege, test: &str, seed: u64) -> Command {
+fn life(project: &Project, privilege: Privilege, search_path: &Path, name: &str, seed: u64) -> Command {
     let mut command = project.cargo();
-    command.args(["test", "--quiet", "--package", "link-watcher-tests", "--test", test]);
-    if privilege == Privilege::Sudo {
-        command.args(["--config", "target.'cfg(all())'.runner=['sudo', '-E']"]);
-    }
-    command.args(["--", "--ignored", "--nocapture"]);
+    command.args(["test", "--quiet", "--package", "link-watcher-tests", "--test", name]);
+    command.args(test::runner(Some(privilege), search_path)).args(["--", "--ignored", "--nocapture"]);
     // A list would go before the seed.
     command.env_remove("LINK_WATCHER_HISTORY").env("LINK_WATCHER_SEED", seed.to_string());
     command.env("LINK_WATCHER_BIN", project.target.join("debug").join("link-watcher"));

@@ -121,7 +121,7 @@ impl Rooted<'_> {
 
 /// A directory with the listed programs and no others. The tests see nothing else, so that a program which is on no list, and
 /// which the set-up therefore does not install, fails on every machine and not only on a fresh one.
-fn search_path(project: &Project) -> Result<PathBuf> {
+pub(crate) fn search_path(project: &Project) -> Result<PathBuf> {
     let directory = project.tools().join("test-path");
     let make = || -> io::Result<()> {
         if directory.exists() {
@@ -143,7 +143,7 @@ fn search_path(project: &Project) -> Result<PathBuf> {
 
 /// What makes cargo start the finished tests with this search path, and as root where that takes sudo. cargo itself keeps its
 /// own path, which has the linker, and this user.
-fn runner(privilege: Option<Privilege>, search_path: &Path) -> [String; 2] {
+pub(crate) fn runner(privilege: Option<Privilege>, search_path: &Path) -> [String; 2] {
     let path = format!("PATH={}", search_path.display());
     let mut words = match privilege {
         Some(Privilege::Sudo) => vec!["sudo", "-E"],

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod clock;
+
 use link_watcher_core::{
     engine::{Engine, LinkStatus},
     event::{
@@ -9,6 +11,8 @@ use link_watcher_core::{
         StandingOrders,
     },
 };
+
+use self::clock::Clocked;
 
 const GROUP: GroupId = GroupId(3);
 const S: u64 = 1_000_000_000;
@@ -39,6 +43,21 @@ struct World {
     plan: Option<Plan>,
 }
 
+impl Clocked for World {
+    fn parts(&mut self) -> (&mut Engine, &mut u64) {
+        (&mut self.engine, &mut self.now_ns)
+    }
+
+    fn settle(&mut self) {
+        self.engine.tick(self.now_ns);
+        for action in self.engine.actions() {
+            if let Action::Route { plan, .. } = action {
+                self.plan = Some(plan);
+            }
+        }
+    }
+}
+
 impl World {
     /// Links a, b and c, one a tier, of which nothing is known.
     fn new(role: Option<Role>, failback: Failback, orders: StandingOrders) -> Self {
@@ -57,29 +76,6 @@ impl World {
         world
     }
 
-    fn settle(&mut self) {
-        self.engine.tick(self.now_ns);
-        for action in self.engine.actions() {
-            if let Action::Route { plan, .. } = action {
-                self.plan = Some(plan);
-            }
-        }
-    }
-
-    fn pass(&mut self, ns: u64) {
-        let until_ns = self.now_ns + ns;
-        while let Some(due_ns) = self.engine.next_deadline().filter(|due_ns| *due_ns <= until_ns) {
-            self.now_ns = due_ns.max(self.now_ns);
-            self.settle();
-        }
-        self.now_ns = until_ns;
-    }
-
-    fn event(&mut self, event: Event) {
-        self.engine.handle(self.now_ns, event);
-        self.settle();
-    }
-
     fn probed(&mut self, link: LinkId, health: Health) {
         self.event(Event::Probed { link, health, why: "nobody answers".to_owned(), last_good_ns: 0 });
     }
@@ -90,12 +86,6 @@ impl World {
 
     fn configure(&mut self, orders: StandingOrders) {
         self.event(Event::Configure(vec![spec(self.role, self.failback, orders)]));
-    }
-
-    fn order(&mut self, command: Command) -> Result<String, String> {
-        let answer = self.engine.command(self.now_ns, command);
-        self.settle();
-        answer
     }
 
     fn active(&self) -> Vec<LinkId> {
@@ -126,7 +116,7 @@ fn orders_of_an_earlier_run_stand_before_the_first_decision() {
     [A, B].into_iter().for_each(|link| world.probed(link, Health::Up));
     assert_eq!(world.plan.as_ref().unwrap().active, [(B, 7)]);
     assert!(world.link(A).drained && !world.link(A).usable);
-    world.order(drain(A, false)).unwrap();
+    world.command(drain(A, false)).unwrap();
     assert_eq!(world.active(), [A]);
 
     let pinned = StandingOrders { pinned: Some(C), ..StandingOrders::default() };
@@ -163,19 +153,19 @@ fn a_new_configuration_brings_the_orders_that_stand_and_takes_back_the_others() 
 #[test]
 fn a_drain_moves_the_traffic_also_with_failover_off() {
     let mut world = World::up(Failback::After(0));
-    world.order(failover(false)).unwrap();
-    let answer = world.order(drain(A, true)).unwrap();
+    world.command(failover(false)).unwrap();
+    let answer = world.command(drain(A, true)).unwrap();
     assert_eq!((world.active(), answer.as_str()), (vec![B], "hq: a is out of service; traffic is on b"));
-    world.order(drain(A, false)).unwrap();
+    world.command(drain(A, false)).unwrap();
     assert_eq!(world.active(), [B], "nothing moves by itself");
-    world.order(pin(A, false)).unwrap();
-    world.order(drain(A, true)).unwrap();
+    world.command(pin(A, false)).unwrap();
+    world.command(drain(A, true)).unwrap();
     assert_eq!(world.active(), [B], "nor does a pin hold what is drained");
 
     let mut world = World::up(Failback::After(0));
-    world.order(failover(false)).unwrap();
+    world.command(failover(false)).unwrap();
     [B, C].into_iter().for_each(|link| world.probed(link, Health::Down));
-    let refused = world.order(drain(A, true)).unwrap_err();
+    let refused = world.command(drain(A, true)).unwrap_err();
     assert_eq!(refused, "a carries the traffic of hq and no other link is usable: nothing would be left");
     assert!(!world.link(A).drained);
 }
@@ -185,11 +175,11 @@ fn a_switch_to_a_dead_link_is_refused_with_and_without_failover() {
     for on in [true, false] {
         let mut world = World::up(Failback::After(0));
         world.probed(B, Health::Down);
-        world.order(failover(on)).unwrap();
-        let refused = world.order(pin(B, false)).unwrap_err();
+        world.command(failover(on)).unwrap();
+        let refused = world.command(pin(B, false)).unwrap_err();
         assert!(refused.starts_with("b is not usable (it is down: nobody answers): "), "{refused}");
         assert_eq!(world.active(), [A]);
-        let forced = world.order(pin(B, true)).unwrap();
+        let forced = world.command(pin(B, true)).unwrap();
         if on {
             assert!(forced.contains("traffic stays on a until b is usable"), "{forced}");
             assert_eq!(world.active(), [A]);
@@ -205,8 +195,8 @@ fn a_switch_to_a_dead_link_is_refused_with_and_without_failover() {
 #[test]
 fn what_is_drained_is_not_switched_to_even_by_force() {
     let mut world = World::up(Failback::After(0));
-    world.order(drain(B, true)).unwrap();
-    let refused = world.order(pin(B, true)).unwrap_err();
+    world.command(drain(B, true)).unwrap();
+    let refused = world.command(pin(B, true)).unwrap_err();
     assert_eq!(refused, "b is out of service: `link-watcher undrain hq b` first");
 }
 
@@ -214,9 +204,9 @@ fn what_is_drained_is_not_switched_to_even_by_force() {
 fn whoever_lets_it_choose_again_gets_the_best_at_once() {
     for failback in [Failback::Manual, Failback::After(60 * S)] {
         let mut world = World::up(failback);
-        world.order(pin(C, false)).unwrap();
+        world.command(pin(C, false)).unwrap();
         assert_eq!(world.active(), [C]);
-        world.order(Command::Unpin { group: GROUP }).unwrap();
+        world.command(Command::Unpin { group: GROUP }).unwrap();
         assert_eq!(world.active(), [A], "{failback:?}");
         // Only once: what comes back later waits again.
         world.probed(A, Health::Down);
@@ -231,18 +221,18 @@ fn whoever_lets_it_choose_again_gets_the_best_at_once() {
 fn a_weight_holds_until_it_is_the_files_again() {
     let mut world = World::up(Failback::After(0));
     let weigh = |weight| Command::Weight { link: A, weight };
-    assert!(world.order(weigh(Some(5))).unwrap().starts_with("hq: a has weight 5; "));
+    assert!(world.command(weigh(Some(5))).unwrap().starts_with("hq: a has weight 5; "));
     world.configure(StandingOrders { weights: [(A, 5)].into(), ..StandingOrders::default() });
     assert_eq!((world.plan.as_ref().unwrap().active.clone(), world.link(A).weight), (vec![(A, 5)], 5));
-    assert!(world.order(weigh(None)).unwrap().starts_with("hq: a has weight 1, as the configuration says; "));
+    assert!(world.command(weigh(None)).unwrap().starts_with("hq: a has weight 1, as the configuration says; "));
     assert_eq!(world.plan.as_ref().unwrap().active, [(A, 1)]);
 }
 
 #[test]
 fn the_time_of_a_drain_is_over() {
     let mut world = World::up(Failback::After(0));
-    world.order(drain(A, true)).unwrap();
-    let answer = world.order(Command::DrainOver { link: A }).unwrap();
+    world.command(drain(A, true)).unwrap();
+    let answer = world.command(Command::DrainOver { link: A }).unwrap();
     assert!(answer.starts_with("hq: a is in service again, for its time is over"), "{answer}");
     assert_eq!(world.active(), [A]);
 }
@@ -283,14 +273,14 @@ fn what_the_peer_has_to_do_with_it_is_said() {
     world.event(Event::Alive { link: B });
     world.peer(B, PeerSaid { hears: true, ..PeerSaid::default() });
     // The other end's order counts like ours, also with failover off.
-    world.order(failover(false)).unwrap();
+    world.command(failover(false)).unwrap();
     world.peer(A, PeerSaid { hears: true, drained: true, ..PeerSaid::default() });
     assert_eq!((world.active(), reason(&world).unwrap().as_str()), (vec![B], "it is drained by the peer"));
     let status = world.link(A);
     assert!(status.drained_by_peer && !status.drained);
-    let refused = world.order(pin(A, true)).unwrap_err();
+    let refused = world.command(pin(A, true)).unwrap_err();
     assert!(refused.contains("the peer's operator drained it"), "{refused}");
-    world.order(drain(A, true)).unwrap();
+    world.command(drain(A, true)).unwrap();
     assert_eq!(reason(&world).unwrap(), "it is drained at both ends");
 }
 
@@ -302,7 +292,7 @@ fn a_server_that_drains_says_that_its_client_moves_the_traffic() {
         world.peer(link, PeerSaid { hears: true, active: link == A, epoch: 5, ..PeerSaid::default() });
     }
     assert_eq!(world.active(), [A]);
-    let answer = world.order(drain(A, true)).unwrap();
+    let answer = world.command(drain(A, true)).unwrap();
     assert_eq!(answer, "hq: a is out of service; traffic is still on a, until the client has moved it");
     assert!(world.link(A).carries_for_peer);
 }

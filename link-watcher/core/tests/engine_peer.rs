@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod clock;
+
 use link_watcher_core::{
     engine::Engine,
     event::{
         Action, Device, Event, Failback, GroupId, GroupSpec, LinkId, LinkSpec, PeerSaid, Plan, Role, StandingOrders,
     },
 };
+
+use self::clock::Clocked;
 
 const MS: u64 = 1_000_000;
 const DETECTION_NS: u64 = 300 * MS;
@@ -19,6 +23,21 @@ struct World {
     engine: Engine,
     now_ns: u64,
     plan: Option<Plan>,
+}
+
+impl Clocked for World {
+    fn parts(&mut self) -> (&mut Engine, &mut u64) {
+        (&mut self.engine, &mut self.now_ns)
+    }
+
+    fn settle(&mut self) {
+        self.engine.tick(self.now_ns);
+        for action in self.engine.actions() {
+            if let Action::Route { plan, .. } = action {
+                self.plan = Some(plan);
+            }
+        }
+    }
 }
 
 impl World {
@@ -38,41 +57,18 @@ impl World {
             orders: StandingOrders::default(),
         };
         let mut world = Self { engine: Engine::new(1), now_ns: START_NS, plan: None };
-        world.handle(Event::Configure(vec![spec]));
+        world.event(Event::Configure(vec![spec]));
         for link in [A, B] {
-            world.handle(Event::Device { link, device: Device::Ready });
+            world.event(Event::Device { link, device: Device::Ready });
         }
         world
     }
 
-    fn handle(&mut self, event: Event) {
-        self.engine.handle(self.now_ns, event);
-        self.settle();
-    }
-
-    fn settle(&mut self) {
-        self.engine.tick(self.now_ns);
-        for action in self.engine.actions() {
-            if let Action::Route { plan, .. } = action {
-                self.plan = Some(plan);
-            }
-        }
-    }
-
     /// The peer answers on a link, and hears us there.
     fn alive(&mut self, link: LinkId) {
-        self.handle(Event::Alive { link });
+        self.event(Event::Alive { link });
         let said = PeerSaid { instance: 7, hears: true, ..PeerSaid::default() };
-        self.handle(Event::Peer { link, said });
-    }
-
-    /// By its own deadlines alone: nobody else wakes it.
-    fn pass_until(&mut self, until_ns: u64) {
-        while let Some(due_ns) = self.engine.next_deadline().filter(|due_ns| *due_ns <= until_ns) {
-            self.now_ns = due_ns.max(self.now_ns);
-            self.settle();
-        }
-        self.now_ns = until_ns;
+        self.event(Event::Peer { link, said });
     }
 
     fn active(&self) -> Vec<LinkId> {

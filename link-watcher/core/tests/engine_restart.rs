@@ -2,12 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod clock;
+
 use link_watcher_core::{
     engine::Engine,
     event::{
         Action, Event, Failback, GroupId, GroupSpec, LinkId, LinkSpec, PeerSaid, Plan, Role, StandingOrders, What,
     },
 };
+
+use self::clock::Clocked;
 
 const GROUP: GroupId = GroupId(3);
 const S: u64 = 1_000_000_000;
@@ -24,6 +28,23 @@ struct World {
     plan: Option<Plan>,
     /// What was told of links that went down, and when.
     downs: Vec<(LinkId, u64)>,
+}
+
+impl Clocked for World {
+    fn parts(&mut self) -> (&mut Engine, &mut u64) {
+        (&mut self.engine, &mut self.now_ns)
+    }
+
+    fn settle(&mut self) {
+        self.engine.tick(self.now_ns);
+        for action in self.engine.actions() {
+            match action {
+                Action::Route { plan, .. } => self.plan = Some(plan),
+                Action::Tell(told) if told.what == What::LinkDown => self.downs.push((told.link.unwrap(), self.now_ns)),
+                Action::Tell(_) | Action::Say { .. } => {}
+            }
+        }
+    }
 }
 
 impl World {
@@ -50,31 +71,6 @@ impl World {
         world.pass(5 * S);
         assert_eq!(world.active(), [A]);
         world
-    }
-
-    fn settle(&mut self) {
-        self.engine.tick(self.now_ns);
-        for action in self.engine.actions() {
-            match action {
-                Action::Route { plan, .. } => self.plan = Some(plan),
-                Action::Tell(told) if told.what == What::LinkDown => self.downs.push((told.link.unwrap(), self.now_ns)),
-                Action::Tell(_) | Action::Say { .. } => {}
-            }
-        }
-    }
-
-    fn pass(&mut self, ns: u64) {
-        let until_ns = self.now_ns + ns;
-        while let Some(due_ns) = self.engine.next_deadline().filter(|due_ns| *due_ns <= until_ns) {
-            self.now_ns = due_ns.max(self.now_ns);
-            self.settle();
-        }
-        self.now_ns = until_ns;
-    }
-
-    fn event(&mut self, event: Event) {
-        self.engine.handle(self.now_ns, event);
-        self.settle();
     }
 
     /// The peer's daemon of this instance says on both links whether it stops, or its kernel for how long it has been silent.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod clock;
+
 use link_watcher_core::{
     engine::Engine,
     event::{
@@ -9,6 +11,8 @@ use link_watcher_core::{
         StandingOrders, What,
     },
 };
+
+use self::clock::Clocked;
 
 const GROUP: GroupId = GroupId(7);
 const S: u64 = 1_000_000_000;
@@ -18,6 +22,23 @@ struct World {
     now_ns: u64,
     plan: Option<Plan>,
     told: Vec<What>,
+}
+
+impl Clocked for World {
+    fn parts(&mut self) -> (&mut Engine, &mut u64) {
+        (&mut self.engine, &mut self.now_ns)
+    }
+
+    fn settle(&mut self) {
+        self.engine.tick(self.now_ns);
+        for action in self.engine.actions() {
+            match action {
+                Action::Say { .. } => panic!("there is nobody to say anything to"),
+                Action::Route { plan, .. } => self.plan = Some(plan),
+                Action::Tell(transition) => self.told.push(transition.what),
+            }
+        }
+    }
 }
 
 impl World {
@@ -50,38 +71,11 @@ impl World {
         world
     }
 
-    fn settle(&mut self) {
-        self.engine.tick(self.now_ns);
-        for action in self.engine.actions() {
-            match action {
-                Action::Say { .. } => panic!("there is nobody to say anything to"),
-                Action::Route { plan, .. } => self.plan = Some(plan),
-                Action::Tell(transition) => self.told.push(transition.what),
-            }
-        }
-    }
-
     fn probed(&mut self, link: u32, health: Health) {
         self.now_ns += S;
         let event = Event::Probed { link: LinkId(link), health, why: "it was said so".to_owned(), last_good_ns: 0 };
         self.engine.handle(self.now_ns, event);
         self.settle();
-    }
-
-    /// Lets so much time pass, stopping at every deadline.
-    fn pass(&mut self, ns: u64) {
-        let until_ns = self.now_ns + ns;
-        while let Some(due_ns) = self.engine.next_deadline().filter(|due_ns| *due_ns <= until_ns) {
-            self.now_ns = due_ns.max(self.now_ns);
-            self.settle();
-        }
-        self.now_ns = until_ns;
-    }
-
-    fn command(&mut self, command: Command) -> Result<String, String> {
-        let answer = self.engine.command(self.now_ns, command);
-        self.settle();
-        answer
     }
 
     fn active(&self) -> Vec<(u32, u32)> {

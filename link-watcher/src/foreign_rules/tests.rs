@@ -14,24 +14,7 @@ fn claims(group: &str) -> Vec<Claim> {
 }
 
 fn rule(priority: u32, table: u32) -> AnyRule {
-    AnyRule {
-        family: Family::V4,
-        priority,
-        protocol: 0,
-        deed: Deed::Table(table),
-        inverted: false,
-        from: None,
-        to: None,
-        incoming: None,
-        bound_to: None,
-        mark: None,
-        ip_protocol: None,
-        source_ports: None,
-        ports: None,
-        users: None,
-        suppress_prefix_len: None,
-        obscure: false,
-    }
+    AnyRule::for_all(Family::V4, priority, Deed::Table(table))
 }
 
 /// The tunnel's two rules at these priorities, as wg-quick makes them.

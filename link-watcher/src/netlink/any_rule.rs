@@ -76,6 +76,30 @@ pub(crate) struct Seen<'a> {
     pub(crate) port: Option<u16>,
 }
 
+impl AnyRule {
+    /// One that all packets of the family match.
+    pub(crate) const fn for_all(family: Family, priority: u32, deed: Deed) -> Self {
+        Self {
+            family,
+            priority,
+            protocol: 0,
+            deed,
+            inverted: false,
+            from: None,
+            to: None,
+            incoming: None,
+            bound_to: None,
+            mark: None,
+            ip_protocol: None,
+            source_ports: None,
+            ports: None,
+            users: None,
+            suppress_prefix_len: None,
+            obscure: false,
+        }
+    }
+}
+
 /// A rule message. Nothing for other families, and for what is malformed.
 pub(crate) fn parse(payload: &[u8]) -> Option<AnyRule> {
     let header = RuleHeader::parse(payload).ok()?;
@@ -85,22 +109,9 @@ pub(crate) fn parse(payload: &[u8]) -> Option<AnyRule> {
         _ => return None,
     };
     let mut rule = AnyRule {
-        family,
-        priority: 0,
-        protocol: 0,
-        deed: Deed::Other,
         inverted: header.flags.contains(RuleFlags::Invert),
-        from: None,
-        to: None,
-        incoming: None,
-        bound_to: None,
-        mark: None,
-        ip_protocol: None,
-        source_ports: None,
-        ports: None,
-        users: None,
-        suppress_prefix_len: None,
         obscure: header.tos != 0,
+        ..AnyRule::for_all(family, 0, Deed::Other)
     };
     let (mut mark, mut mask, mut table, mut goto) = (0, None, u32::from(header.table), 0);
     for nla in nlas(payload.get(HEADER_LEN..)?) {

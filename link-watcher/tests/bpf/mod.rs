@@ -96,6 +96,25 @@ fn link_keys(ends: Ends, vlan: u32) -> [LinkKey; 2] {
     [key, LinkKey { remote: [0; 16], ..key }]
 }
 
+/// What is said and demanded on a link of these tests.
+pub fn want(intent: &Intent<AtomicU64>) {
+    let me = Party { instance: MY_INSTANCE, session: MINE };
+    let view = View { epoch: 9, rank: 4, silence_seconds: 0, flags: flags::HEARS };
+    for (word, value) in [
+        (&intent.me, me.pack()),
+        (&intent.view, view.pack()),
+        (&intent.generation, 12),
+        (&intent.sent_sequence, SENT),
+        (&intent.detection_ns, DETECTION_NS),
+        (&intent.max_age_ns, MAX_AGE_NS),
+        (&intent.max_lag, MAX_LAG),
+        (&intent.mac, mac_word(ETHERNET_DESTINATION)),
+        (&intent.min_hops, 200),
+    ] {
+        word.store(value, Ordering::Relaxed);
+    }
+}
+
 /// A loaded program with one link in [`SLOT`]; this side is the server.
 pub struct Bench {
     pub kernel: Option<Kernel>,
@@ -117,17 +136,7 @@ impl Bench {
 
     pub fn with(kernel: Kernel, ends: Ends) -> Self {
         let mut bench = Self { kernel: Some(kernel), started: Instant::now() };
-        let me = Party { instance: MY_INSTANCE, session: MINE };
-        bench.intent().me.store(me.pack(), Ordering::Relaxed);
-        let view = View { epoch: 9, rank: 4, silence_seconds: 0, flags: flags::HEARS };
-        bench.intent().view.store(view.pack(), Ordering::Relaxed);
-        bench.intent().generation.store(12, Ordering::Relaxed);
-        bench.intent().sent_sequence.store(SENT, Ordering::Relaxed);
-        bench.intent().detection_ns.store(DETECTION_NS, Ordering::Relaxed);
-        bench.intent().max_age_ns.store(MAX_AGE_NS, Ordering::Relaxed);
-        bench.intent().max_lag.store(MAX_LAG, Ordering::Relaxed);
-        bench.intent().mac.store(mac_word(ETHERNET_DESTINATION), Ordering::Relaxed);
-        bench.intent().min_hops.store(200, Ordering::Relaxed);
+        want(bench.intent());
         bench.renew(now_ns(), u64::MAX);
         bench.kernel().set_keys(SLOT, &keys()).unwrap();
         bench.add_link(ends, 0);

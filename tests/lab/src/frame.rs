@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::routers::PORT;
+
 /// Length of an Ethernet header, octets.
 const ETHERNET_LEN: usize = 14;
 const ETHERTYPE_IPV4: [u8; 2] = [0x08, 0x00];
@@ -66,6 +68,11 @@ impl Frame {
         let udp = self.udp()?;
         let port = |at: usize| u16::from_be_bytes([self.bytes[at], self.bytes[at + 1]]);
         Some((port(udp), port(udp + 2)))
+    }
+
+    /// Whether it is of the daemons' protocol, in either direction: from or to the port that the lab's files say.
+    pub fn is_keepalive(&self) -> bool {
+        self.ports().is_some_and(|(from, to)| from == PORT || to == PORT)
     }
 
     /// The UDP payload, if it is a UDP packet.

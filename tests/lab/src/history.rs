@@ -29,6 +29,25 @@ pub struct History<S> {
     pub steps: Vec<S>,
 }
 
+/// Draws steps: what is thrown, as far as it can happen after those before it, which `known` knows of.
+pub fn draw<K, S>(
+    known: &mut K,
+    count: usize,
+    mut throw: impl FnMut(&K) -> S,
+    can: impl Fn(&K, &S) -> bool,
+    note: impl Fn(&mut K, &S),
+) -> Vec<S> {
+    let mut steps = Vec::new();
+    while steps.len() < count {
+        let step = throw(known);
+        if can(known, &step) {
+            note(known, &step);
+            steps.push(step);
+        }
+    }
+    steps
+}
+
 /// Lives what the environment asks for, as the table above has it; `past` are lists as JSON, one a line.
 ///
 /// # Errors

@@ -32,6 +32,8 @@ use super::tunnel::Tunnel;
 use super::wire::Wire;
 use super::{End, Lab};
 
+/// UDP port of both daemons' keepalives: the default.
+pub const PORT: u16 = 46721;
 /// The client's peer group: the server.
 pub const CLIENT_GROUP: &str = "hq";
 /// The server's peer group: the client.
@@ -161,7 +163,7 @@ impl TwoRouters {
                 End::Server => (SERVER_GROUP, "server", format!("accept = [{lans}]\n{}", self.setup.server_settings)),
             };
             let mut text = format!(
-                "[[peer]]\nname = \"{group}\"\nrole = \"{role}\"\nport = 46721\nkey-files = [\"{}\"]\ninterval = \"{}\"\n\
+                "[[peer]]\nname = \"{group}\"\nrole = \"{role}\"\nport = {PORT}\nkey-files = [\"{}\"]\ninterval = \"{}\"\n\
                  multiplier = {}\nfailback = \"{}\"\nhold-up = \"{}\"\ndampening = false\n{own}\n",
                 key_path.display(),
                 duration(self.setup.interval),

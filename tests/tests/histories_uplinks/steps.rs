@@ -1,7 +1,7 @@
 //! What can happen to a router with several uplinks, what is known of it afterwards, and the dice.
 
 use fastrand::Rng;
-use link_watcher_lab::history::History;
+use link_watcher_lab::history::{self, History};
 use serde::{Deserialize, Serialize};
 
 /// Steps of a life.
@@ -273,14 +273,7 @@ impl Known {
 pub(crate) fn draw(seed: u64) -> History<Step> {
     let mut rng = Rng::with_seed(seed);
     let start = (*rng.choice(&TIERS).unwrap()).to_owned();
-    let mut known = Known::begin(&start);
-    let mut steps = Vec::new();
-    while steps.len() < STEPS {
-        let step = known.throw(&mut rng);
-        if known.can(&step) {
-            known.note(&step);
-            steps.push(step);
-        }
-    }
+    let throw = |known: &Known| known.throw(&mut rng);
+    let steps = history::draw(&mut Known::begin(&start), STEPS, throw, Known::can, Known::note);
     History { start, steps }
 }

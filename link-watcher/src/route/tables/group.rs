@@ -248,18 +248,21 @@ impl Group {
         self.relist(&wanted);
     }
 
+    /// Whether anything stands at this place of the list in any table.
+    fn stands_anywhere(&self, at: usize) -> bool {
+        self.slots.values().any(|slot| slot.standing[at] != Standing::Nothing)
+    }
+
     /// What stands in some table though nothing wants it, in order.
     fn orphans(&self, wanted: &[IpNet]) -> Vec<IpNet> {
-        let stands = |at: usize| self.slots.values().any(|slot| slot.standing[at] != Standing::Nothing);
         let unwanted = |(_, prefix): &(usize, &IpNet)| wanted.binary_search(prefix).is_err();
-        let left = self.list.iter().enumerate().filter(unwanted).filter(|(at, _)| stands(*at));
+        let left = self.list.iter().enumerate().filter(unwanted).filter(|(at, _)| self.stands_anywhere(*at));
         left.map(|(_, prefix)| *prefix).collect()
     }
 
     /// Makes the list that of everything that is wanted or stands.
     fn relist(&mut self, wanted: &[IpNet]) {
-        let stands = |at: usize| self.slots.values().any(|slot| slot.standing[at] != Standing::Nothing);
-        let old: Vec<usize> = (0..self.list.len()).filter(|at| stands(*at)).collect();
+        let old: Vec<usize> = (0..self.list.len()).filter(|at| self.stands_anywhere(*at)).collect();
         let mut list = Vec::with_capacity(wanted.len().max(old.len()));
         let mut target = Vec::with_capacity(list.capacity());
         // For each entry of the new list its place in the old one.
