@@ -221,6 +221,37 @@ fn doubtful_uplinks_are_warned_about() {
 }
 
 #[test]
+fn a_forced_rule_that_an_earlier_one_leaves_nothing_to_is_named() {
+    let desk = Desk::new();
+    let rules = |earlier: &str, later: &str| {
+        let text = format!("[[uplinks.force]]\nlink = \"a\"\n{earlier}[[uplinks.force]]\nlink = \"b\"\n{later}");
+        desk.findings(&uplinks(&text))
+    };
+    let tcp = |ports: &str| format!("protocol = \"tcp\"\nport = {ports}\n");
+    let shadowed = [
+        ("source = \"10.20.0.0/16\"\n", "source = \"10.20.20.0/24\"\n".to_owned() + &tcp("25")),
+        ("destination = \"203.0.113.0/24\"\n", "destination = \"203.0.113.0/24\"\n".to_owned()),
+        ("protocol = \"tcp\"\n", tcp("25")),
+        (&tcp("[\"1-20\", \"15-30\"]"), tcp("\"2-29\"")),
+    ];
+    for (earlier, later) in &shadowed {
+        let found = rules(earlier, later);
+        assert_eq!(found.len(), 1, "{earlier}{later}: {found:?}");
+        assert!(found[0].contains("is never reached: the one at line 4 takes every connection"), "{found:?}");
+    }
+    let reached = [
+        ("source = \"10.20.20.0/24\"\n", "source = \"10.20.0.0/16\"\n".to_owned()),
+        ("protocol = \"udp\"\n", tcp("25")),
+        (&tcp("25"), "protocol = \"tcp\"\n".to_owned()),
+        (&tcp("[\"1-20\", \"22-30\"]"), tcp("\"2-29\"")),
+        ("protocol = \"tcp\"\nor-others = true\n", tcp("25")),
+    ];
+    for (earlier, later) in &reached {
+        assert_eq!(rules(earlier, later), [""; 0], "{earlier}{later}");
+    }
+}
+
+#[test]
 fn a_network_that_is_left_out_is_named() {
     let desk = Desk::new();
     let warned = |networks: &[(&str, &str)], lines: &str| {

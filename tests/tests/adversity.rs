@@ -10,7 +10,7 @@ use link_watcher_lab::daemon::binary;
 use link_watcher_lab::forge::Forge;
 use link_watcher_lab::routers::{CLIENT_GROUP, PORT, SERVER_GROUP};
 use link_watcher_lab::setup::Setup;
-use link_watcher_lab::status::{active, group, usable};
+use link_watcher_lab::status::{self, active, group, usable};
 use link_watcher_lab::trial::{PATIENCE, Trial};
 use link_watcher_lab::{Direction, End, Lab, monotonic_ns};
 use link_watcher_programs::{IP, own};
@@ -25,10 +25,7 @@ fn quick(interval_ms: u64) -> Setup {
 
 /// How often links went down by one daemon's account.
 fn flaps_at(trial: &Trial, end: End) -> u64 {
-    let name = if end == End::Client { CLIENT_GROUP } else { SERVER_GROUP };
-    let status = trial.routers.daemon(end).status().unwrap();
-    let links = group(&status, name).unwrap()["links"].as_array().unwrap();
-    links.iter().map(|link| link["flaps"].as_u64().unwrap()).sum()
+    status::flaps(&trial.routers.daemon(end).status().unwrap())
 }
 
 /// How often links went down by both daemons' account.

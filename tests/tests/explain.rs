@@ -21,7 +21,7 @@ use serde_json::Value;
 /// A host behind the lab's client, and one behind its server.
 const HOST: &str = "10.20.20.10";
 const FAR_HOST: &str = "203.0.113.10";
-/// Situations that a random life has.
+/// Situations that a random life has, unless `LINK_WATCHER_SITUATIONS` says otherwise.
 const SITUATIONS: u64 = 12;
 
 fn json(daemon: &Daemon, arguments: &[&str]) -> Value {
@@ -215,16 +215,12 @@ fn random_situations_are_told_as_they_are() {
     let site = Site::start(Lab::new().unwrap(), setup, &binary().unwrap()).unwrap();
     let port = WHO_PORT.to_string();
     let call = Call { destination: socket(SERVER, WHO_PORT), ..site.call(Transport::Tcp) };
-    let mut random: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mut below = |n: usize| {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        (random % n as u64) as usize
-    };
+    let asked = |variable| std::env::var(variable).ok().and_then(|text| text.parse().ok());
+    let mut rng = fastrand::Rng::with_seed(asked("LINK_WATCHER_SEED").unwrap_or(1));
+    let mut below = |n: usize| rng.usize(..n);
     let names: Vec<String> = site.names().iter().map(|name| (*name).to_owned()).collect();
     let mut seen = BTreeSet::new();
-    for situation in 0..SITUATIONS {
+    for situation in 0..asked("LINK_WATCHER_SITUATIONS").unwrap_or(SITUATIONS) {
         // What cannot be done is refused, and leaves another situation.
         let order = |arguments: &[&str]| drop(site.daemon.output(arguments).unwrap());
         order(&["switch", GROUP, "auto"]);

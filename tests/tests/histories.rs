@@ -13,16 +13,17 @@ use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use link_watcher_lab::End;
 use link_watcher_lab::daemon::{Daemon, binary};
 use link_watcher_lab::history::{History, live_all};
+use link_watcher_lab::meter::Meter;
 use link_watcher_lab::netns::Namespace;
 use link_watcher_lab::routers::{SERVER_GROUP, TwoRouters};
 use link_watcher_lab::setup::Setup;
 use link_watcher_lab::status::group;
+use link_watcher_lab::{Direction, End};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use steps::{Edit, How, Known, Step, Whose, draw};
+use steps::{Edit, How, Known, ServerHow, Step, Whose, draw};
 
 /// Lives that once ended badly.
 const PAST_FAILURES: &str = include_str!("histories/past.jsonl");
@@ -38,21 +39,42 @@ const FOREIGN: [&str; 3] = [
     "rule add from 198.51.100.77 lookup 100 priority 9999",
 ];
 
-/// What a link is in the lab and in the file.
+/// Packets a second, each way, between hosts behind both routers.
+const RATE_PER_S: u32 = 50;
+/// Somebody's, who comes and goes.
+const SOMEBODY: [&str; 2] = [
+    "rule REPLACE from 198.51.100.78 lookup 100 priority 9998",
+    "route REPLACE 192.0.2.0/24 via 10.20.20.10 dev eth0 proto static",
+];
+
+/// What a link is in the lab and in the files.
 struct Place {
     name: String,
     interface: String,
     server_interface: String,
     address: String,
     section: String,
+    server_section: String,
 }
 
 struct Life {
     routers: TwoRouters,
+    meter: Meter,
     places: Vec<Place>,
-    /// The file but for its links.
+    /// The files but for their links.
     head: String,
+    server_head: String,
     known: Known,
+    /// What is somebody else's in the client's kernel, as it prints it.
+    foreign: String,
+}
+
+/// The part of a file before its links, and one part for each.
+fn parts(daemon: &Daemon) -> Result<(String, Vec<String>)> {
+    let text = fs::read_to_string(daemon.config_path())?;
+    let mut parts = text.split("[[peer.link]]");
+    let head = parts.next().unwrap_or_default().to_owned();
+    Ok((head, parts.map(|section| format!("[[peer.link]]{section}\n")).collect()))
 }
 
 impl Life {
@@ -65,26 +87,30 @@ impl Life {
             ..Setup::default()
         };
         let routers = TwoRouters::build(setup, &binary()?)?;
-        let text = fs::read_to_string(routers.client_daemon.config_path())?;
-        let mut parts = text.split("[[peer.link]]");
-        let head = parts.next().unwrap_or_default().to_owned();
-        let places = parts
+        let (head, sections) = parts(&routers.client_daemon)?;
+        let (server_head, server_sections) = parts(&routers.server_daemon)?;
+        let places = sections
+            .into_iter()
+            .zip(server_sections)
             .zip(&routers.setup.links)
-            .map(|(section, link)| {
+            .map(|((section, server_section), link)| {
                 let shown = routers.client.ip(&format!("-4 -br addr show dev {}", link.client_interface))?;
                 Ok(Place {
                     name: link.name.clone(),
                     interface: link.client_interface.clone(),
                     server_interface: link.server_interface.clone(),
                     address: shown.split_whitespace().nth(2).context("a link without address")?.to_owned(),
-                    section: format!("[[peer.link]]{section}\n"),
+                    section,
+                    server_section,
                 })
             })
             .collect::<Result<_>>()?;
         for line in FOREIGN {
             routers.client.ip(line)?;
         }
-        let life = Self { routers, places, head, known: Known::begin(backend) };
+        let meter = routers.meter(RATE_PER_S)?;
+        let foreign = foreign(&routers.client)?;
+        let life = Self { routers, meter, places, head, server_head, known: Known::begin(backend), foreign };
         life.write(&life.known)?;
         life.routers.start_daemons()?;
         life.settle(true)?;
@@ -96,7 +122,7 @@ impl Life {
     }
 
     fn daemon(&self, whose: Whose) -> &Daemon {
-        self.routers.daemon(if whose == Whose::Client { End::Client } else { End::Server })
+        self.routers.daemon(end(whose))
     }
 
     /// The file as it shall be now.
@@ -117,6 +143,11 @@ impl Life {
         let client = &self.routers.client;
         match step {
             Step::Cut(name) => drop(self.routers.wire(name)?.cut()?),
+            Step::OneWay { link, to } => {
+                let direction = if *to == Whose::Client { Direction::ToClient } else { Direction::ToServer };
+                self.routers.wire(link)?.cut_one_way(direction)?;
+            }
+            Step::Unplug { link, at } => drop(self.routers.wire(link)?.cut_carrier(end(*at))?),
             Step::Mend(name) => drop(self.routers.wire(name)?.mend()?),
             Step::Down(name) => {
                 let interface = &self.place(name)?.interface;
@@ -128,7 +159,20 @@ impl Life {
                 client.ip(&format!("addr add {address} dev {interface}"))?;
                 client.ip(&format!("link set {interface} up"))?;
             }
+            Step::Unaddress(name) => drop(client.ip(&format!("-4 addr flush dev {}", self.place(name)?.interface))?),
+            Step::Address(name) => {
+                let Place { interface, address, .. } = self.place(name)?;
+                client.ip(&format!("addr add {address} dev {interface}"))?;
+            }
+            Step::Mac { link, last } => {
+                client.ip(&format!("link set {} address 02:00:5e:10:00:{last:02x}", self.place(link)?.interface))?;
+            }
             Step::File(edit, how) => self.take_file(edit, *how)?,
+            Step::ServerFile { how, .. } => {
+                let mut edited = self.known.clone();
+                edited.note(step);
+                self.take_server_file(&edited, *how)?;
+            }
             Step::Drain(name) => self.ask(&["drain", &self.known.group, name])?,
             Step::Undrain(name) => self.ask(&["undrain", &self.known.group, name])?,
             Step::Switch(name) => {
@@ -137,6 +181,16 @@ impl Life {
             }
             // Some tables may be empty, which is an error to this program.
             Step::Flush => drop(client.ip("route flush proto 208")),
+            Step::Strip => {
+                let rules =
+                    "for pref in $(ip -N -d rule | grep 'proto 208' | cut -d: -f1); do ip rule del pref $pref; done";
+                client.command(&["sh", "-c", &format!("{rules}; ip nexthop flush proto 208 || true")], "")?;
+            }
+            Step::Somebody(there) => {
+                for line in SOMEBODY {
+                    client.ip(&line.replace("REPLACE", if *there { "add" } else { "del" }))?;
+                }
+            }
             Step::Take => {
                 let metric = self.known.metric;
                 client.ip(&format!("route replace default via {NEAR} dev eth0 proto static metric {metric}"))?;
@@ -169,8 +223,34 @@ impl Life {
                     .sysctl(&format!("net/ipv4/conf/{}/rp_filter", self.place(link)?.interface), &value.to_string())?;
             }
         }
+        if matches!(step, Step::Take | Step::GiveBack | Step::Somebody(_)) {
+            self.foreign = foreign(&self.routers.client)?;
+        }
         self.known.note(step);
         self.settle(true)
+    }
+
+    fn take_server_file(&self, known: &Known, how: ServerHow) -> Result<()> {
+        let mut text = self.server_head.clone();
+        for place in &self.places {
+            if known.link(&place.name).is_some_and(|link| link.at_server) {
+                text += &place.server_section;
+            }
+        }
+        let daemon = &self.routers.server_daemon;
+        fs::write(daemon.config_path(), text)?;
+        match how {
+            ServerHow::Reload => drop(daemon.command(&["reload", "--force"])?),
+            ServerHow::Restart => {
+                daemon.stop()?;
+                daemon.start()?;
+            }
+            ServerHow::Kill => {
+                daemon.kill();
+                daemon.start()?;
+            }
+        }
+        Ok(())
     }
 
     /// An order, which the daemon may refuse: of a link that the file has not, or of the last one.
@@ -244,7 +324,7 @@ impl Life {
         let Some(peer) = group(&status, &known.group) else {
             return Ok(format!("no group {} in the status", known.group));
         };
-        for complaint in [self.installed(peer)?, self.foreign()?] {
+        for complaint in [self.installed(peer)?, self.foreign()?, self.bounded()] {
             if !complaint.is_empty() {
                 return Ok(complaint);
             }
@@ -284,6 +364,10 @@ impl Life {
         }
         if !back.contains(&format!("dev {} ", place.server_interface)) {
             return Ok(format!("{} is active, and the server's kernel says {back}", carrying.name));
+        }
+        let silence_ns = Direction::BOTH.map(|direction| self.meter.silence_ns(direction));
+        if !known.theirs_leads() && silence_ns != [0, 0] {
+            return Ok(format!("{} is active, and hosts hear nothing for so long: {silence_ns:?} ns", carrying.name));
         }
         let ours = self.routers.client.ip("route show table all proto 208")?;
         for link in known.links.iter().filter(|link| !link.in_file) {
@@ -331,17 +415,16 @@ impl Life {
         Ok(format!("the daemon took what `check` refuses: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
-    /// What somebody else has, and has not any more.
+    /// Whether anything of others is not as they left it.
     fn foreign(&self) -> Result<String> {
-        let client = &self.routers.client;
-        let routes = client.ip("route show 198.51.100.0/24")? + &client.ip("route show table 100")?;
-        let rules = client.ip("rule show priority 9999")?;
-        let default = client.ip("route show default proto static")?;
-        let all = routes.contains("198.51.100.0/24")
-            && routes.contains("203.0.113.0/25")
-            && rules.contains("198.51.100.77")
-            && default.is_empty() == self.known.theirs.is_none();
-        Ok(if all { String::new() } else { format!("somebody else's is gone: {routes}{rules}{default}") })
+        let now = foreign(&self.routers.client)?;
+        let same = now == self.foreign;
+        Ok(if same { String::new() } else { format!("others had {}and now there is {now}", self.foreign) })
+    }
+
+    /// What grows without bound.
+    fn bounded(&self) -> String {
+        [&self.routers.client_daemon, &self.routers.server_daemon].into_iter().map(Daemon::beyond_bounds).collect()
     }
 
     /// After all of it nothing is left of us, and all of others.
@@ -357,6 +440,21 @@ impl Life {
         ensure!(gone.is_empty(), "after `cleanup` {gone}");
         Ok(())
     }
+}
+
+const fn end(whose: Whose) -> End {
+    match whose {
+        Whose::Client => End::Client,
+        Whose::Server => End::Server,
+    }
+}
+
+/// Rules and routes that are neither ours nor the kernel's.
+fn foreign(router: &Namespace) -> Result<String> {
+    let rules = router.command(&["ip", "-N", "-d", "rule"], "")?;
+    let rules: Vec<_> = rules.lines().filter(|line| !line.contains("proto 208")).collect();
+    let routes = router.ip("route show table all proto static")? + &router.ip("route show table 100")?;
+    Ok(format!("{}\n{routes}", rules.join("\n")))
 }
 
 fn live(history: &History<Step>) -> Result<()> {

@@ -26,7 +26,7 @@ use link_watcher_lab::uplinks::flow::{Crowd, Fate, Transport};
 use link_watcher_lab::uplinks::setup::{GROUP, SiteSetup, UplinkSetup};
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use steps::{How, Known, Ours, Step, UPLINKS, draw};
+use steps::{Firewall, How, Known, Ours, Start, Step, UPLINKS, draw};
 
 /// Lives that once ended badly.
 const PAST_FAILURES: &str = include_str!("histories_uplinks/past.jsonl");
@@ -40,27 +40,41 @@ const FOREIGN: [&str; 3] = [
     "route add default via 10.20.20.10 dev eth0 table 100 proto 12",
     "rule add from 10.99.0.0/16 lookup 100 priority 15000",
 ];
-const FOREIGN_TABLE: &str = "table inet somebody {\nchain first { type filter hook prerouting priority -300;\n\
-                             iifname eth0 meta mark set meta mark or 0x1\n}\n}\n";
+const FOREIGN_CHAIN: &str =
+    "chain first { type filter hook prerouting priority -300; iifname eth0 meta mark set meta mark or 0x1; }";
+/// The targets answer nobody.
+const SILENT: &str = "table inet silent {\nchain input { type filter hook input priority filter;\n\
+                      ip daddr 192.0.2.200/29 drop\n}\n}\n";
+/// How often the uplinks are probed.
+const ROUND: Duration = Duration::from_millis(100);
 
 struct Life {
     site: Site,
+    transport: Transport,
     known: Known,
     /// Connections that were opened after the last step.
     crowd: Option<Crowd>,
+    /// What is somebody else's in the router's kernel, as it prints it.
+    foreign: String,
 }
 
 impl Life {
-    fn begin(tiers: &str) -> Result<Self> {
-        let mut setup = SiteSetup { interval: Duration::from_millis(100), ..SiteSetup::default() };
+    fn begin(start: Start) -> Result<Self> {
+        let mut setup = SiteSetup { interval: ROUND, ..SiteSetup::default() };
         setup.group_settings += "dampening = false\n";
         let site = Site::build(Lab::new()?, setup, &binary()?)?;
         let router = site.router.namespace();
         for line in FOREIGN {
             router.ip(line)?;
         }
-        router.command(&["nft", "-f", "-"], FOREIGN_TABLE)?;
-        let mut life = Self { site, known: Known::begin(tiers), crowd: None };
+        let chains = start.firewall.chains();
+        router.command(&["nft", "-f", "-"], &format!("table inet somebody {{\n{FOREIGN_CHAIN}\n{chains}\n}}\n"))?;
+        if start.firewall == Firewall::Strict {
+            router.sysctl("net/netfilter/nf_conntrack_tcp_loose", "0")?;
+        }
+        let foreign = foreign(router)?;
+        let transport = if start.udp { Transport::Udp } else { Transport::Tcp };
+        let mut life = Self { site, transport, known: Known::begin(start), crowd: None, foreign };
         life.write()?;
         life.site.daemon.start()?;
         life.settle()?;
@@ -137,6 +151,12 @@ impl Life {
                 daemon.signal(Signal::SIGCONT)?;
             }
             Step::Delete(what) => delete(&router, *what)?,
+            Step::Silence(rounds) => {
+                let internet = self.site.internet.namespace();
+                internet.command(&["nft", "-f", "-"], SILENT)?;
+                self.site.lab.pause(ROUND * *rounds)?;
+                internet.command(&["nft", "delete", "table", "inet", "silent"], "")?;
+            }
             Step::RpFilter(name, value) => {
                 let interface = self.site.provider(name)?.interface();
                 router.sysctl(&format!("net/ipv4/conf/{interface}/rp_filter"), &value.to_string())?;
@@ -196,7 +216,7 @@ impl Life {
         let no = |why: String| Ok((why, None));
         let status = self.site.daemon.status()?;
         let Some(wan) = group(&status, GROUP) else { return no("no uplinks in the status".to_owned()) };
-        for complaint in [self.foreign()?, self.file(&status)?] {
+        for complaint in [self.foreign()?, self.file(&status)?, self.site.daemon.beyond_bounds()] {
             if !complaint.is_empty() {
                 return no(complaint);
             }
@@ -223,7 +243,7 @@ impl Life {
         if wan["routes"]["refused"] != 0 {
             return no(format!("routes: {}", wan["routes"]));
         }
-        let crowd = Crowd::open(&self.site.lan, self.site.call(Transport::Tcp), CROWD)?;
+        let crowd = Crowd::open(&self.site.lan, self.site.call(self.transport), CROWD)?;
         if let Some(failure) = crowd.failures.first() {
             return no(format!("{} of {CROWD} new connections failed, the first: {failure}", crowd.failures.len()));
         }
@@ -268,16 +288,11 @@ impl Life {
         Ok(format!("the daemon took what `check` refuses: {}", String::from_utf8_lossy(&output.stderr)))
     }
 
-    /// What somebody else has, and has not any more.
+    /// Whether anything of others is not as they left it.
     fn foreign(&self) -> Result<String> {
-        let router = self.router();
-        let all = router.ip("route show proto static")?
-            + &router.ip("route show table 100")?
-            + &router.ip("rule show priority 15000")?
-            + &router.command(&["nft", "list", "tables"], "")?;
-        let there = ["10.98.0.0/16", "default via 10.20.20.10", "10.99.0.0/16", "inet somebody"];
-        let gone: Vec<_> = there.iter().filter(|part| !all.contains(**part)).collect();
-        Ok(if gone.is_empty() { String::new() } else { format!("somebody else's is gone: {gone:?}") })
+        let now = foreign(self.router())?;
+        let same = now == self.foreign;
+        Ok(if same { String::new() } else { format!("others had {}and now there is {now}", self.foreign) })
     }
 
     /// Connections of uplinks that nothing happened to are answered on the uplink that they had.
@@ -304,6 +319,15 @@ impl Life {
         ensure!(gone.is_empty(), "after `cleanup` {gone}");
         Ok(())
     }
+}
+
+/// Rules, routes and tables that are neither ours nor the kernel's.
+fn foreign(router: &Namespace) -> Result<String> {
+    let rules = router.command(&["ip", "-N", "-d", "rule"], "")?;
+    let rules: Vec<_> = rules.lines().filter(|line| !line.contains("proto 208")).collect();
+    let routes = router.ip("route show table all proto static")? + &router.ip("route show table 100")?;
+    let table = router.command(&["nft", "-s", "list", "table", "inet", "somebody"], "")?;
+    Ok(format!("{}\n{routes}{table}", rules.join("\n")))
 }
 
 /// Everything of ours in the kernel: rules, routes, the nftables table; empty where there is nothing.
@@ -337,7 +361,7 @@ fn delete(router: &Namespace, what: Ours) -> Result<()> {
 }
 
 fn live(history: &History<Step>) -> Result<()> {
-    let mut life = Life::begin(&history.start)?;
+    let mut life = Life::begin(Start::parse(&history.start))?;
     for (number, step) in history.steps.iter().enumerate() {
         if life.known.can(step) {
             let crowd = life.crowd.take();

@@ -93,6 +93,18 @@ enum Task {
         /// Begin none after so many minutes
         #[arg(long)]
         minutes: Option<u64>,
+        /// So many at one time
+        #[arg(long, default_value_t = 1, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=64))]
+        jobs: usize,
+    },
+    /// A long life of two routers on a strained machine: a figure for each promise
+    Soak {
+        /// For how long
+        #[arg(long, default_value_t = 60)]
+        minutes: u32,
+        /// What happens; without: what the clock gives
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// Builds a Debian package, and a tarball with a static program, below target/dist
     Dist,
@@ -122,9 +134,10 @@ fn main() -> ExitCode {
         Task::Fuzz { target, seconds, keep } => {
             fuzz::fuzz(&project, target.as_deref(), seconds, keep).map(|()| ExitCode::SUCCESS)
         }
-        Task::Histories { count, seed, minutes } => {
-            histories::histories(&project, &histories::Wanted { count, seed, minutes })
+        Task::Histories { count, seed, minutes, jobs } => {
+            histories::histories(&project, &histories::Wanted { count, seed, minutes, jobs })
         }
+        Task::Soak { minutes, seed } => histories::soak(&project, minutes, seed),
         Task::Dist => dist::dist(&project).map(|()| ExitCode::SUCCESS),
         Task::Uninstall { prefix } => install::uninstall(&prefix).map(|()| ExitCode::SUCCESS),
         Task::Install { prefix } => install::install(&project, &prefix).map(|()| ExitCode::SUCCESS),

@@ -22,6 +22,7 @@
 //! more turn for that. Whoever was away for longer than the timeout may have missed answers altogether: the round is forgotten
 //! and begun anew, once until the next good one, so that a machine that is always late still notices a dead uplink.
 
+mod flaky;
 mod limits;
 mod target;
 mod verdict;
@@ -35,12 +36,13 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use self::window::{Measure, best};
-pub(crate) use self::{limits::Shares, window::Window};
 pub use self::{
+    flaky::is_flaky,
     limits::{Degraded, Limits},
     target::TargetFigures,
     verdict::{Down, Figures, Verdict},
 };
+pub(crate) use self::{limits::Shares, window::Window};
 
 /// How often one target is asked in one round.
 const ASKS_A_ROUND: u32 = 2;
@@ -178,6 +180,8 @@ struct Target {
     window: Window,
     /// Up to this round it comes last.
     suspect_until: u64,
+    /// It is flaky by itself.
+    flaky: bool,
 }
 
 #[derive(Debug)]
@@ -243,7 +247,9 @@ impl Health {
         let spec = spec.in_range();
         // The targets share the probes of a round.
         let capacity = (spec.window * spec.required).div_ceil(spec.targets.max(1));
-        let targets = (0..spec.targets).map(|_| Target { window: Window::new(capacity), suspect_until: 0 }).collect();
+        let targets = (0..spec.targets)
+            .map(|_| Target { window: Window::new(capacity), suspect_until: 0, flaky: false })
+            .collect();
         Self {
             spec,
             random: fastrand::Rng::with_seed(seed),

@@ -215,6 +215,12 @@ pub struct LinkSnapshot {
     pub jitter_ms: Option<f64>,
     /// Probes without an echo among the last ones, 0 to 1.
     pub loss: f64,
+    /// Lost on the way to the peer among the last probes, 0 to 1; only of a peer's links, once enough were answered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_there: Option<f64>,
+    /// Lost on the way back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_back: Option<f64>,
     /// Probes sent.
     pub sent: u64,
     /// Echoes received.
@@ -298,6 +304,9 @@ pub struct TargetSnapshot {
     pub jitter_ms: Option<f64>,
     /// Share of its last probes without answer, 0 to 1; nothing while there are none, as after an outage.
     pub loss: Option<f64>,
+    /// It loses several times what the others do, by every uplink: it takes no threshold.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flaky: bool,
 }
 
 /// Packets dropped, by cause.

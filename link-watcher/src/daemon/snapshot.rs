@@ -94,6 +94,7 @@ impl Core {
             (Some(why), Some(doubt)) => Some(format!("{why}; {doubt}")),
             (why, doubt) => why.or(doubt),
         };
+        let each_way = stats.loss_each_way();
         let (rtt_ns, jitter_ns) = (state.srtt_ns.load(Relaxed), state.jitter_ns.load(Relaxed));
         Some(LinkSnapshot {
             name: link.config.name.clone(),
@@ -116,6 +117,8 @@ impl Core {
             rtt_ms: (rtt_ns > 0).then_some(rtt_ns as f64 / 1e6),
             jitter_ms: (rtt_ns > 0).then_some(jitter_ns as f64 / 1e6),
             loss: stats.loss_ppm.load(Relaxed) as f64 / 1e6,
+            loss_there: each_way.map(|loss| loss.there),
+            loss_back: each_way.map(|loss| loss.back),
             sent: stats.sent.load(Relaxed),
             received: state.echoes.load(Relaxed),
             dropped: self.dropped(status.id),

@@ -43,6 +43,15 @@ pub fn render(scrape: &Scrape, notifications: &BTreeMap<String, Results>) -> Str
     each_link(groups, |_, link, labels| seconds(&mut text, labels, link.jitter_ms));
     text.metric("link_watcher_link_loss_ratio", Type::Gauge, "Share of the last probes that got no answer, 0 to 1.");
     each_link(groups, |_, link, labels| text.sample("", labels, link.loss));
+    let help = "Share of the last probes lost on their way to the peer (there), and of their echoes (back), 0 to 1.";
+    text.metric("link_watcher_link_one_way_loss_ratio", Type::Gauge, help);
+    each_link(groups, |_, link, labels| {
+        for (direction, loss) in [("there", link.loss_there), ("back", link.loss_back)] {
+            if let Some(loss) = loss {
+                text.sample("", &with(labels, ("direction", direction)), loss);
+            }
+        }
+    });
 
     text.metric("link_watcher_link_transitions_total", Type::Counter, "Changes of the link's state, by the new one.");
     each_link(groups, |group, link, labels| {

@@ -8,6 +8,8 @@ use link_watcher_common::{
     verify::Refusal,
 };
 
+use crate::link::EachWay;
+
 /// The per-link arrays, by slot. In the kernel's maps where there is a BPF program, so that it, this process and
 /// `bpftool` see the same words; else on the heap.
 pub trait Tables: Send + Sync {
@@ -51,6 +53,9 @@ impl Tables for crate::bpf::SharedTables {
     }
 }
 
+/// Set where what is lost each way is known.
+const KNOWN: u64 = 1 << 63;
+
 /// What user space counts of one link.
 #[derive(Default)]
 pub struct LinkStats {
@@ -60,6 +65,7 @@ pub struct LinkStats {
     pub send_errors: AtomicU64,
     /// Probes without an echo among the last ones, millionths.
     pub loss_ppm: AtomicU64,
+    loss_each_way: AtomicU64,
     /// Worst lateness of the probing thread at this link in the last 5 to 10 s, ns.
     pub worst_lateness_ns: AtomicU64,
     probes: AtomicU64,
@@ -78,6 +84,20 @@ pub struct LinkStats {
 }
 
 impl LinkStats {
+    /// Notes what is lost on the way there and back.
+    pub fn note_loss_each_way(&self, loss: Option<EachWay>) {
+        let ppm = |share: f64| (share * 1e6) as u64;
+        let packed = loss.map_or(0, |EachWay { there, back }| KNOWN | (ppm(there) << 32) | ppm(back));
+        self.loss_each_way.store(packed, Relaxed);
+    }
+
+    /// What was last noted.
+    pub fn loss_each_way(&self) -> Option<EachWay> {
+        let packed = self.loss_each_way.load(Relaxed);
+        let share = |ppm: u64| (ppm & 0x7fff_ffff) as f64 / 1e6;
+        (packed & KNOWN != 0).then(|| EachWay { there: share(packed >> 32), back: share(packed) })
+    }
+
     /// Counts a dropped packet.
     pub(super) fn refuse(&self, refusal: Refusal) {
         let counter = match refusal {

@@ -397,7 +397,9 @@ impl Thread {
             self.lost_one |= matches!(edge, Edge::Silent { .. });
             probed.pending = Some(edge);
         }
-        self.stats.of(id.0).loss_ppm.store((probed.detector.loss() * 1e6) as u64, Relaxed);
+        let stats = self.stats.of(id.0);
+        stats.loss_ppm.store((probed.detector.loss() * 1e6) as u64, Relaxed);
+        stats.note_loss_each_way(probed.detector.loss_each_way());
         self.report(id);
     }
 

@@ -15,6 +15,7 @@ mod scale;
 mod signature;
 mod stack;
 mod table;
+mod watched;
 
 use std::path::PathBuf;
 
@@ -61,7 +62,7 @@ enum Part {
     Packets,
     /// Forged packets by the hundred thousand
     Flood,
-    /// Forwarded packets through the table of an uplinks group
+    /// Forwarded packets: through the table of an uplinks group, and by a peer's links
     Forward,
     /// Outages
     Outage,
@@ -90,6 +91,7 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Forward) {
         forward::run(&rig, &mut table)?;
+        watched::run(&rig, &mut table)?;
     }
     if wanted(Part::Outage) {
         outage::run(&rig, &mut table, arguments.cuts, arguments.quiet)?;

@@ -4,7 +4,8 @@ use std::{cell::Cell, time::Duration};
 
 use anyhow::Result;
 use link_watcher_lab::{
-    Direction, End, Moment, meter::Report, metrics, monotonic_ns, routers::TwoRouters, setup::Setup, trial::Trial,
+    Direction, End, Moment, meter::Report, metrics, monotonic_ns, routers::TwoRouters, setup::Setup, status::flaps,
+    trial::Trial,
 };
 
 use crate::{rig::Rig, stack::Stack, table::Table};
@@ -98,13 +99,9 @@ fn series(
 /// Lets nothing happen, and counts what the daemons make of it.
 fn quiet(trial: &Trial, table: &mut Table, seconds: u64) -> Result<()> {
     let flaps = || -> Result<f64> {
-        let mut sum = 0;
-        for daemon in [&trial.routers.client_daemon, &trial.routers.server_daemon] {
-            let status = daemon.status()?;
-            let groups = status["groups"].as_array().into_iter().flatten();
-            let links = groups.flat_map(|group| group["links"].as_array().into_iter().flatten());
-            sum += links.filter_map(|link| link["flaps"].as_u64()).sum::<u64>();
-        }
+        let daemons = [&trial.routers.client_daemon, &trial.routers.server_daemon];
+        let sum =
+            daemons.map(|daemon| daemon.status().map(|status| flaps(&status))).into_iter().sum::<Result<u64>>()?;
         Ok(sum as f64)
     };
     let before = flaps()?;

@@ -135,13 +135,16 @@ impl Pair {
         equip([&one, &other], links)?;
         let ends =
             [Daemon::prepare(&lab, &one, "one", &rig.daemon)?, Daemon::prepare(&lab, &other, "other", &rig.daemon)?];
-        let mut key = [0; 32];
-        getrandom::fill(&mut key).context("no randomness")?;
+        // A key a peer: two with one are refused.
+        let mut keys = vec![[0; 32]; links as usize];
+        for key in &mut keys {
+            getrandom::fill(key).context("no randomness")?;
+        }
         for (end, daemon) in ends.iter().enumerate() {
-            let key = daemon.write_key("peer.key", &STANDARD.encode(key))?;
             let (role, routes) = [("server", "accept"), ("client", "routes")][end];
             let mut text = String::new();
-            for number in 0..links {
+            for (number, key) in (0..links).zip(&keys) {
+                let key = daemon.write_key(&format!("p{number}.key"), &STANDARD.encode(key))?;
                 let (local, remote) = (address(ENDS[end], number), address(ENDS[1 - end], number));
                 // Writing to a string cannot fail.
                 let _ = write!(

@@ -22,6 +22,14 @@ use super::{INSTANCE_ROOTS, Lab, lock};
 const START_LIMIT: Duration = Duration::from_secs(20);
 /// How long a daemon may take to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// What a daemon of a few links may have open.
+const DESCRIPTORS_MAX: u64 = 0;
+/// Its memory: unoptimized, with its symbols.
+const RESIDENT_MAX_KB: u64 = 0;
+/// Its files in the runtime and the state directory together.
+const STATE_MAX_OCTETS: u64 = 0;
+/// Its log over a life of twenty steps.
+const LOG_MAX_LINES: u64 = 0;
 /// How much of its log an error message shows, lines.
 const LOG_TAIL_LINES: usize = 20;
 
@@ -235,6 +243,38 @@ impl Daemon {
         let lines: Vec<_> = log.lines().collect();
         let from = lines.len().saturating_sub(LOG_TAIL_LINES);
         format!("the end of {}:\n{}", self.log_path().display(), lines[from..].join("\n"))
+    }
+
+    /// Its memory, kB; 0 while it does not run.
+    pub fn resident_kb(&self) -> u64 {
+        let path = format!("/proc/{}/status", self.pid().unwrap_or_default());
+        let status = fs::read_to_string(path).unwrap_or_default();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        resident.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
+    }
+
+    /// What has grown beyond what a daemon of a few links may have, however long its life was; empty where nothing has.
+    pub fn beyond_bounds(&self) -> String {
+        let process = PathBuf::from(format!("/proc/{}", self.pid().unwrap_or_default()));
+        let descriptors = fs::read_dir(process.join("fd")).map_or(0, |entries| entries.count() as u64);
+        let resident_kb = self.resident_kb();
+        let written = INSTANCE_ROOTS[1..].iter().map(|root| Path::new(root).join(&self.instance));
+        let written = written.chain(self.orders_path().parent().map(Path::to_owned));
+        let files = written.filter_map(|directory| fs::read_dir(directory).ok()).flatten().flatten();
+        let octets = files.filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum();
+        let lines = self.log().lines().count() as u64;
+        let mut told = String::new();
+        for (what, is, may_be) in [
+            ("descriptors", descriptors, DESCRIPTORS_MAX),
+            ("kB of memory", resident_kb, RESIDENT_MAX_KB),
+            ("octets of state", octets, STATE_MAX_OCTETS),
+            ("lines of log", lines, LOG_MAX_LINES),
+        ] {
+            if is > may_be {
+                told += &format!("{}: {is} {what}, and {may_be} is the most that makes sense; ", self.role);
+            }
+        }
+        told
     }
 
     /// Runs `link-watcher ARGUMENTS --socket …` inside the namespace.

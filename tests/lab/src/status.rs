@@ -29,6 +29,13 @@ pub fn usable(status: &Value, group_name: &str) -> Vec<String> {
         .collect()
 }
 
+/// How often links went down, all groups' together.
+pub fn flaps(status: &Value) -> u64 {
+    let groups = status["groups"].as_array().into_iter().flatten();
+    let links = groups.flat_map(|group| group["links"].as_array().into_iter().flatten());
+    links.filter_map(|link| link["flaps"].as_u64()).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -9,25 +9,56 @@ const STEPS: usize = 18;
 /// The ways to put routes into the kernel.
 const BACKENDS: [&str; 3] = ["routes", "tables", "nexthop"];
 /// The links, as the lab's default setup has them.
-const LINKS: [&str; 3] = ["optic", "wifi", "tunnel"];
+const LINKS: [&str; 3] = ["optic", "wifi", TUNNEL];
+/// The one that is no Ethernet.
+const TUNNEL: &str = "tunnel";
 
 /// One thing that happens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Step {
     Cut(String),
+    /// Only one direction is lost.
+    OneWay {
+        link: String,
+        to: Whose,
+    },
+    /// The cable is pulled at this end.
+    Unplug {
+        link: String,
+        at: Whose,
+    },
+    /// Whatever was cut.
     Mend(String),
     /// The interface goes down, and its address with it.
     Down(String),
     Up(String),
+    /// The interface loses its address, and nothing else.
+    Unaddress(String),
+    Address(String),
+    /// The interface gets another hardware address, which ends so.
+    Mac {
+        link: String,
+        last: u8,
+    },
     /// The file is edited, and taken.
     File(Edit, How),
+    /// The link is left out of the server's file, or put in again.
+    ServerFile {
+        link: String,
+        there: bool,
+        how: ServerHow,
+    },
     Drain(String),
     Undrain(String),
     /// To that link, and back to auto.
     Switch(String),
     /// Somebody flushes our routes.
     Flush,
+    /// Somebody deletes our rules and nexthop objects.
+    Strip,
+    /// Somebody adds a rule and a route of theirs, or takes them away.
+    Somebody(bool),
     /// Somebody replaces our default route by one of theirs.
     Take,
     /// That one goes.
@@ -87,6 +118,15 @@ pub(crate) enum How {
     UnconfirmedKilled,
 }
 
+/// How the server's daemon comes to know of its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum ServerHow {
+    Reload,
+    Restart,
+    Kill,
+}
+
 impl How {
     pub(crate) const fn lasts(self) -> bool {
         !matches!(self, Self::Unconfirmed | Self::UnconfirmedKilled)
@@ -98,13 +138,15 @@ impl How {
 pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) in_file: bool,
+    pub(crate) at_server: bool,
     pub(crate) cut: bool,
     pub(crate) down: bool,
+    pub(crate) unaddressed: bool,
 }
 
 impl Link {
     pub(crate) const fn good(&self) -> bool {
-        self.in_file && !self.cut && !self.down
+        self.in_file && self.at_server && !self.cut && !self.down && !self.unaddressed
     }
 }
 
@@ -119,11 +161,20 @@ pub(crate) struct Known {
     pub(crate) metric: u32,
     /// The metric of somebody else's default route, while there is one.
     pub(crate) theirs: Option<u32>,
+    /// Whether somebody has a further rule and route.
+    pub(crate) somebody: bool,
 }
 
 impl Known {
     pub(crate) fn begin(backend: &str) -> Self {
-        let link = |name: &&str| Link { name: (*name).to_owned(), in_file: true, cut: false, down: false };
+        let link = |name: &&str| Link {
+            name: (*name).to_owned(),
+            in_file: true,
+            at_server: true,
+            cut: false,
+            down: false,
+            unaddressed: false,
+        };
         Self {
             links: LINKS.iter().map(link).collect(),
             group: "hq".to_owned(),
@@ -131,6 +182,7 @@ impl Known {
             interval_ms: 50,
             metric: 0,
             theirs: None,
+            somebody: false,
         }
     }
 
@@ -138,8 +190,10 @@ impl Known {
         self.links.iter().find(|link| link.name == name)
     }
 
-    fn link_mut(&mut self, name: &str) -> Option<&mut Link> {
-        self.links.iter_mut().find(|link| link.name == name)
+    fn with(&mut self, name: &str, change: impl FnOnce(&mut Link)) {
+        if let Some(link) = self.links.iter_mut().find(|link| link.name == name) {
+            change(link);
+        }
     }
 
     /// Whether it can happen now, and leaves a good link.
@@ -147,10 +201,18 @@ impl Known {
         let spare = |name: &str| self.links.iter().any(|link| link.name != name && link.good());
         let is = |name: &str, wanted: fn(&Link) -> bool| self.link(name).is_some_and(wanted);
         match step {
-            Step::Cut(name) => spare(name) && is(name, |link| !link.cut),
+            Step::Cut(name) | Step::OneWay { link: name, .. } | Step::Unplug { link: name, .. } => {
+                spare(name) && is(name, |link| !link.cut)
+            }
             Step::Mend(name) => is(name, |link| link.cut),
-            Step::Down(name) => spare(name) && is(name, |link| !link.down),
+            Step::Down(name) | Step::Unaddress(name) => spare(name) && is(name, |link| !link.down && !link.unaddressed),
             Step::Up(name) => is(name, |link| link.down),
+            Step::Address(name) => is(name, |link| link.unaddressed),
+            // It has none.
+            Step::Mac { link, .. } => link != TUNNEL,
+            Step::ServerFile { link, there: false, .. } => spare(link) && is(link, |link| link.at_server),
+            Step::ServerFile { link, there: true, .. } => is(link, |link| !link.at_server),
+            Step::Somebody(there) => self.somebody != *there,
             Step::File(Edit::LeaveOut(name), _) => spare(name) && is(name, |link| link.in_file),
             Step::File(Edit::PutIn(name), _) => is(name, |link| !link.in_file),
             // Ours would stay where it was, before theirs: a prefix keeps its route where the new one is refused.
@@ -164,16 +226,16 @@ impl Known {
     /// What is known after it.
     pub(crate) fn note(&mut self, step: &Step) {
         match step {
-            Step::Cut(name) | Step::Mend(name) => {
-                if let Some(link) = self.link_mut(name) {
-                    link.cut = matches!(step, Step::Cut(_));
-                }
+            Step::Cut(name) | Step::OneWay { link: name, .. } | Step::Unplug { link: name, .. } => {
+                self.with(name, |link| link.cut = true);
             }
-            Step::Down(name) | Step::Up(name) => {
-                if let Some(link) = self.link_mut(name) {
-                    link.down = matches!(step, Step::Down(_));
-                }
+            Step::Mend(name) => self.with(name, |link| link.cut = false),
+            Step::Down(name) | Step::Up(name) => self.with(name, |link| link.down = matches!(step, Step::Down(_))),
+            Step::Unaddress(name) | Step::Address(name) => {
+                self.with(name, |link| link.unaddressed = matches!(step, Step::Unaddress(_)));
             }
+            Step::ServerFile { link: name, there, .. } => self.with(name, |link| link.at_server = *there),
+            Step::Somebody(there) => self.somebody = *there,
             Step::File(edit, how) if how.lasts() => self.edit(edit),
             Step::Take => self.theirs = Some(self.metric),
             Step::GiveBack => self.theirs = None,
@@ -185,9 +247,7 @@ impl Known {
     pub(crate) fn edit(&mut self, edit: &Edit) {
         match edit {
             Edit::LeaveOut(name) | Edit::PutIn(name) => {
-                if let Some(link) = self.link_mut(name) {
-                    link.in_file = matches!(edit, Edit::PutIn(_));
-                }
+                self.with(name, |link| link.in_file = matches!(edit, Edit::PutIn(_)));
             }
             Edit::Order(names) => {
                 self.links.sort_by_key(|link| names.iter().position(|name| *name == link.name));
@@ -211,23 +271,25 @@ impl Known {
     }
 
     fn throw(&self, rng: &mut Rng) -> Step {
-        let Link { name, in_file, cut, down } = self.links[rng.usize(..self.links.len())].clone();
+        let Link { name, in_file, at_server, cut, down, unaddressed } =
+            self.links[rng.usize(..self.links.len())].clone();
         let whose = if rng.bool() { Whose::Client } else { Whose::Server };
-        match rng.u32(..20) {
-            0 => {
-                if cut {
-                    Step::Mend(name)
-                } else {
-                    Step::Cut(name)
-                }
+        match rng.u32(..26) {
+            0 | 20 if cut => Step::Mend(name),
+            0 => Step::Cut(name),
+            20 if rng.bool() => Step::OneWay { link: name, to: whose },
+            20 => Step::Unplug { link: name, at: whose },
+            1 | 21 if down => Step::Up(name),
+            1 | 21 if unaddressed => Step::Address(name),
+            1 => Step::Down(name),
+            21 => Step::Unaddress(name),
+            22 => {
+                let how = *rng.choice(&[ServerHow::Reload, ServerHow::Restart, ServerHow::Kill]).unwrap();
+                Step::ServerFile { link: name, there: !at_server, how }
             }
-            1 => {
-                if down {
-                    Step::Up(name)
-                } else {
-                    Step::Down(name)
-                }
-            }
+            23 => Step::Mac { link: name, last: rng.u8(1..) },
+            24 => Step::Strip,
+            25 => Step::Somebody(!self.somebody),
             2..8 => Step::File(self.throw_edit(name, in_file, rng), throw_how(rng)),
             8 => Step::Drain(name),
             9 => Step::Undrain(name),

@@ -11,6 +11,79 @@ pub(crate) const UPLINKS: [&str; 3] = ["fibre", "dsl", "lte"];
 /// Those of the uplinks, in this order.
 const TIERS: [&str; 4] = ["1 1 1", "1 1 2", "1 2 2", "1 2 3"];
 
+/// What the router's administrator has besides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Firewall {
+    None,
+    /// Drops what belongs to no connection.
+    Invalid,
+    /// Drops what begins a connection without SYN.
+    NewNotSyn,
+    /// Connections that it has not seen begin are none (`nf_conntrack_tcp_loose = 0`).
+    Strict,
+    /// Lets pass what comes from the LAN, and its answers.
+    Policy,
+    /// Masquerades by itself, as a distribution's firewall does.
+    Masquerade,
+}
+
+impl Firewall {
+    const ALL: [(&str, Self); 6] = [
+        ("none", Self::None),
+        ("invalid", Self::Invalid),
+        ("new-not-syn", Self::NewNotSyn),
+        ("strict", Self::Strict),
+        ("policy", Self::Policy),
+        ("masquerade", Self::Masquerade),
+    ];
+
+    /// Its chains.
+    pub(crate) const fn chains(self) -> &'static str {
+        match self {
+            Self::None | Self::Strict => "",
+            Self::Invalid => "chain forward { type filter hook forward priority filter; ct state invalid drop; }",
+            Self::NewNotSyn => {
+                "chain forward { type filter hook forward priority filter;\n\
+                 tcp flags & (fin|syn|rst|ack) != syn ct state new drop; }"
+            }
+            Self::Policy => {
+                "chain forward { type filter hook forward priority filter; policy drop;\n\
+                 ct state established,related accept; iifname eth0 accept; }"
+            }
+            Self::Masquerade => {
+                "chain out { type nat hook postrouting priority srcnat; oifname != eth0 oifname != lo masquerade; }"
+            }
+        }
+    }
+}
+
+/// With which configuration a life begins: the tiers, then the firewall's word, then `udp` or `tcp`, as far as given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Start {
+    pub(crate) tiers: [u32; 3],
+    pub(crate) firewall: Firewall,
+    pub(crate) udp: bool,
+}
+
+impl Start {
+    pub(crate) fn parse(text: &str) -> Self {
+        let words: Vec<_> = text.split(' ').collect();
+        let tier = |at: usize| words.get(at).and_then(|word| word.parse().ok()).unwrap_or(1);
+        let firewall = Firewall::ALL.iter().find(|(word, _)| words.get(3) == Some(word));
+        Self {
+            tiers: [tier(0), tier(1), tier(2)],
+            firewall: firewall.map_or(Firewall::None, |(_, firewall)| *firewall),
+            udp: words.get(4) == Some(&"udp"),
+        }
+    }
+
+    fn draw(rng: &mut Rng) -> String {
+        let tiers = rng.choice(&TIERS).unwrap();
+        let (firewall, _) = rng.choice(&Firewall::ALL).unwrap();
+        format!("{tiers} {firewall} {}", if rng.bool() { "udp" } else { "tcp" })
+    }
+}
+
 /// One thing that happens.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -41,6 +114,8 @@ pub(crate) enum Step {
     Pause(u64),
     /// Somebody deletes what is ours.
     Delete(Ours),
+    /// All targets fall silent for so many rounds of probes, and nothing else does.
+    Silence(u32),
     /// Somebody else sets `rp_filter` of the uplink's interface.
     RpFilter(String, u8),
 }
@@ -105,20 +180,18 @@ pub(crate) struct Known {
 }
 
 impl Known {
-    /// `tiers`: of each uplink, as "1 1 2"; what is missing is 1.
-    pub(crate) fn begin(tiers: &str) -> Self {
-        let mut tiers = tiers.split(' ').map(|tier| tier.parse().unwrap_or(1)).chain(std::iter::repeat(1));
-        let uplink = |(name, weight): (&&str, u32)| Uplink {
+    pub(crate) fn begin(start: Start) -> Self {
+        let uplink = |((name, weight), tier): ((&&str, u32), u32)| Uplink {
             name: (*name).to_owned(),
             called: (*name).to_owned(),
-            tier: tiers.next().unwrap_or(1),
+            tier,
             weight,
             in_file: true,
             dead: false,
             down: false,
             unaddressed: false,
         };
-        Self { uplinks: UPLINKS.iter().zip([5, 3, 2]).map(uplink).collect() }
+        Self { uplinks: UPLINKS.iter().zip([5, 3, 2]).zip(start.tiers).map(uplink).collect() }
     }
 
     pub(crate) fn uplink(&self, name: &str) -> Option<&Uplink> {
@@ -205,7 +278,7 @@ impl Known {
     fn throw(&self, rng: &mut Rng) -> Step {
         let Uplink { name, in_file, dead, down, unaddressed, .. } =
             self.uplinks[rng.usize(..self.uplinks.len())].clone();
-        match rng.u32(..18) {
+        match rng.u32(..19) {
             0..3 => {
                 if dead {
                     Step::Mend(name)
@@ -244,6 +317,7 @@ impl Known {
             }
             15 => Step::Pause(rng.u64(..=2000)),
             16 => Step::Delete(*rng.choice(&[Ours::Nftables, Ours::Rules, Ours::Routes]).unwrap()),
+            17 => Step::Silence(rng.u32(2..=10)),
             _ => Step::RpFilter(name, rng.u8(..=2)),
         }
     }
@@ -272,8 +346,8 @@ impl Known {
 /// The life of this seed.
 pub(crate) fn draw(seed: u64) -> History<Step> {
     let mut rng = Rng::with_seed(seed);
-    let start = (*rng.choice(&TIERS).unwrap()).to_owned();
+    let start = Start::draw(&mut rng);
     let throw = |known: &Known| known.throw(&mut rng);
-    let steps = history::draw(&mut Known::begin(&start), STEPS, throw, Known::can, Known::note);
+    let steps = history::draw(&mut Known::begin(Start::parse(&start)), STEPS, throw, Known::can, Known::note);
     History { start, steps }
 }

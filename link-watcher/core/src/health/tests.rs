@@ -38,6 +38,8 @@ struct Sim {
     replies: Box<dyn Fn(u64) -> u64>,
     told: Vec<(u64, Verdict)>,
     sent: Vec<(u64, usize)>,
+    /// Targets are compared with each other.
+    compares: bool,
 }
 
 impl Sim {
@@ -52,6 +54,7 @@ impl Sim {
             replies: Box::new(|_| 0),
             told: Vec::new(),
             sent: Vec::new(),
+            compares: false,
         }
     }
 
@@ -84,6 +87,12 @@ impl Sim {
     fn poll(&mut self) {
         if self.health.doubts() {
             self.health.handle(self.now_ns, Event::Replies((self.replies)(self.now_ns - START)));
+        }
+        if self.compares {
+            let known: Vec<_> = self.health.targets().collect();
+            let others =
+                |at: usize| known.iter().enumerate().filter(move |(other, _)| *other != at).map(|(_, known)| known);
+            self.health.set_flaky((0..known.len()).map(|at| is_flaky([(known[at], others(at))])));
         }
         for action in self.health.poll(self.now_ns) {
             match action {
@@ -207,6 +216,20 @@ fn a_target_that_answers_only_sometimes_makes_no_loss() {
     let mut sim = Sim::new(spec(), 1, move |target, _| (target != 0 || random.f64() < 0.4).then_some(20 * MS));
     sim.run(1800 * S);
     assert_eq!(sim.kinds(), ["up"]);
+}
+
+#[test]
+fn a_target_that_is_flaky_by_itself_takes_no_threshold_though_all_are_required() {
+    for compares in [false, true] {
+        let mut random = fastrand::Rng::with_seed(7);
+        let answers = move |target, _| (target != 0 || random.f64() < 0.7).then_some(20 * MS);
+        let mut sim = Sim::new(Spec { targets: 2, ..spec() }, 1, answers);
+        sim.compares = compares;
+        sim.run(900 * S);
+        assert_eq!(sim.kinds().contains(&"loss"), !compares, "{:?}", sim.told);
+        let flaky: Vec<bool> = sim.health.targets().map(|known| known.flaky).collect();
+        assert_eq!(flaky, [compares, false]);
+    }
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Action, Degraded, Health, LEAST_PROBES, Replies, Share, Shares, best};
+use super::{Action, Degraded, Health, LEAST_PROBES, Measure, Replies, Share, Shares, best};
 
 /// What is thought of an uplink.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Health {
             self.replies = Replies::default();
             self.forgiven = false;
         }
-        self.figures = best(self.windows(), self.spec.required, 1);
+        self.figures = self.best(1);
         let verdict = self.judge(bad);
         if bad.is_some() && matches!(verdict, Some(Verdict::Down(_))) {
             self.alive_from_ns = None;
@@ -78,7 +78,7 @@ impl Health {
             self.calm_in_a_row = 0;
             if let Some(Verdict::Down(_)) = verdict {
                 self.targets.iter_mut().for_each(|target| target.window.clear());
-                self.figures = best(self.windows(), self.spec.required, 1);
+                self.figures = self.best(1);
             }
             let last_good_ns = self.last_good_ns;
             self.actions.extend(verdict.map(|verdict| Action::Tell { verdict, last_good_ns }));
@@ -118,11 +118,13 @@ impl Health {
 
     /// Which figure is beyond these shares of its threshold.
     fn beyond(&self, shares: &Shares) -> Option<Degraded> {
-        self.spec.limits.beyond(best(self.windows(), self.spec.required, LEAST_PROBES), shares)
+        self.spec.limits.beyond(self.best(LEAST_PROBES), shares)
     }
 
-    fn windows(&self) -> impl Iterator<Item = &super::Window> {
-        self.targets.iter().map(|target| &target.window)
+    /// The figures of the best `required` targets; what is flaky by itself is none of them.
+    fn best(&self, least: usize) -> Measure {
+        let windows = || self.targets.iter().filter(|target| !target.flaky).map(|target| &target.window);
+        best(windows(), self.spec.required.min(windows().count()), least)
     }
 
     /// At the end of a bad round: has the counter of replies grown since the last one?

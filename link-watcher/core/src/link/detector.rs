@@ -18,7 +18,13 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use link_watcher_common::maps::LinkState;
 
-use super::{StackWatch, outstanding::Outstanding, quality::Quality, usual::Usual};
+use super::{
+    StackWatch,
+    loss::{Counts, EachWay, LossEachWay},
+    outstanding::Outstanding,
+    quality::Quality,
+    usual::Usual,
+};
 use crate::{event::Impairment, health::Limits};
 
 /// A change of the verdict.
@@ -75,6 +81,8 @@ pub struct Echoes {
     pub rtt_ns: u64,
     /// How many so far.
     pub count: u64,
+    /// How many probes the peer had received when it sent the one with the highest sequence.
+    pub received_there: u64,
     /// How many more came too late to count.
     pub late: u64,
     /// When the last of these arrived, ns; 0: never.
@@ -92,6 +100,7 @@ impl Echoes {
             newest_sent_ns: state.newest_sent_ns.load(Relaxed),
             rtt_ns: state.rtt_ns.load(Relaxed),
             count: state.echoes.load(Relaxed),
+            received_there: state.peer_received.load(Relaxed),
             late: state.late_echoes.load(Relaxed),
             last_late_ns: state.last_late_ns.load(Relaxed),
             late_rtt_ns: state.late_rtt_ns.load(Relaxed),
@@ -131,6 +140,7 @@ pub struct Detector {
     accounted: (u64, u64),
     loss_from: (u64, u64),
     loss: f64,
+    loss_each_way: LossEachWay,
     /// Nothing: it has no thresholds.
     quality: Option<Quality>,
 }
@@ -160,6 +170,7 @@ impl Detector {
             accounted: (0, 0),
             loss_from: (0, 0),
             loss: 0.0,
+            loss_each_way: LossEachWay::default(),
             quality: Quality::new(limits),
         }
     }
@@ -199,6 +210,8 @@ impl Detector {
         }
         if echoes.highest > self.seen.highest {
             self.measure_rtt(echoes);
+            let Echoes { highest, received_there, count, .. } = echoes;
+            self.loss_each_way.take(Counts { sent: highest, received_there, echoes: count });
         }
         self.usual.turn(now_ns);
         if fresh {
@@ -269,6 +282,7 @@ impl Detector {
         self.verdict = Some(Verdict::Silent);
         // Which probes were lost is decided now; the measures begin anew with what comes after.
         self.outstanding.forget();
+        self.loss_each_way.forget();
         if let Some(quality) = &mut self.quality {
             quality.forget();
         }
@@ -319,6 +333,11 @@ impl Detector {
     /// Share of the last probes that got no echo, 0 to 1.
     pub const fn loss(&self) -> f64 {
         self.loss
+    }
+
+    /// What is lost on the way there and back; nothing before enough probes were answered.
+    pub const fn loss_each_way(&self) -> Option<EachWay> {
+        self.loss_each_way.now()
     }
 
     const fn detection_ns(&self) -> u64 {

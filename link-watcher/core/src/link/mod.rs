@@ -2,6 +2,7 @@
 
 mod dampening;
 mod detector;
+mod loss;
 mod outstanding;
 mod quality;
 mod stack;
@@ -11,6 +12,7 @@ mod usual;
 pub(crate) use self::{detector::LONGEST_RTT_NS, state::seconds};
 pub use self::{
     detector::{Detector, Echoes, Edge},
+    loss::EachWay,
     stack::StackWatch,
     state::{Link, Turn},
 };

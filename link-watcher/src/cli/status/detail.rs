@@ -54,6 +54,10 @@ fn facts(group: &GroupSnapshot, link: &LinkSnapshot, now: SystemTime) -> Vec<(&'
             ),
         ),
     ];
+    if let Some((there, back)) = link.loss_there.zip(link.loss_back) {
+        facts
+            .push(("lost each way", format!("{} on the way there, {} on the way back", percent(there), percent(back))));
+    }
     facts.extend(link.detection_ms.map(|ms| ("detection time", format!("{ms} ms here"))));
     facts.push(("probes", format!("{} sent, {} answered", link.sent, link.received)));
     let last = link.last_good.as_ref().map_or_else(|| "never".to_owned(), |at| ago(at, now));
@@ -127,6 +131,7 @@ fn ordered(order: &crate::status::OrderSnapshot, now: SystemTime) -> String {
 
 fn one_target(target: &TargetSnapshot) -> String {
     let answers = match target.answers {
+        _ if target.flaky => "flaky by itself",
         Some(true) => "answers",
         Some(false) => "silent",
         None => "not asked yet",

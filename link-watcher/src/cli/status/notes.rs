@@ -1,6 +1,6 @@
 //! What deserves a look, and what to do about it.
 
-use std::time::SystemTime;
+use std::{collections::BTreeSet, time::SystemTime};
 
 use super::text::ago;
 use crate::status::{ConfigSnapshot, DroppedSnapshot, GroupSnapshot, LinkSnapshot, OrderSnapshot};
@@ -46,6 +46,14 @@ pub(super) fn of_group(group: &GroupSnapshot, now: SystemTime) -> Vec<String> {
         let refused = announcements.refused_by_peer.iter();
         notes.extend(refused.map(|refused| format!("the peer refuses {}: {}", refused.prefix, refused.why)));
     }
+    let targets = group.links.iter().flat_map(|link| &link.targets);
+    let flaky: BTreeSet<&str> = targets.filter(|target| target.flaky).map(|target| target.target.as_str()).collect();
+    notes.extend(flaky.iter().map(|target| {
+        format!(
+            "the target {target} loses several times what the others do, by every uplink: it is flaky by itself, and takes no \
+             threshold; ask another one in its place"
+        )
+    }));
     notes.extend(group.routes.refusals.iter().map(|refusal| format!("refused: {refusal}")));
     notes
 }

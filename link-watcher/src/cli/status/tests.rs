@@ -239,6 +239,7 @@ hq optic (peer): carries the traffic of both ends
 #[test]
 fn of_an_uplink_everything_is_said() {
     let target = |target: &str, answers, rtt_ms, loss| TargetSnapshot {
+        flaky: false,
         target: target.to_owned(),
         answers,
         rtt_ms,

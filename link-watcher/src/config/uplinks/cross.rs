@@ -155,6 +155,20 @@ fn forced(group: &Uplinks<'_>, findings: &Findings<'_>) {
             );
         }
     }
+    for (at, later) in group.force.iter().enumerate() {
+        // What takes everything is told where it stands.
+        let mut before = group.force[..at].iter().filter(|earlier| earlier.chooses());
+        if let Some(earlier) = before.find(|earlier| earlier.shadows(later)) {
+            findings.warning(
+                &later.span,
+                format!(
+                    "this [[uplinks.force]] is never reached: the one at line {} takes every connection that it would",
+                    findings.line_of(&earlier.span)
+                ),
+                "put this one before that one, or leave it out",
+            );
+        }
+    }
 }
 
 /// What comes in by an uplink is answered by it; what comes in by the LAN is spread: an interface is one of the two.

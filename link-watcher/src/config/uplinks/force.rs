@@ -60,6 +60,37 @@ impl Force {
         }
     }
 
+    /// Whether it takes every connection that `later` would: that one is never reached.
+    pub(super) fn shadows(&self, later: &Self) -> bool {
+        let within = |mine: &Option<Spanned<IpNet>>, theirs: &Option<Spanned<IpNet>>| match (mine, theirs) {
+            (None, _) => true,
+            (Some(mine), Some(theirs)) => mine.get_ref().contains(theirs.get_ref()),
+            (Some(_), None) => false,
+        };
+        // Where its uplink is not usable it lets connections pass on.
+        !self.or_others
+            && within(&self.source, &later.source)
+            && within(&self.destination, &later.destination)
+            && (self.protocol.is_none() || self.protocol == later.protocol)
+            && (self.ports.is_empty() || !later.ports.is_empty() && later.ports.iter().all(|ports| self.takes(ports)))
+    }
+
+    /// Whether it takes each of these ports.
+    fn takes(&self, ports: &RangeInclusive<u16>) -> bool {
+        let mut mine: Vec<_> =
+            self.ports.iter().map(|ports| (u32::from(*ports.start()), u32::from(*ports.end()))).collect();
+        mine.sort_unstable();
+        let first = u32::from(*ports.start());
+        // The first port that none of those so far takes.
+        let open = mine.into_iter().fold(first, |open, (from, to)| if from <= open { open.max(to + 1) } else { open });
+        open > u32::from(*ports.end())
+    }
+
+    /// Whether it says which connections.
+    pub(super) fn chooses(&self) -> bool {
+        self.source.is_some() || self.destination.is_some() || self.protocol.is_some()
+    }
+
     /// One for each range of ports.
     pub(super) fn build(self) -> Option<Vec<ForceConfig>> {
         let link = self.link?.into_inner();

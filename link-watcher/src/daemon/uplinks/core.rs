@@ -152,6 +152,7 @@ impl Core {
             rtt_ms: ms(known.rtt_ns),
             jitter_ms: ms(known.jitter_ns),
             loss: known.loss.map(|loss| f64::from(loss.0) / 1e6),
+            flaky: known.flaky,
         };
         let probe = &config.probe;
         Some(LinkSnapshot {
@@ -187,6 +188,8 @@ impl Core {
             last_failure: measured.as_ref().and_then(|known| known.last_failure.clone()),
             rtt_ms: ms(figures.and_then(|figures| figures.rtt_ns)),
             jitter_ms: ms(figures.and_then(|figures| figures.jitter_ns)),
+            loss_there: None,
+            loss_back: None,
             loss: figures.map_or(0.0, |figures| f64::from(figures.loss.0) / 1e6),
             sent: figures.map_or(0, |figures| figures.sent),
             received: figures.map_or(0, |figures| figures.received),

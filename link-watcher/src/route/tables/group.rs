@@ -417,7 +417,9 @@ impl Group {
 
     pub(super) fn report(&self) -> Report {
         let mut refused = self.refused.clone();
-        let lead = |family| self.standing(family).first().and_then(|rule| self.slots.get(&rule.table));
+        // Where somebody has deleted the first rule, the next one leads to a backup: what is wanted does not stand.
+        let wanted = |slot: &&Slot| self.rule_gone_by.is_none() || slot.way == self.active;
+        let lead = |family| self.standing(family).first().and_then(|rule| self.slots.get(&rule.table)).filter(wanted);
         for family in &self.families {
             let of_family = self.list.iter().zip(&self.target).enumerate();
             let of_family = of_family.filter(|(_, (prefix, target))| **target && Family::of(prefix) == *family);

@@ -260,6 +260,30 @@ fn what_others_remove_stands_again_and_foreign_routes_stay() {
 }
 
 #[test]
+fn a_rule_that_somebody_keeps_removing_counts_as_missing_though_a_backups_stands() {
+    let (kernel, mut tables) = pair();
+    let mut now_ns = SECOND;
+    tables.apply(now_ns, GROUP, &wish(0..3, &[1], &[2]));
+    settle(&mut tables, &mut now_ns);
+    let mut missing = 0;
+    for round in 0..200 {
+        now_ns += SECOND / 10;
+        let first = kernel.state().rules.iter().position(|rule| rule.priority == RANGE.rule_priority);
+        if let Some(at) = first {
+            let event = kernel.foreign_delete_rule(at);
+            tables.observe(now_ns, &event);
+        }
+        settle(&mut tables, &mut now_ns);
+        let active = lead(&kernel.state(), 0) == Some(vec![1]);
+        let report = tables.report(GROUP);
+        assert_eq!(report.installed, if active { 3 } else { 0 }, "round {round}: {report:?}");
+        assert_eq!(report.refused.len(), 3 - report.installed, "round {round}: {report:?}");
+        missing += usize::from(!active);
+    }
+    assert!(missing > 150, "the fight is fought ever more slowly: {missing}");
+}
+
+#[test]
 fn a_dead_interface_costs_nothing_but_its_own_table() {
     let (kernel, mut tables) = pair();
     let mut now_ns = SECOND;

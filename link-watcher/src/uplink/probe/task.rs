@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock,
     event::LinkId,
-    health::{Action, Event, Health, ProbeId, Verdict},
+    health::{Action, Event, Health, ProbeId, Verdict, is_flaky},
     tls::Tls,
 };
 
@@ -84,6 +84,20 @@ fn begin(uplink: &ProbedUplink) -> Health {
     Health::new(uplink.config.spec(send::targets(&uplink.config)), seed, clock::now_ns())
 }
 
+/// Of each target of an uplink whether it is flaky by itself, by what all uplinks know of it.
+fn flaky(known: &BTreeMap<LinkId, UplinkFigures>, link: LinkId) -> Vec<bool> {
+    let asking = |name: &str| {
+        let name = name.to_owned();
+        known.values().filter_map(move |figures| {
+            let (of, others): (Vec<_>, Vec<_>) = figures.targets.iter().partition(|(target, _)| *target == name);
+            let (_, of) = of.first()?;
+            Some((*of, others.into_iter().map(|(_, other)| other)))
+        })
+    };
+    let own = known.get(&link).map_or(&[][..], |figures| &figures.targets);
+    own.iter().map(|(name, _)| is_flaky(asking(name))).collect()
+}
+
 struct Task {
     uplink: Arc<ProbedUplink>,
     health: Health,
@@ -125,6 +139,8 @@ impl Task {
         }
         // What is known here, but not to the daemon yet, is still about to change for it.
         let told_ns = self.untold.is_some().then_some(now_ns + VERDICT_NS);
+        let mut known = self.shared.figures();
+        self.health.set_flaky(flaky(&known, self.uplink.link));
         let targets = self.health.targets().enumerate();
         let figures = UplinkFigures {
             figures: self.health.figures(),
@@ -132,7 +148,7 @@ impl Task {
             last_failure: self.last_failure.clone(),
             targets: targets.map(|(index, known)| (send::name(&self.uplink, index), known)).collect(),
         };
-        self.shared.figures().insert(self.uplink.link, figures);
+        known.insert(self.uplink.link, figures);
     }
 
     fn take(&mut self, probe: ProbeId, result: Result<Duration, Failure>) {
