@@ -41,6 +41,8 @@ const FOREIGN: [&str; 3] = [
 
 /// Packets a second, each way, between hosts behind both routers.
 const RATE_PER_S: u32 = 50;
+/// A daemon's log over a life.
+const LOG_MAX_LINES: u64 = 1000;
 /// Somebody's, who comes and goes.
 const SOMEBODY: [&str; 2] = [
     "rule REPLACE from 198.51.100.78 lookup 100 priority 9998",
@@ -403,7 +405,7 @@ impl Life {
             return Ok(format!("the file is not what runs: {problem}"));
         }
         // An address that is not there is a mistake to `check`, and none to who had it before.
-        if self.known.links.iter().any(|link| link.in_file && link.down) {
+        if self.known.links.iter().any(|link| link.in_file && (link.down || link.unaddressed)) {
             return Ok(String::new());
         }
         let daemon = &self.routers.client_daemon;
@@ -424,7 +426,7 @@ impl Life {
 
     /// What grows without bound.
     fn bounded(&self) -> String {
-        [&self.routers.client_daemon, &self.routers.server_daemon].into_iter().map(Daemon::beyond_bounds).collect()
+        [&self.routers.client_daemon, &self.routers.server_daemon].into_iter().map(|daemon| daemon.beyond_bounds(LOG_MAX_LINES)).collect()
     }
 
     /// After all of it nothing is left of us, and all of others.

@@ -42,6 +42,8 @@ const FOREIGN: [&str; 3] = [
 ];
 const FOREIGN_CHAIN: &str =
     "chain first { type filter hook prerouting priority -300; iifname eth0 meta mark set meta mark or 0x1; }";
+/// The daemon's log over a life.
+const LOG_MAX_LINES: u64 = 1000;
 /// The targets answer nobody.
 const SILENT: &str = "table inet silent {\nchain input { type filter hook input priority filter;\n\
                       ip daddr 192.0.2.200/29 drop\n}\n}\n";
@@ -216,7 +218,7 @@ impl Life {
         let no = |why: String| Ok((why, None));
         let status = self.site.daemon.status()?;
         let Some(wan) = group(&status, GROUP) else { return no("no uplinks in the status".to_owned()) };
-        for complaint in [self.foreign()?, self.file(&status)?, self.site.daemon.beyond_bounds()] {
+        for complaint in [self.foreign()?, self.file(&status)?, self.site.daemon.beyond_bounds(LOG_MAX_LINES)] {
             if !complaint.is_empty() {
                 return no(complaint);
             }

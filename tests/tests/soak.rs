@@ -17,7 +17,7 @@ use link_watcher_lab::forge::Forge;
 use link_watcher_lab::routers::{CLIENT_GROUP, PORT};
 use link_watcher_lab::setup::Setup;
 use link_watcher_lab::status::flaps;
-use link_watcher_lab::trial::{PATIENCE, Trial};
+use link_watcher_lab::trial::Trial;
 use link_watcher_lab::{Direction, End, Lab, monotonic_ns};
 use thread_priority::{
     RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
@@ -38,6 +38,9 @@ const QUIET: Duration = Duration::from_secs(2);
 const BEYOND_DETECTION: u32 = 2;
 /// What a strained machine may add, intervals: threads of normal priority decide and write the routes.
 const STRAINED: u32 = 40;
+
+/// Lines of a daemon's log that a turn may make, a start among them.
+const LINES_A_TURN: u64 = 60;
 
 /// What is hard on the machine meanwhile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -127,7 +130,7 @@ fn flood(trial: &Trial, stop: &AtomicBool) -> Option<()> {
     let ours = |frame: &link_watcher_lab::frame::Frame| frame.ports().is_some_and(|(_, to)| to == PORT);
     let genuine = forge.capture(Direction::ToServer, 1, Duration::from_secs(1), ours).ok()?;
     let genuine = genuine.first()?;
-    let junk: Vec<_> = (0..64_u8).map(|byte| genuine.with_payload(&[byte; 80])).collect::<Result<_>>().ok()?;
+    let junk: Vec<_> = (0..64_u8).map(|byte| genuine.with_payload(&[byte; 80])).collect::<Option<_>>()?;
     while !stop.load(Ordering::Relaxed) {
         forge.flood(Direction::ToServer, &junk, FLOOD_PER_S, Duration::from_millis(100)).ok()?;
     }
@@ -146,12 +149,14 @@ struct Soak {
     rng: Rng,
     figures: BTreeMap<(Happening, Strain), Figures>,
     false_downs: u64,
+    turns: u64,
     /// Least and most memory of a daemon that has run for a while, kB.
     resident_kb: (u64, u64),
 }
 
 impl Soak {
     fn turn(&mut self) -> Result<()> {
+        self.turns += 1;
         let strain = *self.rng.choice(&STRAINS).context("strains")?;
         let happening = *self.rng.choice(&HAPPENINGS).context("happenings")?;
         let end = if self.rng.bool() { End::Client } else { End::Server };
@@ -181,7 +186,7 @@ impl Soak {
     fn look_at_memory(&mut self) -> Result<()> {
         for end in [End::Client, End::Server] {
             let daemon = self.trial.routers.daemon(end);
-            let beyond = daemon.beyond_bounds();
+            let beyond = daemon.beyond_bounds(self.turns * LINES_A_TURN);
             ensure!(beyond.is_empty(), "{beyond}");
             let kb = daemon.resident_kb();
             self.resident_kb = (self.resident_kb.0.min(kb), self.resident_kb.1.max(kb));
@@ -267,6 +272,7 @@ fn whatever_the_machine_suffers_each_promise_holds() {
         rng: Rng::with_seed(seed),
         figures: BTreeMap::new(),
         false_downs: 0,
+        turns: 0,
         resident_kb: (u64::MAX, 0),
     };
     let until_ns = monotonic_ns() + minutes * 60 * 1_000_000_000;

@@ -23,13 +23,11 @@ const START_LIMIT: Duration = Duration::from_secs(20);
 /// How long a daemon may take to end after SIGTERM.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// What a daemon of a few links may have open.
-const DESCRIPTORS_MAX: u64 = 0;
+const DESCRIPTORS_MAX: u64 = 80;
 /// Its memory: unoptimized, with its symbols.
-const RESIDENT_MAX_KB: u64 = 0;
+const RESIDENT_MAX_KB: u64 = 64_000;
 /// Its files in the runtime and the state directory together.
-const STATE_MAX_OCTETS: u64 = 0;
-/// Its log over a life of twenty steps.
-const LOG_MAX_LINES: u64 = 0;
+const STATE_MAX_OCTETS: u64 = 256_000;
 /// How much of its log an error message shows, lines.
 const LOG_TAIL_LINES: usize = 20;
 
@@ -253,8 +251,9 @@ impl Daemon {
         resident.and_then(|text| text.trim().trim_end_matches(" kB").parse().ok()).unwrap_or_default()
     }
 
-    /// What has grown beyond what a daemon of a few links may have, however long its life was; empty where nothing has.
-    pub fn beyond_bounds(&self) -> String {
+    /// What has grown beyond what a daemon of a few links may have, however long its life was; empty where nothing has. Its log
+    /// may have so many lines from all its starts.
+    pub fn beyond_bounds(&self, log_lines_max: u64) -> String {
         let process = PathBuf::from(format!("/proc/{}", self.pid().unwrap_or_default()));
         let descriptors = fs::read_dir(process.join("fd")).map_or(0, |entries| entries.count() as u64);
         let resident_kb = self.resident_kb();
@@ -268,7 +267,7 @@ impl Daemon {
             ("descriptors", descriptors, DESCRIPTORS_MAX),
             ("kB of memory", resident_kb, RESIDENT_MAX_KB),
             ("octets of state", octets, STATE_MAX_OCTETS),
-            ("lines of log", lines, LOG_MAX_LINES),
+            ("lines of log", lines, log_lines_max),
         ] {
             if is > may_be {
                 told += &format!("{}: {is} {what}, and {may_be} is the most that makes sense; ", self.role);
