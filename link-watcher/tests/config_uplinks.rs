@@ -224,7 +224,7 @@ fn doubtful_uplinks_are_warned_about() {
 fn a_forced_rule_that_an_earlier_one_leaves_nothing_to_is_named() {
     let desk = Desk::new();
     let rules = |earlier: &str, later: &str| {
-        let text = format!("[[uplinks.force]]\nlink = \"a\"\n{earlier}[[uplinks.force]]\nlink = \"b\"\n{later}");
+        let text = format!("[[uplinks.force]]\nlink = \"a\"\n{earlier}[[uplinks.force]]\nlink = \"a\"\n{later}");
         desk.findings(&uplinks(&text))
     };
     let tcp = |ports: &str| format!("protocol = \"tcp\"\nport = {ports}\n");

@@ -133,6 +133,7 @@ impl Life {
             .head
             .replace("name = \"hq\"", &format!("name = \"{}\"", known.group))
             .replace("actuation = \"routes\"", &format!("actuation = \"{}\"", known.backend))
+            .replace("engine = \"auto\"", &format!("engine = \"{}\"", known.engine))
             .replace("metric = 0", &format!("metric = {}", known.metric))
             .replace("interval = \"50ms\"", &format!("interval = \"{}ms\"", known.interval_ms));
         for link in known.links.iter().filter(|link| link.in_file) {

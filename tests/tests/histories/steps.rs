@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 const STEPS: usize = 18;
 /// The ways to put routes into the kernel.
 const BACKENDS: [&str; 3] = ["routes", "tables", "nexthop"];
+/// What verifies keepalives.
+const ENGINES: [&str; 3] = ["auto", "tc", "socket"];
 /// The links, as the lab's default setup has them.
 const LINKS: [&str; 3] = ["optic", "wifi", TUNNEL];
 /// The one that is no Ethernet.
@@ -99,6 +101,8 @@ pub(crate) enum Edit {
     Order(Vec<String>),
     Rename(String),
     Backend(String),
+    /// Which takes a restart.
+    Engine(String),
     IntervalMs(u32),
     Metric(u32),
 }
@@ -157,6 +161,7 @@ pub(crate) struct Known {
     pub(crate) links: Vec<Link>,
     pub(crate) group: String,
     pub(crate) backend: String,
+    pub(crate) engine: String,
     pub(crate) interval_ms: u32,
     pub(crate) metric: u32,
     /// The metric of somebody else's default route, while there is one.
@@ -179,6 +184,7 @@ impl Known {
             links: LINKS.iter().map(link).collect(),
             group: "hq".to_owned(),
             backend: backend.to_owned(),
+            engine: "auto".to_owned(),
             interval_ms: 50,
             metric: 0,
             theirs: None,
@@ -254,6 +260,7 @@ impl Known {
             }
             Edit::Rename(group) => self.group.clone_from(group),
             Edit::Backend(backend) => self.backend.clone_from(backend),
+            Edit::Engine(engine) => self.engine.clone_from(engine),
             Edit::IntervalMs(interval_ms) => self.interval_ms = *interval_ms,
             Edit::Metric(metric) => self.metric = *metric,
         }
@@ -313,7 +320,7 @@ impl Known {
     }
 
     fn throw_edit(&self, name: String, in_file: bool, rng: &mut Rng) -> Edit {
-        match rng.u32(..6) {
+        match rng.u32(..7) {
             0 => {
                 if in_file {
                     Edit::LeaveOut(name)
@@ -328,6 +335,7 @@ impl Known {
             }
             2 => Edit::Rename(if self.group == "hq" { "other" } else { "hq" }.to_owned()),
             3 => Edit::Backend((*rng.choice(&BACKENDS).unwrap()).to_owned()),
+            6 => Edit::Engine((*rng.choice(&ENGINES).unwrap()).to_owned()),
             4 => Edit::IntervalMs(if self.interval_ms == 50 { 60 } else { 50 }),
             _ => Edit::Metric(if self.metric == 0 { 100 } else { 0 }),
         }
