@@ -76,7 +76,8 @@ impl Machine {
         let memory = tempfile::tempdir().context("no directory for a machine")?;
         let cgroup = Cgroup::new()?;
         // A thread of its own, for it ends in the machine.
-        let started = thread::scope(|scope| scope.spawn(|| start(namespace, base, memory.path(), &cgroup, name)).join());
+        let started =
+            thread::scope(|scope| scope.spawn(|| start(namespace, base, memory.path(), &cgroup, name)).join());
         let child = started.map_err(|_| anyhow::anyhow!("the thread that starts {name} panicked"))??;
         let mut machine = Machine {
             name: name.to_owned(),
