@@ -22,7 +22,7 @@ pub(crate) const CLEAN: Root =
 
 /// Servers that others wrote, to which the daemon talks.
 pub(crate) const SERVERS: Root =
-    Root { name: "servers", packages: "curl,openssl,opensmtpd,prometheus,prometheus-alertmanager" };
+    Root { name: "servers", packages: "curl,exim4-daemon-light,openssl,prometheus,prometheus-alertmanager" };
 
 /// Where the unified hierarchy of control groups is, alone or beside older ones.
 const UNIFIED: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];

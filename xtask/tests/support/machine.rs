@@ -54,6 +54,8 @@ exec unshare --cgroup --pid --fork --kill-child sh -ec '
     if [ -e /proc/sysrq-trigger ]; then mount --bind /dev/null /proc/sysrq-trigger; fi
     umount /sys/fs/cgroup
     mount -t cgroup2 cgroup2 /sys/fs/cgroup
+    # As on every machine with systemd: what is mounted for a service, such as its credentials, is seen there.
+    mount --make-rshared /
     exec env -i container=link-watcher-lab /sbin/init
 '
 "#;
