@@ -48,7 +48,7 @@ pub(crate) fn test(project: &Project, filter: Option<&str>) -> Result<ExitCode> 
     let in_daemon = test_files(&project.root.join("link-watcher/tests"));
     let (program, others): (Vec<_>, Vec<_>) = in_daemon.into_iter().partition(|name| name.starts_with(PROGRAM_PREFIX));
     let scenarios = test_files(&project.root.join("tests/tests"));
-    let rooted = Rooted { project, daemon: &daemon, search_path: &search_path, filter, privilege };
+    let rooted = Rooted { project, daemon: &daemon, search_path: &search_path, filter, privilege, packages: &[] };
     lanes.push(rooted.run(PROGRAM, &["--package", "link-watcher"], &program)?);
     // The daemon's own unit tests may want a namespace as well.
     let packages =
@@ -56,27 +56,24 @@ pub(crate) fn test(project: &Project, filter: Option<&str>) -> Result<ExitCode> 
     lanes.push(rooted.run(NAMESPACES, &packages, &[others, scenarios].concat())?);
     heading(KERNELS);
     lanes.push(Lane::skipped(KERNELS, 1, "this lane does not exist yet"));
-    lanes.push(rooted.trial(OTHERS, &["servers"], |privilege| {
-        Ok(vec![("LINK_WATCHER_SERVERS", trial::root(project, privilege, &trial::SERVERS)?)])
-    })?);
-    lanes.push(rooted.trial(PACKAGE, &["package"], |privilege| {
-        Ok(vec![
-            ("LINK_WATCHER_ROOT", trial::root(project, privilege, &trial::CLEAN)?),
-            ("LINK_WATCHER_DEB", dist::debian(project, dist::VERSION)?),
-        ])
-    })?);
-    lanes.push(rooted.trial(MACHINES, &["newcomer", "sandbox"], |privilege| {
-        trial::bootable()?;
-        Ok(vec![
-            ("LINK_WATCHER_ROOT", trial::root(project, privilege, &trial::CLEAN)?),
-            ("LINK_WATCHER_DEB", dist::debian(project, dist::VERSION)?),
-            ("LINK_WATCHER_DEB_NEXT", dist::debian(project, &dist::next_version()?)?),
-        ])
-    })?);
-    // Not in release, which takes minutes and proves no more.
-    lanes.push(rooted.trial(STATIC, &["static_program"], |_| {
-        Ok(vec![("LINK_WATCHER_STATIC", dist::static_program(project, &[], "debug")?)])
-    })?);
+    let root = |privilege, root| trial::root(project, privilege, root);
+    let servers = |privilege| Ok(vec![("LINK_WATCHER_SERVERS", root(privilege, &trial::SERVERS)?)]);
+    lanes.push(rooted.trial(OTHERS, &["servers"], servers)?);
+    let clean = |privilege| Ok(vec![("LINK_WATCHER_ROOT", root(privilege, &trial::CLEAN)?)]);
+    let packages = [
+        ("LINK_WATCHER_DEB", dist::debian(project, dist::VERSION)?),
+        ("LINK_WATCHER_DEB_NEXT", dist::debian(project, &dist::next_version()?)?),
+    ];
+    let rooted = Rooted { packages: &packages, ..rooted };
+    lanes.push(rooted.trial(PACKAGE, &["package"], clean)?);
+    let machines = |privilege| trial::bootable().and_then(|()| clean(privilege));
+    lanes.push(rooted.trial(MACHINES, &["newcomer", "sandbox"], machines)?);
+    let program = match dist::static_target() {
+        // Not in release, which takes minutes and proves no more.
+        Ok(target) => Ok(vec![("LINK_WATCHER_STATIC", dist::static_program(project, &target, &[], "debug")?)]),
+        Err(error) => Err(error),
+    };
+    lanes.push(rooted.trial(STATIC, &["static_program"], |_| program)?);
 
     println!("\n{}", lanes::report(&lanes).trim_end());
     let failed = lanes.iter().any(|lane| lane.counts.failed > 0);
@@ -90,6 +87,8 @@ struct Rooted<'a> {
     search_path: &'a Path,
     filter: Option<&'a str>,
     privilege: Option<Privilege>,
+    /// What the trials of the package are told of it.
+    packages: &'a [(&'static str, PathBuf)],
 }
 
 impl Rooted<'_> {
@@ -119,7 +118,7 @@ impl Rooted<'_> {
         lanes::run(name, &mut command)
     }
 
-    /// Tests of this crate, which are given what `prepare` makes; skipped with its reason where that cannot be made here.
+    /// Tests of this crate, which are told of what `prepare` makes; skipped with its reason where that cannot be had here.
     fn trial(
         &self,
         name: &'static str,
@@ -140,6 +139,7 @@ impl Rooted<'_> {
         command.args(targets.iter().flat_map(|target| ["--test", target]));
         command.args(runner(Some(privilege), self.search_path));
         command.env("LINK_WATCHER_BIN", self.daemon).envs(given);
+        command.envs(self.packages.iter().map(|(name, path)| (name, path)));
         command.args(["--", "--ignored", "--test-threads=1"]).args(colours()).args(self.filter);
         lanes::run(name, &mut command)
     }

@@ -117,18 +117,18 @@ pub(crate) fn available(program: Program, purpose: &str) -> Result<()> {
 }
 
 fn tarball(project: &Project) -> Result<PathBuf> {
-    let program = static_program(project, &["--release"], "release")?;
+    let program = static_program(project, &static_target()?, &["--release"], "release")?;
     let name = format!("link-watcher-{VERSION}-{}", env::consts::ARCH);
     let bytes = deb::archive(&packed(project, &program)?, &[], &name, epoch(project)?)?;
     write(project, &format!("{name}.tar.gz"), &bytes)
 }
 
-/// Builds the program that needs no library, in a profile whose results are in the directory `profile`.
+/// The compiler's target for a program that needs no library.
 ///
 /// # Errors
 ///
-/// Where the target or its C compiler cannot be had here, and as the compiler.
-pub(crate) fn static_program(project: &Project, flags: &[&str], profile: &str) -> Result<PathBuf> {
+/// Where the target or its C compiler cannot be had here.
+pub(crate) fn static_target() -> Result<String> {
     let target = format!("{}-unknown-linux-musl", env::consts::ARCH);
     if !rustup::targets().contains(&target) {
         rustup::download(&["target", "add", &target], Duration::from_secs(120))
@@ -136,9 +136,18 @@ pub(crate) fn static_program(project: &Project, flags: &[&str], profile: &str) -
     }
     // ring's assembler and C want a compiler with musl's headers.
     available(MUSL_GCC, "a program that needs no library")?;
-    let what = ["--package", "link-watcher", "--bin", "link-watcher", "--target", &target];
+    Ok(target)
+}
+
+/// Builds the program that needs no library, in a profile whose results are in the directory `profile`.
+///
+/// # Errors
+///
+/// As the compiler.
+pub(crate) fn static_program(project: &Project, target: &str, flags: &[&str], profile: &str) -> Result<PathBuf> {
+    let what = ["--package", "link-watcher", "--bin", "link-watcher", "--target", target];
     build::compile(project, &[flags, &what].concat())?;
-    let program = project.target.join(&target).join(profile).join("link-watcher");
+    let program = project.target.join(target).join(profile).join("link-watcher");
     ensure!(program.exists(), "cargo succeeded, but {} is not there", program.display());
     Ok(program)
 }
