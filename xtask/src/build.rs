@@ -47,7 +47,16 @@ pub(crate) fn build(project: &Project) -> Result<PathBuf> {
 ///
 /// Where it does not compile.
 pub(crate) fn release(project: &Project, what: &[&str]) -> Result<()> {
-    exec::run(project.cargo().args(["build", "--release"]).args(what), "the compiler's message above says why")
+    compile(project, &[&["--release"], what].concat())
+}
+
+/// Builds something of the workspace.
+///
+/// # Errors
+///
+/// Where it does not compile.
+pub(crate) fn compile(project: &Project, what: &[&str]) -> Result<()> {
+    exec::run(project.cargo().arg("build").args(what), "the compiler's message above says why")
 }
 
 fn object(project: &Project, tools: &EbpfTools) -> Result<()> {

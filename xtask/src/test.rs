@@ -9,6 +9,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context as _, Result};
 use link_watcher_programs::{ALL, Program};
 
+use crate::dist::trial;
 use crate::lanes::{self, Counts, Lane};
 use crate::privilege::Privilege;
 use crate::project::Project;
@@ -20,6 +21,8 @@ const NAMESPACES: &str = "3 real packets in network namespaces";
 const KERNELS: &str = "4 other kernels, in QEMU";
 const OTHERS: &str = "5 outside implementations";
 const PACKAGE: &str = "6 the package, in a clean root";
+const MACHINES: &str = "7 the package, on machines that boot";
+const STATIC: &str = "8 the static program, in an empty root";
 
 /// Tests of this prefix in `link-watcher/tests` are lane 2.
 const PROGRAM_PREFIX: &str = "bpf_";
@@ -45,17 +48,32 @@ pub(crate) fn test(project: &Project, filter: Option<&str>) -> Result<ExitCode> 
     let in_daemon = test_files(&project.root.join("link-watcher/tests"));
     let (program, others): (Vec<_>, Vec<_>) = in_daemon.into_iter().partition(|name| name.starts_with(PROGRAM_PREFIX));
     let scenarios = test_files(&project.root.join("tests/tests"));
-    let rooted = Rooted { project, daemon: &daemon, search_path: &search_path, filter, privilege };
+    let rooted = Rooted { project, daemon: &daemon, search_path: &search_path, filter, privilege, packages: &[] };
     lanes.push(rooted.run(PROGRAM, &["--package", "link-watcher"], &program)?);
     // The daemon's own unit tests may want a namespace as well.
     let packages =
         ["--package", "link-watcher-tests", "--package", "link-watcher-lab", "--package", "link-watcher", "--lib"];
     lanes.push(rooted.run(NAMESPACES, &packages, &[others, scenarios].concat())?);
-    for name in [KERNELS, OTHERS] {
-        heading(name);
-        lanes.push(Lane::skipped(name, 1, "this lane does not exist yet"));
-    }
-    lanes.push(rooted.package()?);
+    heading(KERNELS);
+    lanes.push(Lane::skipped(KERNELS, 1, "this lane does not exist yet"));
+    let root = |privilege, root| trial::root(project, privilege, root);
+    let servers = |privilege| Ok(vec![("LINK_WATCHER_SERVERS", root(privilege, &trial::SERVERS)?)]);
+    lanes.push(rooted.trial(OTHERS, &["servers"], servers)?);
+    let clean = |privilege| Ok(vec![("LINK_WATCHER_ROOT", root(privilege, &trial::CLEAN)?)]);
+    let packages = [
+        ("LINK_WATCHER_DEB", dist::debian(project, dist::VERSION)?),
+        ("LINK_WATCHER_DEB_NEXT", dist::debian(project, &dist::next_version()?)?),
+    ];
+    let rooted = Rooted { packages: &packages, ..rooted };
+    lanes.push(rooted.trial(PACKAGE, &["package"], clean)?);
+    let machines = |privilege| trial::bootable().and_then(|()| clean(privilege));
+    lanes.push(rooted.trial(MACHINES, &["newcomer", "sandbox"], machines)?);
+    let program = match dist::static_target() {
+        // Not in release, which takes minutes and proves no more.
+        Ok(target) => Ok(vec![("LINK_WATCHER_STATIC", dist::static_program(project, &target, &[], "debug")?)]),
+        Err(error) => Err(error),
+    };
+    lanes.push(rooted.trial(STATIC, &["static_program"], |_| program)?);
 
     println!("\n{}", lanes::report(&lanes).trim_end());
     let failed = lanes.iter().any(|lane| lane.counts.failed > 0);
@@ -69,6 +87,8 @@ struct Rooted<'a> {
     search_path: &'a Path,
     filter: Option<&'a str>,
     privilege: Option<Privilege>,
+    /// What the trials of the package are told of it.
+    packages: &'a [(&'static str, PathBuf)],
 }
 
 impl Rooted<'_> {
@@ -98,24 +118,30 @@ impl Rooted<'_> {
         lanes::run(name, &mut command)
     }
 
-    /// The package: made from the daemon that was just built, and put into a fresh Debian.
-    fn package(&self) -> Result<Lane> {
-        heading(PACKAGE);
+    /// Tests of this crate, which are told of what `prepare` makes; skipped with its reason where that cannot be had here.
+    fn trial(
+        &self,
+        name: &'static str,
+        targets: &[&str],
+        prepare: impl FnOnce(Privilege) -> Result<Vec<(&'static str, PathBuf)>>,
+    ) -> Result<Lane> {
+        heading(name);
+        let tests = targets.len() as u64;
         let Some(privilege) = self.privilege else {
-            return Ok(Lane::skipped(PACKAGE, 1, "it needs root, and sudo does not work here"));
+            return Ok(Lane::skipped(name, tests, "it needs root, and sudo does not work here"));
         };
-        let root = match dist::trial::root(self.project, privilege) {
-            Ok(root) => root,
-            Err(error) => return Ok(Lane::skipped(PACKAGE, 1, &format!("there is no clean root: {error:#}"))),
+        let given = match prepare(privilege) {
+            Ok(given) => given,
+            Err(error) => return Ok(Lane::skipped(name, tests, &format!("{error:#}"))),
         };
-        let package = dist::debian(self.project)?;
         let mut command = self.project.cargo();
-        command
-            .args(["test", "--package", "xtask", "--test", "package"])
-            .args(runner(Some(privilege), self.search_path));
-        command.env("LINK_WATCHER_ROOT", root).env("LINK_WATCHER_DEB", package);
-        command.args(["--", "--ignored"]).args(colours()).args(self.filter);
-        lanes::run(PACKAGE, &mut command)
+        command.args(["test", "--no-fail-fast", "--package", "xtask"]);
+        command.args(targets.iter().flat_map(|target| ["--test", target]));
+        command.args(runner(Some(privilege), self.search_path));
+        command.env("LINK_WATCHER_BIN", self.daemon).envs(given);
+        command.envs(self.packages.iter().map(|(name, path)| (name, path)));
+        command.args(["--", "--ignored", "--test-threads=1"]).args(colours()).args(self.filter);
+        lanes::run(name, &mut command)
     }
 }
 

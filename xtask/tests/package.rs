@@ -4,6 +4,8 @@
 //! is only read: what is written goes to memory above it. All runs in a mount and a network namespace of its own.
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod support;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,6 +14,7 @@ use std::path::{Path, PathBuf};
 use link_watcher_programs::CHROOT;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use support::given;
 
 /// A machine that has just been installed.
 struct Machine {
@@ -21,22 +24,13 @@ struct Machine {
 
 impl Machine {
     fn new() -> Self {
-        let base =
-            std::env::var("LINK_WATCHER_ROOT").expect("run this by `cargo xtask test`, which makes a clean root");
+        let base = given("LINK_WATCHER_ROOT");
         let none = None::<&str>;
         // This thread's alone, and its children's; with it they go.
         unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWNET).unwrap();
         mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
         let memory = tempfile::tempdir().unwrap();
-        let directory = memory.path();
-        mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), none).unwrap();
-        let [upper, work, root] = ["upper", "work", "root"].map(|name| directory.join(name));
-        for directory in [&upper, &work, &root] {
-            fs::create_dir(directory).unwrap();
-            fs::set_permissions(directory, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        let options = format!("lowerdir={base},upperdir={},workdir={}", upper.display(), work.display());
-        mount(Some("overlay"), &root, Some("overlay"), MsFlags::empty(), Some(options.as_str())).unwrap();
+        let root = support::overlay(&base, memory.path()).unwrap();
         mount(Some("proc"), &root.join("proc"), Some("proc"), MsFlags::empty(), none).unwrap();
         Self { root, _memory: memory }
     }
@@ -116,7 +110,7 @@ impl Machine {
 #[ignore = "needs root and a clean root: cargo xtask test"]
 fn a_package_comes_and_goes() {
     let machine = Machine::new();
-    fs::copy(std::env::var("LINK_WATCHER_DEB").expect("as above"), machine.path("/tmp/link-watcher.deb")).unwrap();
+    fs::copy(given("LINK_WATCHER_DEB"), machine.path("/tmp/link-watcher.deb")).unwrap();
     machine.pretend_systemd();
     let before = machine.files();
     let install = ["dpkg", "--install", "/tmp/link-watcher.deb"];

@@ -368,7 +368,12 @@ async fn build(
 
 /// Loads the kernel program, or says why there is none.
 fn load_kernel(config: &Config, slots: u32) -> std::result::Result<Kernel, String> {
+    let directory = bpf::pin_directory(config.daemon.instance.as_deref());
     if config.daemon.engine == EngineChoice::Socket {
+        // The program of a run with another engine would go on answering, and no socket would see a keepalive.
+        if let Err(error) = bpf::clear_pins(&directory, false) {
+            warn!("a kernel program of an earlier run stays, and may keep keepalives from sockets: {}", chain(&error));
+        }
         return Err("the configuration says engine = \"socket\"".to_owned());
     }
     let object = crate::bpf_object().ok_or_else(|| {
@@ -382,7 +387,6 @@ fn load_kernel(config: &Config, slots: u32) -> std::result::Result<Kernel, Strin
         warn!("{why}");
         return Err(why);
     }
-    let directory = bpf::pin_directory(config.daemon.instance.as_deref());
     let level = config.daemon.kernel_log.map(|level| match level {
         KernelLog::Error => Level::Error,
         KernelLog::Warn => Level::Warn,

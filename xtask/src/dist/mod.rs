@@ -17,7 +17,8 @@ use crate::files::{File, Layout};
 use crate::project::Project;
 use crate::{apt, build, exec, rustup};
 
-const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// What the packages are.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// `cargo xtask dist`: both, below `target/dist`. What cannot be made or checked here is said, and is no failure.
 ///
@@ -25,7 +26,7 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 ///
 /// As the build; where lintian finds an error.
 pub(crate) fn dist(project: &Project) -> Result<()> {
-    let mut made = vec![debian(project)?];
+    let mut made = vec![debian(project, VERSION)?];
     lint(&made[0])?;
     match tarball(project) {
         Ok(path) => made.push(path),
@@ -39,15 +40,27 @@ pub(crate) fn dist(project: &Project) -> Result<()> {
     Ok(())
 }
 
-/// Builds the daemon and its package; returns the package's path.
+/// Builds the daemon and its package, which says that it is of this version; returns the package's path.
 ///
 /// # Errors
 ///
 /// As the build.
-pub(crate) fn debian(project: &Project) -> Result<PathBuf> {
+pub(crate) fn debian(project: &Project, version: &str) -> Result<PathBuf> {
     let daemon = build::build(project)?;
-    let bytes = deb::build(project, &packed(project, &daemon)?, VERSION, epoch(project)?)?;
-    write(project, &format!("link-watcher_{VERSION}_{}.deb", deb::architecture()), &bytes)
+    let bytes = deb::build(project, &packed(project, &daemon)?, version, epoch(project)?)?;
+    write(project, &format!("link-watcher_{version}_{}.deb", deb::architecture()), &bytes)
+}
+
+/// A version that is newer: for a package that is an upgrade.
+///
+/// # Errors
+///
+/// Where this version is not three numbers.
+pub(crate) fn next_version() -> Result<String> {
+    let mut numbers = VERSION.split('.');
+    let (major, minor) = (numbers.next(), numbers.next().and_then(|minor| minor.parse::<u32>().ok()));
+    let (major, minor) = major.zip(minor).with_context(|| format!("{VERSION} is not three numbers"))?;
+    Ok(format!("{major}.{}.0", minor + 1))
 }
 
 /// Every file of a package with this daemon in it.
@@ -104,6 +117,18 @@ pub(crate) fn available(program: Program, purpose: &str) -> Result<()> {
 }
 
 fn tarball(project: &Project) -> Result<PathBuf> {
+    let program = static_program(project, &static_target()?, &["--release"], "release")?;
+    let name = format!("link-watcher-{VERSION}-{}", env::consts::ARCH);
+    let bytes = deb::archive(&packed(project, &program)?, &[], &name, epoch(project)?)?;
+    write(project, &format!("{name}.tar.gz"), &bytes)
+}
+
+/// The compiler's target for a program that needs no library.
+///
+/// # Errors
+///
+/// Where the target or its C compiler cannot be had here.
+pub(crate) fn static_target() -> Result<String> {
     let target = format!("{}-unknown-linux-musl", env::consts::ARCH);
     if !rustup::targets().contains(&target) {
         rustup::download(&["target", "add", &target], Duration::from_secs(120))
@@ -111,10 +136,18 @@ fn tarball(project: &Project) -> Result<PathBuf> {
     }
     // ring's assembler and C want a compiler with musl's headers.
     available(MUSL_GCC, "a program that needs no library")?;
-    build::release(project, &["--package", "link-watcher", "--bin", "link-watcher", "--target", &target])?;
-    let program = project.target.join(&target).join("release/link-watcher");
+    Ok(target)
+}
+
+/// Builds the program that needs no library, in a profile whose results are in the directory `profile`.
+///
+/// # Errors
+///
+/// As the compiler.
+pub(crate) fn static_program(project: &Project, target: &str, flags: &[&str], profile: &str) -> Result<PathBuf> {
+    let what = ["--package", "link-watcher", "--bin", "link-watcher", "--target", target];
+    build::compile(project, &[flags, &what].concat())?;
+    let program = project.target.join(target).join(profile).join("link-watcher");
     ensure!(program.exists(), "cargo succeeded, but {} is not there", program.display());
-    let name = format!("link-watcher-{VERSION}-{}", env::consts::ARCH);
-    let bytes = deb::archive(&packed(project, &program)?, &[], &name, epoch(project)?)?;
-    write(project, &format!("{name}.tar.gz"), &bytes)
+    Ok(program)
 }
