@@ -87,6 +87,8 @@ impl Link {
 /// What a server knows of its client's choice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Choice {
+    /// The client's life that made it.
+    pub life: u32,
     pub epoch: u32,
     pub link: usize,
     /// The server had to leave it because it was dead here.
@@ -256,19 +258,19 @@ impl End {
         let stamped = self.links.iter().enumerate().filter_map(|(at, link)| {
             let word = link.heard.filter(|word| word.active)?;
             let counts = Some(word.life) == self.peer_life || rules == Rules::WithoutTellingLivesApart;
-            counts.then_some((word.epoch, at))
+            counts.then_some((word, at))
         });
         let newest = match rules {
             Rules::WithoutComparingEpochs => stamped.last(),
-            _ => stamped.max_by_key(|(epoch, _)| *epoch),
+            _ => stamped.max_by_key(|(word, _)| word.epoch),
         };
-        let Some((epoch, link)) = newest else { return };
+        let Some((Word { life, epoch, .. }, link)) = newest else { return };
         let is_newer = |known: Choice| match rules {
             Rules::WithoutComparingEpochs => known.epoch != epoch,
             _ => known.epoch < epoch,
         };
         if self.choice.is_none_or(is_newer) {
-            self.choice = Some(Choice { epoch, link, fell: false });
+            self.choice = Some(Choice { life, epoch, link, fell: false });
         }
     }
 }

@@ -46,6 +46,7 @@ pub struct World {
 pub enum Broken {
     AnEpochWentBack,
     AnOlderChoiceWasFollowed,
+    AChoiceOfAFormerLifeWasFollowed,
     AUsableLinkWasLeftWithoutReason,
     ADeadLinkWasKept,
 }
@@ -94,8 +95,7 @@ pub struct Agreement {
     pub rules: Rules,
     pub changes: u8,
     pub restarts: u8,
-    /// From two daemons that have just started; else from two that have agreed.
-    pub from_the_start: bool,
+    from_the_start: bool,
     /// How many steps there are at most until nothing is left to do, by state; nothing: it is being looked at.
     calm: Mutex<HashMap<u64, Option<u32>>>,
     hasher: RandomState,
@@ -174,8 +174,13 @@ const fn is_taken(known: Option<Word>, word: Word, answered: bool) -> bool {
 }
 
 impl Agreement {
-    pub fn new(rules: Rules, changes: u8, restarts: u8, from_the_start: bool) -> Self {
-        Self { rules, changes, restarts, from_the_start, calm: Mutex::default(), hasher: RandomState::new() }
+    pub fn new(rules: Rules, changes: u8, restarts: u8) -> Self {
+        Self { rules, changes, restarts, from_the_start: false, calm: Mutex::default(), hasher: RandomState::new() }
+    }
+
+    /// Two daemons that have just started, instead of two that have agreed.
+    pub fn from_the_start(self) -> Self {
+        Self { from_the_start: true, ..self }
     }
 
     fn apply(&self, world: &mut World, action: Action) {
@@ -279,6 +284,11 @@ impl Agreement {
         Some(longest)
     }
 
+    /// Whether this property is an example of what may be, and no fault.
+    pub fn is_expected(&self, name: &str) -> bool {
+        self.properties().iter().any(|property| property.name == name && !property.expectation.discovery_is_failure())
+    }
+
     /// Most steps from any state until nothing is left to do.
     pub fn longest_way_to_calm(&self) -> u32 {
         self.calm.lock().unwrap().values().flatten().copied().max().unwrap_or(0)
@@ -295,6 +305,9 @@ fn judge(world: &mut World, at: usize, former: &End, heard: &End) {
     // A choice of another life is forgotten when that is heard.
     if end.peer_life == former.peer_life && end.choice.zip(former.choice).is_some_and(older) {
         world.broken = Some(Broken::AnOlderChoiceWasFollowed);
+    }
+    if end.choice.is_some_and(|choice| Some(choice.life) != end.peer_life) {
+        world.broken = Some(Broken::AChoiceOfAFormerLifeWasFollowed);
     }
     if end.choice.is_some_and(|choice| choice.fell && Some(choice.link) != end.active) {
         world.seen = Some(Seen::TheServerLeftADeadChoice);
@@ -372,7 +385,8 @@ impl Model for Agreement {
                 if (0..LINKS).any(|link| may_be_held(at, link)) {
                     let mut next = world.clone();
                     self.apply(&mut next, step(None));
-                    let held = (0..LINKS).filter(|link| may_be_held(at, *link) && said(&next, *link) != said(world, *link));
+                    let held =
+                        (0..LINKS).filter(|link| may_be_held(at, *link) && said(&next, *link) != said(world, *link));
                     actions.extend(held.map(|link| step(Some(link))));
                 }
             }
@@ -415,11 +429,18 @@ impl Model for Agreement {
         vec![
             Property::always("an epoch never goes back within a life", |_, w| !broken(w, Broken::AnEpochWentBack)),
             Property::always("no older choice is followed", |_, w| !broken(w, Broken::AnOlderChoiceWasFollowed)),
+            Property::always("no choice of a former life is followed", |_, w| {
+                !broken(w, Broken::AChoiceOfAFormerLifeWasFollowed)
+            }),
             Property::always("no usable link is left without reason", |_, w: &World| {
                 !broken(w, Broken::AUsableLinkWasLeftWithoutReason)
             }),
-            Property::always("no dead link is kept while another is usable", |_, w| !broken(w, Broken::ADeadLinkWasKept)),
-            Property::always("with nothing left to hear they are on one link", |_, w: &World| !w.apart_without_reason()),
+            Property::always("no dead link is kept while another is usable", |_, w| {
+                !broken(w, Broken::ADeadLinkWasKept)
+            }),
+            Property::always("with nothing left to hear they are on one link", |_, w: &World| {
+                !w.apart_without_reason()
+            }),
             Property::always("once calm both are on the best link", |_, w: &World| {
                 !w.is_calm() || w.best().is_none_or(|best| w.ends.iter().all(|end| end.carried == Some(best)))
             }),
@@ -427,10 +448,13 @@ impl Model for Agreement {
             Property::sometimes("both are on the worse link", |_, w: &World| {
                 w.ends.iter().all(|end| end.carried == Some(1))
             }),
-            Property::sometimes("they are apart", |_, w: &World| {
-                matches!((w.ends[0].carried, w.ends[1].carried), (Some(a), Some(b)) if a != b)
+            Property::sometimes(
+                "they are apart",
+                |_, w: &World| matches!((w.ends[0].carried, w.ends[1].carried), (Some(a), Some(b)) if a != b),
+            ),
+            Property::sometimes("the former life is outrun", |_, w: &World| {
+                w.seen == Some(Seen::TheFormerLifeWasOutrun)
             }),
-            Property::sometimes("the former life is outrun", |_, w: &World| w.seen == Some(Seen::TheFormerLifeWasOutrun)),
             Property::sometimes("the server leaves a dead choice", |_, w: &World| {
                 w.seen == Some(Seen::TheServerLeftADeadChoice)
             }),
