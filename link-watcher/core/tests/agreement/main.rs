@@ -17,7 +17,7 @@ use link_watcher_core::event::Failback;
 use stateright::{Checker, HasDiscoveries, Model};
 
 use self::rules::Rules;
-use self::sim::{CLIENT, MS, Random, SERVER, Setup, Sim};
+use self::sim::{MS, Random, Setup, Sim};
 use self::traces::{Followed, follow};
 use self::world::Agreement;
 
@@ -121,10 +121,6 @@ fn history(seed: u64) -> Sim {
     sim
 }
 
-fn traces(sim: &Sim) -> [&[(u64, sim::side::Step)]; 2] {
-    [CLIENT, SERVER].map(|at| sim.sides[at].trace.as_deref().unwrap())
-}
-
 #[test]
 fn what_real_engines_do_is_what_the_rules_allow() {
     let mut followed = Followed::default();
@@ -135,7 +131,7 @@ fn what_real_engines_do_is_what_the_rules_allow() {
     };
     for seed in seeds.clone() {
         let sim = history(seed);
-        if let Err(why) = follow(traces(&sim), Rules::All, &mut followed) {
+        if let Err(why) = follow(&sim, Rules::All, &mut followed) {
             failed.push(format!("seed {seed}: {why}"));
         }
     }
@@ -153,7 +149,7 @@ fn rules_that_lack_one_do_not_allow_what_real_engines_do() {
         Rules::WithoutLeavingADeadChoice,
     ];
     for rules in lacking {
-        let refused = (0..100).find(|seed| follow(traces(&history(*seed)), rules, &mut Followed::default()).is_err());
+        let refused = (0..100).find(|seed| follow(&history(*seed), rules, &mut Followed::default()).is_err());
         println!("{rules:?}: refused with seed {refused:?}");
         assert!(refused.is_some(), "{rules:?} would do as well");
     }

@@ -1,7 +1,7 @@
 //! What real engines do, held against the rules: each step must be one that they allow.
 //!
 //! A trace has what an engine was told, in order, and what is seen of it after each word and each decision. What is not seen is
-//! guessed: which times are over (hold-up, failback, the wait for a first verdict). All guesses are followed at once,
+//! guessed: which times are over (hold-up, failback). All guesses are followed at once,
 //! and those that what is seen rules out are dropped; where none is left, the engine did what the rules do not allow.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use link_watcher_core::{
 };
 
 use super::rules::{End, LINKS, Role, Rules, Verdict, Word};
-use super::sim::side::Step;
+use super::sim::{CLIENT, SERVER, Sim, side::Step};
 
 /// What an end has said on a link, in order, with the times, ns.
 type Spoken = [Vec<(u64, Word)>; LINKS];
@@ -34,10 +34,14 @@ pub struct Followed {
 /// # Errors
 ///
 /// Which step the rules do not allow.
-pub fn follow(traces: [&[(u64, Step)]; 2], rules: Rules, followed: &mut Followed) -> Result<(), String> {
+pub fn follow(sim: &Sim, rules: Rules, followed: &mut Followed) -> Result<(), String> {
+    let traces = [CLIENT, SERVER].map(|at| sim.sides[at].trace.as_deref().unwrap());
     let spoken = traces.map(spoken);
+    // As docs/protocol.md has it, and no sooner.
+    let overdue_ns = 2 * sim.setup.detection_ns();
     for (at, role) in [Role::Client, Role::Server].into_iter().enumerate() {
-        follow_end(traces[at], role, rules, &spoken[1 - at], followed).map_err(|why| format!("{role:?}: {why}"))?;
+        let end = Watched { role, rules, overdue_ns, peer_spoke: &spoken[1 - at] };
+        end.follow(traces[at], followed).map_err(|why| format!("{role:?}: {why}"))?;
     }
     Ok(())
 }
@@ -79,60 +83,70 @@ fn place_in(spoken: &[(u64, Word)], heard: Word, now_ns: u64, from: usize) -> Op
     later.take_while(|(_, (at_ns, _))| *at_ns <= now_ns).find(|(_, (_, word))| *word == heard).map(|(place, _)| place)
 }
 
-fn follow_end(
-    trace: &[(u64, Step)],
+/// One end, and what is known beside what befalls it.
+struct Watched<'a> {
     role: Role,
     rules: Rules,
-    peer_spoke: &Spoken,
-    followed: &mut Followed,
-) -> Result<(), String> {
-    let mut possible: Vec<End> = Vec::new();
-    let mut heard_up_to: BTreeMap<(usize, u32), usize> = BTreeMap::new();
-    for (at_ns, step) in trace {
-        let former = possible.clone();
-        match step {
-            Step::Started { instance, epoch, adopted } => {
-                let carried = adopted.first().copied();
-                possible = vec![End::start(role, *instance, *epoch, carried)];
-                followed.lives += 1;
-                continue;
-            }
-            Step::Told(event, status) => {
-                let words = said_in(event);
-                if let Some((link, said)) = words {
-                    let from = heard_up_to.entry((link, said.life)).or_default();
-                    *from = place_in(&peer_spoke[link], said, *at_ns, *from)
-                        .ok_or_else(|| format!("at {at_ns} ns: heard what was not said, or was overtaken: {said:?}"))?;
-                    followed.words += 1;
+    /// For how long a first verdict is waited for, ns.
+    overdue_ns: u64,
+    peer_spoke: &'a Spoken,
+}
+
+impl Watched<'_> {
+    fn follow(&self, trace: &[(u64, Step)], followed: &mut Followed) -> Result<(), String> {
+        let rules = self.rules;
+        let mut possible: Vec<End> = Vec::new();
+        let mut overdue_from_ns = 0;
+        let mut heard_up_to: BTreeMap<(usize, u32), usize> = BTreeMap::new();
+        for (at_ns, step) in trace {
+            let former = possible.clone();
+            let guesses = |known: Vec<End>| guesses(known, *at_ns >= overdue_from_ns);
+            match step {
+                Step::Started { instance, epoch, adopted } => {
+                    let carried = adopted.first().copied();
+                    possible = vec![End::start(self.role, *instance, *epoch, carried)];
+                    overdue_from_ns = at_ns + self.overdue_ns;
+                    followed.lives += 1;
+                    continue;
                 }
-                possible = guesses(possible);
-                for end in &mut possible {
+                Step::Told(event, status) => {
+                    let words = said_in(event);
                     if let Some((link, said)) = words {
-                        end.hear(link, said, rules);
+                        let from = heard_up_to.entry((link, said.life)).or_default();
+                        *from = place_in(&self.peer_spoke[link], said, *at_ns, *from).ok_or_else(|| {
+                            format!("at {at_ns} ns: heard what was not said, or was overtaken: {said:?}")
+                        })?;
+                        followed.words += 1;
                     }
-                    take_verdicts(end, status);
+                    possible = guesses(possible);
+                    for end in &mut possible {
+                        if let Some((link, said)) = words {
+                            end.hear(link, said, rules);
+                        }
+                        take_verdicts(end, status);
+                    }
+                    // A hold-up time may be none.
+                    possible = guesses(possible);
+                    possible.retain(|end| links_are(end, status));
                 }
-                // A hold-up time may be none.
-                possible = guesses(possible);
-                possible.retain(|end| links_are(end, status));
+                Step::Decided(status, views) => {
+                    // A silence that was put down to a stop of the peer is judged now.
+                    possible.iter_mut().for_each(|end| take_verdicts(end, status));
+                    possible = guesses(possible);
+                    possible.iter_mut().for_each(|end| end.decide(rules));
+                    let moved = former.first().map(|end| end.carried);
+                    possible.retain(|end| links_are(end, status) && decided(end, status, views));
+                    followed.decisions += 1;
+                    followed.moves += usize::from(moved != possible.first().map(|end| end.carried));
+                }
             }
-            Step::Decided(status, views) => {
-                // A silence that was put down to a stop of the peer is judged now.
-                possible.iter_mut().for_each(|end| take_verdicts(end, status));
-                possible = guesses(possible);
-                possible.iter_mut().for_each(|end| end.decide(rules));
-                let moved = former.first().map(|end| end.carried);
-                possible.retain(|end| links_are(end, status) && decided(end, status, views));
-                followed.decisions += 1;
-                followed.moves += usize::from(moved != possible.first().map(|end| end.carried));
+            followed.guesses = followed.guesses.max(possible.len());
+            if possible.is_empty() {
+                return Err(format!("at {at_ns} ns the rules do not allow {step:#?}\nfrom any of {former:#?}"));
             }
         }
-        followed.guesses = followed.guesses.max(possible.len());
-        if possible.is_empty() {
-            return Err(format!("at {at_ns} ns the rules do not allow {step:#?}\nfrom any of {former:#?}"));
-        }
+        Ok(())
     }
-    Ok(())
 }
 
 fn said_in(event: &Event) -> Option<(usize, Word)> {
@@ -141,8 +155,8 @@ fn said_in(event: &Event) -> Option<(usize, Word)> {
     Some((link.0 as usize, Word { life: instance, epoch, active, hears }))
 }
 
-/// All that it may be by now, for whatever time has passed.
-fn guesses(known: Vec<End>) -> Vec<End> {
+/// All that it may be by now, for whatever time has passed; `overdue`: enough for a first verdict.
+fn guesses(known: Vec<End>, overdue: bool) -> Vec<End> {
     let mut all = known;
     let mut next = 0;
     while let Some(end) = all.get(next).cloned() {
@@ -157,7 +171,7 @@ fn guesses(known: Vec<End>) -> Vec<End> {
             if link.holds {
                 later.hold_ends(at);
                 add(later);
-            } else if link.verdict == Verdict::Starting {
+            } else if overdue && link.verdict == Verdict::Starting {
                 later.judge(at, Verdict::Overdue);
                 add(later);
             }
