@@ -5,17 +5,18 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 
 use crate::project::Project;
+use crate::tools::{DENY, MACHETE};
 use crate::{exec, setup};
 
-/// What finds dependencies that nothing uses.
-const MACHETE: &str = "cargo-machete";
-const MACHETE_VERSION: &str = "0.9.1";
-
 const LINT: &str = "the lints above say why; where cargo has no such command, `rustup component add clippy`";
+
+/// How long fetching the database of advisories may take, s.
+const FETCH_SECONDS: &str = "120";
 
 /// `cargo xtask check`. What fails makes the exit code.
 pub(crate) fn check(project: &Project) -> ExitCode {
     let mut failed = Vec::new();
+    let mut skipped = Vec::new();
     let mut note = |name: &'static str, result: Result<()>| {
         if let Err(error) = result {
             eprintln!("{error:#}");
@@ -29,12 +30,24 @@ pub(crate) fn check(project: &Project) -> ExitCode {
     const DEPENDENCIES: &str = "dependencies that nothing uses";
     eprintln!("== {DEPENDENCIES}");
     note(DEPENDENCIES, unused_dependencies(project));
+    const SUPPLY: &str = "licences, versions and sources of dependencies";
+    eprintln!("== {SUPPLY}");
+    note(SUPPLY, supply(project));
+    const ADVISORIES: &str = "advisories on dependencies";
+    eprintln!("== {ADVISORIES}");
+    match fetch_advisories(project) {
+        Ok(()) => note(ADVISORIES, advisories(project)),
+        Err(error) => skipped.push(format!("{ADVISORIES}: {error:#}")),
+    }
     const EBPF: &str = "lints, eBPF";
     eprintln!("== {EBPF}");
     note(EBPF, ebpf_lints(project));
 
+    for what in &skipped {
+        println!("SKIPPED: {what}");
+    }
     if failed.is_empty() {
-        println!("check: all passed");
+        println!("check: all passed{}", if skipped.is_empty() { "" } else { ", but for what was skipped" });
         return ExitCode::SUCCESS;
     }
     println!("check: failed: {}", failed.join("; "));
@@ -57,18 +70,28 @@ fn host_checks(project: &Project) -> [(&'static str, Command, &'static str); 3] 
     ]
 }
 
-/// Builds cargo-machete where it is missing, below `target` and of a version that is known to work.
 fn unused_dependencies(project: &Project) -> Result<()> {
-    let root = project.tools().join(format!("{MACHETE}-{MACHETE_VERSION}"));
-    let program = root.join("bin").join(MACHETE);
-    if !program.exists() {
-        eprintln!("building {MACHETE} {MACHETE_VERSION}, once; this takes about a minute");
-        let mut install = project.cargo();
-        install.args(["install", MACHETE, "--version", MACHETE_VERSION, "--locked", "--root"]).arg(&root);
-        exec::run(&mut install, "if crates.io could not be reached, try again later")?;
-    }
-    let mut search = Command::new(program);
-    exec::run(search.current_dir(&project.root), "take what it names out of that Cargo.toml")
+    exec::run(&mut MACHETE.command(project)?, "take what it names out of that Cargo.toml")
+}
+
+fn supply(project: &Project) -> Result<()> {
+    let mut check = DENY.command(project)?;
+    check.args(["--offline", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"]);
+    exec::run(&mut check, "deny.toml says what is allowed, and why: another crate, or a line there with its reason")
+}
+
+/// Brings the database of advisories (RustSec) up to date.
+fn fetch_advisories(project: &Project) -> Result<()> {
+    let deny = DENY.command(project)?;
+    let mut fetch = Command::new("timeout");
+    fetch.arg(FETCH_SECONDS).arg(deny.get_program()).args(["fetch", "db"]).current_dir(&project.root);
+    exec::run(&mut fetch, "nobody has looked whether a dependency is known to be unsafe: run this where github.com is reachable")
+}
+
+fn advisories(project: &Project) -> Result<()> {
+    let mut check = DENY.command(project)?;
+    check.args(["check", "--disable-fetch", "--hide-inclusion-graph", "advisories"]);
+    exec::run(&mut check, "`cargo update --package NAME`, or another crate")
 }
 
 /// For its own target, because the program has instructions that no host knows; so with the compiler that builds it.

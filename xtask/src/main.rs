@@ -26,6 +26,7 @@ mod rustup;
 mod setup;
 mod test;
 mod toolchain;
+mod tools;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -52,7 +53,7 @@ enum Task {
     },
     /// Installs what the eBPF build lacks, builds the eBPF object and then the daemon
     BuildEbpf,
-    /// Format, lints (host and eBPF) and docs
+    /// Format, lints (host and eBPF), docs and dependencies
     Check,
     /// Set-up, build, and every test lane
     Test {

@@ -41,14 +41,18 @@ impl Clocked for World {
 }
 
 impl World {
-    /// Two links, a before b, with their interfaces.
+    /// A client with two links, a before b, with their interfaces.
     fn new() -> Self {
+        Self::of(Role::Client)
+    }
+
+    fn of(role: Role) -> Self {
         let link =
             |(id, name): (u32, &str)| LinkSpec { id: LinkId(id), name: name.to_owned(), tier: id + 1, weight: 1 };
         let spec = GroupSpec {
             id: GroupId(0),
             name: "hq".to_owned(),
-            role: Some(Role::Client),
+            role: Some(role),
             failback: Failback::After(30_000 * MS),
             hold_up_ns: 3_000 * MS,
             detection_ns: DETECTION_NS,
@@ -95,6 +99,17 @@ fn a_link_that_carries_since_before_the_start_and_never_comes_to_a_verdict_is_le
     world.settle();
     world.alive(B);
     assert_eq!(world.active(), [A], "it gets the time to show that it works");
+    world.pass_until(START_NS + 2 * DETECTION_NS);
+    assert_eq!(world.active(), [B]);
+}
+
+#[test]
+fn a_server_too_waits_for_a_better_link_that_may_answer_any_moment() {
+    let mut world = World::of(Role::Server);
+    world.event(Event::Alive { link: B });
+    let said = PeerSaid { instance: 7, hears: true, rank: 1, ..PeerSaid::default() };
+    world.event(Event::Peer { link: B, said });
+    assert_eq!(world.active(), [], "a may answer any moment, and its client waits for it as well");
     world.pass_until(START_NS + 2 * DETECTION_NS);
     assert_eq!(world.active(), [B]);
 }

@@ -63,6 +63,8 @@ pub struct Setup {
     pub jitter_ns: u64,
     /// Share of probes that stay unanswered, percent; never `multiplier` in a row.
     pub loss_percent: u64,
+    /// Whether each step of the engines is kept.
+    pub is_traced: bool,
 }
 
 impl Setup {
@@ -77,6 +79,7 @@ impl Setup {
             delay_ns: vec![MS / 10; 3],
             jitter_ns: MS / 20,
             loss_percent: 0,
+            is_traced: false,
         }
     }
 

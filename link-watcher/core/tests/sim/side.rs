@@ -21,6 +21,17 @@ use super::{CLIENT, GROUP, MS, Random, Setup};
 const LEASE_NS: u64 = 300 * MS;
 const GRID_NS: u64 = 250_000;
 
+/// What befell an engine, and what it made of it.
+#[derive(Clone, Debug)]
+pub enum Step {
+    /// Its daemon started, with traffic on these links.
+    Started { instance: u32, epoch: u32, adopted: Vec<usize> },
+    /// It was told something.
+    Told(Event, GroupStatus),
+    /// It has decided; what it says on each link.
+    Decided(GroupStatus, Vec<View>),
+}
+
 pub struct Prober {
     detector: Detector,
     sequence: u64,
@@ -45,6 +56,8 @@ pub struct Side {
     pub routes: Vec<usize>,
     pub drained: Vec<bool>,
     pub changes: Vec<Transition>,
+    /// Each step of its engines with its time, ns, where somebody wants to know.
+    pub trace: Option<Vec<(u64, Step)>>,
     probers: Vec<Option<Prober>>,
     inbox: Vec<(u64, Event)>,
     /// The core runs then though nothing is in its inbox.
@@ -69,6 +82,7 @@ impl Side {
             routes: Vec::new(),
             drained: vec![false; links],
             changes: Vec::new(),
+            trace: setup.is_traced.then(Vec::new),
             probers: (0..links).map(|_| None).collect(),
             inbox: Vec::new(),
             core_wanted_ns: u64::MAX,
@@ -96,7 +110,11 @@ impl Side {
 
     pub fn start(&mut self, now_ns: u64, setup: &Setup) {
         self.instance += 1;
-        let mut engine = Engine::new(1_000_000 + (now_ns / 1_000_000_000) as u32);
+        let epoch = 1_000_000 + (now_ns / 1_000_000_000) as u32;
+        let mut engine = Engine::new(epoch);
+        if let Some(trace) = &mut self.trace {
+            trace.push((now_ns, Step::Started { instance: self.instance, epoch, adopted: self.routes.clone() }));
+        }
         engine.handle(now_ns, Event::Configure(vec![setup.spec(self.role())]));
         self.drained.fill(false);
         self.inbox.clear();
@@ -228,10 +246,17 @@ impl Side {
             let engine = self.engine.as_mut().unwrap();
             for event in ready {
                 lines.push(format!("{} hears {event:?}", if self.at == CLIENT { "client" } else { "server" }));
-                engine.handle(now_ns, event);
+                engine.handle(now_ns, event.clone());
+                if let Some(trace) = &mut self.trace {
+                    trace.push((now_ns, Step::Told(event, engine.status(now_ns).remove(0))));
+                }
             }
             engine.tick(now_ns);
             lines.extend(self.carry_out(now_ns, sent));
+            if let (Some(trace), Some(engine)) = (&mut self.trace, &self.engine) {
+                let says = self.kernel.iter().map(|(intent, _)| View::unpack(intent.view.load(Relaxed)));
+                trace.push((now_ns, Step::Decided(engine.status(now_ns).remove(0), says.collect())));
+            }
         }
         lines
     }

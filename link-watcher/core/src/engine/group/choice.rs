@@ -15,20 +15,22 @@ impl Group {
         self.spec.role.is_none() && link.spec.tier == 0
     }
 
-    /// Links in order of preference: our tiers, in the file's order; the server takes the client's ranks.
+    /// A link's place in the order of preference, the lowest first: our tier; at a server its client's rank, and where that is
+    /// not known yet its place in our own file.
+    fn order_of(&self, link: &Link) -> u32 {
+        if self.spec.role != Some(Role::Server) {
+            return link.spec.tier;
+        }
+        let rank = link.peer.map(|peer| u32::from(peer.rank));
+        let place = || self.links.iter().position(|other| other.spec.id == link.spec.id);
+        rank.or_else(|| u32::try_from(place()?).ok()).unwrap_or(u32::MAX)
+    }
+
+    /// Links in order of preference, and where that is the same in the file's order.
     pub(super) fn preference(&self) -> Vec<LinkId> {
         let links = self.links.iter().filter(|link| !self.never_chosen(link)).enumerate();
-        let mut links: Vec<(u32, usize, LinkId)> = links
-            .map(|(position, link)| {
-                let key = match (self.spec.role, link.peer) {
-                    (Some(Role::Server), Some(peer)) => u32::from(peer.rank),
-                    // A link whose rank is not known yet comes where our own file puts it.
-                    (Some(Role::Server), None) => u32::try_from(position).unwrap_or(u32::MAX),
-                    _ => link.spec.tier,
-                };
-                (key, position, link.spec.id)
-            })
-            .collect();
+        let mut links: Vec<(u32, usize, LinkId)> =
+            links.map(|(position, link)| (self.order_of(link), position, link.spec.id)).collect();
         links.sort_unstable();
         links.into_iter().map(|(.., id)| id).collect()
     }
@@ -97,10 +99,7 @@ impl Group {
         Candidate {
             id: link.spec.id,
             // The server falls back in the client's order, link by link.
-            tier: match (self.spec.role, link.peer) {
-                (Some(Role::Server), Some(peer)) => u32::from(peer.rank),
-                _ => link.spec.tier,
-            },
+            tier: self.order_of(link),
             usable: link.usable(now_ns),
             holds: link.only_holds(),
             answers: link.better_than_nothing(),
