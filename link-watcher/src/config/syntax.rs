@@ -2,7 +2,11 @@
 
 use std::ops::Range;
 
-use super::{diagnostic::Findings, group::NEVER};
+use super::{
+    diagnostic::Findings,
+    group::NEVER,
+    reference::{SCHEMAS, Takes},
+};
 
 /// What office programs and other languages have for quotation marks.
 const CURLY: [char; 9] =
@@ -13,25 +17,6 @@ const BLANKS: [char; 6] = ['\u{a0}', '\u{2007}', '\u{2009}', '\u{202f}', '\u{200
 const COMMENTS: [&str; 4] = ["//", ";", "--", "/*"];
 /// What stands between a key and its value elsewhere; those that begin with another one come first.
 const ASSIGNMENTS: [&str; 5] = ["==", "=>", ":=", ":", "->"];
-
-/// Keys whose values are lists.
-const LISTS: [&str; 12] = [
-    "key-files",
-    "routes",
-    "announce",
-    "announce-interfaces",
-    "announce-routes",
-    "accept",
-    "lan",
-    "prefixes",
-    "targets",
-    "to",
-    "on",
-    "command",
-];
-
-/// Sections of which there may be several.
-const REPEATED: [&str; 6] = ["peer", "peer.link", "uplinks", "uplinks.link", "uplinks.force", "notify"];
 
 /// Reports the errors of the parser.
 pub(super) fn report(text: &str, errors: &[toml::de::Error], findings: &Findings<'_>) {
@@ -209,10 +194,16 @@ fn of_value(key: &str, value: &str, message: &str) -> Option<(String, String)> {
     })
 }
 
+/// Whether the value of a key is a list, in whatever section.
+fn is_list(key: &str) -> bool {
+    let mut known = SCHEMAS.iter().filter_map(|schema| schema.key(key));
+    known.any(|key| matches!(key.takes, Takes::List(_)))
+}
+
 /// A value as TOML has it, from how somebody wrote it.
 fn written(key: &str, value: &str) -> String {
     let value = value.trim().trim_end_matches([';', ',']).trim();
-    if LISTS.contains(&key) {
+    if is_list(key) {
         return written_list(value);
     }
     if key == "failback" && NEVER.contains(&value.to_lowercase().as_str()) {
@@ -270,7 +261,7 @@ fn twice(text: &str, start: usize, message: &str) -> Option<(Range<usize>, Strin
         });
         let name = code.trim_matches(['[', ']', ' ']);
         let help = match first {
-            _ if REPEATED.contains(&name) => format!("write [[{name}]], in double brackets, each time"),
+            _ if SCHEMAS.iter().any(|schema| schema.is_repeated() && schema.path() == name) => format!("write [[{name}]], in double brackets, each time"),
             Some(first) => format!("the first is at line {}: put both together", first + 1),
             None => "give it a name of its own".to_owned(),
         };
