@@ -71,7 +71,9 @@ fn with(schema: &Schema, key: &Key, line: &str) -> (String, usize) {
     let file = match key.only {
         Some("dns") => FILE.replace("targets = [\"192.0.2.53\"]", "kind = \"dns\"\ntargets = [\"192.0.2.53\"]"),
         Some("tcp") => FILE.replace("targets = [\"192.0.2.53\"]", "kind = \"tcp\"\ntargets = [\"192.0.2.53:443\"]"),
-        Some("http") => FILE.replace("targets = [\"192.0.2.53\"]", "kind = \"http\"\ntargets = [\"http://192.0.2.53/\"]"),
+        Some("http") => {
+            FILE.replace("targets = [\"192.0.2.53\"]", "kind = \"http\"\ntargets = [\"http://192.0.2.53/\"]")
+        }
         Some("email") => FILE.replace("url = \"https://chat.example.com/hook\"\n", "").replace(
             "\"webhook\"",
             "\"email\"\nfrom = \"a@example.com\"\nto = [\"b@example.com\"]\nsmtp = \"smtp://mail.example.com\"",

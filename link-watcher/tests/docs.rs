@@ -42,7 +42,9 @@ fn whole(block: &str, blocks: &[&str], desk: &Desk) -> String {
     let first = |group: &str| blocks.iter().find(|block| block.starts_with(group)).map(|block| (*block).to_owned());
     let text = if groups.iter().any(|group| block.contains(&format!("{group}\n"))) {
         block.to_owned()
-    } else if let Some(group) = first(&format!("[[{kind}]]")).filter(|_| groups.contains(&format!("[[{kind}]]").as_str())) {
+    } else if let Some(group) =
+        first(&format!("[[{kind}]]")).filter(|_| groups.contains(&format!("[[{kind}]]").as_str()))
+    {
         group + block
     } else {
         support::peer("") + block
@@ -82,7 +84,11 @@ fn every_page_that_is_linked_to_is_there() {
             if !anchor.is_empty() {
                 let page = fs::read_to_string(there).unwrap();
                 let headings = page.lines().filter(|line| line.starts_with('#')).map(anchor_of).collect::<Vec<_>>();
-                assert!(headings.iter().any(|known| known == anchor), "{} links to {target}: {headings:?}", path.display());
+                assert!(
+                    headings.iter().any(|known| known == anchor),
+                    "{} links to {target}: {headings:?}",
+                    path.display()
+                );
             }
             followed += 1;
         }

@@ -74,7 +74,10 @@ fn a_trace_says_what_becomes_of_each_packet_and_moves_no_traffic() {
 
     let output = trace.wait_with_output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(output.status.success() && said.contains("tracing branch optic, branch wifi, branch tunnel for 6s"), "{said}");
+    assert!(
+        output.status.success() && said.contains("tracing branch optic, branch wifi, branch tunnel for 6s"),
+        "{said}"
+    );
     wait_programs(&trial, &quiet, true);
     assert_undisturbed(&trial, since_ns);
 

@@ -34,7 +34,9 @@ impl Place {
         if let Err(error) = sys::replace(self.link.as_fd(), self.quiet.as_fd()) {
             // Where the link is detached there is nothing to put back.
             if sys::link_info(&self.link).is_ok_and(|info| info.ifindex != 0) {
-                tracing::error!("a program that tells of each packet stays attached until the daemon starts again: {error}");
+                tracing::error!(
+                    "a program that tells of each packet stays attached until the daemon starts again: {error}"
+                );
             }
         }
     }
@@ -119,7 +121,10 @@ impl TraceParts {
         drop(self.keys);
         for (name, id) in &self.map_ids {
             if ebpf.map(name).and_then(id_of) != Some(*id) {
-                return Err(Error::map(name, std::io::Error::other("another program's map is pinned in place of ours")));
+                return Err(Error::map(
+                    name,
+                    std::io::Error::other("another program's map is pinned in place of ours"),
+                ));
             }
         }
         let log = PacketLog::open(&mut ebpf, Some(self.only.clone()))?;

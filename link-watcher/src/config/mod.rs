@@ -451,11 +451,8 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
     let root = Section::new(&reference::FILE, 0..0, document, findings);
     let directory = directory_of(findings.file());
     let daemon = check_daemon(&root, directory, absent);
-    let mut peers: Vec<Peer<'_>> = root
-        .sections("peer", &peer::PEER)
-        .into_iter()
-        .map(|section| Peer::read(section, directory))
-        .collect();
+    let mut peers: Vec<Peer<'_>> =
+        root.sections("peer", &peer::PEER).into_iter().map(|section| Peer::read(section, directory)).collect();
     let uplinks: Vec<Uplinks<'_>> =
         root.sections("uplinks", &uplinks::UPLINKS).into_iter().map(Uplinks::read).collect();
     // A section whose name is wrong is not missed as well.

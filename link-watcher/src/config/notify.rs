@@ -88,13 +88,8 @@ pub(super) static SCHEMA: Schema = Schema::new(
         .only("email"),
         Key::new("url", Takes::Text("URL of http or https"), Otherwise::Demanded, "where messages are posted")
             .only("webhook"),
-        Key::new(
-            "template",
-            Takes::Words(&words(&webhook::TEMPLATES)),
-            Otherwise::Text("json"),
-            "what the body is",
-        )
-        .only("webhook"),
+        Key::new("template", Takes::Words(&words(&webhook::TEMPLATES)), Otherwise::Text("json"), "what the body is")
+            .only("webhook"),
         Key::new(
             "secret-file",
             Takes::Text("path, or \"credential:NAME\""),

@@ -49,7 +49,12 @@ pub(super) static PEER: Schema = Schema::new(
     "[[peer]]",
     "One router at the far end of several links, which runs link-watcher too. One of the two is the client, the other the server.",
     &[
-        Key::new("name", group::NAME, Otherwise::Demanded, "unique among all groups; need not be the same at both ends"),
+        Key::new(
+            "name",
+            group::NAME,
+            Otherwise::Demanded,
+            "unique among all groups; need not be the same at both ends",
+        ),
         Key::new(
             "role",
             Takes::Words(&words(&ROLES)),
@@ -124,7 +129,9 @@ pub(super) static PEER: Schema = Schema::new(
             Otherwise::Text("keep"),
             "our routes while no link is usable; `withdraw`: they go, so that a route of somebody else carries the traffic",
         ),
-        group::max_loss_key("beyond this share of lost keepalives a link is `degraded`: used only where nothing else is up"),
+        group::max_loss_key(
+            "beyond this share of lost keepalives a link is `degraded`: used only where nothing else is up",
+        ),
         Key::new(
             "max-rtt",
             Takes::Duration(MIN_INTERVAL..=MAX_INTERVAL),

@@ -1,10 +1,6 @@
 //! Reads typed values out of a TOML table, and says of each that is wrong where and why. It never gives up at the first.
 
-use std::{
-    net::IpAddr,
-    ops::Range,
-    time::Duration,
-};
+use std::{net::IpAddr, ops::Range, time::Duration};
 
 use ipnet::IpNet;
 use toml::{
@@ -346,7 +342,7 @@ impl<'a> Section<'a> {
                 format!("write \"{}\", or \"{}\" for this one address", prefix.trunc(), IpNet::from(prefix.addr())),
             ),
             Err(_) => {
-                let help = meant::prefix(&text);
+                let help = meant::prefix(key, &text);
                 self.findings.error(&span, format!("`{key}` has an entry that is not a prefix: \"{text}\""), help);
             }
         }

@@ -127,6 +127,19 @@ fn advice(line: &str, message: &str) -> Option<(usize, String, String)> {
         let help = format!("this file is TOML: write [[name]] for each entry of a list, and then {item}");
         return Some((indent, "- begins no entry of a list".to_owned(), help));
     }
+    if ["}", "};", "},", "]", ");"].contains(&code) {
+        let help = "leave it out: a section ends where the next one begins".to_owned();
+        return Some((indent, format!("{code} ends no section"), help));
+    }
+    // As JSON has keys.
+    let bare = body.strip_prefix(['"', '\'']).and_then(|rest| {
+        let (key, rest) = rest.split_once(['"', '\''])?;
+        Some((key, rest.trim_start().strip_prefix(':')?.trim()))
+    });
+    if let Some((key, value)) = bare {
+        let help = format!("write {key} = {}", written(key, value));
+        return Some((indent, "a key and its value are joined by =, not by :".to_owned(), help));
+    }
     let key = key_of(body)?;
     let rest = code[key.len().min(code.len())..].trim_start();
     if let Some(assignment) = ASSIGNMENTS.iter().find(|assignment| rest.starts_with(*assignment)) {
@@ -170,6 +183,10 @@ fn of_value(key: &str, value: &str, message: &str) -> Option<(String, String)> {
             None => (format!("this text has no {quote} at its end"), format!("write {key} = {value}{quote}")),
             Some((text, rest)) => {
                 let rest = rest.trim();
+                if is_list(key) && rest.starts_with(',') {
+                    let help = format!("write {key} = {}", written_list(value));
+                    return Some((format!("several values of `{key}` are a list"), help));
+                }
                 let comment = COMMENTS.iter().find_map(|comment| rest.strip_prefix(comment)).map(str::trim);
                 let comment = comment.filter(|comment| !comment.is_empty());
                 let more = comment.is_none() && !matches!(rest, ";" | "," | "\"");
@@ -210,7 +227,7 @@ fn written(key: &str, value: &str) -> String {
         return "\"manual\"".to_owned();
     }
     let digits: String =
-        value.trim_end_matches(['%', '.']).chars().filter(|c| !matches!(c, ',' | '\'' | '_')).collect();
+        value.trim_end_matches(['%', '.']).chars().filter(|c| !matches!(c, ',' | '\'' | '_' | ' ')).collect();
     match value.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" => "true".to_owned(),
         "false" | "no" | "off" => "false".to_owned(),
@@ -261,7 +278,9 @@ fn twice(text: &str, start: usize, message: &str) -> Option<(Range<usize>, Strin
         });
         let name = code.trim_matches(['[', ']', ' ']);
         let help = match first {
-            _ if SCHEMAS.iter().any(|schema| schema.is_repeated() && schema.path() == name) => format!("write [[{name}]], in double brackets, each time"),
+            _ if SCHEMAS.iter().any(|schema| schema.is_repeated() && schema.path() == name) => {
+                format!("write [[{name}]], in double brackets, each time")
+            }
             Some(first) => format!("the first is at line {}: put both together", first + 1),
             None => "give it a name of its own".to_owned(),
         };

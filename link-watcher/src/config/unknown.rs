@@ -179,13 +179,13 @@ pub(super) fn meant(key: &str, schema: &'static Schema) -> Meant {
     let here = |key: &'static Key| {
         let help = match key.takes {
             Takes::Section(head) if whole_file => format!("did you mean {head}?"),
+            Takes::Section(head) => format!("did you mean `{}`? It begins with a line {head}", key.name),
             _ => format!("did you mean `{}`?", key.name),
         };
         Meant { key: Some(key.name), elsewhere: false, help }
     };
     let plain = key.to_lowercase().replace('_', "-");
-    let other_word =
-        || OTHER_WORDS.iter().filter(|(other, _)| *other == plain).find_map(|(_, word)| schema.key(word));
+    let other_word = || OTHER_WORDS.iter().filter(|(other, _)| *other == plain).find_map(|(_, word)| schema.key(word));
     if let Some(key) = schema.key(&plain).or_else(other_word) {
         return here(key);
     }

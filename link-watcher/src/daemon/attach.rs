@@ -165,7 +165,9 @@ impl Attacher {
         if let Some((running, by)) = &self.trace
             && running.upgrade().is_some_and(|exchange| !exchange.is_over())
         {
-            return Err(format!("there is one trace at a time, and one runs already ({by}): try again when it is over"));
+            return Err(format!(
+                "there is one trace at a time, and one runs already ({by}): try again when it is over"
+            ));
         }
         let kernel = self.kernel.as_mut().map_err(|reason| reason.clone())?;
         let parts = kernel.prepare_trace(ifindexes, only).map_err(|error| chain(&error))?;

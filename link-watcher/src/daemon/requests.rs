@@ -28,7 +28,9 @@ impl Core {
             Request::Control(control::Order::Ask(question, answer)) => {
                 let _ = answer.send(self.answer(&question));
             }
-            Request::Control(control::Order::Trace(request, author, answer)) => self.trace_packets(&request, &author, answer),
+            Request::Control(control::Order::Trace(request, author, answer)) => {
+                self.trace_packets(&request, &author, answer)
+            }
             Request::Control(control::Order::Change(Change::Reload(options), _, answer)) => {
                 let result = self.reload(&options).await;
                 // What waits to be confirmed is to be taken back by the next start, too; else the file says it all.

@@ -72,9 +72,10 @@ impl Core {
                  `link-watcher status {name} LINK` shows target by target what they say"
             ));
         }
-        let wanted = self.links.values().filter(|link| {
-            group.is_none_or(|group| link.group == group) && only.is_none_or(|only| link.id == only)
-        });
+        let wanted = self
+            .links
+            .values()
+            .filter(|link| group.is_none_or(|group| link.group == group) && only.is_none_or(|only| link.id == only));
         let (mut names, mut ifindexes, mut left_out) = (Names::new(), BTreeSet::new(), Vec::new());
         for link in wanted {
             let group = self.groups.get(&link.group).map_or("", |group| group.config.name.as_str());
@@ -85,7 +86,8 @@ impl Core {
                     ifindexes.insert(running.ifindex);
                 }
                 Some(running) => {
-                    let reason = running.engine_reason.as_deref().unwrap_or("the configuration says engine = \"socket\"");
+                    let reason =
+                        running.engine_reason.as_deref().unwrap_or("the configuration says engine = \"socket\"");
                     left_out.push(format!("{name} (by a socket: {reason})"));
                 }
                 None => left_out.push(format!("{name} (it does not run)")),
@@ -102,7 +104,8 @@ impl Core {
             });
         }
         let listed: Vec<String> = names.values().map(|(group, link)| format!("{group} {link}")).collect();
-        let mut said = format!("{} for {}", listed.join(", "), humantime::format_duration(Duration::from_millis(request.for_ms)));
+        let mut said =
+            format!("{} for {}", listed.join(", "), humantime::format_duration(Duration::from_millis(request.for_ms)));
         if !left_out.is_empty() {
             said += &format!("; not {}", left_out.join(", "));
         }

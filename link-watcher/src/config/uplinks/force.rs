@@ -21,12 +21,7 @@ pub(in crate::config) static SCHEMA: Schema = Schema::new(
         Key::new("link", Takes::Text("name of an uplink of this group"), Otherwise::Demanded, "which"),
         Key::new("source", Takes::Text("prefix"), Otherwise::Words("any"), "where a connection comes from"),
         Key::new("destination", Takes::Text("prefix"), Otherwise::Words("any"), "where it goes"),
-        Key::new(
-            "protocol",
-            Takes::Words(&words(&PROTOCOLS)),
-            Otherwise::Words("any"),
-            "`icmp` is ICMPv6 for IPv6",
-        ),
+        Key::new("protocol", Takes::Words(&words(&PROTOCOLS)), Otherwise::Words("any"), "`icmp` is ICMPv6 for IPv6"),
         Key::new(
             "port",
             Takes::Text("number, range such as \"8000-8080\", or list of at most 64 of both"),

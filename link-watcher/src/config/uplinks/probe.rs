@@ -54,7 +54,9 @@ const KEYS: &[Key] = &[
     ),
     Key::new(
         "targets",
-        Takes::List("at most 64 addresses (`icmp`, `arp`), addresses and ports (`tcp`, `dns`), URLs or tables of `url` and `address` (`http`)"),
+        Takes::List(
+            "at most 64 addresses (`icmp`, `arp`), addresses and ports (`tcp`, `dns`), URLs or tables of `url` and `address` (`http`)",
+        ),
         Otherwise::Words("demanded; `arp`: the gateway"),
         "who is asked; names are not looked up",
     ),
@@ -77,7 +79,12 @@ const KEYS: &[Key] = &[
         "how long an answer may take; at most `interval`",
     ),
     Key::new("fall", Takes::Number(ROUNDS), Otherwise::Number(DEFAULT_FALL), "bad rounds in a row until it is down"),
-    Key::new("rise", Takes::Number(ROUNDS), Otherwise::Number(DEFAULT_RISE), "good rounds in a row until it is up again"),
+    Key::new(
+        "rise",
+        Takes::Number(ROUNDS),
+        Otherwise::Number(DEFAULT_RISE),
+        "good rounds in a row until it is up again",
+    ),
     group::max_loss_key("beyond this share of lost probes it is `degraded`: used only while no other is up"),
     Key::new(
         "max-rtt",

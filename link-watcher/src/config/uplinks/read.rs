@@ -12,8 +12,8 @@ use super::{
 };
 use crate::{
     config::{
-        diagnostic::nearest,
         group::{self, DAY, values},
+        meant,
         reference::{Key, Otherwise, Schema, Takes, words},
         section::Section,
     },
@@ -291,9 +291,7 @@ impl<'a> Uplink<'a> {
             nat: nat(&section).unwrap_or(if masquerade { Nat::Masquerade } else { Nat::None }),
             tier: section.integer("tier").map_or(DEFAULT_TIER, Spanned::into_inner),
             weight: weight.map_or(group::DEFAULT_WEIGHT, Spanned::into_inner),
-            probe: section
-                .section("probe", &probe::LINK_PROBE)
-                .map(|section| Probe::read(section, group_probe)),
+            probe: section.section("probe", &probe::LINK_PROBE).map(|section| Probe::read(section, group_probe)),
             section,
         }
     }
@@ -375,7 +373,7 @@ fn nat(section: &Section<'_>) -> Option<Nat> {
         "masquerade" => return Some(Nat::Masquerade),
         _ => {}
     }
-    if let Some(word) = nearest(text.get_ref(), ["none", "masquerade"]) {
+    if let Some(word) = meant::choice(text.get_ref(), &["none", "masquerade"]) {
         section.findings.error(
             &text.span(),
             format!("`nat` cannot be \"{}\"", text.get_ref()),
