@@ -58,15 +58,18 @@ fn a_trace_says_what_becomes_of_each_packet_and_moves_no_traffic() {
     let trial = trial("auto");
     let server = trial.routers.daemon(End::Server);
     let forge = Forge::on(&trial.routers.wires[0]).unwrap();
-    let keepalive = |frame: &Frame| frame.ports().is_some_and(|(_, to)| to == PORT);
+    // Byte 4 is the kind: a probe.
+    let is_probe = |frame: &Frame| {
+        frame.ports().is_some_and(|(_, to)| to == PORT) && frame.payload().is_some_and(|payload| payload[4] == 1)
+    };
     let quiet = programs(&trial);
     let since_ns = monotonic_ns();
 
     let trace = server.spawn(&["trace-packets", "--for", "6s", "--json"]).unwrap();
     wait_programs(&trial, &quiet, false);
-    let probe = forge.capture(Direction::ToServer, 1, Duration::from_secs(2), keepalive).unwrap().remove(0);
-    // A bit of the signature; and a packet that was there before.
-    let forged = probe.with_flipped_bit(8 * probe.payload().unwrap().len() - 1).unwrap();
+    let probe = forge.capture(Direction::ToServer, 1, Duration::from_secs(2), is_probe).unwrap().remove(0);
+    // A bit of the sequence, which makes it 8 million more (bytes 24 to 31); and a packet that was there before.
+    let forged = probe.with_flipped_bit(8 * 29 + 7).unwrap();
     forge.flood(Direction::ToServer, &[forged, probe], 400, Duration::from_secs(1)).unwrap();
     let refused = server.output(&["trace-packets", SERVER_GROUP]).unwrap();
     let said = String::from_utf8(refused.stderr).unwrap();
