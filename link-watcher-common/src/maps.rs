@@ -347,6 +347,14 @@ impl Counters {
         self.distant += other.distant;
         self.version += other.version;
     }
+
+    /// All packets that were ours.
+    #[must_use]
+    pub const fn total(&self) -> u64 {
+        let good = self.probes + self.echoes + self.control;
+        let shape = self.malformed + self.unknown + self.version + self.distant;
+        good + shape + self.replayed + self.reflected + self.forged + self.late
+    }
 }
 
 /// All traffic received on an interface: per-CPU value of the map `TRAFFIC`, a table as [`LinkEntry`] describes, whose

@@ -627,6 +627,31 @@ fn readers_questions_are_bounded_and_roots_are_not() {
 }
 
 #[test]
+fn packets_are_told_until_the_trace_is_over() {
+    let desk = Desk::new();
+    let daemon = FakeDaemon::start(&desk.path("c.sock")).unwrap();
+    let trace = |more: &[&str]| run(&[&["trace-packets", "--socket", daemon.socket.to_str().unwrap()], more].concat());
+    let told = trace(&["hq", "--for", "1m"]);
+    assert_eq!(code(&told), 0);
+    assert_eq!(
+        stdout(&told),
+        "2026-11-20T12:00:00.123Z  hq optic  in  dropped (forged): its signature fits none of the keys\n\
+         ... and 7 packets more, which are not told one by one\n"
+    );
+    assert_eq!(
+        stderr(&told),
+        "link-watcher: tracing hq optic for 60000 ms\nlink-watcher: 1 packets told, 7 left out\n"
+    );
+    let lines = stdout(&trace(&["--json"]));
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!((lines[0]["cause"].as_str(), lines[1]["left_out"].as_u64()), (Some("forged"), Some(7)));
+    assert_eq!(daemon.authors.lock().unwrap().len(), 2);
+    for wrong in ["11m", "10ms", "soon"] {
+        assert_eq!(code(&trace(&["--for", wrong])), 2, "{wrong}");
+    }
+}
+
+#[test]
 fn a_fingerprint_is_compared_instead_of_the_key() {
     let desk = Desk::new();
     let path = desk.path("made.key");

@@ -118,6 +118,129 @@ const PEER: &[Mistake] = &[
     ("peer {", "`peer {` begins no section", "a section begins with [peer] or [[peer]]"),
 ];
 
+/// In `[[peer]]`: habits of other programs and languages, and what a word processor makes of a file.
+const HABITS: &[Mistake] = &[
+    ("dampening = yes", "this is not how a value is written: yes", "write dampening = true"),
+    ("dampening = True", "this is not how a value is written: True", "write dampening = true"),
+    ("dampening = off", "this is not how a value is written: off", "write dampening = false"),
+    ("dampening = \"true\"", "`dampening` must be true or false, not a string", "write dampening = true"),
+    ("dampening = \"no\"", "`dampening` must be true or false, not a string", "write dampening = false"),
+    ("dampening = 0", "`dampening` must be true or false, not an integer", "write dampening = false"),
+    ("dampening =", "`dampening` has no value", "write dampening = ..."),
+    ("interval = \"1,5s\"", "`interval` is not a duration: \"1,5s\"", "write interval = \"1s 500ms\""),
+    ("interval = \"0.01\"", "`interval` is not a duration: \"0.01\"", "write interval = \"0.01s\""),
+    ("interval = '100'", "`interval` is not a duration: \"100\"", "write interval = \"100ms\""),
+    ("interval = \"2 min\"", "`interval` is out of range: 2 min", "it goes from 1ms to 1m"),
+    ("interval = 1s", "this text has no quotes: 1s", "write interval = \"1s\""),
+    ("interval : 100ms", "a key and its value are joined by =, not by :", "write interval = \"100ms\""),
+    ("interval => \"1s\"", "joined by =, not by =>", "write interval = \"1s\""),
+    ("interval := \"1s\"", "joined by =, not by :=", "write interval = \"1s\""),
+    ("Interval = \"1s\"", "unknown key `Interval` in [[peer]]", "did you mean `interval`?"),
+    ("INTERVAL = \"1s\"", "unknown key `INTERVAL` in [[peer]]", "did you mean `interval`?"),
+    ("advert_int = 1", "unknown key `advert_int` in [[peer]]", "did you mean `interval`?"),
+    ("transmit-interval = 50", "unknown key `transmit-interval` in [[peer]]", "did you mean `interval`?"),
+    ("receive_interval = 50", "unknown key `receive_interval` in [[peer]]", "did you mean `interval`?"),
+    ("min_rx_interval = \"50ms\"", "unknown key `min_rx_interval` in [[peer]]", "did you mean `interval`?"),
+    ("hello-interval = 1", "unknown key `hello-interval` in [[peer]]", "did you mean `interval`?"),
+    ("dead_interval = 4", "unknown key `dead_interval` in [[peer]]", "did you mean `multiplier`?"),
+    ("detect_mult = 3", "unknown key `detect_mult` in [[peer]]", "did you mean `multiplier`?"),
+    ("state = \"MASTER\"", "unknown key `state` in [[peer]]", "did you mean `role`?"),
+    ("role = \"MASTER\"", "`role` cannot be \"MASTER\"", "did you mean \"client\"?"),
+    ("role = \"BACKUP\"", "`role` cannot be \"BACKUP\"", "did you mean \"server\"?"),
+    ("role = \"hub\"", "`role` cannot be \"hub\"", "did you mean \"server\"?"),
+    ("role = \"client \"", "`role` cannot be \"client \"", "did you mean \"client\"?"),
+    ("role = CLIENT", "this text has no quotes: CLIENT", "write role = \"CLIENT\""),
+    ("role = \u{ab}client\u{bb}", "another quotation mark than TOML's", "write role = \"client\""),
+    ("role = \"client\u{201d}", "another quotation mark than TOML's", "write role = \"client\""),
+    ("role \u{2013} \"client\"", "there is no = behind `role`", "write role = "),
+    ("role=client", "this text has no quotes: client", "write role = \"client\""),
+    ("role\t=\tclient", "this text has no quotes: client", "write role = \"client\""),
+    ("\"role\": \"client\",", "joined by =, not by :", "write role = \"client\""),
+    ("role = [\"client\"]", "`role` must be a text in quotes, not an array", "write role = \"client\""),
+    ("password = \"secret\"", "unknown key `password` in [[peer]]", "did you mean `key-files`?"),
+    ("auth_pass = \"secret\"", "unknown key `auth_pass` in [[peer]]", "did you mean `key-files`?"),
+    ("pre-shared-key = \"secret\"", "unknown key `pre-shared-key` in [[peer]]", "did you mean `key-files`?"),
+    ("key_files = [\"hq.key\"]", "unknown key `key_files` in [[peer]]", "did you mean `key-files`?"),
+    ("keyfile = \"hq.key\"", "unknown key `keyfile` in [[peer]]", "did you mean `key-files`?"),
+    ("key-files = [\u{201c}hq.key\u{201d}]", "another quotation mark than TOML's", "write key-files = [\"hq.key\"]"),
+    (
+        "key-files = \"hq.key\", \"b.key\"",
+        "several values of `key-files` are a list",
+        "key-files = [\"hq.key\", \"b.key\"]",
+    ),
+    ("key-files = [\"hq.key\", \"hq.key\"]", "holds the same key", "leave one of them out"),
+    ("name = hq", "this text has no quotes: hq", "write name = \"hq\""),
+    ("name = \"\"", "this name is empty", "letters, digits, dashes and underscores"),
+    ("name = 'h q'", "this name has a space", "letters, digits, dashes and underscores"),
+    ("name = \"-hq\"", "this name begins with a dash", "letters, digits, dashes and underscores"),
+    ("name = 1", "`name` must be a text in quotes, not an integer", "write name = "),
+    ("port = \"udp/46721\"", "`port` must be a number, not a string", "a number from 1 to 65535, without quotes"),
+    ("port = 0", "`port` is out of range: 0", "it goes from 1 to 65535"),
+    ("port = 46 721", "this is not how a value is written", "write port = 46721"),
+    ("table = \"default\"", "`table` must be a number, not a string", "write table = 253"),
+    ("table = 255", "table 255 is the kernel's table of local addresses", "254 is the main table"),
+    ("metric = \"100\"", "`metric` must be a number, not a string", "write metric = 100"),
+    ("failback = \"no\"", "`failback` cannot be \"no\"", "did you mean \"manual\"?"),
+    ("failback = false", "`failback` must be a duration in quotes, not a boolean", "write failback = "),
+    ("preempt = false", "unknown key `preempt` in [[peer]]", "did you mean `failback`?"),
+    ("hold_down = \"3s\"", "unknown key `hold_down` in [[peer]]", "did you mean `hold-up`?"),
+    ("hold-up = \"3 seconds, please\"", "`hold-up` is not a duration", "write a number and its unit"),
+    ("routes = [\"0.0.0.0\"]", "an entry that is not a prefix: \"0.0.0.0\"", "0.0.0.0/"),
+    ("routes = [\"10.0.0.1/0\"]", "has bits set behind its length of 0", "write \"0.0.0.0/0\""),
+    ("routes = [\"10.8.0.0 255.255.0.0\"]", "an entry that is not a prefix", "\"10.8.0.0/16\""),
+    ("routes = [\"10.8.0.0/0.0.255.255\"]", "an entry that is not a prefix", "\"10.8.0.0/16\""),
+    ("routes = [\"10.8.0.0\\\\16\"]", "an entry that is not a prefix", "\"10.8.0.0/16\""),
+    ("routes = [\"2001:db8::1/64\"]", "has bits set behind its length of 64", "write \"2001:db8::/64\""),
+    ("routes = [\"2001:db8::/129\"]", "an entry that is not a prefix", "goes from 0 to 128"),
+    ("routes = [\"eth0\"]", "an entry that is not a prefix: \"eth0\"", "write an address and a length"),
+    ("routes = [\"10.8.0.0/16\",,]", "this is no list", "[\"10.8.0.0/16\"]"),
+    ("routes = {\"10.8.0.0/16\"}", "this is no list", "write routes = [\"10.8.0.0/16\"]"),
+    ("route = \"10.8.0.0/16\"", "unknown key `route` in [[peer]]", "did you mean `routes`?"),
+    ("announce = \"eth0\"", "`announce` must be a list, not a string", "write announce = [\"eth0\"]"),
+    ("announce = [\"eth0\"]", "an entry that is not a prefix: \"eth0\"", "announce-interfaces"),
+    ("announce_interfaces = [\"eth0\"]", "unknown key `announce_interfaces`", "did you mean `announce-interfaces`?"),
+    ("announce-interfaces = [\"eth0:\"]", "cannot be the name of an interface", "write \"eth0\""),
+    ("announce-interfaces = eth0", "this text has no quotes: eth0", "write announce-interfaces = [\"eth0\"]"),
+    ("accept = \"any\"", "`accept` must be a list, not a string", "write accept = "),
+    ("accept = [\"*\"]", "an entry that is not a prefix: \"*\"", "write \"0.0.0.0/0\""),
+    ("links = [\"eth1\", \"eth2\"]", "unknown key `links` in [[peer]]", "It begins with a line [[peer.link]]"),
+    ("remote = \"10.248.248.1\"", "unknown key `remote` in [[peer]]", "it belongs to [[peer.link]]"),
+    ("tier = 1", "unknown key `tier` in [[peer]]", "it belongs to [[peer.link]]"),
+    ("targets = [\"9.9.9.9\"]", "unknown key `targets` in [[peer]]", "it belongs to [uplinks.probe]"),
+    ("on-exit = \"keep\"", "unknown key `on-exit` in [[peer]]", "it belongs to [daemon]"),
+    ("max-loss = 0.2", "`max-loss` must be a text in quotes", "write max-loss = \"20%\""),
+    ("max-rtt = 400", "`max-rtt` must be a duration in quotes", "write max-rtt = \"400ms\""),
+    ("/* the head office */", "/* begins no comment", "write # the head office"),
+    ("-- the head office", "-- begins no comment", "write # the head office"),
+    ("}", "} ends no section", "leave it out"),
+    ("};", "}; ends no section", "leave it out"),
+    ("end", "there is no = behind `end`", "="),
+    (">>>>>>> theirs", "a merge conflict is left in this file", "keep one of its two sides"),
+    ("=======", "a merge conflict is left in this file", "keep one of its two sides"),
+    ("- role: client", "- begins no entry of a list", "this file is TOML"),
+];
+
+/// In `[[uplinks.link]]`, likewise.
+const UPLINK: &[Mistake] = &[
+    ("metric = 10", "unknown key `metric` in [[uplinks.link]]", "did you mean `tier`?"),
+    ("priority = 1", "unknown key `priority` in [[uplinks.link]]", "did you mean `tier`?"),
+    ("ratio = 2", "unknown key `ratio` in [[uplinks.link]]", "did you mean `weight`?"),
+    ("percent = 60", "unknown key `percent` in [[uplinks.link]]", "did you mean `weight`?"),
+    ("weight = 0", "`weight` is out of range: 0", "tier = 0"),
+    ("weight = \"2\"", "`weight` must be a number, not a string", "write weight = 2"),
+    ("via = \"10.248.248.1\"", "unknown key `via` in [[uplinks.link]]", "did you mean `gateway`?"),
+    ("gateway = \"dhcp\"", "`gateway` is not an address: \"dhcp\"", "leave `gateway` out"),
+    ("gateway = \"10.248.248.1/24\"", "`gateway` is not an address", "write it without the prefix length"),
+    ("gateway = 10.248.248.1", "this text has no quotes: 10.248.248.1", "write gateway = \"10.248.248.1\""),
+    ("gateway = \"0.0.0.0\"", "`gateway` is the unspecified address", "the address of one router"),
+    ("nat = true", "`nat` must be a text in quotes, not a boolean", "write nat = \"masquerade\""),
+    ("nat = \"masq\"", "`nat`", "masquerade"),
+    ("snat = \"10.248.248.2\"", "unknown key `snat` in [[uplinks.link]]", "did you mean `nat`?"),
+    ("tier = -1", "`tier` is out of range: -1", "it goes from 0 to 65535"),
+    ("interface = \"eth1.\"", "there is no interface eth1. here", "did you mean \"eth1\"?"),
+    ("lan = [\"eth0\"]", "unknown key `lan` in [[uplinks.link]]", "it belongs to [[uplinks]]"),
+];
+
 /// In `[[peer.link]]`, likewise.
 const LINK: &[Mistake] = &[
     ("weight = \"60%\"", "`weight` must be a number, not a string", "write weight = 60"),
@@ -154,6 +277,30 @@ const LINK: &[Mistake] = &[
     ("interface = \"Eth1\"", "there is no interface Eth1 here", "did you mean \"eth1\"?"),
     ("interface = eth1", "this text has no quotes: eth1", "write interface = \"eth1\""),
     ("port = 46721", "unknown key `port` in [[peer.link]]", "it belongs to [[peer]]"),
+    ("gateway = \"10.248.248.1\"", "unknown key `gateway` in [[peer.link]]", "did you mean `remote`?"),
+    ("remote_address = \"10.248.248.1\"", "unknown key `remote_address` in [[peer.link]]", "did you mean `remote`?"),
+    ("remote = \"10.248.248.1 \"", "`remote` is not an address", "remote = \"10.248.248.1\""),
+    (
+        "remote = [\"10.248.248.1\"]",
+        "`remote` must be a text in quotes, not an array",
+        "write remote = \"10.248.248.1\"",
+    ),
+    ("remote = \"::ffff:10.248.248.1\"", "`remote` is an IPv4-mapped address", "write it as IPv4"),
+    ("remote = \"224.0.0.18\"", "`remote` is a multicast address", "the address of one router"),
+    ("remote = \"255.255.255.255\"", "`remote` is the broadcast address", "the address of one router"),
+    ("remote = \"localhost\"", "`remote` is not an address: \"localhost\"", "names are not looked up"),
+    ("local = \"10.248.248.2/24\"", "`local` is not an address", "write it without the prefix length"),
+    ("local = \"eth1\"", "`local` is not an address: \"eth1\"", "leave `local` out"),
+    ("interface = \"eth1:\"", "cannot be the name of an interface", "write \"eth1\""),
+    ("interface = \"eth 1\"", "cannot be the name of an interface", "`ip link` lists the interfaces"),
+    ("interface = [\"eth1\"]", "`interface` must be a text in quotes, not an array", "write interface = \"eth1\""),
+    ("interface = \"averylonginterfacename\"", "it has 1 to 15 bytes", "`ip link` lists the interfaces"),
+    ("track_interface = \"eth1\"", "unknown key `track_interface` in [[peer.link]]", "did you mean `interface`?"),
+    ("name = \"auto\"", "a link cannot be called \"auto\"", "take another name"),
+    ("tier = \"1\"", "`tier` must be a number, not a string", "write tier = 1"),
+    ("tier = 1.5", "`tier` must be a number, not a float", "a number from 1 to 65535"),
+    ("weight = 1000", "`weight` is out of range: 1000", "it goes from 1 to 256"),
+    ("key-files = [\"hq.key\"]", "unknown key `key-files` in [[peer.link]]", "it belongs to [[peer]]"),
     ("max-hops = 0", "`max-hops` is out of range: 0", "it goes from 1 to 255"),
     ("ttl = 1", "unknown key `ttl` in [[peer.link]]", "did you mean `max-hops`?"),
 ];
@@ -176,6 +323,23 @@ const PROBE: &[Mistake] = &[
     ("max-jitter = \"2s\"", "`max-jitter` is 2s, and `timeout` only 1s", "make `max-jitter` smaller"),
     ("timeout = \"2s\"", "`timeout` is 2s, and `interval` only 1s", "make the timeout shorter"),
     ("required = 3", "`required` is 3, but there is only 1 target", "name more targets"),
+    ("track_ip = [\"9.9.9.9\"]", "unknown key `track_ip` in [uplinks.probe]", "did you mean `targets`?"),
+    ("reliability = 1", "unknown key `reliability` in [uplinks.probe]", "did you mean `required`?"),
+    ("down = 3", "unknown key `down` in [uplinks.probe]", "did you mean `fall`?"),
+    ("up = 3", "unknown key `up` in [uplinks.probe]", "did you mean `rise`?"),
+    ("targets = [\"example.com\"]", "`targets` is not an address: \"example.com\"", "names are not looked up"),
+    ("targets = [\"9.9.9.9:53\"]", "`targets` is not an address: \"9.9.9.9:53\"", "without the port"),
+    ("targets = [\"https://9.9.9.9/\"]", "`targets` is not an address", "http"),
+    ("targets = [\"9.9.9.9\", \"9.9.9.9\"]", "this target stands twice in `targets`", "leave it out"),
+    ("targets = []", "`targets` has 0 entries", "it has 1 to 64"),
+    ("targets = 9.9.9.9", "this text has no quotes: 9.9.9.9", "write targets = [\"9.9.9.9\"]"),
+    ("kind = icmp", "this text has no quotes: icmp", "write kind = \"icmp\""),
+    ("query = \"example.org\"", "`query` means nothing for this kind of probe", "it is for kind = \"dns\""),
+    ("status = 200", "`status` means nothing for this kind of probe", "it is for kind = \"http\""),
+    ("interval = 5", "`interval` must be a duration in quotes", "\"5s\""),
+    ("fall = \"3\"", "`fall` must be a number, not a string", "write fall = 3"),
+    ("rise = 0", "`rise` is out of range: 0", "it goes from 1 to 1000"),
+    ("max-loss = \"200%\"", "`max-loss` is not a share between 0% and 100%", "such as \"20%\""),
     ("latency = \"1s\"", "unknown key `latency` in [uplinks.probe]", "did you mean `max-rtt`?"),
 ];
 
@@ -189,6 +353,8 @@ const WHOLE: &[(&str, &str, &str, &str)] = &[
     ("[[peer.link]]", "[[link]]", "unknown section or key `link`", "a section of [[peer]] begins with [[peer.link]]"),
     ("[[uplinks]]", "[[uplink]]", "unknown section or key `uplink`", "did you mean [[uplinks]]?"),
     ("[uplinks.probe]", "[uplinks.probes]", "unknown key `probes` in [[uplinks]]", "did you mean `probe`?"),
+    ("routes = [", "routes = []\nroutes = [", "`routes` stands twice in this section", "leave one of them out"),
+    ("name = \"wifi\"", "name = \"optic\"", "two links of this peer are called \"optic\"", "a name of its own"),
     ("[uplinks.probe]", "[probe]", "unknown section or key `probe`", "begins with [uplinks.probe]"),
 ];
 
@@ -222,6 +388,7 @@ targets = [\"192.0.2.53\"]
 name = \"a\"
 interface = \"eth1\"
 gateway = \"10.248.248.1\"
+# uplink
 ";
 
 /// The file with the line in place of the one that says the same thing, or behind the others of its section.
@@ -235,8 +402,13 @@ fn with(file: &str, mark: &str, line: &str) -> (String, usize) {
         "networks" => "routes".to_owned(),
         "address" => "remote".to_owned(),
         "device" => "interface".to_owned(),
-        "hosts" => "targets".to_owned(),
-        "role" => "role".to_owned(),
+        "hosts" | "track-ip" => "targets".to_owned(),
+        "state" | "\"role\"" | "role=client" | "role\t=\tclient" => "role".to_owned(),
+        "password" | "auth-pass" | "pre-shared-key" | "keyfile" => "key-files".to_owned(),
+        "route" => "routes".to_owned(),
+        "gateway" | "remote-address" if file.contains("[[peer") => "remote".to_owned(),
+        "track-interface" => "interface".to_owned(),
+        "via" => "gateway".to_owned(),
         other => other.to_owned(),
     };
     let lines: Vec<&str> = file.lines().collect();
@@ -265,7 +437,13 @@ fn each_ordinary_mistake_is_one_message_that_helps() {
     assert_eq!(desk.findings(UPLINKS), [""; 0]);
     let mut wrong = Vec::new();
     let mut tried = 0;
-    for (mistakes, file, mark) in [(PEER, FILE, "# peer"), (LINK, FILE, "# link"), (PROBE, UPLINKS, "# probe")] {
+    for (mistakes, file, mark) in [
+        (PEER, FILE, "# peer"),
+        (HABITS, FILE, "# peer"),
+        (LINK, FILE, "# link"),
+        (PROBE, UPLINKS, "# probe"),
+        (UPLINK, UPLINKS, "# uplink"),
+    ] {
         for (line, message, help) in mistakes {
             let (text, at) = with(file, mark, line);
             wrong.extend(check(&desk, &text, Some(at), message, help));
@@ -298,7 +476,7 @@ fn what_has_no_spare_or_is_never_chosen() {
     assert_eq!(
         findings,
         [
-            "error 11:8: all of these uplinks have tier = 0: none is ever chosen for a new connection | give at least one of \
+            "error 12:8: all of these uplinks have tier = 0: none is ever chosen for a new connection | give at least one of \
              them tier = 1"
         ]
     );

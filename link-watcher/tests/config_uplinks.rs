@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use link_watcher::{
     config::{
-        self, FailbackConnections, ForceConfig, Host, HttpTarget, Nat, ProbeConfig, ProbeKind, Protocol, Severity,
+        self, FailbackConnections, ForceConfig, HttpTarget, Nat, ProbeConfig, ProbeKind, Protocol, Severity,
         TcpRefusal, UplinksConfig,
     },
     event::Failback,
@@ -351,38 +351,4 @@ fn the_example_that_is_shipped_can_be_run_and_shows_the_defaults() {
     let all = all.replace("routes = [\"0.0.0.0/0\"]", "routes = [\"0.0.0.0/0\", \"::/0\"]");
     assert_eq!(desk.findings(&all), [""; 0]);
     assert_eq!(desk.parse(&all).unwrap().config.uplinks[0].force.len(), 1);
-}
-
-/// What the documentation shows can be run: its first configuration, alone and with each of the pieces behind it.
-#[test]
-fn the_documentations_configurations_are_right() {
-    let text = repository_file("../docs/uplinks.md");
-    let blocks: Vec<&str> = text.split("```toml\n").skip(1).map(|block| block.split("```").next().unwrap()).collect();
-    assert_eq!(blocks.len(), 5);
-    for block in &blocks {
-        let whole =
-            if block.starts_with("[[uplinks]]") { (*block).to_owned() } else { format!("{}{block}", blocks[0]) };
-        let path = std::path::Path::new("c.toml");
-        let loaded = config::parse(path, &whole, &Host::default(), Severity::Warning);
-        loaded.unwrap_or_else(|refused| panic!("{whole}\n{refused}"));
-    }
-    // Every key that the reader knows is described.
-    for key in ["name", "routes", "lan", "sticky", "masquerade", "fwmark", "rule-priority", "table-base", "failback"]
-        .iter()
-        .chain(&[
-            "failback-connections",
-            "hold-up",
-            "interface",
-            "gateway",
-            "local",
-            "prefixes",
-            "nat",
-            "tier",
-            "weight",
-        ])
-        .chain(&["kind", "targets", "required", "interval", "timeout", "fall", "rise", "max-loss", "max-rtt"])
-        .chain(&["max-jitter", "window", "status", "body", "query", "tcp-refused"])
-    {
-        assert!(text.contains(&format!("`{key}`")), "{key}");
-    }
 }

@@ -2,7 +2,7 @@
 //! daemon left, without losing a packet.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
 };
@@ -17,12 +17,20 @@ use crate::netlink::{
     link::{XdpHook, dump_links, parse_xdp},
 };
 
+/// A link of this daemon.
+#[derive(Debug)]
+struct Attached {
+    link: PinnedLink,
+    mode: Mode,
+    layer: LinkLayer,
+}
+
 /// The links of this daemon.
 #[derive(Debug)]
 pub(super) struct Attachments {
     /// What an earlier daemon left, and in which mode.
     inherited: BTreeMap<(Hook, u32), (PinnedLink, Mode)>,
-    ours: BTreeMap<(Hook, u32), (PinnedLink, Mode)>,
+    ours: BTreeMap<(Hook, u32), Attached>,
 }
 
 impl Attachments {
@@ -55,16 +63,18 @@ impl Attachments {
         program: BorrowedFd<'_>,
     ) -> Result<Mode, Error> {
         let place = (hook, device.ifindex);
-        if let Some((link, mode)) = self.ours.remove(&place) {
-            if sys::link_info(&link).is_ok_and(|info| info.ifindex == device.ifindex) {
-                self.ours.insert(place, (link, mode));
+        let layer = device.link_layer;
+        if let Some(attached) = self.ours.remove(&place) {
+            if sys::link_info(&attached.link).is_ok_and(|info| info.ifindex == device.ifindex) {
+                let mode = attached.mode;
+                self.ours.insert(place, attached);
                 return Ok(mode);
             }
-            link.forget()?; // The interface is another one under the same index.
+            attached.link.forget()?; // The interface is another one under the same index.
         }
         if let Some((link, mode)) = self.inherited.remove(&place) {
             if sys::replace(link.as_fd(), program).is_ok() {
-                self.ours.insert(place, (link, mode));
+                self.ours.insert(place, Attached { link, mode, layer });
                 return Ok(mode);
             }
             link.detach()?;
@@ -76,15 +86,22 @@ impl Attachments {
                 Err(source) => return Err(Error::AttachTc { interface: device.name.into(), source }),
             },
         };
-        self.ours.insert(place, (pins.link(hook, device.ifindex, fd)?, mode));
+        let link = pins.link(hook, device.ifindex, fd)?;
+        self.ours.insert(place, Attached { link, mode, layer });
         Ok(mode)
+    }
+
+    /// Where programs are on these interfaces, with the link that keeps each there.
+    pub(super) fn places(&self, ifindexes: &BTreeSet<u32>) -> Vec<(Hook, LinkLayer, BorrowedFd<'_>)> {
+        let here = self.ours.iter().filter(|((_, ifindex), _)| ifindexes.contains(ifindex));
+        here.map(|((hook, _), attached)| (*hook, attached.layer, attached.link.as_fd())).collect()
     }
 
     /// Detaches from an interface. Nothing happens if it is gone or was never attached to.
     pub(super) fn detach(&mut self, ifindex: u32) -> Result<(), Error> {
         for hook in [Hook::Xdp, Hook::Tc] {
-            if let Some((link, _)) = self.ours.remove(&(hook, ifindex)) {
-                link.detach()?;
+            if let Some(attached) = self.ours.remove(&(hook, ifindex)) {
+                attached.link.detach()?;
             }
         }
         Ok(())
@@ -98,7 +115,7 @@ impl Attachments {
     /// Detaches from every interface.
     pub(super) fn detach_all(&mut self) -> Result<(), Error> {
         self.drop_inherited()?;
-        std::mem::take(&mut self.ours).into_values().try_for_each(|(link, _)| link.detach())
+        std::mem::take(&mut self.ours).into_values().try_for_each(|attached| attached.link.detach())
     }
 }
 

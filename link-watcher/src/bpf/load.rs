@@ -1,5 +1,7 @@
 //! Loading the object: maps of the right lengths, and programs as they are needed.
 
+use std::path::{Path, PathBuf};
+
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     programs::{Program, ProgramError, ProgramFd},
@@ -7,7 +9,7 @@ use aya::{
 use aya_log::Level;
 use link_watcher_common::maps::MAX_LINKS;
 
-use super::{Error, Hook, LinkLayer};
+use super::{Error, Hook, LinkLayer, pin::PINNED_FOR_A_MOMENT};
 use crate::error::chain;
 
 /// Maps that exist for reading and for whoever looks from outside; those with secrets and scratch are not among them.
@@ -28,8 +30,29 @@ pub(super) fn link_ids_len(slots: u32) -> u32 {
 /// Makes the maps and prepares the programs. `benchmark` makes the programs forget what they have seen before each packet, and undo
 /// their answers, so that one packet can be repeated. `log`: what they tell of packets; the kernel's verifier takes the rest out.
 pub(super) fn load(object: &[u8], slots: u32, log: Option<Level>, benchmark: bool) -> Result<Ebpf, Error> {
+    load_with(object, slots, log, benchmark, &[])
+}
+
+/// Prepares programs that share the maps of others, which are pinned in a directory.
+pub(super) fn load_beside(object: &[u8], slots: u32, log: Level, directory: &Path) -> Result<Ebpf, Error> {
+    let pinned = PINNED_MAPS.map(|name| (name, directory.join(name)));
+    let keys = ("KEYS", directory.join(PINNED_FOR_A_MOMENT));
+    let shared: Vec<(&str, PathBuf)> = pinned.into_iter().chain([keys]).collect();
+    load_with(object, slots, Some(log), false, &shared)
+}
+
+fn load_with(
+    object: &[u8],
+    slots: u32,
+    log: Option<Level>,
+    benchmark: bool,
+    shared: &[(&str, PathBuf)],
+) -> Result<Ebpf, Error> {
     let benchmark = u8::from(benchmark);
     let mut loader = EbpfLoader::new();
+    for (name, path) in shared {
+        loader.map_pin_path(name, path.as_path());
+    }
     // The kernel's own types would only be needed to relocate accesses to them: reading them takes time and memory.
     loader.btf(None).verifier_log_level(VerifierLogLevel::DEBUG | VerifierLogLevel::STATS);
     for name in ["LINKS", "INTENTS", "KEYS", "COUNTERS", "TRAFFIC"] {

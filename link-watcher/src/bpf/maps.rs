@@ -130,6 +130,23 @@ impl Events {
     }
 }
 
+/// Packets by outcome.
+pub(super) struct SlotCounters(PerCpuArray<MapData, Plain<Counters>>);
+
+impl SlotCounters {
+    pub(super) fn take(ebpf: &mut aya::Ebpf) -> Result<Self, Error> {
+        take(ebpf, "COUNTERS").map(Self)
+    }
+
+    /// A link's, of all CPUs.
+    pub(super) fn get(&self, slot: u32) -> Result<Counters, Error> {
+        let values = self.0.get(&slot, 0).map_err(|source| Error::map("COUNTERS", source))?;
+        let mut sum = Counters::default();
+        values.iter().for_each(|Plain(counters)| sum.add(counters));
+        Ok(sum)
+    }
+}
+
 /// The maps of one loaded object.
 pub(super) struct Maps {
     pub(super) tables: Arc<SharedTables>,
@@ -137,7 +154,7 @@ pub(super) struct Maps {
     keys: Array<MapData, Plain<KeySet>>,
     link_ids: LinkIds,
     ports: Array<MapData, u64>,
-    counters: PerCpuArray<MapData, Plain<Counters>>,
+    counters: SlotCounters,
     traffic: PerCpuArray<MapData, Plain<Traffic>>,
 }
 
@@ -165,7 +182,7 @@ impl Maps {
                 table: LinkTable(vec![LinkEntry::default(); load::link_ids_len(slots) as usize]),
             },
             ports: take(ebpf, "PORTS")?,
-            counters: take(ebpf, "COUNTERS")?,
+            counters: SlotCounters::take(ebpf)?,
             traffic: take(ebpf, "TRAFFIC")?,
         })
     }
@@ -198,15 +215,12 @@ impl Maps {
     }
 
     pub(super) fn counters(&self, slot: u32) -> Result<Counters, Error> {
-        let values = self.counters.get(&slot, 0).map_err(|source| Error::map("COUNTERS", source))?;
-        let mut sum = Counters::default();
-        values.iter().for_each(|Plain(counters)| sum.add(counters));
-        Ok(sum)
+        self.counters.get(slot)
     }
 
     pub(super) fn clear_counters(&mut self, slot: u32) -> Result<(), Error> {
         let zero = on_every_cpu(Counters::default()).map_err(|source| Error::map("COUNTERS", source))?;
-        self.counters.set(slot, zero, 0).map_err(|source| Error::map("COUNTERS", source))
+        self.counters.0.set(slot, zero, 0).map_err(|source| Error::map("COUNTERS", source))
     }
 
     pub(super) fn track_traffic(&mut self, ifindex: u32) -> Result<(), Error> {

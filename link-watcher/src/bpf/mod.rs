@@ -7,6 +7,7 @@
 
 mod attach;
 mod bench;
+mod exchange;
 mod load;
 mod maps;
 pub mod packet;
@@ -17,8 +18,9 @@ mod stats;
 mod sys;
 
 use std::{
+    collections::BTreeSet,
     io,
-    os::fd::AsFd as _,
+    os::fd::{AsFd as _, OwnedFd},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -26,11 +28,17 @@ use std::{
 use aya_log::Level;
 use link_watcher_common::maps::{Counters, KeySet, LinkKey, Traffic};
 
-use self::{attach::Attachments, maps::Maps, pin::Pins};
+use self::{
+    attach::Attachments,
+    exchange::{KeysPin, Place},
+    maps::Maps,
+    pin::Pins,
+};
 pub use self::{
     bench::{BATCHES, Measured, REPEAT, Run, measure},
+    exchange::{Exchange, Trace, TraceParts},
     maps::{Events, SharedTables},
-    packet_log::{PacketLine, PacketLog, Reading},
+    packet_log::{DROPPED, LINES_A_READING, PacketLine, PacketLog, Reading},
     stats::RunTimes,
 };
 use crate::error::chain;
@@ -207,6 +215,9 @@ pub enum Error {
         /// Why.
         source: io::Error,
     },
+    /// A program does not take the place of another one.
+    #[error("the kernel does not exchange the program: {0}")]
+    Exchange(#[source] io::Error),
     /// The program cannot be run on a packet.
     #[error("the kernel does not run the eBPF program on a packet: {0}")]
     Run(String),
@@ -230,6 +241,10 @@ pub struct Kernel {
     slots: u32,
     /// What the programs tell, until somebody reads it.
     packet_log: Option<PacketLog>,
+    /// The map that is not pinned, for programs that share it.
+    keys: OwnedFd,
+    /// Ids of the maps, by name.
+    map_ids: Vec<(&'static str, u32)>,
 }
 
 impl Kernel {
@@ -261,7 +276,7 @@ impl Kernel {
     ) -> Result<Self, Error> {
         let slots = load::slots_for(links);
         let mut ebpf = load::load(object, slots, log, benchmark)?;
-        let packet_log = log.map(|_| PacketLog::open(&mut ebpf)).transpose()?;
+        let packet_log = log.map(|_| PacketLog::open(&mut ebpf, None)).transpose()?;
         // At once, so that a kernel that refuses it is known now and not at the first link.
         load::program(&mut ebpf, Hook::Xdp, LinkLayer::Ethernet)?;
         let mut pins = Pins::create(directory)?;
@@ -270,8 +285,38 @@ impl Kernel {
             let map = ebpf.map(name).ok_or_else(|| Error::Object(format!("has no map {name}")))?;
             pins.map(name, map)?;
         }
+        let map_ids = load::PINNED_MAPS.iter().chain(&["KEYS"]);
+        let map_ids = map_ids.filter_map(|name| Some((*name, exchange::id_of(ebpf.map(name)?)?))).collect();
+        let Some(aya::maps::Map::Array(keys)) = ebpf.map("KEYS") else {
+            return Err(Error::Object("has no map KEYS".to_owned()));
+        };
+        let keys = keys.fd().as_fd().try_clone_to_owned().map_err(|source| Error::map("KEYS", source))?;
         let maps = Maps::take(&mut ebpf, slots)?;
-        Ok(Self { ebpf, maps, pins, attachments, slots, packet_log })
+        Ok(Self { ebpf, maps, pins, attachments, slots, packet_log, keys, map_ids })
+    }
+
+    /// Prepares a trace: programs that tell of each packet of these slots, in place of those on these interfaces.
+    ///
+    /// # Errors
+    ///
+    /// If there are no more file descriptors, or the map of keys cannot be pinned for a moment.
+    pub fn prepare_trace(&mut self, ifindexes: &BTreeSet<u32>, only: BTreeSet<u32>) -> Result<TraceParts, Error> {
+        let mut places = Vec::new();
+        for (hook, layer, link) in self.attachments.places(ifindexes) {
+            let quiet = load::program(&mut self.ebpf, hook, layer)?;
+            let copies = link.try_clone_to_owned().and_then(|link| Ok((link, quiet.as_fd().try_clone_to_owned()?)));
+            let (link, quiet) = copies.map_err(Error::Exchange)?;
+            places.push(Place { hook, layer, link, quiet });
+        }
+        Ok(TraceParts {
+            slots: self.slots,
+            directory: self.pins.directory().to_owned(),
+            map_ids: self.map_ids.clone(),
+            keys: KeysPin::new(self.pins.directory(), &self.keys)?,
+            places,
+            only,
+            exchange: Arc::default(),
+        })
     }
 
     /// How many slots the per-link maps have. A reload that needs more takes a new [`Kernel`].

@@ -1,6 +1,7 @@
 //! What the kernel program tells of packets, by aya-log.
 
 use std::{
+    collections::BTreeSet,
     mem,
     sync::{Arc, Mutex, PoisonError},
 };
@@ -13,7 +14,7 @@ use super::Error;
 use crate::error::chain;
 
 /// Lines of one reading; of the rest the number is told. The ring buffer of 128 KiB holds some 1,000.
-const LINES_A_READING: usize = 20;
+pub const LINES_A_READING: usize = 20;
 
 /// A link's slot and what became of a packet of it.
 pub type PacketLine = (u32, String);
@@ -34,8 +35,9 @@ pub struct Reading {
 }
 
 impl PacketLog {
-    pub(super) fn open(ebpf: &mut Ebpf) -> Result<Self, Error> {
-        let lines = Arc::<Lines>::default();
+    /// Of these slots alone, where they are named.
+    pub(super) fn open(ebpf: &mut Ebpf, only: Option<BTreeSet<u32>>) -> Result<Self, Error> {
+        let lines = Arc::new(Lines { only, ..Lines::default() });
         let opened = EbpfLogger::init_with_logger(ebpf, Arc::clone(&lines));
         opened
             .map(|logger| Self { logger, lines })
@@ -49,22 +51,39 @@ impl PacketLog {
     }
 }
 
-/// Collects lines.
+/// Begins what is said of a packet that is not good.
+pub const DROPPED: &str = "dropped: ";
+
+/// Collects lines. What was dropped comes before what is good.
 #[derive(Default)]
-struct Lines(Mutex<Reading>);
+struct Lines {
+    /// Of these slots; nothing: of all.
+    only: Option<BTreeSet<u32>>,
+    reading: Mutex<Reading>,
+}
 
 impl Lines {
     fn take(&self) -> Reading {
-        mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        mem::take(&mut *self.reading.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn add(&self, text: &str) {
-        let mut reading = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
         let line = text.split_once(' ').and_then(|(slot, what)| Some((slot.parse().ok()?, what.to_owned())));
-        match line {
-            Some(line) if reading.lines.len() < LINES_A_READING => reading.lines.push(line),
-            _ => reading.left_out += 1,
+        let Some((slot, what)) = line else {
+            reading.left_out += 1;
+            return;
+        };
+        if self.only.as_ref().is_some_and(|only| !only.contains(&slot)) {
+            return;
         }
+        if reading.lines.len() == LINES_A_READING {
+            reading.left_out += 1;
+            let good = reading.lines.iter().rposition(|(_, what)| !what.starts_with(DROPPED));
+            let Some(good) = good.filter(|_| what.starts_with(DROPPED)) else { return };
+            reading.lines.remove(good);
+        }
+        reading.lines.push((slot, what));
     }
 }
 
@@ -82,6 +101,7 @@ impl Log for Lines {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -96,5 +116,18 @@ mod tests {
         assert_eq!(reading.lines[0], (7, "dropped: forged".to_owned()));
         assert_eq!((reading.lines.len(), reading.left_out), (LINES_A_READING, 82));
         assert_eq!(lines.take(), Reading::default());
+    }
+
+    #[test]
+    fn what_was_dropped_is_told_before_what_is_good_and_only_of_the_links_asked_for() {
+        let lines = Lines { only: Some([7, 8].into()), ..Lines::default() };
+        for _ in 0..100 {
+            lines.add("8 echo taken in");
+        }
+        lines.add("7 dropped: forged");
+        lines.add("9 dropped: forged");
+        let reading = lines.take();
+        assert_eq!(reading.lines.last().unwrap(), &(7, "dropped: forged".to_owned()));
+        assert_eq!((reading.lines.len(), reading.left_out), (LINES_A_READING, 81));
     }
 }

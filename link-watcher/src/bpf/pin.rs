@@ -18,6 +18,8 @@ use crate::trust;
 const BPFFS: &str = "/sys/fs/bpf";
 /// `BPF_FS_MAGIC` (linux/magic.h).
 const BPF_FS_MAGIC: u64 = 0xcafe_4a11;
+/// The map of keys, while a second program is loaded that shares it: nobody but root comes into the directory.
+pub(super) const PINNED_FOR_A_MOMENT: &str = "KEYS-for-a-moment";
 /// Beginnings of the names of pinned links; the interface index follows.
 const LINK_PREFIXES: [(Hook, &str); 2] = [(Hook::Xdp, "xdp-"), (Hook::Tc, "tc-")];
 
@@ -75,7 +77,13 @@ impl Pins {
         }
         // Where everybody may write, somebody may have been here first: he could take our pins away.
         trust::check(directory)?;
+        remove(&directory.join(PINNED_FOR_A_MOMENT))?;
         Ok(Self { directory: directory.into(), maps: Vec::new() })
+    }
+
+    /// Where they are.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Pins a map in place of an older one of that name, at one instant.
@@ -158,7 +166,8 @@ pub(super) fn clear(directory: &Path, look_only: bool) -> Result<usize, Error> {
     Ok(files.len())
 }
 
-fn remove(path: &Path) -> Result<(), Error> {
+/// Takes a name away, if it is there.
+pub(super) fn remove(path: &Path) -> Result<(), Error> {
     remove_if_there(path).map_err(|source| Error::Pin { path: path.into(), source })
 }
 

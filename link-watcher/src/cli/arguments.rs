@@ -4,7 +4,10 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::{config::DEFAULT_PATH, control::Becomes};
+use crate::{
+    config::DEFAULT_PATH,
+    control::{Becomes, MAX_TRACE_MS},
+};
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong usage; 69 no daemon answers on the control socket; \
                           77 missing privilege; 78 configuration error.";
@@ -98,6 +101,20 @@ pub enum Command {
         /// And go on with those that come
         #[arg(long)]
         follow: bool,
+        /// As one JSON document a line
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what the kernel program thinks of each keepalive: answered, taken in or dropped, and why. Its program that tells of packets takes
+    /// the place of the quiet one meanwhile; no traffic moves
+    TracePackets {
+        /// Group of kind peer [default: all of them]
+        group: Option<String>,
+        /// Link [default: all of the group's]
+        link: Option<String>,
+        /// For so long, 1s to 10m
+        #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = parse_trace)]
+        time: Duration,
         /// As one JSON document a line
         #[arg(long)]
         json: bool,
@@ -395,6 +412,12 @@ fn parse_interval(text: &str) -> Result<Duration, String> {
     let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     let range = Duration::from_millis(1)..=Duration::from_secs(60);
     range.contains(&interval).then_some(interval).ok_or_else(|| "it goes from 1ms to 60s".to_owned())
+}
+
+fn parse_trace(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    let range = Duration::from_secs(1)..=Duration::from_millis(MAX_TRACE_MS);
+    range.contains(&time).then_some(time).ok_or_else(|| "it goes from 1s to 10m".to_owned())
 }
 
 fn parse_confirm(text: &str) -> Result<Duration, String> {

@@ -15,7 +15,7 @@ use super::{
     cleanup, doctor, events, explain, generate, man, notify_test,
     output::{Style, document, line, print, say_all},
     status::{self, Scope},
-    top, wait, what_if,
+    top, trace, wait, what_if,
 };
 use crate::{
     config::{self, Loaded},
@@ -51,6 +51,9 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
         }
         Command::WhatIf { group, link, becomes, json } => what_if::run(&socket()?, group, link, becomes, json),
         Command::Top => top::run(&socket()?),
+        Command::TracePackets { group, link, time, json } => {
+            trace::run(&socket()?, trace::Options { group, link, time, json })
+        }
         Command::Events { follow, json } => show_events(&socket()?, follow, json),
         Command::Switch { group, link, force, reason } => {
             ordered(Change::Switch { group, link: Some(link).filter(|link| link != "auto"), force }, reason)

@@ -5,6 +5,7 @@ use clap_mangen::Man;
 use roff::{Inline, Roff, bold, italic, roman};
 
 use super::{Arguments, Exit, Failure, generate, output::print};
+use crate::config::reference::SCHEMAS;
 
 /// Administrators' commands have section 8, see man-pages(7).
 const SECTION: &str = "8";
@@ -161,7 +162,7 @@ fn option(arg: &Arg) -> String {
     if arg.get_action().takes_values() { format!("{name} {}", value_of(arg)) } else { name }
 }
 
-/// link-watcher.toml(5), from the examples, whose comments say of every key what it is.
+/// link-watcher.toml(5), from the table that the reader has.
 fn configuration() -> String {
     let mut roff = Roff::new();
     let version = concat!("link-watcher ", env!("CARGO_PKG_VERSION"));
@@ -170,51 +171,33 @@ fn configuration() -> String {
     roff.text([roman(format!("{CONFIGURATION} - configuration of link-watcher(8)"))]);
     roff.control("SH", ["DESCRIPTION"]);
     roff.text([roman(
-        "TOML. Unknown keys are refused. Durations are texts such as \"10ms\", \"1s\", \"2m\"; paths are relative to the \
+        "TOML. Unknown keys are refused. Times are texts such as \"10ms\", \"1s\", \"2m\"; paths are relative to the \
          directory of the file. `link-watcher check` finds what is wrong and says what would be right; `link-watcher \
-         generate config` prints the examples, from which the values here are.",
+         generate config` prints examples.",
     )]);
+    roff.control("SH", ["SECTIONS"]);
+    for schema in SCHEMAS {
+        roff.control("SS", [schema.title]);
+        roff.text([roman(schema.about)]);
+        if let Some(other) = schema.told_by {
+            roff.text([roman(format!("The keys are those of {other}."))]);
+            continue;
+        }
+        for key in schema.keys {
+            let meaning = format!("{}. Left out: {}.", key.told(), key.default_words());
+            entry(&mut roff, [bold(key.name), roman(" = "), italic(key.value())], &meaning.replace('`', ""));
+        }
+    }
     for (title, example) in [
-        ("TWO ROUTERS JOINED BY SEVERAL LINKS", generate::PEER_EXAMPLE),
-        ("SEVERAL WAYS TO THE INTERNET", generate::UPLINKS_EXAMPLE),
+        ("EXAMPLE: TWO ROUTERS JOINED BY SEVERAL LINKS", generate::PEER_EXAMPLE),
+        ("EXAMPLE: SEVERAL WAYS TO THE INTERNET", generate::UPLINKS_EXAMPLE),
     ] {
         roff.control("SH", [title]);
-        keys(&mut roff, example);
+        roff.control("nf", []);
+        roff.text([roman(example)]);
+        roff.control("fi", []);
     }
     roff.control("SH", ["SEE ALSO"]);
     roff.text([bold("link-watcher"), roman("(8)")]);
     roff.to_roff()
-}
-
-/// Sections, keys and their comments, in the order of the example.
-fn keys(roff: &mut Roff, example: &str) {
-    // The head of the file is what DESCRIPTION says.
-    let body = example.split_once("\n\n").map_or(example, |(_, body)| body);
-    for line in body.lines() {
-        let (code, comment) = split(line);
-        if code.starts_with('[') {
-            roff.control("SS", [code]);
-            roff.text([roman(comment)]);
-        } else if !code.is_empty() {
-            entry(roff, [bold(code)], comment);
-        } else if !comment.is_empty() {
-            roff.text([roman(comment)]);
-        }
-    }
-}
-
-/// What a line of an example sets, commented out or not, and what its comment says.
-fn split(line: &str) -> (&str, &str) {
-    let line = line.trim();
-    let is_code =
-        |text: &str| text.starts_with('[') || text.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
-    let line = match line.strip_prefix('#').map(str::trim) {
-        Some(rest) if is_code(rest) => rest,
-        Some(comment) => return ("", comment),
-        None => line,
-    };
-    match line.split_once(" #") {
-        Some((code, comment)) => (code.trim(), comment.trim()),
-        None => (line, ""),
-    }
 }

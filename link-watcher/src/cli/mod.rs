@@ -22,6 +22,7 @@ mod output;
 mod status;
 mod text;
 mod top;
+mod trace;
 mod wait;
 mod what_if;
 

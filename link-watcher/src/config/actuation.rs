@@ -8,6 +8,7 @@ use toml::Spanned;
 use super::{
     diagnostic::Findings,
     peer::Peer,
+    reference::{Key, Otherwise, Takes, words},
     section::Section,
     uplinks::{self, Uplinks},
 };
@@ -24,6 +25,33 @@ const MAX_RULE_PRIORITY: u32 = MAIN_RULE_PRIORITY - PRIORITIES;
 /// `RT_TABLE_DEFAULT` to `RT_TABLE_LOCAL`.
 const KERNELS_TABLES: Range<u32> = 253..256;
 
+const CHOICES: [(&str, RouteBackend); 4] = [
+    ("auto", RouteBackend::Auto),
+    ("routes", RouteBackend::Routes),
+    ("tables", RouteBackend::Tables),
+    ("nexthop", RouteBackend::Nexthop),
+];
+/// Its keys in `[[peer]]`.
+pub(super) const ACTUATION: Key = Key::new(
+    "actuation",
+    Takes::Words(&words(&CHOICES)),
+    Otherwise::Text("auto"),
+    "how routes are carried out: one by one, by a table a link and one rule, or by a nexthop object a link; `auto`: tables above 1,000 prefixes, routes \
+     below 500",
+);
+pub(super) const TABLE_BASE: Key = Key::new(
+    "table-base",
+    Takes::Number(1..=u32::MAX - TABLES),
+    Otherwise::Words("by the peer's name"),
+    "the first of the 64 tables, and of as many nexthop objects, that are this peer's",
+);
+pub(super) const RULE_PRIORITY: Key = Key::new(
+    "rule-priority",
+    Takes::Number(1..=MAX_RULE_PRIORITY),
+    Otherwise::Words("32600; with uplinks 100 before their first"),
+    "the first of 100 policy rules, which peers may share",
+);
+
 /// What the file says.
 pub(super) struct Actuation {
     pub(super) choice: RouteBackend,
@@ -36,17 +64,11 @@ pub(super) struct Actuation {
 
 impl Actuation {
     pub(super) fn read(section: &Section<'_>) -> Self {
-        let choices = [
-            ("auto", RouteBackend::Auto),
-            ("routes", RouteBackend::Routes),
-            ("tables", RouteBackend::Tables),
-            ("nexthop", RouteBackend::Nexthop),
-        ];
         Self {
-            choice: section.choice("actuation", &choices).unwrap_or_default(),
+            choice: section.choice("actuation", &CHOICES).unwrap_or_default(),
             choice_at: section.get("actuation").map_or_else(|| section.span(), Spanned::span),
-            table_base: section.integer("table-base", 1..=u32::MAX - TABLES),
-            rule_priority: section.integer("rule-priority", 1..=MAX_RULE_PRIORITY),
+            table_base: section.integer("table-base"),
+            rule_priority: section.integer("rule-priority"),
             range: TableRange::default(),
         }
     }

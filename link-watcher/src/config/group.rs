@@ -1,19 +1,54 @@
 //! What groups of both kinds say in the same words: names, and when a better tier takes the traffic back.
 
-use std::time::Duration;
+use std::{ops::RangeInclusive, time::Duration};
 
 use toml::Spanned;
 
-use super::{diagnostic::nearest, section::Section};
+use super::{
+    diagnostic::nearest,
+    reference::{Key, Otherwise, Takes},
+    section::Section,
+};
 use crate::{event::Failback, health::Share};
 
 /// The longest time that can be asked for.
 pub(super) const DAY: Duration = Duration::from_secs(24 * 3600);
 const DEFAULT_FAILBACK: Duration = Duration::from_secs(30);
+const MANUAL: &str = "manual";
+/// Traffic is shared by it.
+pub(super) const WEIGHT: RangeInclusive<u32> = 1..=256;
+pub(super) const DEFAULT_WEIGHT: u32 = 1;
+pub(super) const MAX_TIER: u32 = 65_535;
+pub(super) const DEFAULT_DAMPENING: bool = true;
 /// What people write for a failback by hand.
 pub(super) const NEVER: [&str; 7] = ["never", "off", "no", "none", "false", "stay", "disabled"];
 /// Longest name of a group or link, bytes.
 const MAX_NAME_LEN: usize = 64;
+
+/// The name of a group, link or notifier.
+pub(super) const NAME: Takes = Takes::Text("name of 1 to 64 bytes, without spaces, quotes and backslashes");
+/// The name of an interface.
+pub(super) const INTERFACE: Takes = Takes::Text("interface");
+/// `failback` of both kinds.
+pub(super) const FAILBACK: Key = Key::new(
+    "failback",
+    Takes::DurationOr(Duration::ZERO..=DAY, MANUAL),
+    Otherwise::Duration(DEFAULT_FAILBACK),
+    "how long a better tier must stay usable before it takes the traffic back; `manual`: never by itself",
+);
+/// `dampening` of both kinds.
+pub(super) const DAMPENING: Key = Key::new(
+    "dampening",
+    Takes::Flag,
+    Otherwise::Flag(DEFAULT_DAMPENING),
+    "a link that flaps is left out until it is quiet (RFC 2439): penalty 1000 a flap, suppressed from 3000, reused below 750, half-life 60 s, at most \
+     four half-lives",
+);
+
+/// `max-loss`.
+pub(super) const fn max_loss_key(meaning: &'static str) -> Key {
+    Key::new("max-loss", Takes::Text("share above 0% up to 100%"), Otherwise::Words("no limit"), meaning)
+}
 
 /// The values without their places.
 pub(super) fn values<T>(spanned: Vec<Spanned<T>>) -> Vec<T> {
@@ -24,10 +59,10 @@ pub(super) fn values<T>(spanned: Vec<Spanned<T>>) -> Vec<T> {
 pub(super) fn failback(section: &Section<'_>) -> Failback {
     let value = section.get("failback");
     if let Some(text) = value.and_then(|value| value.get_ref().as_str()) {
-        if text == "manual" {
+        if text == MANUAL {
             return Failback::Manual;
         }
-        if let (Some(value), true) = (value, NEVER.contains(&text) || nearest(text, ["manual"]).is_some()) {
+        if let (Some(value), true) = (value, NEVER.contains(&text) || nearest(text, [MANUAL]).is_some()) {
             section.findings.error(
                 &value.span(),
                 format!("`failback` cannot be \"{text}\""),
@@ -36,7 +71,7 @@ pub(super) fn failback(section: &Section<'_>) -> Failback {
             return Failback::Manual;
         }
     }
-    let after = section.duration("failback", Duration::ZERO..=DAY, "30s").unwrap_or(DEFAULT_FAILBACK);
+    let after = section.duration("failback", "30s").unwrap_or(DEFAULT_FAILBACK);
     // A day in nanoseconds is far below 2^64.
     Failback::After(after.as_nanos() as u64)
 }

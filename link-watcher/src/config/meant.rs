@@ -28,6 +28,12 @@ const OTHER_CHOICES: &[(&str, &str)] = &[
     ("backup", "server"),
     ("passive", "server"),
     ("responder", "server"),
+    ("spoke", "client"),
+    ("hub", "server"),
+    ("masq", "masquerade"),
+    ("snat", "masquerade"),
+    ("off", "none"),
+    ("no", "none"),
     ("ebpf", "xdp"),
     ("bpf", "xdp"),
     ("native", "xdp"),
@@ -142,6 +148,12 @@ pub(super) fn address(key: &str, text: &str, example: &str) -> String {
     if ["auto", "dhcp", "any", "none", "dynamic"].contains(&plain.to_lowercase().as_str()) && key != "remote" {
         return format!("leave `{key}` out: then the interface says it");
     }
+    if plain.contains("://") {
+        return format!("write one address, such as {key} = \"{example}\"; a URL is for kind = \"http\"");
+    }
+    if key == "local" && is_interface(plain) {
+        return "write an address of it, or leave `local` out: then it is the one that `interface` has".to_owned();
+    }
     if let Some(why) = dotted(plain) {
         return format!("{why}, such as {key} = \"{example}\"");
     }
@@ -166,8 +178,11 @@ fn dotted(text: &str) -> Option<&'static str> {
 }
 
 /// How a text that is no prefix is put right.
-pub(super) fn prefix(text: &str) -> String {
+pub(super) fn prefix(key: &str, text: &str) -> String {
     let plain = text.trim();
+    if key == "announce" && is_interface(plain) {
+        return format!("the networks of an interface are announced by announce-interfaces = [\"{plain}\"]");
+    }
     if let Ok(address) = plain.trim_matches(['[', ']']).parse::<IpAddr>() {
         return format!("add the prefix length: \"{}\" is this one address", IpNet::from(address));
     }
@@ -188,13 +203,18 @@ pub(super) fn prefix(text: &str) -> String {
         let (first, last) = (first.trim(), last.trim());
         return format!("a range is written as prefixes, such as \"10.20.20.0/22\", not from {first} to {last}");
     }
-    let Some((address, length)) = plain.split_once('/') else {
+    let Some((address, length)) = plain.split_once(['/', ' ', '\\']) else {
         return "write an address and a length, such as \"10.20.20.0/22\" or \"2001:db8::/32\"".to_owned();
     };
-    if let (Ok(address), Ok(mask)) = (address.parse::<Ipv4Addr>(), length.parse::<Ipv4Addr>())
-        && let Ok(net) = ipnet::Ipv4Net::with_netmask(address, mask)
-    {
-        return format!("write the mask as a length: \"{}\"", net.trunc());
+    if let (Ok(address), Ok(mask)) = (address.parse::<Ipv4Addr>(), length.trim().parse::<Ipv4Addr>()) {
+        // Access lists of some routers have it the other way round.
+        let masks = [mask, !mask].map(|mask| ipnet::Ipv4Net::with_netmask(address, mask));
+        if let Some(net) = masks.into_iter().flatten().next() {
+            return format!("write the mask as a length: \"{}\"", net.trunc());
+        }
+    }
+    if let Ok(net) = format!("{address}/{length}").parse::<IpNet>() {
+        return format!("an address and its length are joined by /: \"{}\"", net.trunc());
     }
     if let (Ok(address), Ok(_)) = (address.parse::<IpAddr>(), length.parse::<u32>()) {
         let most = if address.is_ipv4() { 32 } else { 128 };
@@ -210,6 +230,12 @@ pub(super) fn prefix(text: &str) -> String {
         }
     }
     "write an address and a length, such as \"10.20.20.0/22\" or \"2001:db8::/32\"".to_owned()
+}
+
+/// Whether a text may be the name of an interface, and hardly anything else.
+fn is_interface(text: &str) -> bool {
+    let named = text.starts_with(|c: char| c.is_ascii_alphabetic()) && text.ends_with(|c: char| c.is_ascii_digit());
+    named && text.len() <= 15 && text.chars().all(|c| c.is_ascii_alphanumeric())
 }
 
 /// The entries that a text holds in place of a list.

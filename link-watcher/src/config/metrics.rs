@@ -2,10 +2,22 @@
 
 use std::net::SocketAddr;
 
-use super::section::Section;
+use super::{
+    reference::{Key, Otherwise, Schema, Takes},
+    section::Section,
+};
 
-/// Keys of `[metrics]`.
-pub(super) const KEYS: &[&str] = &["listen"];
+/// `[metrics]`.
+pub(super) static SCHEMA: Schema = Schema::new(
+    "[metrics]",
+    "Metrics for Prometheus (`/metrics`) and a status page (`/`); off without this section.",
+    &[Key::new(
+        "listen",
+        Takes::Text("address and port"),
+        Otherwise::Demanded,
+        "where they are served; whoever reaches it can read it",
+    )],
+);
 const EXAMPLE: &str = "\"127.0.0.1:9746\"";
 
 /// `[metrics]`.
@@ -17,7 +29,7 @@ pub struct MetricsConfig {
 
 /// Reads the section; nothing where there is none, or where it is wrong.
 pub(super) fn read(root: &Section<'_>) -> Option<MetricsConfig> {
-    let section = root.section("metrics", "[metrics]", KEYS)?;
+    let section = root.section("metrics", &SCHEMA)?;
     if section.get("listen").is_none() {
         section.missing("listen", EXAMPLE);
     }

@@ -17,6 +17,7 @@ mod metrics;
 mod notify;
 mod peer;
 mod protocol;
+pub mod reference;
 mod secret;
 mod section;
 mod syntax;
@@ -49,7 +50,12 @@ pub use self::{
         TcpRefusal, UplinkConfig, UplinksConfig,
     },
 };
-use self::{peer::Peer, section::Section, uplinks::Uplinks};
+use self::{
+    peer::Peer,
+    reference::{Key as Entry, Otherwise, Schema, Takes, words},
+    section::Section,
+    uplinks::Uplinks,
+};
 
 use crate::{
     event::{Failback, Role},
@@ -66,20 +72,85 @@ pub const DEFAULT_PATH: &str = "/etc/link-watcher/link-watcher.toml";
 pub const DEFAULT_CONTROL_SOCKET: &str = "/run/link-watcher/control.sock";
 /// Where the daemon keeps what outlives it unless the configuration says otherwise.
 pub const DEFAULT_STATE_DIRECTORY: &str = "/var/lib/link-watcher";
-/// Sections of the file.
-const SECTIONS: &[&str] = &["daemon", "peer", "uplinks", "metrics", "notify"];
-/// Keys of `[daemon]`.
-const DAEMON_KEYS: &[&str] = &[
-    "control-socket",
-    "engine",
-    "on-exit",
-    "instance",
-    "realtime",
-    "state-directory",
-    "control-group",
-    "log",
-    "kernel-log",
+const ENGINES: [(&str, EngineChoice); 4] = [
+    ("auto", EngineChoice::Auto),
+    ("xdp", EngineChoice::Xdp),
+    ("tc", EngineChoice::Tc),
+    ("socket", EngineChoice::Socket),
 ];
+const ON_EXIT: [(&str, OnExit); 2] = [("keep", OnExit::Keep), ("remove", OnExit::Remove)];
+const LOGS: [(&str, LogTarget); 3] =
+    [("auto", LogTarget::Auto), ("syslog", LogTarget::Syslog), ("stderr", LogTarget::Stderr)];
+const KERNEL_LOGS: [(&str, Option<KernelLog>); 5] = [
+    ("off", None),
+    ("error", Some(KernelLog::Error)),
+    ("warn", Some(KernelLog::Warn)),
+    ("info", Some(KernelLog::Info)),
+    ("debug", Some(KernelLog::Debug)),
+];
+const DEFAULT_REALTIME: bool = true;
+/// `[daemon]`.
+static DAEMON: Schema = Schema::new(
+    "[daemon]",
+    "The daemon itself. All of it may be left out.",
+    &[
+        Entry::new(
+            "control-socket",
+            Takes::Text("path of at most 107 bytes"),
+            Otherwise::Text(DEFAULT_CONTROL_SOCKET),
+            "where commands reach the daemon",
+        ),
+        Entry::new(
+            "engine",
+            Takes::Words(&words(&ENGINES)),
+            Otherwise::Text("auto"),
+            "where keepalives are verified; `auto`: the best that works, link by link. What is not to be had is said, and the link is served by \
+             a socket",
+        ),
+        Entry::new(
+            "on-exit",
+            Takes::Words(&words(&ON_EXIT)),
+            Otherwise::Text("keep"),
+            "what becomes of our routes, rules and tables when the daemon stops",
+        ),
+        Entry::new(
+            "instance",
+            Takes::Text("name of 1 to 64 letters, digits, dashes, dots and underscores"),
+            Otherwise::Words("none: `main` in paths"),
+            "tells several daemons on one machine apart",
+        ),
+        Entry::new(
+            "realtime",
+            Takes::Flag,
+            Otherwise::Flag(DEFAULT_REALTIME),
+            "the probing thread runs under SCHED_FIFO, with its memory locked",
+        ),
+        Entry::new(
+            "state-directory",
+            Takes::Text("path"),
+            Otherwise::Text(DEFAULT_STATE_DIRECTORY),
+            "orders, history and the last good configuration; below it one directory an instance",
+        ),
+        Entry::new(
+            "control-group",
+            Takes::Text("name of a group of users"),
+            Otherwise::Words("none: root only"),
+            "whose members may ask `status` and `events`; orders stay root's",
+        ),
+        Entry::new(
+            "log",
+            Takes::Words(&words(&LOGS)),
+            Otherwise::Text("auto"),
+            "where the log goes; `auto`: the journal with fields under systemd, else standard error",
+        ),
+        Entry::new(
+            "kernel-log",
+            Takes::Words(&words(&KERNEL_LOGS)),
+            Otherwise::Text("off"),
+            "what the kernel program tells of packets, chosen when it is loaded: `info` what is dropped and why, `debug` also what is good",
+        ),
+    ],
+);
 /// Longest configuration, bytes.
 const MAX_FILE_LEN: u64 = 8 << 20;
 /// Longest path of a Unix socket, bytes: `sun_path` of `unix(7)` without its final zero.
@@ -377,16 +448,13 @@ pub fn parse(path: &Path, text: &str, host: &Host, absent: Severity) -> Result<L
 }
 
 fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, findings: &Findings<'_>) -> Option<Config> {
-    let root = Section::new("", 0..0, document, SECTIONS, findings);
+    let root = Section::new(&reference::FILE, 0..0, document, findings);
     let directory = directory_of(findings.file());
     let daemon = check_daemon(&root, directory, absent);
-    let mut peers: Vec<Peer<'_>> = root
-        .sections("peer", "[[peer]]", peer::PEER_KEYS)
-        .into_iter()
-        .map(|section| Peer::read(section, directory))
-        .collect();
+    let mut peers: Vec<Peer<'_>> =
+        root.sections("peer", &peer::PEER).into_iter().map(|section| Peer::read(section, directory)).collect();
     let uplinks: Vec<Uplinks<'_>> =
-        root.sections("uplinks", "[[uplinks]]", uplinks::UPLINKS_KEYS).into_iter().map(Uplinks::read).collect();
+        root.sections("uplinks", &uplinks::UPLINKS).into_iter().map(Uplinks::read).collect();
     // A section whose name is wrong is not missed as well.
     if root.get("peer").is_none() && root.get("uplinks").is_none() && !findings.any_error() {
         findings.error(
@@ -420,13 +488,13 @@ fn check_daemon(root: &Section<'_>, directory: &Path, absent: Severity) -> Daemo
         engine: EngineChoice::Auto,
         on_exit: OnExit::Keep,
         instance: None,
-        realtime: true,
+        realtime: DEFAULT_REALTIME,
         state_directory: PathBuf::from(DEFAULT_STATE_DIRECTORY),
         control_group: None,
         log: LogTarget::Auto,
         kernel_log: None,
     };
-    let Some(section) = root.section("daemon", "[daemon]", DAEMON_KEYS) else { return daemon };
+    let Some(section) = root.section("daemon", &DAEMON) else { return daemon };
     if let Some(socket) = section.string("control-socket", "\"/run/link-watcher/control.sock\"") {
         daemon.control_socket = directory.join(socket.get_ref());
         if daemon.control_socket.as_os_str().len() > MAX_SOCKET_PATH_LEN || socket.get_ref().is_empty() {
@@ -437,26 +505,11 @@ fn check_daemon(root: &Section<'_>, directory: &Path, absent: Severity) -> Daemo
             );
         }
     }
-    let engines = [
-        ("auto", EngineChoice::Auto),
-        ("xdp", EngineChoice::Xdp),
-        ("tc", EngineChoice::Tc),
-        ("socket", EngineChoice::Socket),
-    ];
-    daemon.engine = section.choice("engine", &engines).unwrap_or(daemon.engine);
-    daemon.on_exit =
-        section.choice("on-exit", &[("keep", OnExit::Keep), ("remove", OnExit::Remove)]).unwrap_or(daemon.on_exit);
+    daemon.engine = section.choice("engine", &ENGINES).unwrap_or(daemon.engine);
+    daemon.on_exit = section.choice("on-exit", &ON_EXIT).unwrap_or(daemon.on_exit);
     daemon.realtime = section.boolean("realtime").unwrap_or(daemon.realtime);
-    let logs = [("auto", LogTarget::Auto), ("syslog", LogTarget::Syslog), ("stderr", LogTarget::Stderr)];
-    daemon.log = section.choice("log", &logs).unwrap_or(daemon.log);
-    let levels = [
-        ("off", None),
-        ("error", Some(KernelLog::Error)),
-        ("warn", Some(KernelLog::Warn)),
-        ("info", Some(KernelLog::Info)),
-        ("debug", Some(KernelLog::Debug)),
-    ];
-    daemon.kernel_log = section.choice("kernel-log", &levels).unwrap_or(daemon.kernel_log);
+    daemon.log = section.choice("log", &LOGS).unwrap_or(daemon.log);
+    daemon.kernel_log = section.choice("kernel-log", &KERNEL_LOGS).unwrap_or(daemon.kernel_log);
     if let Some(state) = section.string("state-directory", "\"/var/lib/link-watcher\"") {
         if state.get_ref().is_empty() {
             let help = format!("it is a path, such as {DEFAULT_STATE_DIRECTORY}");

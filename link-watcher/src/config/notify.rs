@@ -15,6 +15,7 @@ use super::{
     Severity,
     diagnostic::{either, nearest},
     group::{self, DAY},
+    reference::{Key, Otherwise, Schema, Takes, words},
     section::Section,
 };
 
@@ -41,40 +42,76 @@ const EVENTS: &[&str] = &[
 const DEFAULT_EVENTS: &[&str] =
     &["link-down", "link-up", "link-degraded", "link-dampened", "active-changed", "no-link"];
 
-const COMMON_KEYS: &[&str] = &["kind", "name", "on", "min-interval"];
-/// Keys of all kinds: those of [`COMMON_KEYS`], and those of each.
-pub(super) const KEYS: &[&str] = &[
-    "kind",
-    "name",
-    "on",
-    "min-interval",
-    "from",
-    "to",
-    "smtp",
-    "password-file",
-    "tls",
-    "url",
-    "template",
-    "secret-file",
-    "command",
-];
-const KINDS: &[(&str, Kind)] = &[("email", Kind::Email), ("webhook", Kind::Webhook), ("exec", Kind::Exec)];
+const KINDS: [(&str, Kind); 3] = [("email", Kind::Email), ("webhook", Kind::Webhook), ("exec", Kind::Exec)];
+/// `[[notify]]`.
+pub(super) static SCHEMA: Schema = Schema::new(
+    "[[notify]]",
+    "Somebody who is told what happens. Each kind has keys of its own.",
+    &[
+        Key::new("kind", Takes::Words(&words(&KINDS)), Otherwise::Demanded, "how he is told"),
+        Key::new("name", group::NAME, Otherwise::Demanded, "unique among notifiers"),
+        Key::new(
+            "on",
+            Takes::List("words"),
+            Otherwise::Words("the first six"),
+            "what is told: `link-down`, `link-up`, `link-degraded`, `link-dampened`, `active-changed`, `no-link`; `ordered`, `peer-restarted`, `peer-silent`, \
+             `peer-back`, `announcements-unanswered`, `announcements-answered`",
+        ),
+        Key::new(
+            "min-interval",
+            Takes::Duration(Duration::ZERO..=DAY),
+            Otherwise::Duration(DEFAULT_MIN_INTERVAL),
+            "least time between two messages; what happens meanwhile is put together in one",
+        ),
+        Key::new("from", Takes::Text("mail address"), Otherwise::Demanded, "sender").only("email"),
+        Key::new("to", Takes::List("1 to 32 mail addresses"), Otherwise::Demanded, "recipients").only("email"),
+        Key::new(
+            "smtp",
+            Takes::Text("URL such as \"smtps://user@mail.example.com\""),
+            Otherwise::Demanded,
+            "the mail server, and the user there; smtps:// is TLS, smtp:// is STARTTLS",
+        )
+        .only("email"),
+        Key::new(
+            "password-file",
+            Takes::Text("path, or \"credential:NAME\""),
+            Otherwise::Words("none"),
+            "the user's password: one line, mode 0600",
+        )
+        .only("email"),
+        Key::new(
+            "tls",
+            Takes::Words(&words(&email::TLS)),
+            Otherwise::Words("`required`; to this machine itself `none`"),
+            "whether the server must speak TLS",
+        )
+        .only("email"),
+        Key::new("url", Takes::Text("URL of http or https"), Otherwise::Demanded, "where messages are posted")
+            .only("webhook"),
+        Key::new("template", Takes::Words(&words(&webhook::TEMPLATES)), Otherwise::Text("json"), "what the body is")
+            .only("webhook"),
+        Key::new(
+            "secret-file",
+            Takes::Text("path, or \"credential:NAME\""),
+            Otherwise::Words("not signed"),
+            "what the body is signed with (HMAC-SHA256)",
+        )
+        .only("webhook"),
+        Key::new(
+            "command",
+            Takes::List("whole path of a program, and at most 32 arguments"),
+            Otherwise::Demanded,
+            "what is run, without a shell",
+        )
+        .only("exec"),
+    ],
+);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Email,
     Webhook,
     Exec,
-}
-
-impl Kind {
-    fn keys(self) -> &'static [&'static str] {
-        match self {
-            Self::Email => &["from", "to", "smtp", "password-file", "tls"],
-            Self::Webhook => &["url", "template", "secret-file"],
-            Self::Exec => &["command"],
-        }
-    }
 }
 
 /// `[[notify]]`.
@@ -114,7 +151,7 @@ impl Means {
 
 /// Reads all of them. Where a file that one needs cannot be used now, that is as bad as `absent` says.
 pub(super) fn read(root: &Section<'_>, directory: &Path, absent: Severity) -> Vec<NotifyConfig> {
-    let sections = root.sections("notify", "[[notify]]", KEYS);
+    let sections = root.sections("notify", &SCHEMA);
     if let Some(section) = sections.get(MAX_NOTIFIERS) {
         root.findings.error(
             &section.span(),
@@ -139,7 +176,7 @@ pub(super) fn read(root: &Section<'_>, directory: &Path, absent: Severity) -> Ve
 
 fn read_one(section: &Section<'_>, directory: &Path, absent: Severity) -> Option<NotifyConfig> {
     let name = group::name(section, "admin");
-    let kind = section.choice("kind", KINDS);
+    let kind = section.choice("kind", &KINDS);
     if section.get("kind").is_none() {
         section.missing("kind", "\"email\"");
     }
@@ -147,7 +184,7 @@ fn read_one(section: &Section<'_>, directory: &Path, absent: Severity) -> Option
         refuse_keys_of_others(section, kind);
     }
     let on = events(section);
-    let min_interval = section.duration("min-interval", Duration::ZERO..=DAY, "1m").unwrap_or(DEFAULT_MIN_INTERVAL);
+    let min_interval = section.duration("min-interval", "1m").unwrap_or(DEFAULT_MIN_INTERVAL);
     let means = match kind? {
         Kind::Email => email::read(section, directory, absent).map(Means::Email),
         Kind::Webhook => webhook::read(section, directory, absent).map(Means::Webhook),
@@ -159,14 +196,12 @@ fn read_one(section: &Section<'_>, directory: &Path, absent: Severity) -> Option
 /// A key that another kind has is not wrong by its name, but nobody would look at it.
 fn refuse_keys_of_others(section: &Section<'_>, kind: Kind) {
     let word = KINDS.iter().find(|(_, known)| *known == kind).map_or("", |(word, _)| word);
-    for key in KEYS.iter().filter(|key| !COMMON_KEYS.contains(key) && !kind.keys().contains(key)) {
-        if let Some(value) = section.get(key) {
-            section.findings.error(
-                &value.span(),
-                format!("`{key}` is not for kind = \"{word}\""),
-                format!("its keys are {}, {}", COMMON_KEYS.join(", "), kind.keys().join(", ")),
-            );
-        }
+    for (key, _, span) in section.of_other_kinds(word) {
+        section.findings.error(
+            &span,
+            format!("`{key}` is not for kind = \"{word}\""),
+            format!("its keys are {}", section.keys_of_kind(word).join(", ")),
+        );
     }
 }
 

@@ -13,10 +13,11 @@ use toml::Spanned;
 
 use super::{
     PeerConfig, PeerLinkConfig, WhenAllDown,
-    actuation::Actuation,
+    actuation::{self, Actuation},
     diagnostic::Severity,
     group::{self, DAY, values},
     protocol,
+    reference::{Key, Otherwise, Schema, Takes, words},
     section::Section,
 };
 use crate::{
@@ -24,7 +25,7 @@ use crate::{
     clock::nanoseconds,
     event::{Failback, Role},
     health::Limits,
-    keys::{Key, KeyProblem},
+    keys::{self, KeyProblem},
     route::MAIN_TABLE,
 };
 
@@ -38,36 +39,164 @@ const TABLE_LOCAL: u32 = 255;
 /// Standbys stand at higher metrics than the active route: there must be room above it.
 const MAX_METRIC: u32 = 4_000_000_000;
 
-/// Keys of `[[peer]]`.
-pub(super) const PEER_KEYS: &[&str] = &[
-    "name",
-    "role",
-    "port",
-    "key-files",
-    "interval",
-    "multiplier",
-    "routes",
-    "announce",
-    "announce-interfaces",
-    "announce-routes",
-    "accept",
-    "max-prefixes",
-    "failback",
-    "hold-up",
-    "when-all-down",
-    "max-loss",
-    "max-rtt",
-    "max-jitter",
-    "dampening",
-    "table",
-    "metric",
-    "actuation",
-    "table-base",
-    "rule-priority",
-    "link",
-];
-/// Keys of `[[peer.link]]`.
-pub(super) const LINK_KEYS: &[&str] = &["name", "interface", "local", "remote", "tier", "weight", "max-hops"];
+const ROLES: [(&str, Role); 2] = [("client", Role::Client), ("server", Role::Server)];
+const WHEN_ALL_DOWN: [(&str, WhenAllDown); 2] = [("keep", WhenAllDown::Keep), ("withdraw", WhenAllDown::Withdraw)];
+const MAX_TABLE: u32 = u32::MAX;
+const DEFAULT_METRIC: u32 = 0;
+
+/// `[[peer]]`.
+pub(super) static PEER: Schema = Schema::new(
+    "[[peer]]",
+    "One router at the far end of several links, which runs link-watcher too. One of the two is the client, the other the server.",
+    &[
+        Key::new(
+            "name",
+            group::NAME,
+            Otherwise::Demanded,
+            "unique among all groups; need not be the same at both ends",
+        ),
+        Key::new(
+            "role",
+            Takes::Words(&words(&ROLES)),
+            Otherwise::Demanded,
+            "`client`: chooses the link; `server`: follows. One of each",
+        ),
+        Key::new(
+            "port",
+            Takes::Number(1..=65_535),
+            Otherwise::Number(DEFAULT_PORT as u32),
+            "UDP port of both ends, source and destination",
+        ),
+        Key::new(
+            "key-files",
+            Takes::List("1 to 4 paths"),
+            Otherwise::Demanded,
+            "files of one line of base64, the same secret at both ends, mode 0600: the first signs, all verify",
+        ),
+        Key::new(
+            "interval",
+            Takes::Duration(MIN_INTERVAL..=MAX_INTERVAL),
+            Otherwise::Duration(DEFAULT_INTERVAL),
+            "from one probe of a link to the next",
+        ),
+        Key::new(
+            "multiplier",
+            Takes::Number(1..=255),
+            Otherwise::Number(DEFAULT_MULTIPLIER),
+            "silence for `interval` times this is down",
+        ),
+        Key::new(
+            "routes",
+            Takes::List("prefixes"),
+            Otherwise::Words("none"),
+            "what this router sends through the peer, whatever that announces",
+        ),
+        Key::new("announce", Takes::List("prefixes"), Otherwise::Words("none"), "what the peer shall send through us"),
+        Key::new(
+            "announce-interfaces",
+            Takes::List("interfaces"),
+            Otherwise::Words("none"),
+            "and the connected prefixes of these, followed as they change",
+        ),
+        Key::new(
+            "announce-routes",
+            Takes::List("routing protocols by name or number"),
+            Otherwise::Words("none"),
+            "and routes of these protocols that leave by those interfaces, followed as they change; never ours, never a default route",
+        ),
+        Key::new(
+            "accept",
+            Takes::List("prefixes"),
+            Otherwise::Words("nothing is accepted"),
+            "announced prefixes outside of these are refused and reported",
+        ),
+        Key::new(
+            "max-prefixes",
+            Takes::Number(1..=MAX_PREFIXES as u32),
+            Otherwise::Number(DEFAULT_MAX_PREFIXES as u32),
+            "most prefixes of the peer's announcements; a longer list is refused whole",
+        ),
+        group::FAILBACK,
+        Key::new(
+            "hold-up",
+            Takes::Duration(Duration::ZERO..=DAY),
+            Otherwise::Duration(DEFAULT_HOLD_UP),
+            "how long a link that was down must stay good before it is usable again",
+        ),
+        Key::new(
+            "when-all-down",
+            Takes::Words(&words(&WHEN_ALL_DOWN)),
+            Otherwise::Text("keep"),
+            "our routes while no link is usable; `withdraw`: they go, so that a route of somebody else carries the traffic",
+        ),
+        group::max_loss_key(
+            "beyond this share of lost keepalives a link is `degraded`: used only where nothing else is up",
+        ),
+        Key::new(
+            "max-rtt",
+            Takes::Duration(MIN_INTERVAL..=MAX_INTERVAL),
+            Otherwise::Words("no limit"),
+            "likewise, beyond this median round trip",
+        ),
+        Key::new(
+            "max-jitter",
+            Takes::Duration(MIN_INTERVAL..=MAX_INTERVAL),
+            Otherwise::Words("no limit"),
+            "likewise, beyond this mean difference of successive round trips",
+        ),
+        group::DAMPENING,
+        Key::new(
+            "table",
+            Takes::Number(1..=MAX_TABLE),
+            Otherwise::Number(MAIN_TABLE),
+            "routing table of the routes; 254 is the main one, 255 is refused",
+        ),
+        Key::new(
+            "metric",
+            Takes::Number(0..=MAX_METRIC),
+            Otherwise::Number(DEFAULT_METRIC),
+            "of the active routes; 0: before all others",
+        ),
+        actuation::ACTUATION,
+        actuation::TABLE_BASE,
+        actuation::RULE_PRIORITY,
+        Key::section("link", "[[peer.link]]", "its links, at least one"),
+    ],
+);
+/// `[[peer.link]]`.
+pub(super) static LINK: Schema = Schema::new(
+    "[[peer.link]]",
+    "One link to that peer: an interface, and the peer's address behind it.",
+    &[
+        Key::new("name", group::NAME, Otherwise::Demanded, "unique in the group; not `auto`"),
+        Key::new("interface", group::INTERFACE, Otherwise::Demanded, "where it leaves"),
+        Key::new(
+            "local",
+            Takes::Text("address"),
+            Otherwise::Words("the interface's own in the prefix of `remote`"),
+            "this router's address on the link",
+        ),
+        Key::new("remote", Takes::Text("address"), Otherwise::Demanded, "the peer's address on the link"),
+        Key::new(
+            "tier",
+            Takes::Number(1..=group::MAX_TIER),
+            Otherwise::Words("its place in the file"),
+            "the lowest tier that has a usable link carries the traffic",
+        ),
+        Key::new(
+            "weight",
+            Takes::Number(group::WEIGHT),
+            Otherwise::Number(group::DEFAULT_WEIGHT),
+            "share among the active links of a tier",
+        ),
+        Key::new(
+            "max-hops",
+            Takes::Number(1..=255),
+            Otherwise::Words("1 where `remote` is on the link, else no demand"),
+            "routers and NAT between, plus one (RFC 5082)",
+        ),
+    ],
+);
 
 /// `[[peer]]` with the places of what is compared with other values.
 pub(super) struct Peer<'a> {
@@ -99,7 +228,7 @@ pub(super) struct Peer<'a> {
 pub(super) struct KeyFile {
     pub(super) span: Range<usize>,
     pub(super) path: PathBuf,
-    pub(super) key: Key,
+    pub(super) key: keys::Key,
 }
 
 /// `[[peer.link]]`, likewise.
@@ -117,11 +246,11 @@ pub(super) struct Link<'a> {
 impl<'a> Peer<'a> {
     pub(super) fn read(section: Section<'a>, directory: &Path) -> Self {
         let name = group::name(&section, "hq");
-        let role = section.choice("role", &[("client", Role::Client), ("server", Role::Server)]);
+        let role = section.choice("role", &ROLES);
         if section.get("role").is_none() {
             section.missing("role", "\"client\" (chooses the link), and \"server\" (follows) at the other end");
         }
-        let multiplier = section.integer("multiplier", 1..=255);
+        let multiplier = section.integer("multiplier");
         if let Some(multiplier) = &multiplier
             && *multiplier.get_ref() == 1
         {
@@ -131,7 +260,7 @@ impl<'a> Peer<'a> {
                 "3 is a good value",
             );
         }
-        let table = section.integer("table", 1..=u32::MAX);
+        let table = section.integer("table");
         if let Some(table) = &table
             && *table.get_ref() == TABLE_LOCAL
         {
@@ -142,7 +271,7 @@ impl<'a> Peer<'a> {
             );
         }
         let links: Vec<_> = section
-            .sections("link", "[[peer.link]]", LINK_KEYS)
+            .sections("link", &LINK)
             .into_iter()
             .zip(1..)
             .map(|(section, position)| Link::read(section, position))
@@ -169,9 +298,9 @@ impl<'a> Peer<'a> {
         Self {
             name,
             role,
-            port: section.integer("port", 1..=65535).map_or(DEFAULT_PORT, |port| port.into_inner() as u16),
+            port: section.integer("port").map_or(DEFAULT_PORT, |port| port.into_inner() as u16),
             keys: read_keys(&section, directory),
-            interval: section.duration("interval", MIN_INTERVAL..=MAX_INTERVAL, "100ms").unwrap_or(DEFAULT_INTERVAL),
+            interval: section.duration("interval", "100ms").unwrap_or(DEFAULT_INTERVAL),
             multiplier: multiplier.map_or(DEFAULT_MULTIPLIER, Spanned::into_inner),
             routes: section.prefixes("routes"),
             announce: section.prefixes("announce"),
@@ -179,21 +308,19 @@ impl<'a> Peer<'a> {
             announce_routes,
             accept: section.prefixes("accept"),
             max_prefixes: section
-                .integer("max-prefixes", 1..=MAX_PREFIXES as u32)
+                .integer("max-prefixes")
                 .map_or(DEFAULT_MAX_PREFIXES, |most| most.into_inner() as usize),
             failback: group::failback(&section),
-            hold_up: section.duration("hold-up", Duration::ZERO..=DAY, "3s").unwrap_or(DEFAULT_HOLD_UP),
-            when_all_down: section
-                .choice("when-all-down", &[("keep", WhenAllDown::Keep), ("withdraw", WhenAllDown::Withdraw)])
-                .unwrap_or(WhenAllDown::Keep),
+            hold_up: section.duration("hold-up", "3s").unwrap_or(DEFAULT_HOLD_UP),
+            when_all_down: section.choice("when-all-down", &WHEN_ALL_DOWN).unwrap_or(WhenAllDown::Keep),
             limits: Limits {
                 loss: group::max_loss(&section),
-                rtt_ns: section.duration("max-rtt", MIN_INTERVAL..=MAX_INTERVAL, "400ms").map(nanoseconds),
-                jitter_ns: section.duration("max-jitter", MIN_INTERVAL..=MAX_INTERVAL, "100ms").map(nanoseconds),
+                rtt_ns: section.duration("max-rtt", "400ms").map(nanoseconds),
+                jitter_ns: section.duration("max-jitter", "100ms").map(nanoseconds),
             },
-            dampening: section.boolean("dampening").unwrap_or(true),
+            dampening: section.boolean("dampening").unwrap_or(group::DEFAULT_DAMPENING),
             table: table.map_or(MAIN_TABLE, Spanned::into_inner),
-            metric: section.integer("metric", 0..=MAX_METRIC).map_or(0, Spanned::into_inner),
+            metric: section.integer("metric").map_or(DEFAULT_METRIC, Spanned::into_inner),
             actuation: Actuation::read(&section),
             links,
             section,
@@ -248,9 +375,9 @@ impl<'a> Link<'a> {
             interface,
             local: section.address("local", "10.248.248.2"),
             remote: section.address("remote", "10.248.248.1"),
-            tier: section.integer("tier", 1..=65535).map_or(position, Spanned::into_inner),
-            weight: section.integer("weight", 1..=256).map_or(1, Spanned::into_inner),
-            max_hops: section.integer("max-hops", 1..=255).and_then(|hops| u8::try_from(hops.into_inner()).ok()),
+            tier: section.integer("tier").map_or(position, Spanned::into_inner),
+            weight: section.integer("weight").map_or(group::DEFAULT_WEIGHT, Spanned::into_inner),
+            max_hops: section.integer("max-hops").and_then(|hops| u8::try_from(hops.into_inner()).ok()),
             section,
         }
     }
@@ -290,7 +417,7 @@ fn read_keys(section: &Section<'_>, directory: &Path) -> Vec<KeyFile> {
     let mut keys: Vec<KeyFile> = Vec::new();
     for file in files {
         let path = directory.join(file.get_ref());
-        let key = match Key::read(&path) {
+        let key = match keys::Key::read(&path) {
             Ok(key) => key,
             Err(error) => {
                 let denied = matches!(error.problem, KeyProblem::Denied);

@@ -1,10 +1,6 @@
 //! Reads typed values out of a TOML table, and says of each that is wrong where and why. It never gives up at the first.
 
-use std::{
-    net::IpAddr,
-    ops::{Range, RangeInclusive},
-    time::Duration,
-};
+use std::{net::IpAddr, ops::Range, time::Duration};
 
 use ipnet::IpNet;
 use toml::{
@@ -14,35 +10,35 @@ use toml::{
 
 use super::{
     diagnostic::{Findings, either},
-    meant, unknown,
+    meant,
+    reference::{Schema, Takes},
+    unknown,
 };
 
 /// One table: `[daemon]`, or one `[[peer]]`.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Section<'a> {
-    /// As it is written: `[[peer]]`.
-    pub(super) title: &'static str,
+    schema: &'static Schema,
     header: (usize, usize),
     table: &'a DeTable<'a>,
-    known: &'static [&'static str],
     pub(super) findings: &'a Findings<'a>,
 }
 
 impl<'a> Section<'a> {
-    /// A table whose keys are all among `known`; each that is not is an error.
+    /// A table; each key that its schema does not have is an error.
     pub(super) fn new(
-        title: &'static str,
+        schema: &'static Schema,
         header: Range<usize>,
         table: &'a DeTable<'a>,
-        known: &'static [&'static str],
         findings: &'a Findings<'a>,
     ) -> Self {
+        let title = schema.title;
         for (key, _) in table.iter() {
             let name = key.get_ref().as_ref();
-            if known.contains(&name) {
+            if schema.key(name).is_some() {
                 continue;
             }
-            let unknown::Meant { key: meant, elsewhere, help } = unknown::meant(name, title, known);
+            let unknown::Meant { key: meant, elsewhere, help } = unknown::meant(name, schema);
             // What is inside of these is looked for from other sections.
             if let Some(meant) = meant.filter(|meant| elsewhere || ["link", "probe", "targets"].contains(meant)) {
                 findings.excuse(meant);
@@ -54,7 +50,26 @@ impl<'a> Section<'a> {
             };
             findings.error(&key.span(), message, help);
         }
-        Self { title, header: (header.start, header.end), table, known, findings }
+        Self { schema, header: (header.start, header.end), table, findings }
+    }
+
+    /// What the schema says of a key that this program asks for.
+    fn takes(&self, key: &str) -> Option<&'static Takes> {
+        let takes = self.schema.key(key).map(|key| &key.takes);
+        debug_assert!(takes.is_some(), "{} has no key {key} in its schema", self.schema.title);
+        takes
+    }
+
+    /// The keys of another `kind` of this section that are here, with that kind.
+    pub(super) fn of_other_kinds(&self, kind: &str) -> Vec<(&'static str, &'static str, Range<usize>)> {
+        let others = self.schema.keys.iter().filter_map(|key| Some((key.name, key.only.filter(|of| *of != kind)?)));
+        others.filter_map(|(key, of)| Some((key, of, self.get(key)?.span()))).collect()
+    }
+
+    /// Keys of this `kind`, and of all.
+    pub(super) fn keys_of_kind(&self, kind: &str) -> Vec<&'static str> {
+        let keys = self.schema.keys.iter().filter(|key| key.only.is_none_or(|of| of == kind));
+        keys.map(|key| key.name).collect()
     }
 
     /// Where its header is.
@@ -77,10 +92,9 @@ impl<'a> Section<'a> {
 
     /// Whether a key is there under another name or in another place, which was reported then: one mistake is one error.
     pub(super) fn excused(&self, key: &str) -> bool {
-        let unknown =
-            || self.table.iter().map(|(key, _)| key.get_ref().as_ref()).filter(|key| !self.known.contains(key));
-        self.findings.excused(key)
-            || unknown().any(|unknown| unknown::meant(unknown, self.title, self.known).key == Some(key))
+        let names = self.table.iter().map(|(key, _)| key.get_ref().as_ref());
+        let mut unknown = names.filter(|key| self.schema.key(key).is_none());
+        self.findings.excused(key) || unknown.any(|unknown| unknown::meant(unknown, self.schema).key == Some(key))
     }
 
     /// Says that a key is missing.
@@ -90,7 +104,7 @@ impl<'a> Section<'a> {
         }
         self.findings.error(
             &self.span(),
-            format!("{} lacks `{key}`", self.title),
+            format!("{} lacks `{key}`", self.schema.title),
             format!("add a line such as {key} = {example}"),
         );
     }
@@ -106,26 +120,21 @@ impl<'a> Section<'a> {
     }
 
     /// A section inside this one: `[daemon]`, `[uplinks.probe]`.
-    pub(super) fn section(
-        &self,
-        key: &str,
-        title: &'static str,
-        known: &'static [&'static str],
-    ) -> Option<Section<'a>> {
+    pub(super) fn section(&self, key: &str, schema: &'static Schema) -> Option<Section<'a>> {
         let value = self.get(key)?;
         let DeValue::Table(table) = value.get_ref() else {
             self.findings.error(
                 &value.span(),
                 format!("`{key}` must be a section"),
-                format!("begin it with a line {title}"),
+                format!("begin it with a line {}", schema.title),
             );
             return None;
         };
-        Some(Section::new(title, value.span(), table, known, self.findings))
+        Some(Section::new(schema, value.span(), table, self.findings))
     }
 
     /// Repeated sections: every `[[peer]]`.
-    pub(super) fn sections(&self, key: &str, title: &'static str, known: &'static [&'static str]) -> Vec<Section<'a>> {
+    pub(super) fn sections(&self, key: &str, schema: &'static Schema) -> Vec<Section<'a>> {
         let Some(value) = self.get(key) else { return Vec::new() };
         let wrong = |span: &Range<usize>| {
             // What is below a section whose head has another name makes a wrong one of this name.
@@ -135,7 +144,7 @@ impl<'a> Section<'a> {
             self.findings.error(
                 span,
                 format!("`{key}` must be a repeated section"),
-                format!("begin it with a line {title}, in double brackets"),
+                format!("begin it with a line {}, in double brackets", schema.title),
             );
         };
         let DeValue::Array(array) = value.get_ref() else {
@@ -146,7 +155,7 @@ impl<'a> Section<'a> {
         for item in array.iter() {
             match item.get_ref() {
                 DeValue::Table(table) => {
-                    sections.push(Section::new(title, item.span(), table, known, self.findings));
+                    sections.push(Section::new(schema, item.span(), table, self.findings));
                 }
                 _ => wrong(&item.span()),
             }
@@ -192,10 +201,12 @@ impl<'a> Section<'a> {
         boolean
     }
 
-    pub(super) fn integer(&self, key: &str, range: RangeInclusive<u32>) -> Option<Spanned<u32>> {
+    /// A number within the range that the schema gives it.
+    pub(super) fn integer(&self, key: &str) -> Option<Spanned<u32>> {
+        let Some(Takes::Number(range)) = self.takes(key) else { return None };
         let value = self.get(key)?;
         let DeValue::Integer(integer) = value.get_ref() else {
-            let example = match meant::number(key, value.get_ref(), &range) {
+            let example = match meant::number(key, value.get_ref(), range) {
                 Some(number) => number.to_string(),
                 None => format!("a number from {} to {}, without quotes", range.start(), range.end()),
             };
@@ -214,12 +225,14 @@ impl<'a> Section<'a> {
         number.map(|number| Spanned::new(value.span(), number))
     }
 
-    pub(super) fn duration(&self, key: &str, range: RangeInclusive<Duration>, example: &str) -> Option<Duration> {
+    /// A time within the range that the schema gives it.
+    pub(super) fn duration(&self, key: &str, example: &str) -> Option<Duration> {
+        let Some(Takes::Duration(range) | Takes::DurationOr(range, _)) = self.takes(key) else { return None };
         let value = self.get(key)?;
         let quoted = format!("\"{example}\"");
         let DeValue::String(text) = value.get_ref() else {
             let meant = match value.get_ref() {
-                DeValue::Integer(integer) => meant::durations(integer.as_str(), &range),
+                DeValue::Integer(integer) => meant::durations(integer.as_str(), range),
                 _ => None,
             };
             self.wrong_type(key, value, "a duration in quotes", meant.as_deref().unwrap_or(&quoted));
@@ -229,7 +242,7 @@ impl<'a> Section<'a> {
             self.findings.error(
                 &value.span(),
                 format!("`{key}` is not a duration: \"{text}\""),
-                match meant::duration(text, &range) {
+                match meant::duration(text, range) {
                     Some(meant) => format!("write {key} = {meant}"),
                     None => "write a number and its unit, such as \"10ms\", \"1s\" or \"2m\"".to_owned(),
                 },
@@ -329,7 +342,7 @@ impl<'a> Section<'a> {
                 format!("write \"{}\", or \"{}\" for this one address", prefix.trunc(), IpNet::from(prefix.addr())),
             ),
             Err(_) => {
-                let help = meant::prefix(&text);
+                let help = meant::prefix(key, &text);
                 self.findings.error(&span, format!("`{key}` has an entry that is not a prefix: \"{text}\""), help);
             }
         }

@@ -2,7 +2,11 @@
 
 use std::ops::Range;
 
-use super::{diagnostic::Findings, group::NEVER};
+use super::{
+    diagnostic::Findings,
+    group::NEVER,
+    reference::{SCHEMAS, Takes},
+};
 
 /// What office programs and other languages have for quotation marks.
 const CURLY: [char; 9] =
@@ -13,25 +17,6 @@ const BLANKS: [char; 6] = ['\u{a0}', '\u{2007}', '\u{2009}', '\u{202f}', '\u{200
 const COMMENTS: [&str; 4] = ["//", ";", "--", "/*"];
 /// What stands between a key and its value elsewhere; those that begin with another one come first.
 const ASSIGNMENTS: [&str; 5] = ["==", "=>", ":=", ":", "->"];
-
-/// Keys whose values are lists.
-const LISTS: [&str; 12] = [
-    "key-files",
-    "routes",
-    "announce",
-    "announce-interfaces",
-    "announce-routes",
-    "accept",
-    "lan",
-    "prefixes",
-    "targets",
-    "to",
-    "on",
-    "command",
-];
-
-/// Sections of which there may be several.
-const REPEATED: [&str; 6] = ["peer", "peer.link", "uplinks", "uplinks.link", "uplinks.force", "notify"];
 
 /// Reports the errors of the parser.
 pub(super) fn report(text: &str, errors: &[toml::de::Error], findings: &Findings<'_>) {
@@ -142,6 +127,19 @@ fn advice(line: &str, message: &str) -> Option<(usize, String, String)> {
         let help = format!("this file is TOML: write [[name]] for each entry of a list, and then {item}");
         return Some((indent, "- begins no entry of a list".to_owned(), help));
     }
+    if ["}", "};", "},", "]", ");"].contains(&code) {
+        let help = "leave it out: a section ends where the next one begins".to_owned();
+        return Some((indent, format!("{code} ends no section"), help));
+    }
+    // As JSON has keys.
+    let bare = body.strip_prefix(['"', '\'']).and_then(|rest| {
+        let (key, rest) = rest.split_once(['"', '\''])?;
+        Some((key, rest.trim_start().strip_prefix(':')?.trim()))
+    });
+    if let Some((key, value)) = bare {
+        let help = format!("write {key} = {}", written(key, value));
+        return Some((indent, "a key and its value are joined by =, not by :".to_owned(), help));
+    }
     let key = key_of(body)?;
     let rest = code[key.len().min(code.len())..].trim_start();
     if let Some(assignment) = ASSIGNMENTS.iter().find(|assignment| rest.starts_with(*assignment)) {
@@ -185,6 +183,10 @@ fn of_value(key: &str, value: &str, message: &str) -> Option<(String, String)> {
             None => (format!("this text has no {quote} at its end"), format!("write {key} = {value}{quote}")),
             Some((text, rest)) => {
                 let rest = rest.trim();
+                if is_list(key) && rest.starts_with(',') {
+                    let help = format!("write {key} = {}", written_list(value));
+                    return Some((format!("several values of `{key}` are a list"), help));
+                }
                 let comment = COMMENTS.iter().find_map(|comment| rest.strip_prefix(comment)).map(str::trim);
                 let comment = comment.filter(|comment| !comment.is_empty());
                 let more = comment.is_none() && !matches!(rest, ";" | "," | "\"");
@@ -209,17 +211,23 @@ fn of_value(key: &str, value: &str, message: &str) -> Option<(String, String)> {
     })
 }
 
+/// Whether the value of a key is a list, in whatever section.
+fn is_list(key: &str) -> bool {
+    let mut known = SCHEMAS.iter().filter_map(|schema| schema.key(key));
+    known.any(|key| matches!(key.takes, Takes::List(_)))
+}
+
 /// A value as TOML has it, from how somebody wrote it.
 fn written(key: &str, value: &str) -> String {
     let value = value.trim().trim_end_matches([';', ',']).trim();
-    if LISTS.contains(&key) {
+    if is_list(key) {
         return written_list(value);
     }
     if key == "failback" && NEVER.contains(&value.to_lowercase().as_str()) {
         return "\"manual\"".to_owned();
     }
     let digits: String =
-        value.trim_end_matches(['%', '.']).chars().filter(|c| !matches!(c, ',' | '\'' | '_')).collect();
+        value.trim_end_matches(['%', '.']).chars().filter(|c| !matches!(c, ',' | '\'' | '_' | ' ')).collect();
     match value.to_ascii_lowercase().as_str() {
         "true" | "yes" | "on" => "true".to_owned(),
         "false" | "no" | "off" => "false".to_owned(),
@@ -270,7 +278,9 @@ fn twice(text: &str, start: usize, message: &str) -> Option<(Range<usize>, Strin
         });
         let name = code.trim_matches(['[', ']', ' ']);
         let help = match first {
-            _ if REPEATED.contains(&name) => format!("write [[{name}]], in double brackets, each time"),
+            _ if SCHEMAS.iter().any(|schema| schema.is_repeated() && schema.path() == name) => {
+                format!("write [[{name}]], in double brackets, each time")
+            }
             Some(first) => format!("the first is at line {}: put both together", first + 1),
             None => "give it a name of its own".to_owned(),
         };

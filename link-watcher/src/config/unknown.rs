@@ -1,29 +1,9 @@
 //! Keys that a section does not have: what was probably meant.
 
-use super::{diagnostic::nearest, metrics, notify, peer, uplinks};
-
-/// Sections as they are written, with their keys; near ones close to each other.
-const SECTIONS: &[(&str, &[&str])] = &[
-    ("[daemon]", super::DAEMON_KEYS),
-    ("[metrics]", metrics::KEYS),
-    ("[[peer]]", peer::PEER_KEYS),
-    ("[[peer.link]]", peer::LINK_KEYS),
-    ("[[uplinks]]", uplinks::UPLINKS_KEYS),
-    ("[[uplinks.link]]", uplinks::LINK_KEYS),
-    ("[uplinks.probe]", uplinks::PROBE_KEYS),
-    ("[uplinks.link.probe]", uplinks::PROBE_KEYS),
-    ("[[uplinks.force]]", uplinks::FORCE_KEYS),
-    ("[[notify]]", notify::KEYS),
-];
-
-/// Sections of the whole file, as they are written.
-const HEADS: &[(&str, &str)] = &[
-    ("daemon", "[daemon]"),
-    ("metrics", "[metrics]"),
-    ("peer", "[[peer]]"),
-    ("uplinks", "[[uplinks]]"),
-    ("notify", "[[notify]]"),
-];
+use super::{
+    diagnostic::nearest,
+    reference::{Key, SCHEMAS, Schema, Takes},
+};
 
 /// What other programs call it, and we. Of several meanings that counts which the section has.
 const OTHER_WORDS: &[(&str, &str)] = &[
@@ -138,6 +118,48 @@ const OTHER_WORDS: &[(&str, &str)] = &[
     ("loglevel", "log"),
     ("logging", "log"),
     ("bind", "listen"),
+    // keepalived, FRR, BIRD, strongSwan.
+    ("state", "role"),
+    ("advert-int", "interval"),
+    ("hello-interval", "interval"),
+    ("transmit-interval", "interval"),
+    ("receive-interval", "interval"),
+    ("min-rx-interval", "interval"),
+    ("min-tx-interval", "interval"),
+    ("dead-interval", "multiplier"),
+    ("auth-pass", "key-files"),
+    ("password", "key-files"),
+    ("passphrase", "key-files"),
+    ("shared-secret", "key-files"),
+    ("pre-shared-key", "key-files"),
+    ("track-interface", "interface"),
+    ("gateway", "remote"),
+    ("via", "remote"),
+    ("nexthop", "remote"),
+    ("next-hop", "remote"),
+    ("remote-as", "accept"),
+    // mwan3, pbr, Fault Tolerant Router and the like.
+    ("track-ip", "targets"),
+    ("ping-ip", "targets"),
+    ("reliability", "required"),
+    ("down", "fall"),
+    ("up", "rise"),
+    ("attempts", "fall"),
+    ("metric", "tier"),
+    ("order", "tier"),
+    ("ratio", "weight"),
+    ("percent", "weight"),
+    ("monitor", "probe"),
+    ("health-check", "probe"),
+    ("healthcheck", "probe"),
+    ("ping", "probe"),
+    ("table-id", "table"),
+    ("smtp-server", "smtp"),
+    ("mail-server", "smtp"),
+    ("webhook-url", "url"),
+    ("script", "command"),
+    ("exec", "command"),
+    ("cmd", "command"),
     ("address", "listen"),
 ];
 
@@ -151,51 +173,45 @@ pub(super) struct Meant {
     pub(super) help: String,
 }
 
-/// What was meant by a key that is not among the `known` ones of a section; the whole file's title is empty.
-pub(super) fn meant(key: &str, title: &str, known: &'static [&'static str]) -> Meant {
-    let here = |key: &'static str| {
-        let help = match HEADS.iter().find(|(head, _)| title.is_empty() && *head == key) {
-            Some((_, head)) => format!("did you mean {head}?"),
-            None => format!("did you mean `{key}`?"),
+/// What was meant by a key that a section does not have; the whole file's title is empty.
+pub(super) fn meant(key: &str, schema: &'static Schema) -> Meant {
+    let whole_file = schema.title.is_empty();
+    let here = |key: &'static Key| {
+        let help = match key.takes {
+            Takes::Section(head) if whole_file => format!("did you mean {head}?"),
+            Takes::Section(head) => format!("did you mean `{}`? It begins with a line {head}", key.name),
+            _ => format!("did you mean `{}`?", key.name),
         };
-        Meant { key: Some(key), elsewhere: false, help }
+        Meant { key: Some(key.name), elsewhere: false, help }
     };
     let plain = key.to_lowercase().replace('_', "-");
-    let has = |word: &str| known.iter().copied().find(|known| *known == word);
-    let other_word = || OTHER_WORDS.iter().filter(|(other, _)| *other == plain).find_map(|(_, word)| has(word));
-    if let Some(key) = has(&plain).or_else(other_word) {
+    let other_word = || OTHER_WORDS.iter().filter(|(other, _)| *other == plain).find_map(|(_, word)| schema.key(word));
+    if let Some(key) = schema.key(&plain).or_else(other_word) {
         return here(key);
     }
-    if let Some((section, key)) = elsewhere(&plain, title) {
-        let help = match key {
-            "link" | "probe" | "force" => {
-                let head = format!("{}.{key}", section.trim_matches(['[', ']']));
-                let head = SECTIONS.iter().map(|(head, _)| *head).find(|known| known.trim_matches(['[', ']']) == head);
-                format!("a section of {section} begins with {}", head.unwrap_or("its name"))
-            }
-            _ if title.is_empty() => format!("put it behind the head of its section, such as {section}"),
-            _ => format!("it belongs to {section}: put it behind that line"),
+    if let Some((section, key)) = elsewhere(&plain, schema) {
+        let help = match key.takes {
+            Takes::Section(head) => format!("a section of {} begins with {head}", section.title),
+            _ if whole_file => format!("put it behind the head of its section, such as {}", section.title),
+            _ => format!("it belongs to {}: put it behind that line", section.title),
         };
-        return Meant { key: Some(key), elsewhere: true, help };
+        return Meant { key: Some(key.name), elsewhere: true, help };
     }
-    match nearest(&plain, known.iter().copied()) {
-        Some(word) => here(has(word).unwrap_or_default()),
-        None if title.is_empty() => {
-            let heads: Vec<_> = HEADS.iter().map(|(_, head)| *head).collect();
+    match nearest(&plain, schema.names()).and_then(|word| schema.key(word)) {
+        Some(key) => here(key),
+        None if whole_file => {
+            let heads: Vec<_> = schema.keys.iter().filter_map(|key| key.head()).collect();
             Meant { key: None, elsewhere: false, help: format!("there are {}", heads.join(", ")) }
         }
-        None => Meant { key: None, elsewhere: false, help: format!("known keys are {}", known.join(", ")) },
+        None => Meant { key: None, elsewhere: false, help: format!("known keys are {}", schema.names().join(", ")) },
     }
 }
 
 /// Another section that has this key: one of the same kind if there is one.
-fn elsewhere(key: &str, title: &str) -> Option<(&'static str, &'static str)> {
-    let kind = |title: &str| title.trim_matches(['[', ']']).split('.').next().unwrap_or_default().to_owned();
-    let found = SECTIONS.iter().filter(|(section, _)| *section != title).filter_map(|(section, keys)| {
-        let key = keys.iter().copied().find(|known| *known == key)?;
-        Some((*section, key))
-    });
-    let mut found: Vec<_> = found.collect();
-    found.sort_by_key(|(section, _)| kind(section) != kind(title));
+fn elsewhere(key: &str, schema: &Schema) -> Option<(&'static Schema, &'static Key)> {
+    let kind = |schema: &Schema| schema.path().split('.').next().unwrap_or_default().to_owned();
+    let others = SCHEMAS.iter().filter(|other| other.title != schema.title);
+    let mut found: Vec<_> = others.filter_map(|other| Some((*other, other.key(key)?))).collect();
+    found.sort_by_key(|(other, _)| kind(other) != kind(schema));
     found.first().copied()
 }

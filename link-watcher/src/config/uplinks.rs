@@ -19,10 +19,10 @@ use ipnet::IpNet;
 use self::{cross::KERNELS_TABLES, read::MAX_UPLINKS};
 pub(super) use self::{
     cross::{check as check_cross, tables},
-    force::KEYS as FORCE_KEYS,
+    force::SCHEMA as FORCE,
     host::check as check_host,
-    probe::KEYS as PROBE_KEYS,
-    read::{LINK_KEYS, UPLINKS_KEYS, Uplinks},
+    probe::{LINK_PROBE, SCHEMA as PROBE},
+    read::{LINK, UPLINKS, Uplinks},
 };
 use super::Config;
 use crate::{

@@ -10,7 +10,7 @@ use std::{
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::{Change, Knowledge, Question, Reply, Request};
+use super::{Change, Knowledge, Question, Reply, Request, TraceRequest};
 use crate::{log, status::Snapshot};
 
 /// How long the daemon may take to accept a connection or a request.
@@ -168,6 +168,34 @@ impl Client {
                     if take(reply).is_break() {
                         return Ok(());
                     }
+                }
+                other => return Err(self.unexpected(other)),
+            }
+        }
+    }
+
+    /// Hands over what the kernel program thinks of each packet, until that is over or `take` breaks off: [`Reply::Tracing`],
+    /// [`Reply::Packet`] and [`Reply::LeftOut`].
+    ///
+    /// # Errors
+    ///
+    /// Where it is refused, no answer comes, or none that we understand; when the daemon ends.
+    pub fn trace(
+        &mut self,
+        trace: TraceRequest,
+        mut take: impl FnMut(Reply) -> ControlFlow<()>,
+    ) -> Result<(), ClientError> {
+        self.send(&Request::TracePackets { trace, sudo_user: std::env::var("SUDO_USER").ok() })?;
+        loop {
+            match self.receive()? {
+                Reply::End => return Ok(()),
+                reply @ (Reply::Tracing(_) | Reply::Packet(_) | Reply::LeftOut(_)) => {
+                    if take(reply).is_break() {
+                        return Ok(());
+                    }
+                    // No packet may come for minutes.
+                    self.impatient = false;
+                    self.stream.get_ref().set_read_timeout(None).map_err(|error| no_daemon(&self.path, error))?;
                 }
                 other => return Err(self.unexpected(other)),
             }

@@ -2,7 +2,8 @@
 //! members may ask, and order nothing.
 //!
 //! A client sends one JSON [`Request`] a line, and gets one JSON [`Reply`] a line: one for each request, except that
-//! [`Request::Events`] is answered by any number of [`Reply::Event`] and then, unless it follows, [`Reply::End`].
+//! [`Request::Events`] is answered by any number of [`Reply::Event`] and then, unless it follows, [`Reply::End`], and
+//! [`Request::TracePackets`] by [`Reply::Tracing`], any number of [`Reply::Packet`] and [`Reply::LeftOut`], and [`Reply::End`].
 //!
 //! The server never touches the daemon's state: it sends an [`Order`] to the core through a bounded queue and waits
 //! with a deadline; the core never waits for the server.
@@ -10,6 +11,7 @@
 mod author;
 mod client;
 mod history;
+mod packets;
 mod question;
 mod server;
 
@@ -21,6 +23,7 @@ pub use self::{
     author::{Author, MAX_REASON_LEN},
     client::{Client, ClientError},
     history::{EventRecord, HISTORY_LEN, History},
+    packets::{MAX_TRACE_MS, PacketRecord, TRACE_LINES_A_SECOND, TraceLine, TraceRequest, Traced},
     question::{Becomes, Course, Forced, Forecast, Intent, Knowledge, LinkMark, Marked, Question, Share},
     server::{BindError, Server},
 };
@@ -41,6 +44,14 @@ pub enum Request {
     Events {
         /// And what happens from now on.
         follow: bool,
+    },
+    /// What the kernel program thinks of each packet.
+    TracePackets {
+        /// Of which, and for how long.
+        trace: TraceRequest,
+        /// As in [`Request::Change`].
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sudo_user: Option<String>,
     },
     /// Something shall change.
     Change {
@@ -132,7 +143,13 @@ pub enum Reply {
     Event(EventRecord),
     /// So many events were lost, because the client did not read.
     Lost(u64),
-    /// These were all events.
+    /// To [`Request::TracePackets`]: what is traced, for people.
+    Tracing(String),
+    /// Then one for each packet,
+    Packet(PacketRecord),
+    /// and how many more there were.
+    LeftOut(u64),
+    /// These were all events, or all packets.
     End,
     /// It is done: a sentence for the operator.
     Done(String),
@@ -151,6 +168,8 @@ pub enum Order {
     Status(oneshot::Sender<Snapshot>),
     /// What would be, or is meant; or why that cannot be said.
     Ask(Question, oneshot::Sender<Result<Knowledge, String>>),
+    /// What the kernel program thinks of each packet, for somebody; or why that cannot be told.
+    Trace(TraceRequest, Author, oneshot::Sender<Result<Traced, String>>),
     /// Something shall change, at somebody's order. The answer is a sentence for the operator: what was done, or why not.
     Change(Change, Author, oneshot::Sender<Result<String, String>>),
 }

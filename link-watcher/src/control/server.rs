@@ -25,7 +25,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Author, History, MAX_REQUEST_LEN, Order, Reply, Request, author};
+use super::{Author, History, MAX_REQUEST_LEN, Order, Reply, Request, TraceLine, Traced, author};
 use crate::status::Snapshot;
 
 /// Clients at one time.
@@ -307,7 +307,7 @@ async fn serve<T: From<Order>>(
                 let reply = if client.orders { status(orders).await } else { readers.status(orders).await };
                 send(&mut write, &reply).await?;
             }
-            Ok(Request::Change { .. }) if !client.orders => {
+            Ok(Request::Change { .. } | Request::TracePackets { .. }) if !client.orders => {
                 let who = author::user_name(client.uid).await;
                 send(&mut write, &Reply::Denied(denied(&who))).await?;
             }
@@ -328,6 +328,18 @@ async fn serve<T: From<Order>>(
                     }
                 };
                 send(&mut write, &reply).await?;
+            }
+            Ok(Request::TracePackets { trace, sudo_user }) => {
+                let (reply, answer) = oneshot::channel();
+                let refused = match Author::new(author::user_name(client.uid).await, sudo_user, None) {
+                    Err(why) => Reply::Refused(why),
+                    Ok(author) => match ask(orders, Order::Trace(trace, author, reply), answer).await {
+                        Ok(Ok(traced)) => return pass_on(read, write, traced).await,
+                        Ok(Err(why)) => Reply::Refused(why),
+                        Err(why) => Reply::Unavailable(why),
+                    },
+                };
+                send(&mut write, &refused).await?;
             }
             Ok(Request::Events { follow: false }) => {
                 for record in history.recent() {
@@ -394,6 +406,22 @@ async fn follow(mut read: BufReader<OwnedReadHalf>, mut write: OwnedWriteHalf, h
                 Err(RecvError::Closed) => return Ok(()),
             },
             // It has nothing more to say; that it has gone shows here.
+            gone = read.read(&mut ignored) => if gone? == 0 { return Ok(()) },
+        }
+    }
+}
+
+/// Hands a trace over until it or the client ends. With `traced` it is over.
+async fn pass_on(mut read: BufReader<OwnedReadHalf>, mut write: OwnedWriteHalf, mut traced: Traced) -> io::Result<()> {
+    send(&mut write, &Reply::Tracing(traced.said)).await?;
+    let mut ignored = [0; 64];
+    loop {
+        tokio::select! {
+            line = traced.lines.recv() => match line {
+                Some(TraceLine::Packet(record)) => send(&mut write, &Reply::Packet(record)).await?,
+                Some(TraceLine::LeftOut(count)) => send(&mut write, &Reply::LeftOut(count)).await?,
+                None => return send(&mut write, &Reply::End).await,
+            },
             gone = read.read(&mut ignored) => if gone? == 0 { return Ok(()) },
         }
     }

@@ -1,6 +1,10 @@
 //! Which engine verifies each link's packets: the best that works there, and why no better one.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::Weak,
+};
 
 use link_watcher_common::maps::{Counters, KeySet};
 use tracing::{info, warn};
@@ -10,7 +14,7 @@ use super::{
     packets::SlotNames,
 };
 use crate::{
-    bpf::{Device, Kernel, LinkLayer, Mode},
+    bpf::{Device, Exchange, Kernel, LinkLayer, Mode, TraceParts},
     config::EngineChoice,
     error::chain,
     event::LinkId,
@@ -31,12 +35,14 @@ pub(super) struct Attacher {
     ports: BTreeMap<u16, usize>,
     /// For whoever tells of packets.
     names: SlotNames,
+    /// The trace that was begun last, and who began it.
+    trace: Option<(Weak<Exchange>, String)>,
 }
 
 impl Attacher {
     pub(super) fn new(choice: EngineChoice, kernel: Result<Kernel, String>, names: SlotNames) -> Self {
         let (attached, endpoints, ports) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
-        Self { choice, kernel, attached, endpoints, ports, names }
+        Self { choice, kernel, attached, endpoints, ports, names, trace: None }
     }
 
     /// Makes the best engine serve a link.
@@ -149,8 +155,31 @@ impl Attacher {
         }
     }
 
-    /// Ends. With `keep` the kernel goes on answering.
+    /// Prepares a trace of these slots on these interfaces, for `who`. There is one at a time.
+    pub(super) fn trace(
+        &mut self,
+        ifindexes: &BTreeSet<u32>,
+        only: BTreeSet<u32>,
+        who: String,
+    ) -> Result<TraceParts, String> {
+        if let Some((running, by)) = &self.trace
+            && running.upgrade().is_some_and(|exchange| !exchange.is_over())
+        {
+            return Err(format!(
+                "there is one trace at a time, and one runs already ({by}): try again when it is over"
+            ));
+        }
+        let kernel = self.kernel.as_mut().map_err(|reason| reason.clone())?;
+        let parts = kernel.prepare_trace(ifindexes, only).map_err(|error| chain(&error))?;
+        self.trace = Some((parts.exchange(), who));
+        Ok(parts)
+    }
+
+    /// Ends. With `keep` the kernel goes on answering, by the quiet program.
     pub(super) fn release(self, keep: bool) {
+        if let Some(exchange) = self.trace.and_then(|(trace, _)| trace.upgrade()) {
+            exchange.end();
+        }
         if let Ok(kernel) = self.kernel
             && let Err(error) = kernel.release(keep)
         {

@@ -23,6 +23,7 @@ mod snapshot;
 mod suspect;
 mod systemd;
 mod tell;
+mod trace;
 mod uplinks;
 
 use std::{

@@ -16,7 +16,8 @@ impl Core {
     pub(super) async fn request(&mut self, request: Request) {
         let looks = matches!(
             request,
-            Request::Metrics(_) | Request::Control(control::Order::Status(_) | control::Order::Ask(..))
+            Request::Metrics(_)
+                | Request::Control(control::Order::Status(_) | control::Order::Ask(..) | control::Order::Trace(..))
         );
         self.uplinks_touched |= !looks;
         match request {
@@ -26,6 +27,9 @@ impl Core {
             }
             Request::Control(control::Order::Ask(question, answer)) => {
                 let _ = answer.send(self.answer(&question));
+            }
+            Request::Control(control::Order::Trace(request, author, answer)) => {
+                self.trace_packets(&request, &author, answer)
             }
             Request::Control(control::Order::Change(Change::Reload(options), _, answer)) => {
                 let result = self.reload(&options).await;

@@ -8,7 +8,9 @@ use std::{
 };
 
 use link_watcher::{
-    control::{Author, BindError, Change, EventRecord, History, Order, Server},
+    control::{
+        Author, BindError, Change, EventRecord, History, Order, PacketRecord, Server, TraceLine, TraceRequest, Traced,
+    },
     event::Role,
     status::{ConfigSnapshot, DroppedSnapshot, GroupSnapshot, LinkSnapshot, RoutesSnapshot, Snapshot},
 };
@@ -78,6 +80,10 @@ async fn core(mut orders: mpsc::Receiver<Order>, asked: &Mutex<Vec<Change>>, aut
     while let Some(order) = orders.recv().await {
         match order {
             Order::Status(reply) => drop(reply.send(snapshot())),
+            Order::Trace(request, author, reply) => {
+                authors.lock().unwrap().push(author);
+                drop(reply.send(trace(&request)));
+            }
             Order::Ask(_, reply) => drop(reply.send(Err("nothing is known".to_owned()))),
             Order::Change(change, author, reply) => {
                 authors.lock().unwrap().push(author);
@@ -97,6 +103,23 @@ async fn core(mut orders: mpsc::Receiver<Order>, asked: &Mutex<Vec<Change>>, aut
             }
         }
     }
+}
+
+/// One packet, and one that is left out.
+fn trace(request: &TraceRequest) -> Result<Traced, String> {
+    let (lines_in, lines) = mpsc::channel(8);
+    let packet = PacketRecord {
+        time: "2026-11-20T12:00:00.123Z".to_owned(),
+        group: request.group.clone().unwrap_or("hq".to_owned()),
+        link: "optic".to_owned(),
+        direction: "in".to_owned(),
+        what: "dropped".to_owned(),
+        cause: Some("forged".to_owned()),
+        why: "its signature fits none of the keys".to_owned(),
+    };
+    lines_in.try_send(TraceLine::Packet(packet)).unwrap();
+    lines_in.try_send(TraceLine::LeftOut(7)).unwrap();
+    Ok(Traced { said: format!("hq optic for {} ms", request.for_ms), lines })
 }
 
 pub fn event(n: u32) -> EventRecord {

@@ -281,6 +281,14 @@ impl Daemon {
     /// # Errors
     /// Where the program cannot be started; its own failure is in the output.
     pub fn output(&self, arguments: &[&str]) -> Result<Output> {
+        self.spawn(arguments)?.wait_with_output().context("cannot read a command's output")
+    }
+
+    /// As [`Daemon::output`], and does not wait.
+    ///
+    /// # Errors
+    /// Where the program cannot be started.
+    pub fn spawn(&self, arguments: &[&str]) -> Result<Child> {
         let mut command = own(&self.binary);
         command
             .args(arguments)
@@ -289,7 +297,7 @@ impl Daemon {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        self.namespace.spawn(&mut command)?.wait_with_output().context("cannot read a command's output")
+        self.namespace.spawn(&mut command)
     }
 
     /// Runs `link-watcher ARGUMENTS --socket …` and returns what it wrote to standard output.

@@ -12,6 +12,8 @@ use crate::config::{Severity, secret::SecretFile, section::Section};
 const SMTP_EXAMPLE: &str = "\"smtps://user@mail.example.com\"";
 const FROM_EXAMPLE: &str = "\"router@example.com\"";
 const TO_EXAMPLE: &str = "[\"noc@example.com\"]";
+/// Whether TLS is demanded.
+pub(super) const TLS: [(&str, bool); 2] = [("required", true), ("none", false)];
 /// Most recipients.
 const MAX_RECIPIENTS: usize = 32;
 // Submission over TLS (RFC 8314), with STARTTLS (RFC 6409), and relay (RFC 5321).
@@ -70,7 +72,7 @@ pub(super) fn read(section: &Section<'_>, directory: &Path, absent: Severity) ->
     }
     let to = to.iter().filter_map(|to| mailbox(section, "to", to)).collect();
     let password = SecretFile::of(section, "password-file", directory, absent);
-    let tls = section.choice("tls", &[("required", true), ("none", false)]);
+    let tls = section.choice("tls", &TLS);
     let text = section.string("smtp", SMTP_EXAMPLE)?;
     let (server, user) = server(section, &text, tls)?;
     let wrong = |message: &str, help: &str| section.findings.error(&text.span(), message, help);

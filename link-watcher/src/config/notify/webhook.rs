@@ -8,6 +8,13 @@ use crate::config::{Severity, secret::SecretFile, section::Section};
 
 const EXAMPLE: &str = "\"https://chat.example.com/hook\"";
 
+pub(super) const TEMPLATES: [(&str, Template); 4] = [
+    ("json", Template::Json),
+    ("slack", Template::Slack),
+    ("ntfy", Template::Ntfy),
+    ("alertmanager", Template::Alertmanager),
+];
+
 /// A message as an HTTP request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WebhookConfig {
@@ -36,13 +43,7 @@ pub(super) fn read(section: &Section<'_>, directory: &Path, absent: Severity) ->
     if section.get("url").is_none() {
         section.missing("url", EXAMPLE);
     }
-    let templates = [
-        ("json", Template::Json),
-        ("slack", Template::Slack),
-        ("ntfy", Template::Ntfy),
-        ("alertmanager", Template::Alertmanager),
-    ];
-    let template = section.choice("template", &templates).unwrap_or(Template::Json);
+    let template = section.choice("template", &TEMPLATES).unwrap_or(Template::Json);
     let secret = SecretFile::of(section, "secret-file", directory, absent);
     let text = section.string("url", EXAMPLE)?;
     let wrong = |message: String, help: String| section.findings.error(&text.span(), message, help);

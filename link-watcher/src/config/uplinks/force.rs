@@ -6,10 +6,36 @@ use ipnet::IpNet;
 use toml::{Spanned, de::DeValue};
 
 use super::{ForceConfig, Protocol};
-use crate::config::section::Section;
+use crate::config::{
+    reference::{Key, Otherwise, Schema, Takes, words},
+    section::Section,
+};
 
-/// Keys of `[[uplinks.force]]`.
-pub(in crate::config) const KEYS: &[&str] = &["link", "source", "destination", "protocol", "port", "or-others"];
+const PROTOCOLS: [(&str, Protocol); 3] = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("icmp", Protocol::Icmp)];
+const DEFAULT_OR_OTHERS: bool = false;
+/// `[[uplinks.force]]`.
+pub(in crate::config) static SCHEMA: Schema = Schema::new(
+    "[[uplinks.force]]",
+    "Connections that shall use one uplink. The first that matches counts; what is left out matches everything.",
+    &[
+        Key::new("link", Takes::Text("name of an uplink of this group"), Otherwise::Demanded, "which"),
+        Key::new("source", Takes::Text("prefix"), Otherwise::Words("any"), "where a connection comes from"),
+        Key::new("destination", Takes::Text("prefix"), Otherwise::Words("any"), "where it goes"),
+        Key::new("protocol", Takes::Words(&words(&PROTOCOLS)), Otherwise::Words("any"), "`icmp` is ICMPv6 for IPv6"),
+        Key::new(
+            "port",
+            Takes::Text("number, range such as \"8000-8080\", or list of at most 64 of both"),
+            Otherwise::Words("any"),
+            "destination port; with `tcp` or `udp`",
+        ),
+        Key::new(
+            "or-others",
+            Takes::Flag,
+            Otherwise::Flag(DEFAULT_OR_OTHERS),
+            "while the uplink is not usable such connections may use the others; else they are rejected",
+        ),
+    ],
+);
 /// Most entries of one `port`.
 const MAX_PORTS: usize = 64;
 const PORT_EXAMPLE: &str = "25";
@@ -31,8 +57,7 @@ impl Force {
         if section.get("link").is_none() {
             section.missing("link", "\"provider1\" (the uplink that they shall use)");
         }
-        let protocols = [("tcp", Protocol::Tcp), ("udp", Protocol::Udp), ("icmp", Protocol::Icmp)];
-        let protocol = section.choice("protocol", &protocols);
+        let protocol = section.choice("protocol", &PROTOCOLS);
         if let Some(port) = section.get("port")
             && (section.get("protocol").is_none() || protocol == Some(Protocol::Icmp))
         {
@@ -56,7 +81,7 @@ impl Force {
             destination: section.prefix("destination"),
             protocol,
             ports: ports(&section),
-            or_others: section.boolean("or-others").unwrap_or(false),
+            or_others: section.boolean("or-others").unwrap_or(DEFAULT_OR_OTHERS),
         }
     }
 

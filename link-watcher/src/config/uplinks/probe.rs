@@ -11,28 +11,14 @@ use super::{
     target::{self, Targets},
 };
 use crate::{
-    config::{diagnostic::Findings, group, section::Section},
+    config::{
+        diagnostic::Findings,
+        group,
+        reference::{Key, Otherwise, Schema, Takes, words},
+        section::Section,
+    },
     health::Share,
 };
-
-/// Keys of a probe.
-pub(in crate::config) const KEYS: &[&str] = &[
-    "kind",
-    "targets",
-    "required",
-    "interval",
-    "timeout",
-    "fall",
-    "rise",
-    "max-loss",
-    "max-rtt",
-    "max-jitter",
-    "window",
-    "status",
-    "body",
-    "query",
-    "tcp-refused",
-];
 
 /// Shorter than this a public target takes for an attack; the lab may.
 const MIN_INTERVAL: Duration = Duration::from_millis(10);
@@ -40,6 +26,7 @@ const MAX_INTERVAL: Duration = Duration::from_secs(3600);
 const MIN_TIMEOUT: Duration = Duration::from_millis(1);
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 const MAX_TARGETS: usize = 64;
+const ROUNDS: RangeInclusive<u32> = 1..=1000;
 /// One answer out of several targets shows that the uplink works: a target is not the uplink.
 const DEFAULT_REQUIRED: u32 = 1;
 const DEFAULT_INTERVAL: Duration = Duration::from_secs(1);
@@ -55,6 +42,100 @@ const DEFAULT_QUERY: &str = "example.com";
 const MAX_QUERY_LEN: usize = 253;
 /// Longest text that is looked for in a body, bytes.
 const MAX_BODY_LEN: usize = 1024;
+
+const REFUSALS: [(&str, TcpRefusal); 2] = [("up", TcpRefusal::Up), ("down", TcpRefusal::Down)];
+
+const KEYS: &[Key] = &[
+    Key::new(
+        "kind",
+        Takes::Words(&words(&KINDS)),
+        Otherwise::Text("icmp"),
+        "what is sent: an echo request, a TCP connection that is closed at once, a request of HTTP, a query of DNS, ARP or neighbour solicitation",
+    ),
+    Key::new(
+        "targets",
+        Takes::List(
+            "at most 64 addresses (`icmp`, `arp`), addresses and ports (`tcp`, `dns`), URLs or tables of `url` and `address` (`http`)",
+        ),
+        Otherwise::Words("demanded; `arp`: the gateway"),
+        "who is asked; names are not looked up",
+    ),
+    Key::new(
+        "required",
+        Takes::Number(1..=MAX_TARGETS as u32),
+        Otherwise::Number(DEFAULT_REQUIRED),
+        "targets that must answer in a round",
+    ),
+    Key::new(
+        "interval",
+        Takes::Duration(MIN_INTERVAL..=MAX_INTERVAL),
+        Otherwise::Duration(DEFAULT_INTERVAL),
+        "from one round to the next",
+    ),
+    Key::new(
+        "timeout",
+        Takes::Duration(MIN_TIMEOUT..=MAX_TIMEOUT),
+        Otherwise::Duration(DEFAULT_TIMEOUT),
+        "how long an answer may take; at most `interval`",
+    ),
+    Key::new("fall", Takes::Number(ROUNDS), Otherwise::Number(DEFAULT_FALL), "bad rounds in a row until it is down"),
+    Key::new(
+        "rise",
+        Takes::Number(ROUNDS),
+        Otherwise::Number(DEFAULT_RISE),
+        "good rounds in a row until it is up again",
+    ),
+    group::max_loss_key("beyond this share of lost probes it is `degraded`: used only while no other is up"),
+    Key::new(
+        "max-rtt",
+        Takes::Duration(MIN_TIMEOUT..=MAX_TIMEOUT),
+        Otherwise::Words("no limit"),
+        "likewise, beyond this median round trip",
+    ),
+    Key::new(
+        "max-jitter",
+        Takes::Duration(MIN_TIMEOUT..=MAX_TIMEOUT),
+        Otherwise::Words("no limit"),
+        "likewise, beyond this mean difference of successive round trips",
+    ),
+    Key::new(
+        "window",
+        Takes::Number(ROUNDS),
+        Otherwise::Number(DEFAULT_WINDOW),
+        "rounds over which these three are measured",
+    ),
+    Key::new(
+        "status",
+        Takes::Text("number, or range such as \"200-399\", within 100 to 599"),
+        Otherwise::Words("`\"200-299\"`"),
+        "what the server must answer",
+    )
+    .only(Kind::Http.word()),
+    Key::new("body", Takes::Text("text of 1 to 1024 bytes"), Otherwise::Words("none"), "what the page must contain")
+        .only(Kind::Http.word()),
+    Key::new(
+        "query",
+        Takes::Text("name of 1 to 253 bytes"),
+        Otherwise::Text(DEFAULT_QUERY),
+        "the name that is asked for",
+    )
+    .only(Kind::Dns.word()),
+    Key::new(
+        "tcp-refused",
+        Takes::Words(&words(&REFUSALS)),
+        Otherwise::Text("up"),
+        "what a server's refusal (RST) shows; `down`: only a connection counts",
+    )
+    .only(Kind::Tcp.word()),
+];
+/// `[uplinks.probe]`.
+pub(in crate::config) static SCHEMA: Schema =
+    Schema::new("[uplinks.probe]", "How every uplink of the group is probed.", KEYS);
+/// `[uplinks.link.probe]`.
+pub(in crate::config) static LINK_PROBE: Schema = Schema {
+    told_by: Some("[uplinks.probe]"),
+    ..Schema::new("[uplinks.link.probe]", "One uplink's own probe: it replaces single keys of the group's.", KEYS)
+};
 
 /// As it stands in the file: what is not said is nothing.
 pub(super) struct Probe<'a> {
@@ -81,43 +162,37 @@ impl<'a> Probe<'a> {
     /// Reads one, which belongs to an uplink if there is a probe of its group.
     pub(super) fn read(section: Section<'a>, group: Option<&Probe<'a>>) -> Self {
         let kind = match section.get("kind") {
-            Some(_) => section.choice("kind", KINDS),
+            Some(_) => section.choice("kind", &KINDS),
             None => group.map_or(Some(Kind::Icmp), |group| group.kind),
         };
-        for (key, of) in
-            [("status", Kind::Http), ("body", Kind::Http), ("query", Kind::Dns), ("tcp-refused", Kind::Tcp)]
-        {
-            if let Some(value) = section.get(key)
-                && kind.is_some_and(|kind| kind != of)
-            {
-                section.findings.error(
-                    &value.span(),
-                    format!("`{key}` means nothing for this kind of probe"),
-                    format!("it is for kind = \"{}\"", of.word()),
-                );
-            }
+        for (key, of, span) in kind.map(|kind| section.of_other_kinds(kind.word())).unwrap_or_default() {
+            section.findings.error(
+                &span,
+                format!("`{key}` means nothing for this kind of probe"),
+                format!("it is for kind = \"{of}\""),
+            );
         }
-        let duration = |key: &str, range, example| {
+        let duration = |key: &str, example| {
             let span = section.get(key).map(Spanned::span)?;
-            Some(Spanned::new(span, section.duration(key, range, example)?))
+            Some(Spanned::new(span, section.duration(key, example)?))
         };
-        let count = |key, range| section.integer(key, range).map(Spanned::into_inner);
+        let count = |key| section.integer(key).map(Spanned::into_inner);
         Self {
             kind,
             targets: kind.and_then(|kind| target::read(&section, kind, MAX_TARGETS)),
-            required: section.integer("required", 1..=MAX_TARGETS as u32),
-            interval: duration("interval", MIN_INTERVAL..=MAX_INTERVAL, "1s"),
-            timeout: duration("timeout", MIN_TIMEOUT..=MAX_TIMEOUT, "1s"),
-            fall: count("fall", 1..=1000),
-            rise: count("rise", 1..=1000),
+            required: section.integer("required"),
+            interval: duration("interval", "1s"),
+            timeout: duration("timeout", "1s"),
+            fall: count("fall"),
+            rise: count("rise"),
             max_loss: group::max_loss(&section),
-            max_rtt: duration("max-rtt", MIN_TIMEOUT..=MAX_TIMEOUT, "400ms"),
-            max_jitter: duration("max-jitter", MIN_TIMEOUT..=MAX_TIMEOUT, "100ms"),
-            window: count("window", 1..=1000),
+            max_rtt: duration("max-rtt", "400ms"),
+            max_jitter: duration("max-jitter", "100ms"),
+            window: count("window"),
             status: status(&section),
             body: text(&section, "body", "\"it works\"", MAX_BODY_LEN),
             query: text(&section, "query", "\"example.com\"", MAX_QUERY_LEN),
-            refused: section.choice("tcp-refused", &[("up", TcpRefusal::Up), ("down", TcpRefusal::Down)]),
+            refused: section.choice("tcp-refused", &REFUSALS),
             section,
         }
     }

@@ -12,8 +12,9 @@ use super::{
 };
 use crate::{
     config::{
-        diagnostic::nearest,
         group::{self, DAY, values},
+        meant,
+        reference::{Key, Otherwise, Schema, Takes, words},
         section::Section,
     },
     event::Failback,
@@ -29,27 +30,127 @@ pub(super) const MAX_RULE_PRIORITY: u32 = MAIN_RULE_PRIORITY - RULE_PRIORITIES;
 /// Most uplinks of a group: each has a rule for its mark, and some for its addresses, among the group's priorities.
 pub(super) const MAX_UPLINKS: usize = 255;
 
-/// Keys of `[[uplinks]]`.
-pub(in crate::config) const UPLINKS_KEYS: &[&str] = &[
-    "name",
-    "routes",
-    "lan",
-    "sticky",
-    "masquerade",
-    "fwmark",
-    "rule-priority",
-    "table-base",
-    "failback",
-    "failback-connections",
-    "hold-up",
-    "dampening",
-    "probe",
-    "force",
-    "link",
-];
-/// Keys of `[[uplinks.link]]`.
-pub(in crate::config) const LINK_KEYS: &[&str] =
-    &["name", "interface", "gateway", "local", "prefixes", "nat", "tier", "weight", "probe"];
+const MOVES: [(&str, FailbackConnections); 2] =
+    [("stay", FailbackConnections::Stay), ("move", FailbackConnections::Move)];
+const DEFAULT_STICKY: bool = true;
+const DEFAULT_MASQUERADE: bool = true;
+/// `rise` good rounds are a hold time already.
+const DEFAULT_HOLD_UP: Duration = Duration::ZERO;
+const DEFAULT_TIER: u32 = 1;
+
+/// `[[uplinks]]`.
+pub(in crate::config) static UPLINKS: Schema = Schema::new(
+    "[[uplinks]]",
+    "Several ways to the internet, of which each is probed by itself.",
+    &[
+        Key::new("name", group::NAME, Otherwise::Demanded, "unique among all groups"),
+        Key::new(
+            "routes",
+            Takes::List("prefixes"),
+            Otherwise::Words("`[\"0.0.0.0/0\"]`"),
+            "what goes through the uplinks; add `::/0` where they have IPv6",
+        ),
+        Key::new(
+            "lan",
+            Takes::List("interfaces"),
+            Otherwise::Words("none, with a warning"),
+            "whose new connections are spread; `[]`: only this machine's own",
+        ),
+        Key::new(
+            "sticky",
+            Takes::Flag,
+            Otherwise::Flag(DEFAULT_STICKY),
+            "a connection stays on its uplink; replies leave where requests came in",
+        ),
+        Key::new(
+            "masquerade",
+            Takes::Flag,
+            Otherwise::Flag(DEFAULT_MASQUERADE),
+            "what `nat` of a link is unless it says otherwise",
+        ),
+        Key::new(
+            "fwmark",
+            Takes::Text("mask of neighbouring bits"),
+            Otherwise::Text("0xff00"),
+            "the bits of the packet mark that are ours; eight of them hold 255 uplinks",
+        ),
+        Key::new(
+            "rule-priority",
+            Takes::Number(1..=MAX_RULE_PRIORITY),
+            Otherwise::Number(DEFAULT_RULE_PRIORITY),
+            "the first of 1000 policy rules",
+        ),
+        Key::new(
+            "table-base",
+            Takes::Number(1..=u32::MAX - MAX_UPLINKS as u32),
+            Otherwise::Number(DEFAULT_TABLE_BASE),
+            "the table that spreads; each link has one of its own behind it",
+        ),
+        group::FAILBACK,
+        Key::new(
+            "failback-connections",
+            Takes::Words(&words(&MOVES)),
+            Otherwise::Text("stay"),
+            "what connections on the worse tier do when a better one takes over",
+        ),
+        Key::new(
+            "hold-up",
+            Takes::Duration(Duration::ZERO..=DAY),
+            Otherwise::Duration(DEFAULT_HOLD_UP),
+            "how long an uplink must stay good, beyond `rise`, before it is usable again",
+        ),
+        group::DAMPENING,
+        Key::section("probe", "[uplinks.probe]", "how every uplink is probed"),
+        Key::section("force", "[[uplinks.force]]", "connections that shall use one uplink"),
+        Key::section("link", "[[uplinks.link]]", "the uplinks, 1 to 255"),
+    ],
+);
+/// `[[uplinks.link]]`.
+pub(in crate::config) static LINK: Schema = Schema::new(
+    "[[uplinks.link]]",
+    "One uplink: an interface, and the provider's router behind it.",
+    &[
+        Key::new("name", group::NAME, Otherwise::Demanded, "unique in the group; not `auto`"),
+        Key::new("interface", group::INTERFACE, Otherwise::Demanded, "where it leaves"),
+        Key::new(
+            "gateway",
+            Takes::Text("address, or list of one of each family"),
+            Otherwise::Words("learned (PPP, DHCP, router advertisement)"),
+            "the provider's router",
+        ),
+        Key::new(
+            "local",
+            Takes::Text("address, or list of one of each family"),
+            Otherwise::Words("the interface's own"),
+            "this router's address there",
+        ),
+        Key::new(
+            "prefixes",
+            Takes::List("prefixes"),
+            Otherwise::Words("none"),
+            "what the provider routes to us: sources in them leave by this uplink, untranslated",
+        ),
+        Key::new(
+            "nat",
+            Takes::Text("\"none\", \"masquerade\", or an IPv4 address"),
+            Otherwise::Words("by `masquerade`"),
+            "what becomes of sources; IPv6 is never translated",
+        ),
+        Key::new(
+            "tier",
+            Takes::Number(0..=group::MAX_TIER),
+            Otherwise::Number(DEFAULT_TIER),
+            "the lowest tier that has a usable link carries new connections; 0: only what is forced to it and what comes in by it",
+        ),
+        Key::new(
+            "weight",
+            Takes::Number(group::WEIGHT),
+            Otherwise::Number(group::DEFAULT_WEIGHT),
+            "share of new connections among the active links of a tier",
+        ),
+        Key::section("probe", "[uplinks.link.probe]", "keys of its own probe"),
+    ],
+);
 
 /// `[[uplinks]]` with the places of what is compared with other values; of what is left out, that of the section.
 pub(in crate::config) struct Uplinks<'a> {
@@ -86,10 +187,10 @@ pub(in crate::config) struct Uplink<'a> {
 impl<'a> Uplinks<'a> {
     pub(in crate::config) fn read(section: Section<'a>) -> Self {
         let name = group::name(&section, "wan");
-        let masquerade = section.boolean("masquerade").unwrap_or(true);
-        let probe = section.section("probe", "[uplinks.probe]", probe::KEYS).map(|section| Probe::read(section, None));
+        let masquerade = section.boolean("masquerade").unwrap_or(DEFAULT_MASQUERADE);
+        let probe = section.section("probe", &probe::SCHEMA).map(|section| Probe::read(section, None));
         let links: Vec<_> = section
-            .sections("link", "[[uplinks.link]]", LINK_KEYS)
+            .sections("link", &LINK)
             .into_iter()
             .map(|section| Uplink::read(section, masquerade, probe.as_ref()))
             .collect();
@@ -109,21 +210,19 @@ impl<'a> Uplinks<'a> {
         }
         let mut lan = section.strings("lan", "[\"eth0\"]");
         lan.retain(|interface| is_interface(&section, interface));
-        let moves = [("stay", FailbackConnections::Stay), ("move", FailbackConnections::Move)];
         Self {
             name,
             routes: routes(&section),
             lan,
-            sticky: section.boolean("sticky").unwrap_or(true),
+            sticky: section.boolean("sticky").unwrap_or(DEFAULT_STICKY),
             fwmark: fwmark(&section),
-            rule_priority: or_default(&section, "rule-priority", 1..=MAX_RULE_PRIORITY, DEFAULT_RULE_PRIORITY),
-            table_base: or_default(&section, "table-base", 1..=u32::MAX - MAX_UPLINKS as u32, DEFAULT_TABLE_BASE),
+            rule_priority: or_default(&section, "rule-priority", DEFAULT_RULE_PRIORITY),
+            table_base: or_default(&section, "table-base", DEFAULT_TABLE_BASE),
             failback: group::failback(&section),
-            failback_connections: section.choice("failback-connections", &moves).unwrap_or(FailbackConnections::Stay),
-            // `rise` good rounds are a hold time already.
-            hold_up: section.duration("hold-up", Duration::ZERO..=DAY, "10s").unwrap_or(Duration::ZERO),
-            dampening: section.boolean("dampening").unwrap_or(true),
-            force: section.sections("force", "[[uplinks.force]]", force::KEYS).into_iter().map(Force::read).collect(),
+            failback_connections: section.choice("failback-connections", &MOVES).unwrap_or(FailbackConnections::Stay),
+            hold_up: section.duration("hold-up", "10s").unwrap_or(DEFAULT_HOLD_UP),
+            dampening: section.boolean("dampening").unwrap_or(group::DEFAULT_DAMPENING),
+            force: section.sections("force", &force::SCHEMA).into_iter().map(Force::read).collect(),
             probe,
             links,
         }
@@ -181,7 +280,7 @@ impl<'a> Uplink<'a> {
                 );
                 None
             }
-            _ => section.integer("weight", 1..=256),
+            _ => section.integer("weight"),
         };
         Self {
             name,
@@ -190,11 +289,9 @@ impl<'a> Uplink<'a> {
             locals: one_per_family(&section, "local", "192.0.2.2"),
             prefixes: section.prefixes("prefixes"),
             nat: nat(&section).unwrap_or(if masquerade { Nat::Masquerade } else { Nat::None }),
-            tier: section.integer("tier", 0..=65535).map_or(1, Spanned::into_inner),
-            weight: weight.map_or(1, Spanned::into_inner),
-            probe: section
-                .section("probe", "[uplinks.link.probe]", probe::KEYS)
-                .map(|section| Probe::read(section, group_probe)),
+            tier: section.integer("tier").map_or(DEFAULT_TIER, Spanned::into_inner),
+            weight: weight.map_or(group::DEFAULT_WEIGHT, Spanned::into_inner),
+            probe: section.section("probe", &probe::LINK_PROBE).map(|section| Probe::read(section, group_probe)),
             section,
         }
     }
@@ -230,8 +327,8 @@ fn routes(section: &Section<'_>) -> Vec<Spanned<IpNet>> {
 }
 
 /// A number that has a default: the default stands where the section begins.
-fn or_default(section: &Section<'_>, key: &str, range: std::ops::RangeInclusive<u32>, default: u32) -> Spanned<u32> {
-    section.integer(key, range).unwrap_or_else(|| Spanned::new(section.span(), default))
+fn or_default(section: &Section<'_>, key: &str, default: u32) -> Spanned<u32> {
+    section.integer(key).unwrap_or_else(|| Spanned::new(section.span(), default))
 }
 
 /// A mask of bits without a gap, in quotes or not.
@@ -276,7 +373,7 @@ fn nat(section: &Section<'_>) -> Option<Nat> {
         "masquerade" => return Some(Nat::Masquerade),
         _ => {}
     }
-    if let Some(word) = nearest(text.get_ref(), ["none", "masquerade"]) {
+    if let Some(word) = meant::choice(text.get_ref(), &["none", "masquerade"]) {
         section.findings.error(
             &text.span(),
             format!("`nat` cannot be \"{}\"", text.get_ref()),

@@ -11,12 +11,22 @@ use toml::{
 };
 
 use super::kind::Kind;
-use crate::config::section::Section;
+use crate::config::{
+    reference::{Key, Otherwise, Schema, Takes},
+    section::Section,
+};
 
 /// Domain name service (RFC 1035, section 4.2).
 const DNS_PORT: u16 = 53;
-/// Keys of a target that is a table.
-const TABLE_KEYS: &[&str] = &["url", "address"];
+/// A target that is a table.
+static TABLE: Schema = Schema::new(
+    "a target",
+    "",
+    &[
+        Key::new("url", Takes::Text("URL of http or https"), Otherwise::Demanded, "the page"),
+        Key::new("address", Takes::Text("address"), Otherwise::Words("that in the URL"), "where its host is"),
+    ],
+);
 
 /// One target, with its place.
 #[derive(Clone, Debug)]
@@ -135,7 +145,7 @@ fn socket(section: &Section<'_>, text: &Spanned<String>, kind: Kind) -> Option<T
 }
 
 fn http_table(section: &Section<'_>, span: Range<usize>, table: &DeTable<'_>) -> Option<Target> {
-    let target = Section::new("a target", span, table, TABLE_KEYS, section.findings);
+    let target = Section::new(&TABLE, span, table, section.findings);
     let url = target.string("url", "\"https://www.example.com/\"");
     if target.get("url").is_none() {
         target.missing("url", "\"https://www.example.com/\"");
