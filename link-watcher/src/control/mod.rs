@@ -2,7 +2,8 @@
 //! members may ask, and order nothing.
 //!
 //! A client sends one JSON [`Request`] a line, and gets one JSON [`Reply`] a line: one for each request, except that
-//! [`Request::Events`] is answered by any number of [`Reply::Event`] and then, unless it follows, [`Reply::End`].
+//! [`Request::Events`] is answered by any number of [`Reply::Event`] and then, unless it follows, [`Reply::End`], and
+//! [`Request::Days`] likewise.
 //!
 //! The server never touches the daemon's state: it sends an [`Order`] to the core through a bounded queue and waits
 //! with a deadline; the core never waits for the server.
@@ -24,7 +25,10 @@ pub use self::{
     question::{Becomes, Course, Forced, Forecast, Intent, Knowledge, LinkMark, Marked, Question, Share},
     server::{BindError, Server},
 };
-use crate::status::Snapshot;
+use crate::{
+    statistics::{Day, DayRecord},
+    status::Snapshot,
+};
 
 /// Longest line of a request, bytes.
 const MAX_REQUEST_LEN: u64 = 4096;
@@ -41,6 +45,11 @@ pub enum Request {
     Events {
         /// And what happens from now on.
         follow: bool,
+    },
+    /// How links were on each day.
+    Days {
+        /// From this one on.
+        since: Day,
     },
     /// Something shall change.
     Change {
@@ -132,7 +141,9 @@ pub enum Reply {
     Event(EventRecord),
     /// So many events were lost, because the client did not read.
     Lost(u64),
-    /// These were all events.
+    /// To [`Request::Days`], one each, the oldest first.
+    Day(Day, DayRecord),
+    /// These were all events, or days.
     End,
     /// It is done: a sentence for the operator.
     Done(String),

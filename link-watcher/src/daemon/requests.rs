@@ -16,7 +16,7 @@ impl Core {
     pub(super) async fn request(&mut self, request: Request) {
         let looks = matches!(
             request,
-            Request::Metrics(_) | Request::Control(control::Order::Status(_) | control::Order::Ask(..))
+            Request::Metrics(_) | Request::Look(_) | Request::Control(control::Order::Status(_) | control::Order::Ask(..))
         );
         self.uplinks_touched |= !looks;
         match request {
@@ -54,9 +54,10 @@ impl Core {
                 self.answer_when_done(answer, result);
             }
             Request::Metrics(metrics::Request(answer)) => {
-                let scrape = Scrape { snapshot: self.snapshot(), counters: self.counters.clone() };
+                let scrape = Scrape { snapshot: self.snapshot(), counters: self.counters.clone(), ..Scrape::default() };
                 let _ = answer.send(scrape);
             }
+            Request::Look(answer) => drop(answer.send(self.look())),
             Request::Reload => drop(self.reload(&ReloadOptions::default()).await),
             Request::NextLink => self.next_link(),
             Request::LogStatus => match serde_json::to_string(&self.snapshot()) {
