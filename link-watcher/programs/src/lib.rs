@@ -114,8 +114,9 @@ programs! {
     CHROOT = "chroot" from ["coreutils"] for Package;
     /// The C compiler of a program that needs no library.
     MUSL_GCC = "musl-gcc" from ["musl-tools"] for Package;
-    /// A browser without a screen: looks at the status page.
-    CHROMIUM = "chromium-headless-shell" from ["chromium-headless-shell"] for Trial;
+    /// A browser without a screen: looks at the status page. What Debian has on the search path is a script in front of it, which would
+    /// be ended in its place.
+    CHROMIUM = "/usr/lib/chromium/chromium-headless-shell" from ["chromium-headless-shell"] for Trial;
     /// Checks and tries Prometheus's alert rules.
     PROMTOOL = "promtool" from ["prometheus"] for Opinion;
 }

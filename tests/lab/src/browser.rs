@@ -184,7 +184,10 @@ impl Browser {
     /// # Errors
     /// The browser's, and the file system's.
     pub fn photograph(&mut self, file: &Path) -> Result<()> {
-        let picture = self.call("Page.captureScreenshot", json!({ "format": "png", "captureBeyondViewport": true }))?;
+        let size = &self.call("Page.getLayoutMetrics", json!({}))?["cssContentSize"];
+        let clip = json!({ "x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1 });
+        let parameters = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
+        let picture = self.call("Page.captureScreenshot", parameters)?;
         let picture = STANDARD.decode(picture["data"].as_str().unwrap_or_default()).context("a picture that is none")?;
         fs::write(file, picture).with_context(|| format!("cannot write {}", file.display()))
     }

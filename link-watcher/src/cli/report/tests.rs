@@ -52,10 +52,10 @@ link-watcher on router1, 2026-11-27 to 2026-11-29
 
 hq optic
 DAY          SEEN ANSWERED OUT   SUM LONGEST FAILOVER   LOSS   RTT   99%
-2026-11-27 24h00m     100%   0     0       0        -     0% 0.410 0.410
-2026-11-28 24h00m  99.930%   2 1m00s   1m00s     62ms 0.069% 0.410 90.18
-2026-11-29 24h00m     100%   0     0       0        -     0% 0.410 0.410
-in all      3d00h  99.976%   2 1m00s   1m00s     62ms 0.023% 0.410 90.18
+2026-11-27 24h00m     100%   0     0       0        -     0% 0.418 0.418
+2026-11-28 24h00m  99.930%   2 1m00s   1m00s     62ms 0.069% 0.418 90.18
+2026-11-29 24h00m     100%   0     0       0        -     0% 0.418 0.418
+in all      3d00h  99.976%   2 1m00s   1m00s     62ms 0.023% 0.418 90.18
 
 hq: a failure moved the traffic 3 times, the longest 31ms.
 ";

@@ -142,8 +142,10 @@ function hours(made) {
     body.append(line);
   }
   table.append(body);
-  const details = made.querySelector('details');
-  details.replaceChildren(details.firstChild, table);
+  // The summary stays where it is: the keyboard may be on it.
+  const before = made.querySelector('details table');
+  if (before) before.remove();
+  made.querySelector('details').append(table);
 }
 
 function draw(history, groups) {
