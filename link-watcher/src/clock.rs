@@ -22,6 +22,12 @@ pub fn unix_seconds(at_ns: u64) -> f64 {
     wall_time(at_ns).duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
+/// The wall clock, ms since 1970.
+pub fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// RFC 3339 in UTC with milliseconds, as the status and the events print it.
 pub fn rfc3339(at_ns: u64) -> String {
     humantime::format_rfc3339_millis(wall_time(at_ns)).to_string()

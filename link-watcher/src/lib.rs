@@ -29,6 +29,7 @@ pub mod random;
 pub mod realtime;
 pub mod route;
 pub mod state;
+pub mod statistics;
 pub mod system;
 mod tls;
 pub mod trace;

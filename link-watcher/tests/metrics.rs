@@ -14,8 +14,9 @@ use std::{
 use link_watcher::{
     control::History,
     metrics::{self, Counters, Faces, Listener, Request, Scrape, To},
-    notify::{Results, Tally},
-    status::{GroupSnapshot, LinkSnapshot, Snapshot},
+    notify::Results,
+    statistics::{Failovers, Period, Statistics},
+    status::{GroupSnapshot, LinkSnapshot, Snapshot, StatisticsSnapshot},
 };
 use sha2::Digest as _;
 use support::{
@@ -31,7 +32,30 @@ fn scrape() -> Scrape {
     counters.transition("hq".to_owned(), "optic".to_owned(), To::Up);
     counters.failover("hq".to_owned(), 30_600_000);
     counters.failover("hq".to_owned(), 12_000_000_000);
-    Scrape { snapshot: snapshot(), counters }
+    Scrape { snapshot: snapshot(), counters, ..Scrape::default() }
+}
+
+/// With a link that was watched for two days.
+fn watched() -> Scrape {
+    let mut scrape = scrape();
+    let mut run = Period {
+        up_ms: 86_340_000,
+        degraded_ms: 30_000,
+        down_ms: 30_000,
+        outages: 2,
+        longest_outage_ms: 20_000,
+        sent: 864_000,
+        received: 863_568,
+        failovers: Failovers { count: 2, worst_ns: 301_500_000 },
+        ..Period::default()
+    };
+    (0..99).for_each(|_| run.rtt.add(412_000));
+    run.rtt.add(90_000_000);
+    let last_24h = run.figures();
+    scrape.snapshot.groups[0].links[0].statistics = Some(StatisticsSnapshot { today: last_24h.clone(), last_24h });
+    run.merge(&run.clone());
+    scrape.runs.insert(("hq".to_owned(), "optic".to_owned()), run);
+    scrape
 }
 
 /// The text where nobody is notified.
@@ -43,7 +67,7 @@ fn render(scrape: &Scrape) -> String {
 fn the_text_is_as_documented() {
     let expected = repository_file("tests/support/metrics.txt");
     let notifications = BTreeMap::from([("admin".to_owned(), Results { sent: 3, failed: 2, given_up: 1 })]);
-    let text = metrics::render(&scrape(), &notifications);
+    let text = metrics::render(&watched(), &notifications);
     for (line, (got, wanted)) in text.lines().zip(expected.lines()).enumerate() {
         assert_eq!(got, wanted, "line {} of tests/support/metrics.txt", line + 1);
     }
@@ -149,7 +173,8 @@ fn whatever_names_there_are_the_format_is_kept() {
     for ns in (0..12_000_000_000).step_by(700_000_001) {
         counters.failover("wän}{,\"".to_owned(), ns);
     }
-    let samples = parse(&render(&Scrape { snapshot: Snapshot { groups, ..snapshot() }, counters }));
+    let samples =
+        parse(&render(&Scrape { snapshot: Snapshot { groups, ..snapshot() }, counters, ..Scrape::default() }));
     let of = |name: &str, group: &str| -> Vec<f64> {
         let mine = samples.iter().filter(|sample| sample.0 == format!("link_watcher_{name}"));
         mine.filter(|sample| sample.1["group"] == group).map(|sample| sample.2).collect()
@@ -179,7 +204,9 @@ fn serving(scrape: Scrape, act: impl FnOnce(SocketAddr, watch::Sender<Option<Soc
         let (at, watched) = watch::channel(Some(address));
         let history = History::default();
         (0..3).for_each(|n| history.push(event(n)));
-        let faces = Faces { requests: requests_in, history: Arc::new(history), tally: Arc::new(Tally::default()) };
+        let kept = tempfile::tempdir().unwrap();
+        let statistics = Arc::new(Statistics::load(kept.path()));
+        let faces = Faces { requests: requests_in, history: Arc::new(history), tally: Arc::default(), statistics };
         let serving = tokio::spawn(Listener::run(Some(listener), watched, faces));
         let core = tokio::spawn(async move {
             while let Some(Request(answer)) = requests.recv().await {
@@ -249,6 +276,8 @@ fn status_and_events_are_those_of_the_commands() {
         let (_, body) = get(address, "/events.json");
         let events: Vec<link_watcher::control::EventRecord> = serde_json::from_str(&body).unwrap();
         assert_eq!(events, [event(0), event(1), event(2)]);
+        let history: serde_json::Value = serde_json::from_str(&get(address, "/history.json").1).unwrap();
+        assert_eq!((&history["step_s"], &history["fields"][0]), (&600.into(), &"begins_s".into()), "{history}");
     });
 }
 
@@ -316,7 +345,9 @@ fn an_address_that_cannot_be_had_is_tried_again() {
         let address = taken.address().unwrap();
         let (requests, _core) = mpsc::channel::<Request>(4);
         let (_at, watched) = watch::channel(Some(address));
-        let faces = Faces { requests, history: Arc::default(), tally: Arc::default() };
+        let kept = tempfile::tempdir().unwrap();
+        let statistics = Arc::new(Statistics::load(kept.path()));
+        let faces = Faces { requests, history: Arc::default(), tally: Arc::default(), statistics };
         let serving = tokio::spawn(Listener::run(None, watched, faces));
         // It has met the busy port by the time that this one is given up.
         tokio::task::yield_now().await;

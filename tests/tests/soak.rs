@@ -20,7 +20,8 @@ use link_watcher_lab::status::flaps;
 use link_watcher_lab::trial::Trial;
 use link_watcher_lab::{Direction, End, Lab, monotonic_ns};
 use thread_priority::{
-    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+    RealtimeThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy,
+    thread_native_id,
 };
 
 /// Minutes where nobody says.
@@ -169,7 +170,9 @@ impl Soak {
         let figures = self.figures.entry((happening, strain)).or_default();
         figures.outages_ms.push(worst_ns as f64 / 1e6);
         if u128::from(worst_ns) > allowed.as_nanos() {
-            figures.broken.push(format!("{happening:?} at the {end:?}, {strain:?}: out for {} ms", worst_ns / 1_000_000));
+            figures
+                .broken
+                .push(format!("{happening:?} at the {end:?}, {strain:?}: out for {} ms", worst_ns / 1_000_000));
         }
         // A daemon that was started again counts from nothing.
         if matches!(happening, Happening::Nothing | Happening::Drained | Happening::Reloaded) {
@@ -180,7 +183,10 @@ impl Soak {
     }
 
     fn flaps(&self) -> Result<u64> {
-        [End::Client, End::Server].map(|end| self.trial.routers.daemon(end).status().map(|status| flaps(&status))).into_iter().sum()
+        [End::Client, End::Server]
+            .map(|end| self.trial.routers.daemon(end).status().map(|status| flaps(&status)))
+            .into_iter()
+            .sum()
     }
 
     fn look_at_memory(&mut self) -> Result<()> {
@@ -195,7 +201,10 @@ impl Soak {
     }
 
     fn print(&mut self) {
-        println!("\n{:<12} {:<8} {:>6} {:>10} {:>10} {:>10}", "what", "strain", "times", "median ms", "worst ms", "may be ms");
+        println!(
+            "\n{:<12} {:<8} {:>6} {:>10} {:>10} {:>10}",
+            "what", "strain", "times", "median ms", "worst ms", "may be ms"
+        );
         let multiplier = self.trial.routers.setup.multiplier;
         for ((happening, strain), figures) in &mut self.figures {
             let outages = &mut figures.outages_ms;
@@ -211,7 +220,10 @@ impl Soak {
                 may_be.as_millis()
             );
         }
-        println!("false downs: {}; memory of a daemon: {} to {} kB", self.false_downs, self.resident_kb.0, self.resident_kb.1);
+        println!(
+            "false downs: {}; memory of a daemon: {} to {} kB",
+            self.false_downs, self.resident_kb.0, self.resident_kb.1
+        );
     }
 }
 

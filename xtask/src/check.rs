@@ -85,7 +85,10 @@ fn fetch_advisories(project: &Project) -> Result<()> {
     let deny = DENY.command(project)?;
     let mut fetch = Command::new("timeout");
     fetch.arg(FETCH_SECONDS).arg(deny.get_program()).args(["fetch", "db"]).current_dir(&project.root);
-    exec::run(&mut fetch, "nobody has looked whether a dependency is known to be unsafe: run this where github.com is reachable")
+    exec::run(
+        &mut fetch,
+        "nobody has looked whether a dependency is known to be unsafe: run this where github.com is reachable",
+    )
 }
 
 fn advisories(project: &Project) -> Result<()> {

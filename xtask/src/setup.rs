@@ -158,6 +158,18 @@ pub(crate) fn lab_tools(project: &Project) -> Result<()> {
     apt::install(&missing_lab_tools(), "the lab (network namespaces, BPF)")
 }
 
+/// Installs the programs that single tests need. Without them all else can be tried: what cannot be had is said, and its tests
+/// say that they were left out.
+pub(crate) fn trial_tools() {
+    let missing = missing_packages(programs_for(Purpose::Trial));
+    if missing.is_empty() || !apt::present() {
+        return;
+    }
+    if let Err(error) = apt::install(&missing, "single tests") {
+        eprintln!("going on without {}: {error:#}", missing.join(", "));
+    }
+}
+
 /// What to type where sudo does not help.
 fn as_root(packages: &[String]) -> String {
     format!("as root, run: apt-get update && apt-get install --no-install-recommends {}", packages.join(" "))
@@ -176,12 +188,21 @@ fn missing_build_packages(project: &Project) -> Vec<String> {
 
 /// What tests, demo and daemon start.
 fn lab_programs() -> impl Iterator<Item = Program> {
-    ALL.iter().copied().filter(|program| program.purpose() == Purpose::Work)
+    programs_for(Purpose::Work)
+}
+
+fn programs_for(purpose: Purpose) -> impl Iterator<Item = Program> {
+    ALL.iter().copied().filter(move |program| program.purpose() == purpose)
 }
 
 /// The packages of the programs that are not here.
 fn missing_lab_tools() -> Vec<String> {
-    let missing: Vec<_> = lab_programs().filter(|program| program.path().is_none()).map(Program::packages).collect();
+    missing_packages(lab_programs())
+}
+
+/// The packages of those programs that are not here.
+fn missing_packages(programs: impl Iterator<Item = Program>) -> Vec<String> {
+    let missing: Vec<_> = programs.filter(|program| program.path().is_none()).map(Program::packages).collect();
     if missing.is_empty() {
         return Vec::new();
     }

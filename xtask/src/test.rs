@@ -34,6 +34,7 @@ const PROGRAM_PREFIX: &str = "bpf_";
 /// As the set-up and the build.
 pub(crate) fn test(project: &Project, filter: Option<&str>) -> Result<ExitCode> {
     setup::lab_tools(project)?;
+    setup::trial_tools();
     let daemon = build::build(project)?;
     let search_path = search_path(project)?;
     let privilege = Privilege::acquire("for network namespaces and BPF (lanes 2 and 3)");

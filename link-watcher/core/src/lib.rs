@@ -12,6 +12,7 @@
 //! | [`announce`] | which prefixes two peers have told each other |
 //! | [`slot`] | how a link begins in the tables that it shares with the verifier of packets |
 //! | [`event`] | the engine's border: what goes in, what comes out |
+//! | [`statistics`] | how links were, by day and over the last day |
 //! | [`status`] | what people and scripts are shown |
 //! | [`suspicion`] | why nothing good arrives on a link, from what was refused lately |
 
@@ -22,5 +23,6 @@ pub mod health;
 pub mod link;
 pub mod select;
 pub mod slot;
+pub mod statistics;
 pub mod status;
 pub mod suspicion;

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::Role;
+use crate::{event::Role, statistics::Figures};
 
 /// What `link-watcher status --json` prints; see docs for each field.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -25,6 +25,9 @@ pub struct Snapshot {
     /// Why what was ordered does not outlive a restart, where it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state_problem: Option<String>,
+    /// Why statistics do not outlive a restart, where they do not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistics_problem: Option<String>,
 }
 
 /// What an operator has ordered of a group, and not taken back.
@@ -105,6 +108,12 @@ pub struct GroupSnapshot {
     /// How the exchange of prefixes stands; only of a peer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub announcements: Option<AnnouncementsSnapshot>,
+    /// How often its traffic was moved away from a failure since midnight, UTC.
+    #[serde(default)]
+    pub failovers_today: u32,
+    /// The worst of these: from the last good packet until the kernel had the new routes, ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worst_failover_today_ms: Option<f64>,
     /// Links, in the order of the file.
     pub links: Vec<LinkSnapshot>,
 }
@@ -267,6 +276,18 @@ pub struct LinkSnapshot {
     /// How late the probing thread was for this link at worst in the last 5 to 10 s, ms; only of a peer's links.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub worst_lateness_ms: Option<f64>,
+    /// How it was today and in the last 24 hours; nothing of the links beyond the first 1,024.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub statistics: Option<StatisticsSnapshot>,
+}
+
+/// How a link was.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StatisticsSnapshot {
+    /// Since midnight, UTC.
+    pub today: Figures,
+    /// In the last 24 hours, to ten minutes.
+    pub last_24h: Figures,
 }
 
 /// How the peer sees a link, by the last of its packets that were believed.

@@ -37,6 +37,9 @@ pub enum Purpose {
     Comparison,
     /// `cargo xtask dist` and the trial of its package: installed when they run, and missed where it cannot be had.
     Package,
+    /// One test needs it: `cargo xtask test` installs it where it can, and the test says loudly that it was left out where it could
+    /// not.
+    Trial,
     /// A test asks it for a second opinion where it is there, and says loudly that it was left out where not.
     Opinion,
 }
@@ -111,6 +114,9 @@ programs! {
     CHROOT = "chroot" from ["coreutils"] for Package;
     /// The C compiler of a program that needs no library.
     MUSL_GCC = "musl-gcc" from ["musl-tools"] for Package;
+    /// A browser without a screen: looks at the status page. What Debian has on the search path is a script in front of it, which would
+    /// be ended in its place.
+    CHROMIUM = "/usr/lib/chromium/chromium-headless-shell" from ["chromium-headless-shell"] for Trial;
     /// Checks and tries Prometheus's alert rules.
     PROMTOOL = "promtool" from ["prometheus"] for Opinion;
 }

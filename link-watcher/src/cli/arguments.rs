@@ -119,6 +119,19 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Print how links were, a day and in all, as a table that one can send to a provider; needs no daemon
+    Report {
+        /// Only this group
+        group: Option<String>,
+        /// Only this link of it
+        link: Option<String>,
+        /// The days that this reaches back to, such as 7d or 6weeks; 400 are kept
+        #[arg(long, value_name = "DURATION", default_value = "30d", value_parser = parse_time)]
+        since: Duration,
+        /// As one JSON document
+        #[arg(long)]
+        json: bool,
+    },
     /// Pin a group to a link, or let it choose again
     Switch {
         /// Group

@@ -14,6 +14,7 @@ use super::{
     arguments::{Destination, KeyAction, OnOff},
     cleanup, doctor, events, explain, generate, man, notify_test,
     output::{Style, document, line, print, say_all},
+    report,
     status::{self, Scope},
     top, trace, wait, what_if,
 };
@@ -55,6 +56,9 @@ pub(super) fn run(arguments: Arguments) -> Result<Exit, Failure> {
             trace::run(&socket()?, trace::Options { group, link, time, json })
         }
         Command::Events { follow, json } => show_events(&socket()?, follow, json),
+        Command::Report { group, link, since, json } => {
+            return report::run(&arguments, &socket()?, &Scope { group, link }, since, json);
+        }
         Command::Switch { group, link, force, reason } => {
             ordered(Change::Switch { group, link: Some(link).filter(|link| link != "auto"), force }, reason)
         }

@@ -19,6 +19,7 @@ mod migrate;
 mod nft;
 mod notify_test;
 mod output;
+mod report;
 mod status;
 mod text;
 mod top;

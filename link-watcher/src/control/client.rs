@@ -11,7 +11,11 @@ use std::{
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::{Change, Knowledge, Question, Reply, Request, TraceRequest};
-use crate::{log, status::Snapshot};
+use crate::{
+    log,
+    statistics::{Day, DayRecord, MAX_DAYS},
+    status::Snapshot,
+};
 
 /// How long the daemon may take to accept a connection or a request.
 const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -197,6 +201,23 @@ impl Client {
                     self.impatient = false;
                     self.stream.get_ref().set_read_timeout(None).map_err(|error| no_daemon(&self.path, error))?;
                 }
+                other => return Err(self.unexpected(other)),
+            }
+        }
+    }
+
+    /// How links were on each day from this one on, as far as it is known.
+    ///
+    /// # Errors
+    ///
+    /// Where no answer comes, or none that we understand.
+    pub fn days(&mut self, since: Day) -> Result<Vec<(Day, DayRecord)>, ClientError> {
+        self.send(&Request::Days { since })?;
+        let mut days = Vec::new();
+        loop {
+            match self.receive()? {
+                Reply::End => return Ok(days),
+                Reply::Day(day, record) if days.len() < MAX_DAYS + 1 => days.push((day, record)),
                 other => return Err(self.unexpected(other)),
             }
         }

@@ -4,6 +4,7 @@
 //! A client sends one JSON [`Request`] a line, and gets one JSON [`Reply`] a line: one for each request, except that
 //! [`Request::Events`] is answered by any number of [`Reply::Event`] and then, unless it follows, [`Reply::End`], and
 //! [`Request::TracePackets`] by [`Reply::Tracing`], any number of [`Reply::Packet`] and [`Reply::LeftOut`], and [`Reply::End`].
+//! [`Request::Days`] as events are.
 //!
 //! The server never touches the daemon's state: it sends an [`Order`] to the core through a bounded queue and waits
 //! with a deadline; the core never waits for the server.
@@ -27,7 +28,10 @@ pub use self::{
     question::{Becomes, Course, Forced, Forecast, Intent, Knowledge, LinkMark, Marked, Question, Share},
     server::{BindError, Server},
 };
-use crate::status::Snapshot;
+use crate::{
+    statistics::{Day, DayRecord},
+    status::Snapshot,
+};
 
 /// Longest line of a request, bytes.
 const MAX_REQUEST_LEN: u64 = 4096;
@@ -52,6 +56,11 @@ pub enum Request {
         /// As in [`Request::Change`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         sudo_user: Option<String>,
+    },
+    /// How links were on each day.
+    Days {
+        /// From this one on.
+        since: Day,
     },
     /// Something shall change.
     Change {
@@ -149,7 +158,9 @@ pub enum Reply {
     Packet(PacketRecord),
     /// and how many more there were.
     LeftOut(u64),
-    /// These were all events, or all packets.
+    /// To [`Request::Days`], one each, the oldest first.
+    Day(Day, DayRecord),
+    /// These were all events, packets or days.
     End,
     /// It is done: a sentence for the operator.
     Done(String),

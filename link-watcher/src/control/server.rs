@@ -26,7 +26,10 @@ use tokio::{
 };
 
 use super::{Author, History, MAX_REQUEST_LEN, Order, Reply, Request, TraceLine, Traced, author};
-use crate::status::Snapshot;
+use crate::{
+    statistics::{Day, Statistics},
+    status::Snapshot,
+};
 
 /// Clients at one time.
 const MAX_CLIENTS: usize = 32;
@@ -124,7 +127,12 @@ impl Server {
     /// # Errors
     ///
     /// Where the socket cannot be registered with the runtime.
-    pub async fn run<T>(self, orders: mpsc::Sender<T>, history: Arc<History>) -> io::Result<()>
+    pub async fn run<T>(
+        self,
+        orders: mpsc::Sender<T>,
+        history: Arc<History>,
+        statistics: Arc<Statistics>,
+    ) -> io::Result<()>
     where
         T: From<Order> + Send + 'static,
     {
@@ -161,15 +169,22 @@ impl Server {
                     continue;
                 }
             };
-            let (orders, history, readers) = (orders.clone(), Arc::clone(&history), Arc::clone(&readers));
+            let (orders, readers) = (orders.clone(), Arc::clone(&readers));
+            let past = Past { history: Arc::clone(&history), statistics: Arc::clone(&statistics) };
             clients.spawn(async move {
                 let _place = place;
-                if let Err(error) = serve(stream, client, &orders, &history, &readers).await {
+                if let Err(error) = serve(stream, client, &orders, &past, &readers).await {
                     tracing::debug!("control socket: {error}");
                 }
             });
         }
     }
+}
+
+/// What clients are told without asking the core.
+struct Past {
+    history: Arc<History>,
+    statistics: Arc<Statistics>,
 }
 
 /// Who is at the other end, as the kernel says.
@@ -228,14 +243,14 @@ impl Default for Readers {
 
 impl Readers {
     /// What is so, at most [`READERS_STALE`] old. Who asks meanwhile waits for the same answer.
-    async fn status<T: From<Order>>(&self, orders: &mpsc::Sender<T>) -> Reply {
+    async fn status<T: From<Order>>(&self, orders: &mpsc::Sender<T>, statistics: &Statistics) -> Reply {
         let mut shown = self.shown.lock().await;
         if let Some((at, snapshot)) = &*shown
             && at.elapsed() < READERS_STALE
         {
             return Reply::Status(snapshot.clone());
         }
-        let reply = status(orders).await;
+        let reply = status(orders, statistics).await;
         if let Reply::Status(snapshot) = &reply {
             *shown = Some((Instant::now(), snapshot.clone()));
         }
@@ -285,16 +300,22 @@ fn turn_away(stream: &UnixStream, most: usize) {
 }
 
 /// What is so, as the core says now.
-async fn status<T: From<Order>>(orders: &mpsc::Sender<T>) -> Reply {
+async fn status<T: From<Order>>(orders: &mpsc::Sender<T>, statistics: &Statistics) -> Reply {
     let (reply, answer) = oneshot::channel();
-    ask(orders, Order::Status(reply), answer).await.map_or_else(Reply::Unavailable, Reply::Status)
+    match ask(orders, Order::Status(reply), answer).await {
+        Ok(mut snapshot) => {
+            statistics.fill(&mut snapshot);
+            Reply::Status(snapshot)
+        }
+        Err(why) => Reply::Unavailable(why),
+    }
 }
 
 async fn serve<T: From<Order>>(
     stream: UnixStream,
     client: Client,
     orders: &mpsc::Sender<T>,
-    history: &History,
+    Past { history, statistics }: &Past,
     readers: &Readers,
 ) -> io::Result<()> {
     let (read, mut write) = stream.into_split();
@@ -304,14 +325,18 @@ async fn serve<T: From<Order>>(
         let Some(line) = line? else { return Ok(()) };
         match serde_json::from_str(&line) {
             Ok(Request::Status) => {
-                let reply = if client.orders { status(orders).await } else { readers.status(orders).await };
+                let reply = if client.orders {
+                    status(orders, statistics).await
+                } else {
+                    readers.status(orders, statistics).await
+                };
                 send(&mut write, &reply).await?;
             }
             Ok(Request::Change { .. } | Request::TracePackets { .. }) if !client.orders => {
                 let who = author::user_name(client.uid).await;
                 send(&mut write, &Reply::Denied(denied(&who))).await?;
             }
-            Ok(Request::Ask(_)) if !client.orders && !readers.may_ask() => {
+            Ok(Request::Ask(_) | Request::Days { .. }) if !client.orders && !readers.may_ask() => {
                 send(&mut write, &Reply::Refused(too_many_questions())).await?;
             }
             Ok(Request::Ask(question)) => {
@@ -341,6 +366,7 @@ async fn serve<T: From<Order>>(
                 };
                 send(&mut write, &refused).await?;
             }
+            Ok(Request::Days { since }) => send_days(&mut write, statistics, since).await?,
             Ok(Request::Events { follow: false }) => {
                 for record in history.recent() {
                     send(&mut write, &Reply::Event(Arc::unwrap_or_clone(record))).await?;
@@ -372,7 +398,7 @@ fn denied(who: &str) -> String {
 /// To somebody who may only ask, and asks too often.
 fn too_many_questions() -> String {
     format!(
-        "all who may only ask have {} questions (`explain`, `what-if`) a second, and {READERS_QUESTIONS} at once: try again in a \
+        "all who may only ask have {} questions (`explain`, `what-if`, `report`) a second, and {READERS_QUESTIONS} at once: try again in a \
          second, or with sudo",
         Duration::from_secs(1).as_millis() / READERS_STALE.as_millis()
     )
@@ -390,6 +416,21 @@ async fn ask<T: From<Order>, A>(
     };
     let late = || format!("the daemon did not answer within {} s; its log says why", CORE_LIMIT.as_secs());
     timeout(CORE_LIMIT, asked).await.unwrap_or_else(|_| Err(late()))
+}
+
+/// Every day by itself: together they may be long.
+async fn send_days(write: &mut OwnedWriteHalf, statistics: &Arc<Statistics>, since: Day) -> io::Result<()> {
+    for day in statistics.days(since) {
+        let statistics = Arc::clone(statistics);
+        // It waits for the disk.
+        let read = tokio::task::spawn_blocking(move || statistics.day(day)).await.map_err(io::Error::other)?;
+        match read {
+            Ok(record) => send(write, &Reply::Day(day, record)).await?,
+            // The other days are worth something without it.
+            Err(error) => tracing::warn!("a report lacks a day: {error}"),
+        }
+    }
+    send(write, &Reply::End).await
 }
 
 async fn follow(mut read: BufReader<OwnedReadHalf>, mut write: OwnedWriteHalf, history: &History) -> io::Result<()> {

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use ipnet::IpNet;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
     orders::Orders,
     registry::Registry,
     reload::Reloads,
+    statistics::Look,
     tell::{News, Noticed},
     uplinks::{self, UplinkGroup, Uplinks},
 };
@@ -63,6 +64,8 @@ pub(super) enum Request {
     NextLink,
     /// What metrics are made of.
     Metrics(metrics::Request),
+    /// How links are, for statistics.
+    Look(oneshot::Sender<Look>),
     /// Write the status to the log.
     LogStatus,
     /// Stop.

@@ -20,6 +20,7 @@ mod reload;
 mod requests;
 mod rivals;
 mod snapshot;
+mod statistics;
 mod suspect;
 mod systemd;
 mod tell;
@@ -57,6 +58,7 @@ use self::{
     past::Past,
     registry::Registry,
     reload::Reloads,
+    statistics::Statisticians,
     tell::News,
 };
 use crate::{
@@ -167,6 +169,10 @@ async fn serve(config_path: &Path, loaded: Loaded, aside: Option<reload::Aside>)
     let (metrics_at, metrics_watched) = watch::channel(listen);
     let mut past = Past::load(&config.daemon.own_state_directory())?;
     let history = Arc::clone(past.history());
+    let mut statisticians = Statisticians::load(&config.daemon.own_state_directory())?;
+    let statistics = Arc::clone(statisticians.statistics());
+    // Only of what happens from now on.
+    let (_, happening) = history.follow();
     let (requests_in, requests) = mpsc::channel(QUEUE);
     let (stopped_in, mut stopped) = oneshot::channel();
     let (notifiers, notifiers_watched) = watch::channel(Notifiers::from(config.notifiers.as_slice()));
@@ -178,9 +184,10 @@ async fn serve(config_path: &Path, loaded: Loaded, aside: Option<reload::Aside>)
     let mut signals = Signals::listen()?;
     let notifiers =
         tokio::spawn(notify::serve(notifiers_watched, Arc::clone(&history), requests_in.clone(), Arc::clone(&tally)));
-    let server = tokio::spawn(server.run(requests_in.clone(), Arc::clone(&history)));
+    let server = tokio::spawn(server.run(requests_in.clone(), Arc::clone(&history), Arc::clone(&statistics)));
+    let counted = tokio::spawn(statistics::follow(Arc::clone(&statistics), happening, requests_in.clone()));
     let told = tokio::spawn(systemd::tell_status(requests_in.clone(), Arc::clone(&history)));
-    let faces = metrics::Faces { requests: requests_in.clone(), history, tally };
+    let faces = metrics::Faces { requests: requests_in.clone(), history, tally, statistics };
     // A busy port is no reason not to watch links.
     let metrics = listen.and_then(|address| metrics::Listener::bind(address).ok());
     let metrics = tokio::spawn(metrics::Listener::run(metrics, metrics_watched, faces));
@@ -191,6 +198,7 @@ async fn serve(config_path: &Path, loaded: Loaded, aside: Option<reload::Aside>)
         tokio::select! {
             _ = watching.tick() => {
                 past.keep();
+                statisticians.keep();
                 match watch.trouble(clock::now_ns()) {
                     // At a stop they end in their order.
                     _ if stopping => systemd::alive(),
@@ -226,10 +234,12 @@ async fn serve(config_path: &Path, loaded: Loaded, aside: Option<reload::Aside>)
     metrics.abort();
     notifiers.abort();
     told.abort();
+    counted.abort();
     if core.join().is_err() {
         error!("the core has panicked");
     }
     past.stop();
+    statisticians.stop();
     result
 }
 

@@ -20,9 +20,7 @@ use crate::{
     clock::{self, nanoseconds},
     control::{Author, Change},
     event::{Command, GroupId, GroupSpec, LinkId, StandingOrders},
-    state::{
-        FileError, Keeper, Kept, ORDERS_MAX_LEN, ORDERS_VERSION, OrderBook, OrderRecord, Ordered, StateFile, Timestamp,
-    },
+    state::{Keeper, Kept, ORDERS_MAX_LEN, ORDERS_VERSION, OrderBook, OrderRecord, Ordered, StateFile, Timestamp},
     status::OrderSnapshot,
 };
 
@@ -59,7 +57,9 @@ impl Orders {
         let file = StateFile::new(directory.join("orders.json"), ORDERS_VERSION, ORDERS_MAX_LEN);
         let (mut book, unread) = match file.read::<OrderBook>() {
             Ok(book) => (book.unwrap_or_default(), None),
-            Err(error) => (OrderBook::default(), Some(unreadable(&file, &error))),
+            Err(error) => {
+                (OrderBook::default(), Some(file.give_up("what was ordered before the start is not known", &error)))
+            }
         };
         if let Some(unread) = &unread {
             warn!("{unread}");
@@ -69,7 +69,7 @@ impl Orders {
         for record in &ended {
             info!("{record} has ended meanwhile");
         }
-        let keeper = Keeper::start("lw-state", file)?;
+        let keeper = Keeper::start("lw-state", "what was ordered", file)?;
         Ok(Self { book, keeper, changed: !ended.is_empty(), named: BTreeMap::new(), unread })
     }
 
@@ -169,18 +169,6 @@ impl Orders {
 
     pub(super) fn stop(self) {
         self.keeper.stop();
-    }
-}
-
-/// Says what is wrong with a file of orders; one that nobody will understand is put aside, before it is overwritten.
-fn unreadable(file: &StateFile, error: &FileError) -> String {
-    let said = format!("what was ordered before the start is not known: {error}");
-    if matches!(error, FileError::Io { .. } | FileError::Untrusted { .. }) {
-        return said;
-    }
-    match file.set_aside() {
-        Ok(aside) => format!("{said}; the file is now {}", aside.display()),
-        Err(_) => said,
     }
 }
 

@@ -35,7 +35,7 @@ impl Past {
             Err(error) => warn!("the events of earlier runs are not known: {error}"),
         }
         let kept = history.count();
-        Ok(Self { history, keeper: Keeper::start("lw-events", file)?, kept })
+        Ok(Self { history, keeper: Keeper::start("lw-events", "what has happened", file)?, kept })
     }
 
     pub(super) fn history(&self) -> &Arc<History> {

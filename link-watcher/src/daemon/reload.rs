@@ -127,7 +127,7 @@ impl Reloads {
     /// Without another thread.
     pub(super) fn new(text: String, aside: Option<Aside>, directory: &Path) -> anyhow::Result<Self> {
         let now_ns = clock::now_ns();
-        let keeper = Keeper::start("lw-config", last_good_in(directory))?;
+        let keeper = Keeper::start("lw-config", "the configuration that runs", last_good_in(directory))?;
         let refused = aside.as_ref().map(|aside| (now_ns, aside.to_string()));
         let unconfirmed_text = match aside {
             Some(Aside::Unconfirmed(text)) => Some(text),

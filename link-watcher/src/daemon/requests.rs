@@ -17,6 +17,7 @@ impl Core {
         let looks = matches!(
             request,
             Request::Metrics(_)
+                | Request::Look(_)
                 | Request::Control(control::Order::Status(_) | control::Order::Ask(..) | control::Order::Trace(..))
         );
         self.uplinks_touched |= !looks;
@@ -58,9 +59,10 @@ impl Core {
                 self.answer_when_done(answer, result);
             }
             Request::Metrics(metrics::Request(answer)) => {
-                let scrape = Scrape { snapshot: self.snapshot(), counters: self.counters.clone() };
+                let scrape = Scrape { snapshot: self.snapshot(), counters: self.counters.clone(), ..Scrape::default() };
                 let _ = answer.send(scrape);
             }
+            Request::Look(answer) => drop(answer.send(self.look())),
             Request::Reload => drop(self.reload(&ReloadOptions::default()).await),
             Request::NextLink => self.next_link(),
             Request::LogStatus => match serde_json::to_string(&self.snapshot()) {

@@ -43,6 +43,7 @@ impl Core {
                 .collect(),
             orders_asleep: self.orders.asleep_in_words(),
             state_problem: self.orders.problem(),
+            statistics_problem: None,
         }
     }
 
@@ -80,6 +81,9 @@ impl Core {
             announced_to_us: group.judged.accepted.iter().map(ToString::to_string).collect(),
             announcements: Some(announcements(group)),
             links: status.links.iter().filter_map(|link| self.link_snapshot(link, &status.active)).collect(),
+            // Whoever shows it puts them in.
+            failovers_today: 0,
+            worst_failover_today_ms: None,
         })
     }
 
@@ -136,6 +140,7 @@ impl Core {
             mark: None,
             table: None,
             worst_lateness_ms: Some(stats.worst_lateness_ns.load(Relaxed) as f64 / 1e6),
+            statistics: None,
         })
     }
 

@@ -9,6 +9,7 @@ mod histogram;
 mod page;
 mod render;
 mod server;
+mod statistics;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,7 +21,7 @@ pub use self::{
     render::render,
     server::{BindError, Faces, Listener},
 };
-use crate::status::Snapshot;
+use crate::{statistics::Period, status::Snapshot};
 
 /// A link's verdicts that are counted, as the label `to` has them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +73,8 @@ pub struct Scrape {
     pub snapshot: Snapshot,
     /// What has happened.
     pub counters: Counters,
+    /// Sums of each link since the start, by the names of group and link.
+    pub runs: BTreeMap<(String, String), Period>,
 }
 
 /// What the listener asks of the daemon's core.

@@ -1,4 +1,4 @@
-//! The status page: one document that needs nothing but itself and `/status.json`, `/events.json`.
+//! The status page: one document that needs nothing but itself and `/status.json`, `/history.json`, `/events.json`.
 
 use std::sync::LazyLock;
 
@@ -8,7 +8,9 @@ use sha2::{Digest, Sha256};
 
 const FRAME: &str = include_str!("page/page.html");
 const STYLE: &str = include_str!("page/page.css");
-const SCRIPT: &str = include_str!("page/page.js");
+/// One script; the last part of it begins.
+const SCRIPT: &str =
+    concat!(include_str!("page/page.js"), include_str!("page/history.js"), include_str!("page/incidents.js"));
 
 /// The document.
 pub(super) static HTML: LazyLock<String> =

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::{
     Scrape, To,
     histogram::Histogram,
+    statistics,
     text::{Text, Type, number},
 };
 use crate::{
@@ -91,6 +92,9 @@ pub fn render(scrape: &Scrape, notifications: &BTreeMap<String, Results>) -> Str
         }
     });
 
+    statistics::of_runs(&mut text, scrape);
+    statistics::of_last_day(&mut text, groups);
+
     text.metric("link_watcher_routes", Type::Gauge, "Prefixes that stand in the kernel as desired, and that do not.");
     for group in groups {
         for (state, count) in [("installed", group.routes.installed), ("refused", group.routes.refused)] {
@@ -120,9 +124,9 @@ pub fn render(scrape: &Scrape, notifications: &BTreeMap<String, Results>) -> Str
     text.finish()
 }
 
-type Labels<'a> = [(&'a str, &'a str)];
+pub(super) type Labels<'a> = [(&'a str, &'a str)];
 
-fn each_link(groups: &[GroupSnapshot], mut sample: impl FnMut(&GroupSnapshot, &LinkSnapshot, &Labels<'_>)) {
+pub(super) fn each_link(groups: &[GroupSnapshot], mut sample: impl FnMut(&GroupSnapshot, &LinkSnapshot, &Labels<'_>)) {
     for group in groups {
         for link in &group.links {
             sample(group, link, &[("group", &group.name), ("link", &link.name), ("interface", &link.interface)]);
@@ -130,7 +134,7 @@ fn each_link(groups: &[GroupSnapshot], mut sample: impl FnMut(&GroupSnapshot, &L
     }
 }
 
-fn with<'a>(labels: &Labels<'a>, further: (&'a str, &'a str)) -> Vec<(&'a str, &'a str)> {
+pub(super) fn with<'a>(labels: &Labels<'a>, further: (&'a str, &'a str)) -> Vec<(&'a str, &'a str)> {
     labels.iter().copied().chain([further]).collect()
 }
 
@@ -139,7 +143,7 @@ const fn flag(is: bool) -> f64 {
 }
 
 /// What is not known has no sample.
-fn seconds(text: &mut Text, labels: &Labels<'_>, ms: Option<f64>) {
+pub(super) fn seconds(text: &mut Text, labels: &Labels<'_>, ms: Option<f64>) {
     if let Some(ms) = ms {
         // Rounded to the nanosecond that it was measured in: 0.042 ms is 0.000042 s.
         text.sample("", labels, (ms * 1e6).round() / 1e9);

@@ -26,7 +26,7 @@ use super::{
     connections::{Asked, Connections},
     page, render,
 };
-use crate::{control::History, notify::Tally};
+use crate::{control::History, notify::Tally, statistics::Statistics};
 
 /// Longest header of a request, bytes; hyper's least is 8,192.
 const MAX_HEADER: usize = 16 * 1024;
@@ -47,7 +47,7 @@ const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 const JSON_TYPE: &str = "application/json";
 /// What there is, for who asks for something else.
 const PATHS: &str = "there is nothing here; the status page is at /, the metrics are at /metrics; and there are /status.json, \
-                     /events.json and /-/healthy\n";
+                     /events.json, /history.json and /-/healthy\n";
 
 /// The address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -183,6 +183,8 @@ pub struct Faces<T> {
     pub history: Arc<History>,
     /// What became of notifications.
     pub tally: Arc<Tally>,
+    /// How links were.
+    pub statistics: Arc<Statistics>,
 }
 
 /// Answers one request; whoever asks again connects again.
@@ -202,7 +204,7 @@ async fn answer_one<T: From<Request>>(stream: TcpStream, faces: Arc<Faces<T>>, a
 }
 
 async fn answer<T: From<Request>>(method: &Method, path: &str, faces: &Faces<T>) -> Response<Full<Bytes>> {
-    if !["/", "/metrics", "/status.json", "/events.json", "/-/healthy"].contains(&path) {
+    if !["/", "/metrics", "/status.json", "/events.json", "/history.json", "/-/healthy"].contains(&path) {
         return say(StatusCode::NOT_FOUND, TEXT_TYPE, PATHS);
     }
     if ![Method::GET, Method::HEAD].contains(method) {
@@ -218,8 +220,9 @@ async fn answer<T: From<Request>>(method: &Method, path: &str, faces: &Faces<T>)
         }
         "/events.json" => {
             let recent = faces.history.recent();
-            return json(&recent.iter().map(|event| &**event).collect::<Vec<_>>());
+            return json(&recent.iter().map(|event| &**event).collect::<Vec<_>>(), serde_json::to_string_pretty);
         }
+        "/history.json" => return json(&faces.statistics.last_day(), serde_json::to_string),
         _ => {}
     }
     let scrape = match scrape(faces).await {
@@ -228,7 +231,7 @@ async fn answer<T: From<Request>>(method: &Method, path: &str, faces: &Faces<T>)
     };
     match path {
         "/metrics" => say(StatusCode::OK, METRICS_TYPE, render(&scrape, &faces.tally.all())),
-        "/status.json" => json(&scrape.snapshot),
+        "/status.json" => json(&scrape.snapshot, serde_json::to_string_pretty),
         _ => health(&scrape),
     }
 }
@@ -252,14 +255,18 @@ async fn scrape<T: From<Request>>(faces: &Faces<T>) -> Result<Scrape, &'static s
         answer.await.ok()
     };
     match timeout(CORE_LIMIT, asked).await {
-        Ok(Some(scrape)) => Ok(scrape),
+        Ok(Some(mut scrape)) => {
+            faces.statistics.fill(&mut scrape.snapshot);
+            scrape.runs = faces.statistics.runs();
+            Ok(scrape)
+        }
         Ok(None) => Err("the daemon is stopping\n"),
         Err(_) => Err("the daemon did not answer in time; its log says why\n"),
     }
 }
 
-fn json(value: &impl Serialize) -> Response<Full<Bytes>> {
-    match serde_json::to_string_pretty(value) {
+fn json<V: Serialize>(value: &V, write: fn(&V) -> serde_json::Result<String>) -> Response<Full<Bytes>> {
+    match write(value) {
         Ok(text) => say(StatusCode::OK, JSON_TYPE, text + "\n"),
         Err(error) => say(StatusCode::INTERNAL_SERVER_ERROR, TEXT_TYPE, format!("{error}\n")),
     }

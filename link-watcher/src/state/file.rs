@@ -175,6 +175,18 @@ impl StateFile {
         Ok(aside)
     }
 
+    /// Says what follows from a file that cannot be read, and puts one that nobody will understand aside, before it is overwritten.
+    pub fn give_up(&self, consequence: &str, error: &FileError) -> String {
+        let said = format!("{consequence}: {error}");
+        if matches!(error, FileError::Io { .. } | FileError::Untrusted { .. }) {
+            return said;
+        }
+        match self.set_aside() {
+            Ok(aside) => format!("{said}; the file is now {}", aside.display()),
+            Err(_) => said,
+        }
+    }
+
     fn beside(&self, ending: &str) -> PathBuf {
         let mut name = self.path.clone().into_os_string();
         name.push(ending);

@@ -50,6 +50,7 @@ pub struct Keeper<T> {
 struct Shared<T> {
     work: Mutex<Work<T>>,
     changed: Condvar,
+    subject: &'static str,
 }
 
 #[derive(Debug)]
@@ -61,18 +62,24 @@ struct Work<T> {
 }
 
 impl<T: Send + 'static> Keeper<T> {
-    /// Starts the thread. Do so before the calling thread becomes a real-time one: this one inherits its scheduling.
+    /// Starts the thread; `subject` is what is kept, for people. Do so before the calling thread becomes a real-time one: this one
+    /// inherits its scheduling.
     ///
     /// # Errors
     ///
     /// Without another thread.
-    pub fn start(name: &'static str, store: impl Store<T>) -> Result<Self> {
-        Self::start_with(name, store, RETRIES)
+    pub fn start(name: &'static str, subject: &'static str, store: impl Store<T>) -> Result<Self> {
+        Self::start_with(name, subject, store, RETRIES)
     }
 
-    fn start_with(name: &'static str, store: impl Store<T>, retries: (Duration, Duration)) -> Result<Self> {
+    fn start_with(
+        name: &'static str,
+        subject: &'static str,
+        store: impl Store<T>,
+        retries: (Duration, Duration),
+    ) -> Result<Self> {
         let work = Work { next: None, waiting: Vec::new(), problem: None, stop: false };
-        let shared = Arc::new(Shared { work: Mutex::new(work), changed: Condvar::new() });
+        let shared = Arc::new(Shared { work: Mutex::new(work), changed: Condvar::new(), subject });
         let (ends, ended) = mpsc::channel();
         let body = {
             let shared = Arc::clone(&shared);
@@ -111,7 +118,8 @@ impl<T: Send + 'static> Keeper<T> {
         self.shared.work().stop = true;
         self.shared.changed.notify_one();
         if self.ended.recv_timeout(STOP_LIMIT).is_err() {
-            warn!("the disk takes more than {} s: what was ordered last may be lost", STOP_LIMIT.as_secs());
+            let subject = self.shared.subject;
+            warn!("the disk takes more than {} s: the last of {subject} may be lost", STOP_LIMIT.as_secs());
         }
     }
 }
@@ -160,9 +168,9 @@ impl<T> Shared<T> {
         let before = std::mem::replace(&mut self.work().problem, problem.clone());
         match problem {
             Some(problem) if before.as_ref() != Some(&problem) => {
-                warn!("what was ordered holds, but is lost with a restart, for it cannot be written: {problem}");
+                warn!("{} would not outlive a restart, for writing fails: {problem}", self.subject);
             }
-            None if before.is_some() => info!("what was ordered is written again, and outlives a restart"),
+            None if before.is_some() => info!("{} can be written again", self.subject),
             _ => {}
         }
     }
@@ -201,7 +209,7 @@ mod tests {
     #[test]
     fn what_is_handed_over_is_kept_and_told() {
         let store = FakeStore::default();
-        let keeper = Keeper::start("keeper", store.clone()).unwrap();
+        let keeper = Keeper::start("keeper", "a number", store.clone()).unwrap();
         assert_eq!(keeper.keep(1).blocking_recv(), Ok(Ok(())));
         assert_eq!(keeper.keep(2).blocking_recv(), Ok(Ok(())));
         drop(keeper.keep(3));
@@ -213,7 +221,7 @@ mod tests {
     fn a_failure_is_told_shown_and_tried_again() {
         let store = FakeStore::failing(&["no space"; 2]);
         let soon = Duration::from_millis(1);
-        let keeper = Keeper::start_with("keeper", store.clone(), (soon, soon)).unwrap();
+        let keeper = Keeper::start_with("keeper", "a number", store.clone(), (soon, soon)).unwrap();
         assert_eq!(keeper.keep(1).blocking_recv(), Ok(Err("no space".to_owned())));
         // Whoever comes next makes it write at once; who comes after the retry finds it written.
         while keeper.problem().is_some() {
@@ -227,7 +235,7 @@ mod tests {
     fn the_newest_replaces_what_could_not_be_written() {
         let store = FakeStore::failing(&["read-only"]);
         let never = Duration::from_secs(3600);
-        let keeper = Keeper::start_with("keeper", store.clone(), (never, never)).unwrap();
+        let keeper = Keeper::start_with("keeper", "a number", store.clone(), (never, never)).unwrap();
         assert_eq!(keeper.keep(1).blocking_recv(), Ok(Err("read-only".to_owned())));
         assert_eq!(keeper.problem().unwrap(), "read-only");
         assert_eq!(keeper.keep(2).blocking_recv(), Ok(Ok(())));

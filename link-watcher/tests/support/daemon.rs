@@ -12,6 +12,7 @@ use link_watcher::{
         Author, BindError, Change, EventRecord, History, Order, PacketRecord, Server, TraceLine, TraceRequest, Traced,
     },
     event::Role,
+    statistics::Statistics,
     status::{ConfigSnapshot, DroppedSnapshot, GroupSnapshot, LinkSnapshot, RoutesSnapshot, Snapshot},
 };
 use tokio::sync::{mpsc, oneshot};
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 pub struct FakeDaemon {
     pub socket: PathBuf,
     pub history: Arc<History>,
+    pub statistics: Arc<Statistics>,
     pub asked: Arc<Mutex<Vec<Change>>>,
     pub authors: Arc<Mutex<Vec<Author>>>,
     stop: Option<oneshot::Sender<()>>,
@@ -40,24 +42,26 @@ impl FakeDaemon {
 
     fn serve(server: Server, socket: &Path) -> Self {
         let history = Arc::new(History::default());
+        let statistics = Arc::new(Statistics::load(&socket.with_extension("state")));
         let asked = Arc::new(Mutex::new(Vec::new()));
         let authors = Arc::new(Mutex::new(Vec::new()));
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::spawn({
-            let (history, asked, authors) = (Arc::clone(&history), Arc::clone(&asked), Arc::clone(&authors));
+            let (history, statistics) = (Arc::clone(&history), Arc::clone(&statistics));
+            let (asked, authors) = (Arc::clone(&asked), Arc::clone(&authors));
             move || {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
                 runtime.block_on(async {
                     let (orders, incoming) = mpsc::channel::<Order>(4);
                     tokio::select! {
-                        served = server.run(orders, history) => served.unwrap(),
+                        served = server.run(orders, history, statistics) => served.unwrap(),
                         () = core(incoming, &asked, &authors) => {}
                         _ = stopped => {}
                     }
                 });
             }
         });
-        Self { socket: socket.to_owned(), history, asked, authors, stop: Some(stop), thread: Some(thread) }
+        Self { socket: socket.to_owned(), history, statistics, asked, authors, stop: Some(stop), thread: Some(thread) }
     }
 
     pub fn push(&self, n: u32) {

@@ -25,6 +25,8 @@
 //! The lab needs root (CAP_SYS_ADMIN for namespaces, CAP_NET_ADMIN and CAP_NET_RAW inside them).
 
 pub mod announcement;
+#[cfg(feature = "browser")]
+pub mod browser;
 pub mod cable;
 pub mod daemon;
 pub mod forge;

@@ -14,7 +14,7 @@ pub use self::{
     group::{GroupStatus, LinkStatus},
     what_if::{Forecast, Step, Supposed},
 };
-use crate::event::{Action, Command, Event, GroupId, GroupSpec, LinkId};
+use crate::event::{Action, Command, Event, GroupId, GroupSpec, LinkId, LinkVerdict};
 
 /// All groups.
 #[derive(Clone, Debug)]
@@ -142,6 +142,11 @@ impl Engine {
     /// How everything stands, in the order of the file.
     pub fn status(&self, now_ns: u64) -> Vec<GroupStatus> {
         self.order.iter().filter_map(|id| self.groups.get(id)).map(|group| group.status(now_ns)).collect()
+    }
+
+    /// The state of every link, in the order of the file.
+    pub fn verdicts(&self) -> impl Iterator<Item = (GroupId, LinkId, LinkVerdict)> {
+        self.order.iter().filter_map(|id| self.groups.get(id)).flat_map(Group::verdicts)
     }
 
     fn configure(&mut self, now_ns: u64, specs: Vec<GroupSpec>) {

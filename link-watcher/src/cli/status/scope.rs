@@ -21,17 +21,41 @@ impl Scope {
     ///
     /// A name that there is not, with those that there are.
     pub(in crate::cli) fn cut(&self, mut snapshot: Snapshot) -> Result<Snapshot, String> {
+        let links = |group: &'_ GroupSnapshot| group.links.iter().map(|link| link.name.clone()).collect::<Vec<_>>();
+        let known: Vec<(String, Vec<String>)> =
+            snapshot.groups.iter().map(|group| (group.name.clone(), links(group))).collect();
+        self.check_names(
+            known.iter().map(|(group, links)| (group.as_str(), links.iter().map(String::as_str).collect())),
+        )?;
         let Some(name) = &self.group else { return Ok(snapshot) };
-        let known: Vec<&str> = snapshot.groups.iter().map(|group| group.name.as_str()).collect();
-        let unknown = format!("no group is called {name}; there is {}", known.join(", "));
         snapshot.groups.retain(|group| group.name == *name);
-        let group = snapshot.groups.first_mut().ok_or(unknown)?;
         let Some(name) = &self.link else { return Ok(snapshot) };
-        let known: Vec<&str> = group.links.iter().map(|link| link.name.as_str()).collect();
-        let unknown = format!("{} has no link {name}; it has {}", group.name, known.join(", "));
-        group.links.retain(|link| link.name == *name);
-        group.orders.retain(|order| order.link.as_ref().is_none_or(|link| link == name));
-        if group.links.is_empty() { Err(unknown) } else { Ok(snapshot) }
+        for group in &mut snapshot.groups {
+            group.links.retain(|link| link.name == *name);
+            group.orders.retain(|order| order.link.as_ref().is_none_or(|link| link == name));
+        }
+        Ok(snapshot)
+    }
+
+    /// Whether there is what is asked for, among groups with their links.
+    ///
+    /// # Errors
+    ///
+    /// A name that there is not, with those that there are.
+    pub(in crate::cli) fn check_names<'a>(
+        &self,
+        known: impl Iterator<Item = (&'a str, Vec<&'a str>)> + Clone,
+    ) -> Result<(), String> {
+        let Some(name) = &self.group else { return Ok(()) };
+        let groups = || known.clone().map(|(group, _)| group).collect::<Vec<_>>().join(", ");
+        let group = known.clone().find(|(group, _)| group == name);
+        let (group, links) = group.ok_or_else(|| format!("no group is called {name}; there is {}", groups()))?;
+        match &self.link {
+            Some(link) if !links.contains(&link.as_str()) => {
+                Err(format!("{group} has no link {link}; it has {}", links.join(", ")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The exit code of a status that was cut down to this. Of one link it tells whether traffic may use it.

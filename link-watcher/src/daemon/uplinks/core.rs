@@ -135,6 +135,8 @@ impl Core {
             announced_to_us: Vec::new(),
             announcements: None,
             links: status.links.iter().filter_map(|link| self.uplink_snapshot(group, link)).collect(),
+            failovers_today: 0,
+            worst_failover_today_ms: None,
         })
     }
 
@@ -198,6 +200,7 @@ impl Core {
             penalty: status.penalty.round() as u32,
             last_down_reason: status.last_down_reason.clone(),
             worst_lateness_ms: None,
+            statistics: None,
         })
     }
 }

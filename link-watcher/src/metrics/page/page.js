@@ -3,8 +3,12 @@
 const PERIOD_MS = 2000;
 const HISTORY = 60;
 const MAX_EVENTS = 100;
+const HISTORY_MS = 15000;
 const history = new Map();
 let said = '';
+let built = '';
+let seen;
+let drawn = 0;
 
 const at = (id) => document.getElementById(id);
 
@@ -12,6 +16,26 @@ function element(name, text, classes) {
   const made = document.createElement(name);
   if (text !== undefined) made.textContent = text;
   if (classes) made.className = classes;
+  return made;
+}
+
+function shape(name, attributes) {
+  const made = document.createElementNS('http://www.w3.org/2000/svg', name);
+  for (const [attribute, value] of Object.entries(attributes)) made.setAttribute(attribute, value);
+  return made;
+}
+
+// A picture with its words.
+function canvas(classes, width, height, words) {
+  return shape('svg', {
+    class: classes, viewBox: `0 0 ${width} ${height}`, preserveAspectRatio: 'none', role: 'img', 'aria-label': words,
+  });
+}
+
+// One bar, that stands on the ground.
+function column(x, height, ground, classes) {
+  const made = shape('rect', { x, y: ground - height, width: 0.8, height });
+  if (classes) made.setAttribute('class', classes);
   return made;
 }
 
@@ -38,21 +62,10 @@ function bar(key, link) {
   values.push(link.state === 'up' || link.state === 'degraded' ? 1 - link.loss : 0);
   if (values.length > HISTORY) values.shift();
   history.set(key, values);
-  const space = 'http://www.w3.org/2000/svg';
-  const picture = document.createElementNS(space, 'svg');
-  picture.setAttribute('class', `bar ${tone(link)}`);
-  picture.setAttribute('viewBox', `0 0 ${HISTORY} 10`);
-  picture.setAttribute('preserveAspectRatio', 'none');
-  picture.setAttribute('role', 'img');
   const lost = values.filter((value) => value === 0).length;
-  picture.setAttribute('aria-label', `of the last ${values.length} looks ${lost} found it without an answer`);
+  const picture = canvas(`bar ${tone(link)}`, HISTORY, 10, `of the last ${values.length} looks ${lost} found it without an answer`);
   values.forEach((value, index) => {
-    const height = Math.max(0.4, 10 * value);
-    const one = document.createElementNS(space, 'rect');
-    for (const [name, number] of [['x', HISTORY - values.length + index], ['y', 10 - height], ['width', 0.8], ['height', height]]) {
-      one.setAttribute(name, number);
-    }
-    picture.append(one);
+    picture.append(column(HISTORY - values.length + index, Math.max(0.4, 10 * value), 10));
   });
   return picture;
 }
@@ -79,31 +92,54 @@ function row(group, link) {
   return line;
 }
 
-function section(group) {
-  const made = element('section');
-  const title = element('h2', group.name);
-  title.append(element('span', ` ${group.kind}${group.role ? `, ${group.role}` : ''}`, 'dim'));
+// What is so now: replaced with every look.
+function now(group) {
   const usable = group.links.filter((link) => link.usable).length;
   const carries = group.active.length ? `Traffic goes by ${group.active.join(' + ')}` : 'No link carries traffic';
-  made.append(title, element('p', `${carries}, for ${since(group.since)}: ${group.reason}`, usable ? 'good' : 'bad'));
-  if (usable < 2 && group.links.length > 1) made.append(element('p', usable ? 'There is no spare link.' : 'No link is usable.', 'bad'));
-  if (group.pinned) made.append(element('p', `Pinned to ${group.pinned}.`, 'doubt'));
-  if (!group.failover) made.append(element('p', 'Automatic failover is off.', 'doubt'));
-  const table = element('table');
-  table.append(element('caption', `Links of ${group.name}`, 'hidden'));
-  const head = element('tr');
-  for (const name of ['Link', 'State', 'Traffic', 'For', 'RTT', 'Jitter', 'Loss', 'Last 2 min', 'Why']) {
-    const one = element('th', name);
-    one.scope = 'col';
-    head.append(one);
-  }
-  const top = element('thead');
-  top.append(head);
+  const made = [element('p', `${carries}, for ${since(group.since)}: ${group.reason}`, usable ? 'good' : 'bad')];
+  if (usable < 2 && group.links.length > 1) made.push(element('p', usable ? 'There is no spare link.' : 'No link is usable.', 'bad'));
+  if (group.pinned) made.push(element('p', `Pinned to ${group.pinned}.`, 'doubt'));
+  if (!group.failover) made.push(element('p', 'Automatic failover is off.', 'doubt'));
+  const links = element('table');
+  links.append(
+    element('caption', `Links of ${group.name}`, 'hidden'),
+    head(['Link', 'State', 'Traffic', 'For', 'RTT', 'Jitter', 'Loss', 'Last 2 min', 'Why']));
   const body = element('tbody');
   for (const link of group.links) body.append(row(group, link));
-  table.append(top, body);
-  made.append(table);
+  links.append(body);
+  made.push(links);
   return made;
+}
+
+function head(names) {
+  const line = element('tr');
+  for (const name of names) {
+    const one = element('th', name);
+    one.scope = 'col';
+    line.append(one);
+  }
+  const made = element('thead');
+  made.append(line);
+  return made;
+}
+
+// Sections stay as long as groups and links are the same: what somebody has opened stays open, and the keyboard where it was.
+function sections(groups) {
+  const names = JSON.stringify(groups.map((group) => [group.name, group.links.map((link) => link.name)]));
+  if (names !== built) {
+    at('groups').replaceChildren(...groups.map((group, index) => {
+      const made = element('section');
+      const title = element('h2', group.name);
+      title.id = `group-${index}`;
+      made.setAttribute('aria-labelledby', title.id);
+      title.append(element('span', ` ${group.kind}${group.role ? `, ${group.role}` : ''}`, 'dim'));
+      made.append(title, element('div', undefined, 'now'), ...group.links.map((link) => past(group, link)));
+      return made;
+    }));
+    built = names;
+    drawn = 0;
+  }
+  groups.forEach((group, index) => at('groups').children[index].querySelector('.now').replaceChildren(...now(group)));
 }
 
 function entry(event) {
@@ -138,7 +174,13 @@ async function look() {
   try {
     const [status, events] = await Promise.all([get('/status.json'), get('/events.json')]);
     at('about').textContent = `Version ${status.version}, engine ${status.engine}, up for ${since(new Date(Date.now() - status.uptime_s * 1000))}.`;
-    at('groups').replaceChildren(...status.groups.map(section));
+    sections(status.groups);
+    const newest = events.length ? events[events.length - 1].time : '';
+    if (newest !== seen || Date.now() - drawn > HISTORY_MS) {
+      draw(await get('/history.json'), status.groups);
+      [seen, drawn] = [newest, Date.now()];
+    }
+    showIncidents(events);
     at('events').replaceChildren(...events.slice(-MAX_EVENTS).reverse().map(entry));
     const cut = status.groups.filter((group) => !group.links.some((link) => link.usable));
     document.title = cut.length ? `(!) ${cut.map((group) => group.name).join(', ')} – link-watcher` : 'link-watcher';
@@ -149,5 +191,3 @@ async function look() {
   }
   setTimeout(look, document.hidden ? 5 * PERIOD_MS : PERIOD_MS);
 }
-
-look();

@@ -94,6 +94,11 @@ impl Group {
             links: self.links.iter().map(status).collect(),
         }
     }
+
+    pub(in crate::engine) fn verdicts(&self) -> impl Iterator<Item = (GroupId, LinkId, LinkVerdict)> {
+        self.links.iter().map(|link| (self.spec.id, link.spec.id, link.shown_verdict()))
+    }
+
     /// Why a usable link of a better tier does not carry the traffic yet.
     fn waits_because(&self, link: &Link, now_ns: u64) -> Option<String> {
         let chooses = self.spec.role != Some(Role::Server) && !self.orders.failover_off && self.orders.pinned.is_none();
