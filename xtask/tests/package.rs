@@ -83,11 +83,14 @@ impl Machine {
         found
     }
 
-    /// Puts something in systemctl's place that writes down what it is told, and says that the service runs.
+    /// Puts something in systemctl's place that writes down what it is told, and says that the service runs. What concerns
+    /// files alone, the true one does.
     fn pretend_systemd(&self) {
         fs::create_dir_all(self.path("/run/systemd/system")).unwrap();
         let program = self.path("/usr/local/bin/systemctl");
-        fs::write(&program, "#!/bin/sh\necho \"$*\" >>/tmp/systemctl\n").unwrap();
+        let script = "#!/bin/sh\necho \"$*\" >>/tmp/systemctl\n\
+                      case \"$*\" in *preset*) exec /usr/bin/systemctl --root=/ \"$@\";; esac\n";
+        fs::write(&program, script).unwrap();
         fs::set_permissions(program, fs::Permissions::from_mode(0o755)).unwrap();
     }
 

@@ -212,6 +212,9 @@ struct Thread {
 impl Thread {
     fn run(&mut self) {
         let mut events = Vec::with_capacity(64);
+        // Without a single link nobody else wakes it, and it has to come round all the same.
+        self.woke_ns = clock::now_ns();
+        self.arm();
         loop {
             events.clear();
             match epoll::wait(&self.epoll, rustix::buffer::spare_capacity(&mut events), None) {
@@ -509,4 +512,29 @@ fn on_grid(deadline_ns: u64) -> u64 {
 /// A link, if it is probed.
 fn probed(links: &mut [Option<Probed>], id: LinkId) -> Option<&mut Probed> {
     links.get_mut(id.0 as usize)?.as_mut()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{probe::HeapTables, progress::Watch};
+
+    #[test]
+    fn a_thread_without_links_comes_round() {
+        let own = Watch::default().over("the probing thread", 0);
+        let threads = Threads { own: Arc::clone(&own), core: Arc::clone(&own) };
+        let begin_ns = clock::now_ns();
+        let (tables, (reports, _taken)) = (Arc::new(HeapTables::new(1)), mpsc::channel(1));
+        let prober = spawn(tables, Arc::new(Stats::new(1)), None, 1, false, threads, reports).unwrap();
+        let came_round = || own.within(begin_ns + HEARTBEAT_NS, 0);
+        while !came_round() && clock::now_ns() < begin_ns + 20 * HEARTBEAT_NS {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        assert!(came_round(), "who watches it would take it for one that hangs");
+        prober.stop();
+    }
 }
