@@ -76,7 +76,7 @@ fn unused_dependencies(project: &Project) -> Result<()> {
 
 fn supply(project: &Project) -> Result<()> {
     let mut check = DENY.command(project)?;
-    check.args(["--offline", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"]);
+    check.args(["--offline", "check", "--hide-inclusion-graph", "-D", "unmatched-skip", "licenses", "bans", "sources"]);
     exec::run(&mut check, "deny.toml says what is allowed, and why: another crate, or a line there with its reason")
 }
 
@@ -85,7 +85,10 @@ fn fetch_advisories(project: &Project) -> Result<()> {
     let deny = DENY.command(project)?;
     let mut fetch = Command::new("timeout");
     fetch.arg(FETCH_SECONDS).arg(deny.get_program()).args(["fetch", "db"]).current_dir(&project.root);
-    exec::run(&mut fetch, "nobody has looked whether a dependency is known to be unsafe: run this where github.com is reachable")
+    exec::run(
+        &mut fetch,
+        "nobody has looked whether a dependency is known to be unsafe: run this where github.com is reachable",
+    )
 }
 
 fn advisories(project: &Project) -> Result<()> {

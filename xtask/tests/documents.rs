@@ -128,7 +128,8 @@ fn tests_are_found_where_documents_name_them() {
     let source = "#[test]\n#[ignore = \"x\"]\nfn one() {}\n\nfn no() {}\n#[tokio::test]\nasync fn two() {}\n#[inline]\nfn no() {}";
     assert_eq!(tests_in(source), ["one", "two"]);
     let code = Code { tests: ["four_and_more".to_owned()].into(), files: ["file".to_owned()].into() };
-    for (name, exists) in [("four…", true), ("file::four…", true), ("file", true), ("file::…", true), ("five…", false)] {
+    for (name, exists) in [("four…", true), ("file::four…", true), ("file", true), ("file::…", true), ("five…", false)]
+    {
         assert_eq!(code.has(name), exists, "{name}");
     }
 }
