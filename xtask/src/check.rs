@@ -76,7 +76,7 @@ fn unused_dependencies(project: &Project) -> Result<()> {
 
 fn supply(project: &Project) -> Result<()> {
     let mut check = DENY.command(project)?;
-    check.args(["--offline", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"]);
+    check.args(["--offline", "check", "--hide-inclusion-graph", "-D", "unmatched-skip", "licenses", "bans", "sources"]);
     exec::run(&mut check, "deny.toml says what is allowed, and why: another crate, or a line there with its reason")
 }
 

@@ -1,6 +1,7 @@
-//! Packages: a `.deb`, and a tarball with a program that needs no library.
+//! Packages: a `.deb`, and a tarball with a program that needs no library; beside them what is in them.
 
 pub(crate) mod deb;
+mod sbom;
 pub(crate) mod trial;
 
 use std::path::{Path, PathBuf};
@@ -20,7 +21,7 @@ use crate::{apt, build, exec, rustup};
 /// What the packages are.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// `cargo xtask dist`: both, below `target/dist`. What cannot be made or checked here is said, and is no failure.
+/// `cargo xtask dist`: both, and what they are made of, below `target/dist`. What cannot be made or checked here is said, and is no failure.
 ///
 /// # Errors
 ///
@@ -31,6 +32,10 @@ pub(crate) fn dist(project: &Project) -> Result<()> {
     match tarball(project) {
         Ok(path) => made.push(path),
         Err(error) => println!("SKIPPED: no static tarball: {error:#}"),
+    }
+    match sbom::sbom(project, epoch(project)?) {
+        Ok(path) => made.push(path),
+        Err(error) => println!("SKIPPED: no list of what the program is made of: {error:#}"),
     }
     for path in made {
         let bytes = fs::read(&path).with_context(|| format!("{} was just written", path.display()))?;
