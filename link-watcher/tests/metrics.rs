@@ -173,7 +173,8 @@ fn whatever_names_there_are_the_format_is_kept() {
     for ns in (0..12_000_000_000).step_by(700_000_001) {
         counters.failover("wän}{,\"".to_owned(), ns);
     }
-    let samples = parse(&render(&Scrape { snapshot: Snapshot { groups, ..snapshot() }, counters, ..Scrape::default() }));
+    let samples =
+        parse(&render(&Scrape { snapshot: Snapshot { groups, ..snapshot() }, counters, ..Scrape::default() }));
     let of = |name: &str, group: &str| -> Vec<f64> {
         let mine = samples.iter().filter(|sample| sample.0 == format!("link_watcher_{name}"));
         mine.filter(|sample| sample.1["group"] == group).map(|sample| sample.2).collect()

@@ -30,7 +30,8 @@ fn trial() -> Trial {
 
 fn browser(trial: &Trial) -> Browser {
     let daemon = &trial.routers.client_daemon;
-    let mut browser = Browser::start(trial.routers.lab.directory(), |command| daemon.namespace().spawn(command)).unwrap();
+    let mut browser =
+        Browser::start(trial.routers.lab.directory(), |command| daemon.namespace().spawn(command)).unwrap();
     open(&mut browser);
     browser
 }
@@ -74,7 +75,9 @@ fn photograph(browser: &mut Browser) {
 #[ignore = "needs root: cargo xtask test"]
 fn a_failover_and_the_past_are_on_the_page() {
     if !Browser::is_installed() {
-        eprintln!("SKIPPED: the status page is not tried: there is no Chromium here (Debian's package chromium-headless-shell)");
+        eprintln!(
+            "SKIPPED: the status page is not tried: there is no Chromium here (Debian's package chromium-headless-shell)"
+        );
         return;
     }
     let trial = trial();
@@ -89,7 +92,9 @@ fn a_failover_and_the_past_are_on_the_page() {
     browser.wait_for("the link's state", &says(".now tbody tr", "down")).unwrap();
     browser.wait_for("the outage", &format!("{} >= 1", columns("optic", "bad"))).unwrap();
     browser.wait_for("its words", &says(".past[data-link=optic] p", "1 outage, ")).unwrap();
-    for told in ["hq optic: link down", "and it goes on", "no echo for", "silence and verdict", "traffic went on by wifi"] {
+    for told in
+        ["hq optic: link down", "and it goes on", "no echo for", "silence and verdict", "traffic went on by wifi"]
+    {
         browser.wait_for(told, &says("#incidents li", told)).unwrap();
     }
     assert_eq!(browser.evaluate(&columns("wifi", "bad")).unwrap(), 0);
@@ -114,7 +119,9 @@ fn a_failover_and_the_past_are_on_the_page() {
 
     // A restart: the page says that nobody answers, and then goes on with the past that was kept.
     trial.repair().unwrap();
-    browser.wait_for("its end", "!document.querySelector('#incidents li').textContent.includes('and it goes on')").unwrap();
+    browser
+        .wait_for("its end", "!document.querySelector('#incidents li').textContent.includes('and it goes on')")
+        .unwrap();
     assert!(daemon.stop().unwrap().success());
     browser.wait_for("the alarm", &says("#alarm", "The daemon does not answer")).unwrap();
     report_from_files(&trial);

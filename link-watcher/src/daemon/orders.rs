@@ -20,9 +20,7 @@ use crate::{
     clock::{self, nanoseconds},
     control::{Author, Change},
     event::{Command, GroupId, GroupSpec, LinkId, StandingOrders},
-    state::{
-        Keeper, Kept, ORDERS_MAX_LEN, ORDERS_VERSION, OrderBook, OrderRecord, Ordered, StateFile, Timestamp,
-    },
+    state::{Keeper, Kept, ORDERS_MAX_LEN, ORDERS_VERSION, OrderBook, OrderRecord, Ordered, StateFile, Timestamp},
     status::OrderSnapshot,
 };
 
@@ -59,7 +57,9 @@ impl Orders {
         let file = StateFile::new(directory.join("orders.json"), ORDERS_VERSION, ORDERS_MAX_LEN);
         let (mut book, unread) = match file.read::<OrderBook>() {
             Ok(book) => (book.unwrap_or_default(), None),
-            Err(error) => (OrderBook::default(), Some(file.give_up("what was ordered before the start is not known", &error))),
+            Err(error) => {
+                (OrderBook::default(), Some(file.give_up("what was ordered before the start is not known", &error)))
+            }
         };
         if let Some(unread) = &unread {
             warn!("{unread}");

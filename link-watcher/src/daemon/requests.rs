@@ -16,7 +16,9 @@ impl Core {
     pub(super) async fn request(&mut self, request: Request) {
         let looks = matches!(
             request,
-            Request::Metrics(_) | Request::Look(_) | Request::Control(control::Order::Status(_) | control::Order::Ask(..))
+            Request::Metrics(_)
+                | Request::Look(_)
+                | Request::Control(control::Order::Status(_) | control::Order::Ask(..))
         );
         self.uplinks_touched |= !looks;
         match request {

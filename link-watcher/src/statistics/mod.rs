@@ -17,13 +17,7 @@ pub use link_watcher_core::statistics::{
     STEP_S, Step, Steps,
 };
 
-use crate::{
-    clock,
-    control::EventRecord,
-    event::LinkVerdict,
-    state::FileError,
-    status::Snapshot,
-};
+use crate::{clock, control::EventRecord, event::LinkVerdict, state::FileError, status::Snapshot};
 
 /// The sums of this run and of those before, for all who note or show them. Nobody who decides ever waits for it.
 #[derive(Debug)]

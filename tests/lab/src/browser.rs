@@ -70,7 +70,12 @@ impl Browser {
         command
             .args(["--headless", "--remote-debugging-pipe", "--no-first-run", "--disable-gpu", "--hide-scrollbars"])
             // Root in a namespace of its own looks at a page of our own.
-            .args(["--no-sandbox", "--disable-dev-shm-usage", "--disable-extensions", "--disable-background-networking"])
+            .args([
+                "--no-sandbox",
+                "--disable-dev-shm-usage",
+                "--disable-extensions",
+                "--disable-background-networking",
+            ])
             .arg(format!("--user-data-dir={}", directory.join("browser").display()))
             .env("HOME", directory)
             .stdin(Stdio::piped())
@@ -80,8 +85,7 @@ impl Browser {
         let pipes = child.stdin.take().zip(child.stdout.take());
         let (orders, answers) = pipes.context("the browser has no pipes")?;
         let messages = listen(answers);
-        let mut browser =
-            Browser { child, orders, messages, last_id: 0, session: None, complaints: Vec::new() };
+        let mut browser = Browser { child, orders, messages, last_id: 0, session: None, complaints: Vec::new() };
         let target = browser.call("Target.createTarget", json!({ "url": "about:blank" }))?;
         let parameters = json!({ "targetId": target["targetId"], "flatten": true });
         let attached = browser.call("Target.attachToTarget", parameters)?;
@@ -157,8 +161,7 @@ impl Browser {
     pub fn press(&mut self, key: &str, code: u32) -> Result<()> {
         let text = if key == "Enter" { "\r" } else { "" };
         for kind in ["keyDown", "keyUp"] {
-            let mut parameters =
-                json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code });
+            let mut parameters = json!({ "type": kind, "key": key, "code": key, "windowsVirtualKeyCode": code });
             if kind == "keyDown" && !text.is_empty() {
                 parameters["text"] = text.into();
             }
@@ -188,7 +191,8 @@ impl Browser {
         let clip = json!({ "x": 0, "y": 0, "width": size["width"], "height": size["height"], "scale": 1 });
         let parameters = json!({ "format": "png", "captureBeyondViewport": true, "clip": clip });
         let picture = self.call("Page.captureScreenshot", parameters)?;
-        let picture = STANDARD.decode(picture["data"].as_str().unwrap_or_default()).context("a picture that is none")?;
+        let picture =
+            STANDARD.decode(picture["data"].as_str().unwrap_or_default()).context("a picture that is none")?;
         fs::write(file, picture).with_context(|| format!("cannot write {}", file.display()))
     }
 

@@ -275,14 +275,8 @@ fn an_answer_from_before_a_change_does_not_take_it_back() {
     router.now.monotonic_ns += 1_000_000;
     router.now.unix_ms += 1;
     router.become_verdict(Down, 0);
-    let found = Measured {
-        group: "hq".to_owned(),
-        link: "optic".to_owned(),
-        verdict: Up,
-        sent: 0,
-        received: 0,
-        rtt_ns: None,
-    };
+    let found =
+        Measured { group: "hq".to_owned(), link: "optic".to_owned(), verdict: Up, sent: 0, received: 0, rtt_ns: None };
     router.recorder.measured(router.now, taken_ns, &[found]);
     router.pass(MINUTE_S);
     assert_eq!((router.day(0).outages, router.day(0).down_ms), (1, 60_000));

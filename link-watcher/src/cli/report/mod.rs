@@ -95,9 +95,8 @@ pub(super) fn run(
         }
         Err(error) => return Err(error.into()),
     };
-    let report = Report::new(first, until, source, &days, scope).map_err(|unknown| {
-        Failure::new(Exit::Usage, format!("link-watcher: {unknown}"))
-    })?;
+    let report = Report::new(first, until, source, &days, scope)
+        .map_err(|unknown| Failure::new(Exit::Usage, format!("link-watcher: {unknown}")))?;
     print(&if json { document(&report)? } else { report.render() })?;
     Ok(Exit::Done)
 }
@@ -130,7 +129,8 @@ fn from_files(files: &Files, first: Day) -> Result<Vec<(Day, DayRecord)>, Failur
 }
 
 fn denied(path: &str) -> Failure {
-    let said = format!("link-watcher: {path} is for root only, and no daemon answers that could be asked: run this with sudo");
+    let said =
+        format!("link-watcher: {path} is for root only, and no daemon answers that could be asked: run this with sudo");
     Failure::new(Exit::Privilege, said)
 }
 

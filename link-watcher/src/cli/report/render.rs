@@ -4,8 +4,7 @@ use super::{LinkReport, Report};
 use crate::{cli::text::wrapped, statistics::Figures};
 
 /// Columns of the table.
-const HEADINGS: [&str; 10] =
-    ["DAY", "SEEN", "ANSWERED", "OUT", "SUM", "LONGEST", "FAILOVER", "LOSS", "RTT", "99%"];
+const HEADINGS: [&str; 10] = ["DAY", "SEEN", "ANSWERED", "OUT", "SUM", "LONGEST", "FAILOVER", "LOSS", "RTT", "99%"];
 
 const LEGEND: &str = "Days are UTC. SEEN is for how long the link was watched; all else is about that time. ANSWERED is the share of it in \
                       which the link answered; OUT counts the outages that began, SUM and LONGEST are how long they were, LONGEST from \

@@ -90,7 +90,10 @@ fn names_choose_and_unknown_ones_are_answered_with_the_known() {
     let links = |names: &[&str]| -> Vec<String> {
         report(names).unwrap().groups.iter().flat_map(|group| &group.links).map(|link| link.name.clone()).collect()
     };
-    assert_eq!((links(&[]), links(&["hq", "wifi"])), (vec!["optic".to_owned(), "wifi".to_owned()], vec!["wifi".to_owned()]));
+    assert_eq!(
+        (links(&[]), links(&["hq", "wifi"])),
+        (vec!["optic".to_owned(), "wifi".to_owned()], vec!["wifi".to_owned()])
+    );
     assert_eq!(report(&["lyon"]).unwrap_err(), "no group is called lyon; there is hq");
     assert_eq!(report(&["hq", "fibre"]).unwrap_err(), "hq has no link fibre; it has optic, wifi");
     let nothing = Report::new(Day(0), Day(1), "files", &days(), &scope(&[])).unwrap().render();
@@ -108,7 +111,10 @@ fn so_many_days_as_asked_for_with_today() {
 fn as_json() {
     let json = serde_json::to_value(report(&["hq", "wifi"]).unwrap()).unwrap();
     let link = &json["groups"][0]["links"][0];
-    assert_eq!((&json["source"], &link["name"], &link["days"][0]["date"]), (&"daemon".into(), &"wifi".into(), &"2026-11-27".into()));
+    assert_eq!(
+        (&json["source"], &link["name"], &link["days"][0]["date"]),
+        (&"daemon".into(), &"wifi".into(), &"2026-11-27".into())
+    );
     assert_eq!((&link["days"][0]["availability"], &link["total"]["outages"]), (&0.0.into(), &1.into()));
     assert_eq!(link["days"][0]["rtt_median_ms"], serde_json::Value::Null);
 }

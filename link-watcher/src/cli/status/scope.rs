@@ -24,7 +24,9 @@ impl Scope {
         let links = |group: &'_ GroupSnapshot| group.links.iter().map(|link| link.name.clone()).collect::<Vec<_>>();
         let known: Vec<(String, Vec<String>)> =
             snapshot.groups.iter().map(|group| (group.name.clone(), links(group))).collect();
-        self.check_names(known.iter().map(|(group, links)| (group.as_str(), links.iter().map(String::as_str).collect())))?;
+        self.check_names(
+            known.iter().map(|(group, links)| (group.as_str(), links.iter().map(String::as_str).collect())),
+        )?;
         let Some(name) = &self.group else { return Ok(snapshot) };
         snapshot.groups.retain(|group| group.name == *name);
         let Some(name) = &self.link else { return Ok(snapshot) };
