@@ -89,7 +89,9 @@ impl Files {
     pub(super) fn steps(&self) -> Steps {
         let file = self.steps_file();
         file.read().map(Option::unwrap_or_default).unwrap_or_else(|error| {
-            warn!("{}", file.give_up("the last day's history is not known", &error));
+            // Not among the arguments: those are nobody's where nothing is logged.
+            let said = file.give_up("the last day's history is not known", &error);
+            warn!("{said}");
             Steps::new()
         })
     }
@@ -99,7 +101,8 @@ impl Archive for Files {
     fn day(&mut self, day: Day) -> Option<DayRecord> {
         self.read(day).unwrap_or_else(|error| {
             let consequence = format!("the statistics of {} begin anew", date(day));
-            warn!("{}", self.day_file(day).give_up(&consequence, &error));
+            let said = self.day_file(day).give_up(&consequence, &error);
+            warn!("{said}");
             None
         })
     }
