@@ -297,7 +297,11 @@ impl Known {
             23 => Step::Mac { link: name, last: rng.u8(1..) },
             24 => Step::Strip,
             25 => Step::Somebody(!self.somebody),
-            2..8 => Step::File(self.throw_edit(name, in_file, rng), throw_how(rng)),
+            2..8 => {
+                let edit = self.throw_edit(name, in_file, rng);
+                let how = throw_how(matches!(edit, Edit::Engine(_)), rng);
+                Step::File(edit, how)
+            }
             8 => Step::Drain(name),
             9 => Step::Undrain(name),
             10 => Step::Switch(name),
@@ -342,9 +346,9 @@ impl Known {
     }
 }
 
-fn throw_how(rng: &mut Rng) -> How {
-    let all = [How::Reload, How::Restart, How::Kill, How::Confirmed, How::Unconfirmed, How::UnconfirmedKilled];
-    *rng.choice(&all).unwrap()
+fn throw_how(takes_a_restart: bool, rng: &mut Rng) -> How {
+    let all = [How::Restart, How::Kill, How::Reload, How::Confirmed, How::Unconfirmed, How::UnconfirmedKilled];
+    *rng.choice(if takes_a_restart { &all[..2] } else { &all }).unwrap()
 }
 
 /// The life of this seed.
