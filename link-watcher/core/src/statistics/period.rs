@@ -81,12 +81,10 @@ pub struct Period {
 }
 
 // As serde wants it: by reference.
-#[expect(clippy::trivially_copy_pass_by_ref)]
 const fn is_zero(number: &u64) -> bool {
     *number == 0
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref)]
 const fn is_none(failovers: &Failovers) -> bool {
     failovers.count == 0
 }

@@ -60,6 +60,9 @@ struct LinkReport {
     days: Vec<DayReport>,
 }
 
+/// What is known of a link, day by day.
+type DaysOf<'a> = Vec<(Day, &'a Period)>;
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct DayReport {
     date: String,
@@ -144,7 +147,7 @@ impl Report {
         scope: &Scope,
     ) -> Result<Self, String> {
         let mut failovers: BTreeMap<&str, Failovers> = BTreeMap::new();
-        let mut links: BTreeMap<&str, BTreeMap<&str, Vec<(Day, &Period)>>> = BTreeMap::new();
+        let mut links: BTreeMap<&str, BTreeMap<&str, DaysOf<'_>>> = BTreeMap::new();
         for (day, record) in days.iter().filter(|(day, _)| *day >= since && *day <= until) {
             for (name, group) in &record.groups {
                 failovers.entry(name).or_default().merge(group.failovers);

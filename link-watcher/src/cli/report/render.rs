@@ -61,7 +61,7 @@ fn row(head: &str, figures: &Figures) -> [String; HEADINGS.len()] {
     [
         head.to_owned(),
         length(figures.observed_s),
-        figures.availability.map_or_else(dash, |share| answered(share)),
+        figures.availability.map_or_else(dash, answered),
         figures.outages.to_string(),
         length(figures.outage_s),
         length(figures.longest_outage_s),
