@@ -66,9 +66,7 @@ fn object(project: &Project, tools: &EbpfTools) -> Result<()> {
     command.args(["-Z", "build-std=core", "--target-dir"]).arg(&directory);
     command.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &tools.linker);
     // Instruction set v3 has the 32-bit operations that SHA-256 lives on; BTF names the maps' fields.
-    let mut flags = ["-Ctarget-cpu=v3", "-Clink-arg=--btf"].map(str::to_owned).to_vec();
-    flags.extend(tools.toolchain.renamed_paths(project));
-    command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+    command.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", "-C target-cpu=v3 -C link-arg=--btf");
     exec::run(&mut command, "the compiler's or bpf-linker's message above says why")?;
 
     let built = directory.join("bpfel-unknown-none/ebpf/link-watcher-ebpf");

@@ -1,9 +1,9 @@
 //! The compiler of the eBPF program: it must be a nightly, or be told to behave like one, and have the source of `core`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, SystemTime};
-use std::{env, fs};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -79,18 +79,6 @@ impl Toolchain {
             command.env("RUSTC_BOOTSTRAP", "1");
         }
         command
-    }
-
-    /// Flags of the compiler by which debug information, which BTF is made of, names no directory of this machine: the object, and the
-    /// daemon that embeds it, is the same wherever it is built.
-    pub(crate) fn renamed_paths(&self, project: &Project) -> Vec<String> {
-        let cargo = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(|| Some(env::home_dir()?.join(".cargo")));
-        let toolchain = self.bin.parent().map(Path::to_path_buf);
-        let places = [(Some(project.root.clone()), "link-watcher"), (cargo, "cargo"), (toolchain, "rust")];
-        let flag = |(place, name): (Option<PathBuf>, &str)| {
-            place.map(|place| format!("--remap-path-prefix={}=/{name}", place.display()))
-        };
-        places.into_iter().filter_map(flag).collect()
     }
 
     /// Installs this toolchain's clippy where it is missing.
