@@ -49,7 +49,7 @@ fn two_ends_agree_whatever_befalls_two_links_and_two_daemons() {
 
 #[test]
 fn two_ends_agree_from_their_first_start_on() {
-    let checker = check(Agreement::new(Rules::All, 1, 0).from_the_start(), HasDiscoveries::All);
+    let checker = check(Agreement::new(Rules::All, 1, 0).with_a_start(), HasDiscoveries::All);
     let wrong: Vec<&str> =
         checker.discoveries().into_keys().filter(|name| !checker.model().is_expected(name)).collect();
     assert!(wrong.is_empty(), "{wrong:?}");

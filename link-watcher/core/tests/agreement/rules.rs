@@ -261,7 +261,7 @@ impl End {
             counts.then_some((word, at))
         });
         let newest = match rules {
-            Rules::WithoutComparingEpochs => stamped.last(),
+            Rules::WithoutComparingEpochs => stamped.max_by_key(|(_, at)| *at),
             _ => stamped.max_by_key(|(word, _)| word.epoch),
         };
         let Some((Word { life, epoch, .. }, link)) = newest else { return };

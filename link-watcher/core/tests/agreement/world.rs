@@ -53,9 +53,9 @@ pub enum Broken {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Seen {
-    TheFormerLifeWasOutrun,
-    TheServerLeftADeadChoice,
-    TheClientWentWhereItsServerWas,
+    FormerLifeOutrun,
+    DeadChoiceLeft,
+    ServerFollowed,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -179,7 +179,7 @@ impl Agreement {
     }
 
     /// Two daemons that have just started, instead of two that have agreed.
-    pub fn from_the_start(self) -> Self {
+    pub fn with_a_start(self) -> Self {
         Self { from_the_start: true, ..self }
     }
 
@@ -250,9 +250,9 @@ impl Agreement {
         let (epoch, active) = (end.epoch, end.active);
         end.hear(link, word, self.rules);
         if end.epoch != epoch {
-            world.seen = Some(Seen::TheFormerLifeWasOutrun);
+            world.seen = Some(Seen::FormerLifeOutrun);
         } else if end.active != active {
-            world.seen = Some(Seen::TheClientWentWhereItsServerWas);
+            world.seen = Some(Seen::ServerFollowed);
         }
     }
 
@@ -310,7 +310,7 @@ fn judge(world: &mut World, at: usize, former: &End, heard: &End) {
         world.broken = Some(Broken::AChoiceOfAFormerLifeWasFollowed);
     }
     if end.choice.is_some_and(|choice| choice.fell && Some(choice.link) != end.active) {
-        world.seen = Some(Seen::TheServerLeftADeadChoice);
+        world.seen = Some(Seen::DeadChoiceLeft);
     }
     let is_dead = |link: usize| end.links[link].verdict == Verdict::Down;
     if end.active.is_some_and(is_dead) && end.links.iter().any(Link::usable) {
@@ -452,14 +452,10 @@ impl Model for Agreement {
                 "they are apart",
                 |_, w: &World| matches!((w.ends[0].carried, w.ends[1].carried), (Some(a), Some(b)) if a != b),
             ),
-            Property::sometimes("the former life is outrun", |_, w: &World| {
-                w.seen == Some(Seen::TheFormerLifeWasOutrun)
-            }),
-            Property::sometimes("the server leaves a dead choice", |_, w: &World| {
-                w.seen == Some(Seen::TheServerLeftADeadChoice)
-            }),
+            Property::sometimes("the former life is outrun", |_, w: &World| w.seen == Some(Seen::FormerLifeOutrun)),
+            Property::sometimes("the server leaves a dead choice", |_, w: &World| w.seen == Some(Seen::DeadChoiceLeft)),
             Property::sometimes("the client goes where its server is", |_, w: &World| {
-                w.seen == Some(Seen::TheClientWentWhereItsServerWas)
+                w.seen == Some(Seen::ServerFollowed)
             }),
         ]
     }
