@@ -8,6 +8,7 @@ mod core;
 mod evidence;
 mod foresee;
 mod group;
+mod held;
 mod worker;
 
 use std::{

@@ -12,7 +12,9 @@ use ipnet::IpNet;
 use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
-use super::{Configured, Decision, Fate, Order, QUEUE, Report, Standing, WayOut, evidence::Counted, group::Group};
+use super::{
+    Configured, Decision, Fate, Order, QUEUE, Report, Standing, WayOut, evidence::Counted, group::Group, held,
+};
 use crate::{
     clock,
     event::{Device, GroupId, LinkId},
@@ -56,6 +58,8 @@ struct Worker {
     standing: Arc<Mutex<Standing>>,
     evidence: Arc<Counted>,
     prober: Arc<UplinkProber>,
+    /// Verdicts that are not told yet.
+    held: held::Held,
     events: KernelEvents,
     interfaces: Interfaces,
     learner: Learner<NetlinkLearn>,
@@ -118,6 +122,7 @@ impl Worker {
             standing,
             evidence,
             prober,
+            held: held::Held::default(),
             events,
             interfaces: Interfaces::read()?,
             learner: Learner::new(NetlinkLearn::open()?),
@@ -163,16 +168,19 @@ impl Worker {
                     }
                 }
                 Some(report) = verdicts.recv() => {
-                    let mut together = vec![report];
-                    while together.len() < QUEUE && let Ok(report) = verdicts.try_recv() {
-                        together.push(report);
+                    let (mut next, mut count) = (Some(report), 0);
+                    while let Some(report) = next.take() {
+                        let round_ns = self.round_ns(report.link);
+                        self.held.take(now_ns, report, round_ns);
+                        count += 1;
+                        next = if count < QUEUE { verdicts.try_recv().ok() } else { None };
                     }
-                    self.pass_on(together).await;
                 }
                 event = self.events.next() => self.event(&event?),
                 () = self.evidence.asked() => self.count(),
                 () = tokio::time::sleep(Duration::from_nanos(wait_ns)) => {}
             }
+            self.pass_on().await;
             for _ in 0..EVENTS_A_ROUND {
                 let Some(event) = self.events.try_next() else { break };
                 self.event(&event);
@@ -217,7 +225,8 @@ impl Worker {
     fn next_deadline_ns(&self) -> u64 {
         let ruleset_ns = self.ruleset.deadline_ns().unwrap_or(u64::MAX);
         let deadlines = [self.learner.next_deadline_ns(), self.tables.next_deadline_ns(), ruleset_ns, self.count_ns];
-        deadlines.into_iter().chain(self.lapse_ns()).min().unwrap_or(u64::MAX)
+        let held_ns = self.held.deadline_ns(clock::now_ns());
+        deadlines.into_iter().chain(self.lapse_ns()).chain(held_ns).min().unwrap_or(u64::MAX)
     }
 
     /// When the first address or gateway has been gone for longer than a renewal takes, ns.
@@ -225,8 +234,33 @@ impl Worker {
         self.groups.values().flat_map(|group| group.lapsing.values()).min().map(|since_ns| since_ns + RENEWAL_NS)
     }
 
-    /// Tells verdicts that came at one time, such that they are decided together.
-    async fn pass_on(&self, together: Vec<UplinkReport>) {
+    /// From the begin of one of its rounds to the end of the next, ns; 0 where it is not served any more.
+    fn round_ns(&self, link: LinkId) -> u64 {
+        let groups = self.groups.values().flat_map(|group| group.links.iter().zip(&group.config.links));
+        let probe = groups.into_iter().find(|(other, _)| **other == link).map(|(_, config)| &config.probe);
+        probe.map_or(0, |probe| (probe.interval + probe.timeout).as_nanos() as u64)
+    }
+
+    /// The other uplinks of a group, as far as they are known.
+    fn beside(&self, link: LinkId) -> Vec<held::Known> {
+        let known = |other: &LinkId| {
+            let figures = self.prober.figures(*other)?.figures;
+            let round_ns = self.round_ns(*other);
+            Some(held::Known { link: *other, verdict: figures.verdict, last_good_ns: figures.last_good_ns, round_ns })
+        };
+        self.others(link).filter_map(known).collect()
+    }
+
+    fn others(&self, link: LinkId) -> impl Iterator<Item = &LinkId> {
+        let group = self.groups.values().find(|group| group.links.contains(&link));
+        group.into_iter().flat_map(|group| &group.links).filter(move |other| **other != link)
+    }
+
+    /// Tells verdicts that need not wait any more, such that those of one time are decided together.
+    async fn pass_on(&mut self) {
+        let mut held = std::mem::take(&mut self.held);
+        let together = held.ready(clock::now_ns(), |link| self.beside(link));
+        self.held = held;
         let links: BTreeSet<LinkId> = together.iter().map(|report| report.link).collect();
         let beside: Vec<Report> = links.iter().flat_map(|link| self.doubted_beside(*link)).collect();
         // A further verdict of one that is told here is doubtful as well, but follows by itself.
@@ -246,13 +280,11 @@ impl Worker {
 
     /// The other uplinks of a group whose verdicts are about to change as well.
     fn doubted_beside(&self, link: LinkId) -> Vec<Report> {
-        let group = self.groups.values().find(|group| group.links.contains(&link));
-        let others = group.into_iter().flat_map(|group| &group.links).filter(|other| **other != link);
         let due = |other: &LinkId| {
             let until_ns = self.prober.figures(*other)?.verdict_due_ns?;
             Some(Report::Doubted { link: *other, until_ns })
         };
-        others.filter_map(due).collect()
+        self.others(link).filter_map(due).collect()
     }
 
     async fn tell(&self, report: Report) {

@@ -1,0 +1,174 @@
+//! Verdicts that wait for word of the other uplinks.
+//!
+//! Where the targets behind one uplink are silent, it is left for another one that has been heard since, or of which nothing is
+//! overdue. Where all others are overdue as well, it may be the targets that are silent, or this process that was not run: then
+//! nothing moves before the others are judged, too.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    event::LinkId,
+    health::{Degraded, Verdict},
+    uplink::probe::UplinkReport,
+};
+
+/// How often is looked at what the others do meanwhile, ns.
+const LOOK_NS: u64 = 25_000_000;
+/// Rounds that a verdict waits at most, and no less than this, ns: the others are judged within a round, unless nobody runs
+/// whoever judges.
+const ROUNDS: u64 = 4;
+const LEAST_NS: u64 = 2_000_000_000;
+
+/// An uplink, as far as it is known while another one's verdict waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) link: LinkId,
+    /// The latest verdict, told or not.
+    pub(super) verdict: Option<Verdict>,
+    /// End of its last good round, monotonic ns; 0: never.
+    pub(super) last_good_ns: u64,
+    /// From the begin of one round to the end of the next, ns.
+    pub(super) round_ns: u64,
+}
+
+impl Known {
+    /// Whether its targets answer, as far as was judged.
+    fn answers(&self) -> bool {
+        matches!(self.verdict, Some(verdict) if !is_silence(verdict))
+    }
+
+    /// Whether it has been heard since the other one was, or its next word is not overdue.
+    fn speaks(&self, now_ns: u64, silent: &Waiting) -> bool {
+        self.last_good_ns >= silent.report.last_good_ns + silent.round_ns || now_ns < self.last_good_ns + self.round_ns
+    }
+}
+
+/// Whether the targets say nothing; what is known of the uplink otherwise needs no comparison.
+const fn is_silence(verdict: Verdict) -> bool {
+    matches!(verdict, Verdict::Down(_) | Verdict::Degraded(Degraded::OnlyReplies))
+}
+
+struct Waiting {
+    report: UplinkReport,
+    round_ns: u64,
+    until_ns: u64,
+}
+
+/// Those that wait, at most one for each uplink.
+#[derive(Default)]
+pub(super) struct Held(Vec<Waiting>);
+
+impl Held {
+    /// Takes a verdict; what waits of the same uplink is out of date. `round_ns`: from the begin of one of its rounds to the end of
+    /// the next.
+    pub(super) fn take(&mut self, now_ns: u64, report: UplinkReport, round_ns: u64) {
+        self.0.retain(|waiting| waiting.report.link != report.link);
+        let until_ns = now_ns + (ROUNDS * round_ns).max(LEAST_NS);
+        self.0.push(Waiting { report, round_ns, until_ns });
+    }
+
+    /// Those that need not wait any more, to be told together. `beside`: the other uplinks of its group.
+    pub(super) fn ready(&mut self, now_ns: u64, beside: impl Fn(LinkId) -> Vec<Known>) -> Vec<UplinkReport> {
+        let silent: BTreeSet<LinkId> = self.silent().map(|waiting| waiting.report.link).collect();
+        let waits = |waiting: &Waiting| {
+            let mut others = beside(waiting.report.link);
+            others.retain(|other| other.answers() && !silent.contains(&other.link));
+            is_silence(waiting.report.verdict)
+                && now_ns < waiting.until_ns
+                && !others.is_empty()
+                && !others.iter().any(|other| other.speaks(now_ns, waiting))
+        };
+        let (wait, ready) = std::mem::take(&mut self.0).into_iter().partition(waits);
+        self.0 = wait;
+        ready.into_iter().map(|waiting| waiting.report).collect()
+    }
+
+    /// When to ask [`Held::ready`] again, ns; nothing: none waits.
+    pub(super) fn deadline_ns(&self, now_ns: u64) -> Option<u64> {
+        (!self.0.is_empty()).then_some(now_ns + LOOK_NS)
+    }
+
+    fn silent(&self) -> impl Iterator<Item = &Waiting> {
+        self.0.iter().filter(|waiting| is_silence(waiting.report.verdict))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::health::Down;
+
+    const S: u64 = 1_000_000_000;
+    /// An interval and a timeout.
+    const ROUND: u64 = 2 * S;
+    const DOWN: Verdict = Verdict::Down(Down { answered: 0, required: 1, rounds: 3 });
+
+    fn report(link: u32, verdict: Verdict, last_good_ns: u64) -> UplinkReport {
+        UplinkReport { link: LinkId(link), verdict, last_good_ns, last_failure: None }
+    }
+
+    fn known(link: u32, verdict: Verdict, last_good_ns: u64) -> Known {
+        Known { link: LinkId(link), verdict: Some(verdict), last_good_ns, round_ns: ROUND }
+    }
+
+    /// Which are ready, where these are beside each.
+    fn ready(held: &mut Held, now_ns: u64, all: &[Known]) -> Vec<u32> {
+        let beside = |link| all.iter().filter(|known| known.link != link).copied().collect();
+        held.ready(now_ns, beside).into_iter().map(|report| report.link.0).collect()
+    }
+
+    #[test]
+    fn one_that_dies_beside_a_good_one_waits_for_nothing() {
+        let mut held = Held::default();
+        // Three rounds of one second were bad; the other one is in the midst of a round.
+        held.take(14 * S, report(1, DOWN, 10 * S), ROUND);
+        assert_eq!(ready(&mut held, 14 * S, &[known(1, DOWN, 10 * S), known(2, Verdict::Up, 13 * S)]), [1]);
+        // One that is asked once a minute was good when it was asked last.
+        held.take(14 * S, report(1, DOWN, 10 * S), ROUND);
+        let slow = Known { round_ns: 61 * S, ..known(2, Verdict::Up, 5 * S) };
+        assert_eq!(ready(&mut held, 14 * S, &[slow]), [1]);
+        assert_eq!(held.deadline_ns(14 * S), None);
+    }
+
+    #[test]
+    fn those_that_fall_silent_together_are_told_together_however_late_each_is_judged() {
+        let mut held = Held::default();
+        let mut all = [known(1, DOWN, 10 * S), known(2, Verdict::Up, 10 * S), known(3, Verdict::Up, 11 * S)];
+        held.take(14 * S, report(1, DOWN, 10 * S), ROUND);
+        assert_eq!(ready(&mut held, 14 * S, &all), [0; 0]);
+        assert_eq!(held.deadline_ns(14 * S), Some(14 * S + LOOK_NS));
+        all[1].verdict = Some(DOWN);
+        held.take(15 * S, report(2, DOWN, 10 * S), ROUND);
+        assert_eq!(ready(&mut held, 15 * S, &all), [0; 0], "the third is not judged yet");
+        all[2].verdict = Some(DOWN);
+        held.take(16 * S, report(3, DOWN, 11 * S), ROUND);
+        assert_eq!(ready(&mut held, 16 * S, &all), [1, 2, 3]);
+    }
+
+    #[test]
+    fn one_is_left_as_soon_as_another_is_heard_and_what_is_out_of_date_is_not_told() {
+        let mut held = Held::default();
+        let mut all = [known(1, DOWN, 10 * S), known(2, Verdict::Up, 10 * S)];
+        held.take(14 * S, report(1, DOWN, 10 * S), ROUND);
+        assert_eq!(ready(&mut held, 14 * S, &all), [0; 0]);
+        all[1].last_good_ns = 14 * S;
+        assert_eq!(ready(&mut held, 14 * S + LOOK_NS, &all), [1]);
+        held.take(20 * S, report(1, DOWN, 16 * S), ROUND);
+        held.take(21 * S, report(1, Verdict::Up, 21 * S), ROUND);
+        let told = held.ready(21 * S, |_| vec![known(2, Verdict::Up, 0)]);
+        assert_eq!(told, [report(1, Verdict::Up, 21 * S)]);
+    }
+
+    #[test]
+    fn it_waits_no_longer_than_some_rounds_and_not_where_nobody_is_left() {
+        let mut held = Held::default();
+        held.take(14 * S, report(1, DOWN, 10 * S), ROUND);
+        let overdue = [known(2, Verdict::Up, 10 * S)];
+        assert_eq!(ready(&mut held, 14 * S + ROUNDS * ROUND - 1, &overdue), [0; 0]);
+        assert_eq!(ready(&mut held, 14 * S + ROUNDS * ROUND, &overdue), [1]);
+        for others in [&[][..], &[known(2, DOWN, 0)], &[Known { verdict: None, ..known(2, DOWN, 0) }]] {
+            held.take(30 * S, report(1, DOWN, 10 * S), ROUND);
+            assert_eq!(ready(&mut held, 30 * S, others), [1], "{others:?}");
+        }
+    }
+}
