@@ -616,7 +616,7 @@ fn readers_questions_are_bounded_and_roots_are_not() {
     let refused =
         std::iter::repeat_with(|| asked(true)).take(200).find(|said| !said.contains("nothing is known")).unwrap();
     assert!(
-        refused.contains("have 5 questions (`explain`, `what-if`) a second, and 10 at once: try again"),
+        refused.contains("have 5 questions (`explain`, `what-if`, `report`) a second, and 10 at once: try again"),
         "{refused}"
     );
     println!("refused after {:?}", begun.elapsed());
