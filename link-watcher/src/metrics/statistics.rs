@@ -58,8 +58,8 @@ pub(super) fn of_last_day(text: &mut Text, groups: &[GroupSnapshot]) {
     text.metric("link_watcher_link_last_day_rtt_seconds", Type::Gauge, help);
     each_link(groups, |_, link, labels| {
         let Some(day) = link.statistics.as_ref().map(|known| &known.last_24h) else { return };
-        for (quantile, ms) in [("0.5", day.rtt_median_ms), ("0.99", day.rtt_p99_ms)] {
-            seconds(text, &with(labels, ("quantile", quantile)), ms);
+        for (percentile, ms) in [("50", day.rtt_median_ms), ("99", day.rtt_p99_ms)] {
+            seconds(text, &with(labels, ("percentile", percentile)), ms);
         }
     });
 }
