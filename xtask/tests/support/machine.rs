@@ -104,8 +104,17 @@ impl Machine {
         let (pid, pids) = (self.child.id().to_string(), format!("--pid=/proc/{}/ns/pid_for_children", self.child.id()));
         let enter = ["--target", &pid, &pids, "--mount", "--uts", "--ipc", "--net", "--cgroup", "--root", "--wd"];
         let line = format!("cd /root && {{ {line}\n}}");
-        let begin =
-            ["env", "-i", PATH, "HOME=/root", "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C.UTF-8", "sh", "-c", &line];
+        let begin = [
+            "/usr/bin/env",
+            "-i",
+            PATH,
+            "HOME=/root",
+            "DEBIAN_FRONTEND=noninteractive",
+            "LC_ALL=C.UTF-8",
+            "sh",
+            "-c",
+            &line,
+        ];
         Ok(NSENTER.run(&[&enter[..], &begin[..]].concat(), "", COMMAND_LIMIT)?)
     }
 
