@@ -56,15 +56,19 @@ struct Waiting {
 
 /// Those that wait, at most one for each uplink.
 #[derive(Default)]
-pub(super) struct Held(Vec<Waiting>);
+pub(super) struct Held {
+    waiting: Vec<Waiting>,
+    /// Uplinks whose silence was told.
+    told_silent: BTreeSet<LinkId>,
+}
 
 impl Held {
     /// Takes a verdict; what waits of the same uplink is out of date. `round_ns`: from the begin of one of its rounds to the end of
     /// the next.
     pub(super) fn take(&mut self, now_ns: u64, report: UplinkReport, round_ns: u64) {
-        self.0.retain(|waiting| waiting.report.link != report.link);
+        self.waiting.retain(|waiting| waiting.report.link != report.link);
         let until_ns = now_ns + (ROUNDS * round_ns).max(LEAST_NS);
-        self.0.push(Waiting { report, round_ns, until_ns });
+        self.waiting.push(Waiting { report, round_ns, until_ns });
     }
 
     /// Those that need not wait any more, to be told together. `beside`: the other uplinks of its group.
@@ -72,24 +76,35 @@ impl Held {
         let silent: BTreeSet<LinkId> = self.silent().map(|waiting| waiting.report.link).collect();
         let waits = |waiting: &Waiting| {
             let mut others = beside(waiting.report.link);
-            others.retain(|other| other.answers() && !silent.contains(&other.link));
+            // What is known to be silent, and neither waits nor was told, is on its way here.
+            let judged = |link| silent.contains(&link) || self.told_silent.contains(&link);
+            others.retain(|other| other.verdict.is_some() && (other.answers() || !judged(other.link)));
+            others.retain(|other| !silent.contains(&other.link));
             is_silence(waiting.report.verdict)
                 && now_ns < waiting.until_ns
                 && !others.is_empty()
-                && !others.iter().any(|other| other.speaks(now_ns, waiting))
+                && !others.iter().any(|other| other.answers() && other.speaks(now_ns, waiting))
         };
-        let (wait, ready) = std::mem::take(&mut self.0).into_iter().partition(waits);
-        self.0 = wait;
+        let all = std::mem::take(&mut self.waiting);
+        let (wait, ready): (Vec<_>, Vec<_>) = all.into_iter().partition(waits);
+        self.waiting = wait;
+        for report in ready.iter().map(|waiting| &waiting.report) {
+            if is_silence(report.verdict) {
+                self.told_silent.insert(report.link);
+            } else {
+                self.told_silent.remove(&report.link);
+            }
+        }
         ready.into_iter().map(|waiting| waiting.report).collect()
     }
 
     /// When to ask [`Held::ready`] again, ns; nothing: none waits.
     pub(super) fn deadline_ns(&self, now_ns: u64) -> Option<u64> {
-        (!self.0.is_empty()).then_some(now_ns + LOOK_NS)
+        (!self.waiting.is_empty()).then_some(now_ns + LOOK_NS)
     }
 
     fn silent(&self) -> impl Iterator<Item = &Waiting> {
-        self.0.iter().filter(|waiting| is_silence(waiting.report.verdict))
+        self.waiting.iter().filter(|waiting| is_silence(waiting.report.verdict))
     }
 }
 
@@ -166,9 +181,15 @@ mod tests {
         let overdue = [known(2, Verdict::Up, 10 * S)];
         assert_eq!(ready(&mut held, 14 * S + ROUNDS * ROUND - 1, &overdue), [0; 0]);
         assert_eq!(ready(&mut held, 14 * S + ROUNDS * ROUND, &overdue), [1]);
-        for others in [&[][..], &[known(2, DOWN, 0)], &[Known { verdict: None, ..known(2, DOWN, 0) }]] {
+        for others in [&[][..], &[Known { verdict: None, ..known(2, DOWN, 0) }]] {
             held.take(30 * S, report(1, DOWN, 10 * S), ROUND);
             assert_eq!(ready(&mut held, 30 * S, others), [1], "{others:?}");
         }
+        held.take(30 * S, report(1, DOWN, 10 * S), ROUND);
+        assert_eq!(ready(&mut held, 30 * S, &[known(2, DOWN, 0)]), [0; 0], "its verdict is on its way");
+        held.take(30 * S, report(2, DOWN, 10 * S), ROUND);
+        assert_eq!(ready(&mut held, 30 * S, &[known(1, DOWN, 0), known(2, DOWN, 0)]), [1, 2]);
+        held.take(31 * S, report(1, DOWN, 10 * S), ROUND);
+        assert_eq!(ready(&mut held, 31 * S, &[known(2, DOWN, 0)]), [1], "its silence was told before");
     }
 }
