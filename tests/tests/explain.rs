@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use link_watcher_lab::Lab;
 use link_watcher_lab::daemon::{Daemon, binary};
+use link_watcher_lab::history::number;
 use link_watcher_lab::netns::Namespace;
 use link_watcher_lab::routers::CLIENT_GROUP;
 use link_watcher_lab::setup::Setup;
@@ -215,12 +216,11 @@ fn random_situations_are_told_as_they_are() {
     let site = Site::start(Lab::new().unwrap(), setup, &binary().unwrap()).unwrap();
     let port = WHO_PORT.to_string();
     let call = Call { destination: socket(SERVER, WHO_PORT), ..site.call(Transport::Tcp) };
-    let asked = |variable| std::env::var(variable).ok().and_then(|text| text.parse().ok());
-    let mut rng = fastrand::Rng::with_seed(asked("LINK_WATCHER_SEED").unwrap_or(1));
+    let mut rng = fastrand::Rng::with_seed(number("LINK_WATCHER_SEED").unwrap_or(1));
     let mut below = |n: usize| rng.usize(..n);
     let names: Vec<String> = site.names().iter().map(|name| (*name).to_owned()).collect();
     let mut seen = BTreeSet::new();
-    for situation in 0..asked("LINK_WATCHER_SITUATIONS").unwrap_or(SITUATIONS) {
+    for situation in 0..number("LINK_WATCHER_SITUATIONS").unwrap_or(SITUATIONS) {
         // What cannot be done is refused, and leaves another situation.
         let order = |arguments: &[&str]| drop(site.daemon.output(arguments).unwrap());
         order(&["switch", GROUP, "auto"]);

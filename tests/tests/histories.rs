@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use link_watcher_lab::daemon::{Daemon, binary};
-use link_watcher_lab::history::{History, live_all};
+use link_watcher_lab::history::{History, foreign_routing, live_all};
 use link_watcher_lab::meter::Meter;
 use link_watcher_lab::netns::Namespace;
 use link_watcher_lab::routers::{SERVER_GROUP, TwoRouters};
@@ -111,7 +111,7 @@ impl Life {
             routers.client.ip(line)?;
         }
         let meter = routers.meter(RATE_PER_S)?;
-        let foreign = foreign(&routers.client)?;
+        let foreign = foreign_routing(&routers.client)?;
         let life = Self { routers, meter, places, head, server_head, known: Known::begin(backend), foreign };
         life.write(&life.known)?;
         life.routers.start_daemons()?;
@@ -202,10 +202,7 @@ impl Life {
                 let metric = self.known.theirs.unwrap_or_default();
                 client.ip(&format!("route del default via {NEAR} dev eth0 proto static metric {metric}"))?;
             }
-            Step::Kill(whose) => {
-                self.daemon(*whose).kill();
-                self.daemon(*whose).start()?;
-            }
+            Step::Kill(whose) => self.daemon(*whose).crash()?,
             Step::Upgrade(whose) => {
                 let before = self.ways();
                 self.daemon(*whose).stop()?;
@@ -227,7 +224,7 @@ impl Life {
             }
         }
         if matches!(step, Step::Take | Step::GiveBack | Step::Somebody(_)) {
-            self.foreign = foreign(&self.routers.client)?;
+            self.foreign = foreign_routing(&self.routers.client)?;
         }
         self.known.note(step);
         self.settle(true)
@@ -244,14 +241,8 @@ impl Life {
         fs::write(daemon.config_path(), text)?;
         match how {
             ServerHow::Reload => drop(daemon.command(&["reload", "--force"])?),
-            ServerHow::Restart => {
-                daemon.stop()?;
-                daemon.start()?;
-            }
-            ServerHow::Kill => {
-                daemon.kill();
-                daemon.start()?;
-            }
+            ServerHow::Restart => daemon.restart()?,
+            ServerHow::Kill => daemon.crash()?,
         }
         Ok(())
     }
@@ -268,14 +259,8 @@ impl Life {
         let daemon = &self.routers.client_daemon;
         match how {
             How::Reload => drop(daemon.command(&["reload", "--force"])?),
-            How::Restart => {
-                daemon.stop()?;
-                daemon.start()?;
-            }
-            How::Kill => {
-                daemon.kill();
-                daemon.start()?;
-            }
+            How::Restart => daemon.restart()?,
+            How::Kill => daemon.crash()?,
             How::Confirmed => {
                 daemon.command(&["reload", "--force", "--confirm-within", "30s"])?;
                 daemon.command(&["confirm"])?;
@@ -283,8 +268,7 @@ impl Life {
             How::Unconfirmed | How::UnconfirmedKilled => {
                 daemon.command(&["reload", "--force", "--confirm-within", "1s"])?;
                 if how == How::UnconfirmedKilled {
-                    daemon.kill();
-                    daemon.start()?;
+                    daemon.crash()?;
                 }
                 let back = || Ok(daemon.status()?["config"]["unconfirmed_until"].is_null().then_some(()));
                 self.routers.lab.wait_until("the former configuration to return", QUIET, back)?;
@@ -422,7 +406,7 @@ impl Life {
 
     /// Whether anything of others is not as they left it.
     fn foreign(&self) -> Result<String> {
-        let now = foreign(&self.routers.client)?;
+        let now = foreign_routing(&self.routers.client)?;
         let same = now == self.foreign;
         Ok(if same { String::new() } else { format!("others had {}and now there is {now}", self.foreign) })
     }
@@ -455,14 +439,6 @@ const fn end(whose: Whose) -> End {
         Whose::Client => End::Client,
         Whose::Server => End::Server,
     }
-}
-
-/// Rules and routes that are neither ours nor the kernel's.
-fn foreign(router: &Namespace) -> Result<String> {
-    let rules = router.command(&["ip", "-N", "-d", "rule"], "")?;
-    let rules: Vec<_> = rules.lines().filter(|line| !line.contains("proto 208")).collect();
-    let routes = router.ip("route show table all proto static")? + &router.ip("route show table 100")?;
-    Ok(format!("{}\n{routes}", rules.join("\n")))
 }
 
 fn live(history: &History<Step>) -> Result<()> {

@@ -16,7 +16,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use link_watcher_lab::Lab;
 use link_watcher_lab::daemon::binary;
-use link_watcher_lab::history::{History, live_all};
+use link_watcher_lab::history::{History, foreign_routing, live_all};
 use link_watcher_lab::netns::Namespace;
 use link_watcher_lab::setup::Medium;
 use link_watcher_lab::status::group;
@@ -137,10 +137,7 @@ impl Life {
             }
             Step::Weight(name, 0) => self.ask(&["weight", GROUP, self.called(name), "file"])?,
             Step::Weight(name, weight) => self.ask(&["weight", GROUP, self.called(name), &weight.to_string()])?,
-            Step::Kill => {
-                daemon.kill();
-                daemon.start()?;
-            }
+            Step::Kill => daemon.crash()?,
             Step::Upgrade => {
                 let before = ours(&router)?;
                 daemon.stop()?;
@@ -181,14 +178,8 @@ impl Life {
         let daemon = &self.site.daemon;
         match how {
             How::Reload => drop(daemon.command(&["reload", "--force"])?),
-            How::Restart => {
-                daemon.stop()?;
-                daemon.start()?;
-            }
-            How::Kill => {
-                daemon.kill();
-                daemon.start()?;
-            }
+            How::Restart => daemon.restart()?,
+            How::Kill => daemon.crash()?,
         }
         Ok(())
     }
@@ -325,11 +316,7 @@ impl Life {
 
 /// Rules, routes and tables that are neither ours nor the kernel's.
 fn foreign(router: &Namespace) -> Result<String> {
-    let rules = router.command(&["ip", "-N", "-d", "rule"], "")?;
-    let rules: Vec<_> = rules.lines().filter(|line| !line.contains("proto 208")).collect();
-    let routes = router.ip("route show table all proto static")? + &router.ip("route show table 100")?;
-    let table = router.command(&["nft", "-s", "list", "table", "inet", "somebody"], "")?;
-    Ok(format!("{}\n{routes}{table}", rules.join("\n")))
+    Ok(foreign_routing(router)? + &router.command(&["nft", "-s", "list", "table", "inet", "somebody"], "")?)
 }
 
 /// Everything of ours in the kernel: rules, routes, the nftables table; empty where there is nothing.

@@ -14,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 use fastrand::Rng;
 use link_watcher_lab::daemon::binary;
 use link_watcher_lab::forge::Forge;
+use link_watcher_lab::history::number;
 use link_watcher_lab::routers::{CLIENT_GROUP, PORT};
 use link_watcher_lab::setup::Setup;
 use link_watcher_lab::status::flaps;
@@ -244,14 +245,8 @@ fn happen(
         Happening::Cut => trial.measure(&second, |_| wire.cut().map(drop)),
         Happening::CutOneWay => trial.measure(&second, |_| wire.cut_one_way(one_way).map(drop)),
         Happening::Unplugged => trial.measure(&second, |_| wire.cut_carrier(end).map(drop)),
-        Happening::Killed => trial.measure(&first, |_| {
-            daemon.kill();
-            daemon.start()
-        }),
-        Happening::Restarted => trial.measure(&first, |_| {
-            daemon.stop()?;
-            daemon.start()
-        }),
+        Happening::Killed => trial.measure(&first, |_| daemon.crash()),
+        Happening::Restarted => trial.measure(&first, |_| daemon.restart()),
         Happening::Drained => {
             let client = &trial.routers.client_daemon;
             let out = trial.measure(&second, |_| client.command(&["drain", CLIENT_GROUP, &first]).map(drop))?;
@@ -262,16 +257,12 @@ fn happen(
     }
 }
 
-fn asked(variable: &str) -> Option<u64> {
-    std::env::var(variable).ok()?.parse().ok()
-}
-
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn whatever_the_machine_suffers_each_promise_holds() {
-    let minutes = asked("LINK_WATCHER_SOAK_MINUTES").unwrap_or(MINUTES);
+    let minutes = number("LINK_WATCHER_SOAK_MINUTES").unwrap_or(MINUTES);
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-    let seed = asked("LINK_WATCHER_SEED").unwrap_or(clock);
+    let seed = number("LINK_WATCHER_SEED").unwrap_or(clock);
     println!("seed {seed}");
     let setup = Setup {
         hold_up: Duration::from_millis(200),

@@ -30,12 +30,9 @@ impl Clocked for World {
         (&mut self.engine, &mut self.now_ns)
     }
 
-    fn settle(&mut self) {
-        self.engine.tick(self.now_ns);
-        for action in self.engine.actions() {
-            if let Action::Route { plan, .. } = action {
-                self.plan = Some(plan);
-            }
+    fn carry_out(&mut self, action: Action) {
+        if let Action::Route { plan, .. } = action {
+            self.plan = Some(plan);
         }
     }
 }

@@ -35,14 +35,11 @@ impl Clocked for World {
         (&mut self.engine, &mut self.now_ns)
     }
 
-    fn settle(&mut self) {
-        self.engine.tick(self.now_ns);
-        for action in self.engine.actions() {
-            match action {
-                Action::Route { plan, .. } => self.plan = Some(plan),
-                Action::Tell(told) if told.what == What::LinkDown => self.downs.push((told.link.unwrap(), self.now_ns)),
-                Action::Tell(_) | Action::Say { .. } => {}
-            }
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Route { plan, .. } => self.plan = Some(plan),
+            Action::Tell(told) if told.what == What::LinkDown => self.downs.push((told.link.unwrap(), self.now_ns)),
+            Action::Tell(_) | Action::Say { .. } => {}
         }
     }
 }

@@ -29,14 +29,11 @@ impl Clocked for World {
         (&mut self.engine, &mut self.now_ns)
     }
 
-    fn settle(&mut self) {
-        self.engine.tick(self.now_ns);
-        for action in self.engine.actions() {
-            match action {
-                Action::Say { .. } => panic!("there is nobody to say anything to"),
-                Action::Route { plan, .. } => self.plan = Some(plan),
-                Action::Tell(transition) => self.told.push(transition.what),
-            }
+    fn carry_out(&mut self, action: Action) {
+        match action {
+            Action::Say { .. } => panic!("there is nobody to say anything to"),
+            Action::Route { plan, .. } => self.plan = Some(plan),
+            Action::Tell(transition) => self.told.push(transition.what),
         }
     }
 }

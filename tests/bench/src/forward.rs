@@ -15,7 +15,11 @@ use link_watcher_lab::uplinks::{
     setup::SiteSetup,
 };
 
-use crate::{rig::Rig, table::Table};
+use crate::{
+    rig::Rig,
+    sink::{self, BURST, PAYLOAD, PORT},
+    table::Table,
+};
 
 const PART: &str = "Small packets from a host in the LAN through a router with three uplinks, ns each";
 /// Rounds, in each of which every table has its turn.
@@ -24,18 +28,8 @@ const ROUNDS: usize = 41;
 const SPAN: Duration = Duration::from_millis(250);
 /// Connections at once.
 const FLOWS: usize = 64;
-/// A packet of 64 octets on Ethernet is that long inside of UDP.
-const PAYLOAD: [u8; 18] = [0x5a; 18];
-/// Discard (RFC 863).
-const PORT: u16 = 9;
 /// Time beside a table that does nothing but translate: 95 % of its throughput.
 const MOST: f64 = 1.0 / 0.95;
-/// Packets between two looks at the clock.
-const BURST: usize = 256;
-
-/// Ends the packets at the providers: what is behind them is not what is measured.
-const SINK: &str =
-    "table ip sink {\nchain first { type filter hook prerouting priority raw;\nudp dport 9 counter drop\n}\n}\n";
 const TRANSLATION: &str = "chain after { type nat hook postrouting priority srcnat;\noifname { \"eth1\", \"eth2\", \"eth3\" } masquerade\n}\n";
 /// As scripts for several uplinks have it: marks of connections go to packets, and of first packets to connections.
 const RESTORED: &str = "chain before { type filter hook prerouting priority mangle;\nmeta mark set ct mark\nmeta mark != 0 accept\n\
@@ -68,7 +62,7 @@ pub(crate) fn run(rig: &Rig, table: &mut Table) -> Result<()> {
     // Routes and rules stay, and nobody repairs the table.
     site.daemon.kill();
     for provider in &site.providers {
-        provider.namespace().command(&["nft", "-f", "-"], SINK)?;
+        sink::dig(provider.namespace())?;
     }
     let mut ways = [
         Way::new("sources are translated, nothing else", format!("table inet bench {{\n{TRANSLATION}}}\n")),
@@ -98,15 +92,7 @@ pub(crate) fn run(rig: &Rig, table: &mut Table) -> Result<()> {
 
 /// Many small datagrams, all of whose way is on the sender's processor.
 fn udp_ns(site: &Site) -> Result<f64> {
-    let seen = || -> Result<u64> {
-        let mut sum = 0;
-        for provider in &site.providers {
-            let text = provider.namespace().command(&["nft", "list", "table", "ip", "sink"], "")?;
-            let count = text.split("packets ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
-            sum += count.context("the sink counts nothing")?;
-        }
-        Ok(sum)
-    };
+    let seen = || site.providers.iter().map(|provider| sink::count(provider.namespace())).sum::<Result<u64>>();
     let before = seen()?;
     let (sent, ns) = site.lan.namespace().run(|| -> Result<(u64, f64)> {
         let sockets: Vec<UdpSocket> = (0..FLOWS)

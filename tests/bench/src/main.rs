@@ -13,6 +13,7 @@ mod rig;
 mod routes;
 mod scale;
 mod signature;
+mod sink;
 mod stack;
 mod table;
 mod watched;

@@ -5,27 +5,24 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use link_watcher_lab::{routers::TwoRouters, setup::Setup};
 
-use crate::{rig::Rig, table::Table};
+use crate::{
+    rig::Rig,
+    sink::{self, BURST, PAYLOAD, PORT},
+    table::Table,
+};
 
 const PART: &str = "Small packets that come in by a peer's link and are dropped behind it, ns each";
 /// Rounds, in each of which every engine has its turn.
 const ROUNDS: usize = 7;
 /// How long one turn lasts.
 const SPAN: Duration = Duration::from_millis(500);
-/// A packet of 64 octets on Ethernet is that long inside of UDP.
-const PAYLOAD: [u8; 18] = [0x5a; 18];
-/// A host behind the client; discard (RFC 863).
-const HOST: (&str, u16) = ("10.20.20.10", 9);
-/// Packets between two looks at the clock.
-const BURST: usize = 256;
+/// A host behind the client.
+const HOST: (&str, u16) = ("10.20.20.10", PORT);
 /// Packets that may be on their way.
 const ON_THEIR_WAY: u64 = 4096;
-/// Ends the packets at the client: what is behind the interface is not what is measured.
-const SINK: &str =
-    "table ip sink {\nchain first { type filter hook prerouting priority raw;\nudp dport 9 counter drop\n}\n}\n";
 /// `engine` of the client, and what that is on a link of the lab.
 const ENGINES: [(&str, &str); 3] = [("socket", "no program on the link"), ("tc", "tc"), ("xdp", "XDP")];
 
@@ -34,7 +31,7 @@ pub(crate) fn run(rig: &Rig, table: &mut Table) -> Result<()> {
     // So that a program goes when its daemon does.
     "on-exit = \"remove\"\n".clone_into(&mut setup.daemon_settings);
     let routers = TwoRouters::build_in(rig.lab()?, setup, &rig.daemon)?;
-    routers.client.command(&["nft", "-f", "-"], SINK)?;
+    sink::dig(&routers.client)?;
     routers.server_daemon.start()?;
     let mut taken = ENGINES.map(|_| Vec::new());
     let mut engine = "auto";
@@ -60,12 +57,7 @@ pub(crate) fn run(rig: &Rig, table: &mut Table) -> Result<()> {
 
 /// So long takes a packet from a host behind the server to the client's end of the link.
 fn packet_ns(routers: &TwoRouters) -> Result<f64> {
-    let seen = || -> Result<u64> {
-        let text = routers.client.command(&["nft", "list", "table", "ip", "sink"], "")?;
-        let count = text.split("packets ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
-        count.context("the sink counts nothing")
-    };
-    let before = seen()?;
+    let before = sink::count(&routers.client)?;
     let (sent, begin) = routers.server_hosts.run(|| -> Result<(u64, Instant)> {
         let socket = UdpSocket::bind("0.0.0.0:0")?;
         socket.connect(HOST)?;
@@ -79,7 +71,7 @@ fn packet_ns(routers: &TwoRouters) -> Result<f64> {
         Ok((sent, begin))
     })??;
     // Those that have arrived by now, in the time that they had.
-    let (arrived, took) = (seen()?.saturating_sub(before), begin.elapsed());
+    let (arrived, took) = (sink::count(&routers.client)?.saturating_sub(before), begin.elapsed());
     ensure!(arrived > 0 && arrived <= sent, "{arrived} of {sent} packets came to the client");
     ensure!(sent - arrived < sent / 4 + ON_THEIR_WAY, "{arrived} of {sent} packets came to the client");
     Ok(took.as_nanos() as f64 / arrived as f64)

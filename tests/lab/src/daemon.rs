@@ -341,6 +341,24 @@ impl Daemon {
         lock(&self.process).kill();
     }
 
+    /// Ends it as for an upgrade, and starts it.
+    ///
+    /// # Errors
+    /// As [`Daemon::stop`] and [`Daemon::start`].
+    pub fn restart(&self) -> Result<()> {
+        self.stop()?;
+        self.start()
+    }
+
+    /// Kills it, and starts it.
+    ///
+    /// # Errors
+    /// As [`Daemon::start`].
+    pub fn crash(&self) -> Result<()> {
+        self.kill();
+        self.start()
+    }
+
     /// Ends it with SIGTERM and waits for it.
     ///
     /// # Errors

@@ -16,6 +16,8 @@ use anyhow::{Context, Result, anyhow};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::netns::Namespace;
+
 /// How often a list that failed is lived again, at most, to find a shorter one.
 const SHRINK_RUNS: usize = 12;
 
@@ -27,6 +29,17 @@ pub struct History<S> {
     /// In this order. One that cannot happen after those before it (mending what is not cut) is passed over: so each part of a
     /// list can be lived, too.
     pub steps: Vec<S>,
+}
+
+/// Rules and routes of a router that are neither ours nor the kernel's, as text: those marked static, and all of table 100.
+///
+/// # Errors
+/// The commands'.
+pub fn foreign_routing(router: &Namespace) -> Result<String> {
+    let rules = router.command(&["ip", "-N", "-d", "rule"], "")?;
+    let rules: Vec<_> = rules.lines().filter(|line| !line.contains("proto 208")).collect();
+    let routes = router.ip("route show table all proto static")? + &router.ip("route show table 100")?;
+    Ok(format!("{}\n{routes}", rules.join("\n")))
 }
 
 /// Draws steps: what is thrown, as far as it can happen after those before it, which `known` knows of.
@@ -74,7 +87,8 @@ where
         .try_for_each(|seed| live_one(&format!("seed {seed}"), &draw(seed), &live))
 }
 
-fn number(variable: &str) -> Option<u64> {
+/// The number that a variable of the environment gives; nothing where it gives none.
+pub fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok()?.parse().ok()
 }
 

@@ -4,7 +4,7 @@
 
 use link_watcher_core::{
     engine::Engine,
-    event::{Command, Event},
+    event::{Action, Command, Event},
 };
 
 /// Whoever has an engine and a clock, and does what the engine wants done.
@@ -12,8 +12,17 @@ pub trait Clocked {
     /// The engine, and the present instant, ns.
     fn parts(&mut self) -> (&mut Engine, &mut u64);
 
+    /// Does what the engine wants done.
+    fn carry_out(&mut self, action: Action);
+
     /// Brings the engine up to now, and does what it wants done.
-    fn settle(&mut self);
+    fn settle(&mut self) {
+        let (engine, now_ns) = self.parts();
+        engine.tick(*now_ns);
+        for action in engine.actions() {
+            self.carry_out(action);
+        }
+    }
 
     /// Something happens now.
     fn event(&mut self, event: Event) {

@@ -21,12 +21,10 @@ impl Scope {
     ///
     /// A name that there is not, with those that there are.
     pub(in crate::cli) fn cut(&self, mut snapshot: Snapshot) -> Result<Snapshot, String> {
-        let links = |group: &'_ GroupSnapshot| group.links.iter().map(|link| link.name.clone()).collect::<Vec<_>>();
-        let known: Vec<(String, Vec<String>)> =
-            snapshot.groups.iter().map(|group| (group.name.clone(), links(group))).collect();
-        self.check_names(
-            known.iter().map(|(group, links)| (group.as_str(), links.iter().map(String::as_str).collect())),
-        )?;
+        self.check_names(snapshot.groups.iter().map(|group| {
+            let links = group.links.iter().map(|link| link.name.as_str());
+            (group.name.as_str(), links.collect())
+        }))?;
         let Some(name) = &self.group else { return Ok(snapshot) };
         snapshot.groups.retain(|group| group.name == *name);
         let Some(name) = &self.link else { return Ok(snapshot) };

@@ -73,13 +73,15 @@ impl Held {
 
     /// Those that need not wait any more, to be told together. `beside`: the other uplinks of its group.
     pub(super) fn ready(&mut self, now_ns: u64, beside: impl Fn(LinkId) -> Vec<Known>) -> Vec<UplinkReport> {
-        let silent: BTreeSet<LinkId> = self.silent().map(|waiting| waiting.report.link).collect();
+        let silent = self.waiting.iter().map(|waiting| &waiting.report).filter(|report| is_silence(report.verdict));
+        let silent: BTreeSet<LinkId> = silent.map(|report| report.link).collect();
         let waits = |waiting: &Waiting| {
             let mut others = beside(waiting.report.link);
             // What is known to be silent, and neither waits nor was told, is on its way here.
-            let judged = |link| silent.contains(&link) || self.told_silent.contains(&link);
-            others.retain(|other| other.verdict.is_some() && (other.answers() || !judged(other.link)));
-            others.retain(|other| !silent.contains(&other.link));
+            let told = |other: &Known| self.told_silent.contains(&other.link);
+            others.retain(|other| {
+                other.verdict.is_some() && !silent.contains(&other.link) && (other.answers() || !told(other))
+            });
             is_silence(waiting.report.verdict)
                 && now_ns < waiting.until_ns
                 && !others.is_empty()
@@ -101,10 +103,6 @@ impl Held {
     /// When to ask [`Held::ready`] again, ns; nothing: none waits.
     pub(super) fn deadline_ns(&self, now_ns: u64) -> Option<u64> {
         (!self.waiting.is_empty()).then_some(now_ns + LOOK_NS)
-    }
-
-    fn silent(&self) -> impl Iterator<Item = &Waiting> {
-        self.waiting.iter().filter(|waiting| is_silence(waiting.report.verdict))
     }
 }
 

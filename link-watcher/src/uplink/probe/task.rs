@@ -19,7 +19,7 @@ use super::{
 use crate::{
     clock,
     event::LinkId,
-    health::{Action, Event, Health, ProbeId, Verdict, is_flaky},
+    health::{Action, Event, Health, ProbeId, Share, Verdict, is_flaky},
     tls::Tls,
 };
 
@@ -95,7 +95,8 @@ fn flaky(known: &BTreeMap<LinkId, UplinkFigures>, link: LinkId) -> Vec<bool> {
         })
     };
     let own = known.get(&link).map_or(&[][..], |figures| &figures.targets);
-    own.iter().map(|(name, _)| is_flaky(asking(name))).collect()
+    // This comes with each answer: of what loses nothing here nobody else need be asked.
+    own.iter().map(|(name, of)| of.loss != Some(Share(0)) && is_flaky(asking(name))).collect()
 }
 
 struct Task {

@@ -1,0 +1,26 @@
+//! Small packets to a port where they end, as soon as a namespace has them.
+
+use anyhow::{Context as _, Result};
+use link_watcher_lab::netns::Namespace;
+
+/// A packet of 64 octets on Ethernet is that long inside of UDP.
+pub(crate) const PAYLOAD: [u8; 18] = [0x5a; 18];
+/// Discard (RFC 863).
+pub(crate) const PORT: u16 = 9;
+/// Packets between two looks at the clock.
+pub(crate) const BURST: usize = 256;
+
+const TABLE: &str =
+    "table ip sink {\nchain first { type filter hook prerouting priority raw;\nudp dport 9 counter drop\n}\n}\n";
+
+/// From now on they end here: what is behind is not what is measured.
+pub(crate) fn dig(namespace: &Namespace) -> Result<()> {
+    namespace.command(&["nft", "-f", "-"], TABLE).map(drop)
+}
+
+/// How many have ended here so far.
+pub(crate) fn count(namespace: &Namespace) -> Result<u64> {
+    let text = namespace.command(&["nft", "list", "table", "ip", "sink"], "")?;
+    let count = text.split("packets ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+    count.context("the sink counts nothing")
+}
