@@ -15,7 +15,7 @@ use std::{
 use crate::clock;
 
 /// Least often that a watched thread comes round, ns.
-pub const HEARTBEAT_NS: u64 = 500_000_000;
+pub const HEARTBEAT_NS: u64 = 1_000_000_000;
 
 /// How one thread gets on.
 #[derive(Debug)]

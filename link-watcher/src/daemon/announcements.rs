@@ -1,6 +1,10 @@
 //! What peers tell each other beyond keepalives: the prefixes that each wants sent to it.
 
-use std::{net::IpAddr, sync::atomic::Ordering::Relaxed};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    sync::atomic::Ordering::Relaxed,
+};
 
 use ipnet::IpNet;
 use link_watcher_common::{
@@ -19,7 +23,7 @@ use crate::{
 };
 
 /// How often the keepalives' generation is looked at, ns. All groups are at the same instants: one wake-up serves them.
-const LOOK_NS: u64 = 250_000_000;
+const LOOK_NS: u64 = 500_000_000;
 /// Least time between two lines of the log about what a peer announces, ns. What is left out in between is counted.
 const LINE_GAP_NS: u64 = 10_000_000_000;
 /// The same where all is well.
@@ -64,6 +68,46 @@ pub(super) struct Told {
     refused_lines: Lines,
 }
 
+/// When which group's announcements have something to do: with a thousand groups nobody asks them all at every packet.
+#[derive(Debug, Default)]
+pub(super) struct Agenda {
+    by_time: BTreeSet<(u64, GroupId)>,
+    of: BTreeMap<GroupId, u64>,
+}
+
+impl Agenda {
+    /// The group has something to do at that instant, ns, and no more at another one.
+    fn set(&mut self, group: GroupId, due_ns: Option<u64>) {
+        let former_ns = match due_ns {
+            Some(due_ns) => self.of.insert(group, due_ns),
+            None => self.of.remove(&group),
+        };
+        if let Some(former_ns) = former_ns {
+            self.by_time.remove(&(former_ns, group));
+        }
+        self.by_time.extend(due_ns.map(|due_ns| (due_ns, group)));
+    }
+
+    /// The next instant at which a group has something to do, ns.
+    fn next_ns(&self) -> Option<u64> {
+        self.by_time.first().map(|(due_ns, _)| *due_ns)
+    }
+
+    /// Takes out the groups whose time has come.
+    fn take_due(&mut self, now_ns: u64) -> Vec<GroupId> {
+        let mut due = Vec::new();
+        while let Some((due_ns, group)) = self.by_time.pop_first() {
+            if due_ns > now_ns {
+                self.by_time.insert((due_ns, group));
+                break;
+            }
+            self.of.remove(&group);
+            due.push(group);
+        }
+        due
+    }
+}
+
 impl Core {
     pub(super) fn control(&mut self, link: LinkId, instance: u32, kind: Kind, body: &[u8]) {
         let now_ns = clock::now_ns();
@@ -82,6 +126,7 @@ impl Core {
             }
             Kind::Probe | Kind::Echo | Kind::StackProbe | Kind::StackEcho => Ok(None),
         };
+        let group_id = group.id;
         match result {
             Ok(Some(body)) => self.order(Order::Control { link, kind: Kind::AnnounceAck, body }),
             Ok(None) => {}
@@ -94,20 +139,23 @@ impl Core {
                 }
             }
         }
+        self.schedule_announcements(group_id);
+    }
+
+    /// Enters when a group's announcements have something to do next. To be called after whatever may change that; what is
+    /// forgotten is found at the next look.
+    pub(super) fn schedule_announcements(&mut self, id: GroupId) {
+        let due_ns = self.groups.get(&id).and_then(|group| {
+            let receiver_ns = group.receiver.next_deadline_ns();
+            [group.sender.next_deadline_ns(), receiver_ns].into_iter().flatten().min()
+        });
+        self.agenda.set(id, due_ns);
     }
 
     /// When announcements have something to do.
     pub(super) fn announcements_due_ns(&self) -> u64 {
-        let due = |group: &Group| {
-            let receiver_ns = group.receiver.next_deadline_ns();
-            [group.sender.next_deadline_ns(), receiver_ns].into_iter().flatten().min()
-        };
-        self.groups
-            .values()
-            .filter_map(due)
-            .chain((!self.groups.is_empty()).then_some(self.look_ns))
-            .min()
-            .unwrap_or(u64::MAX)
+        let look_ns = (!self.groups.is_empty()).then_some(self.look_ns);
+        self.agenda.next_ns().into_iter().chain(look_ns).min().unwrap_or(u64::MAX)
     }
 
     /// Does what is due of the announcements of all groups.
@@ -116,22 +164,21 @@ impl Core {
         if self.announcements_due_ns() > now_ns {
             return;
         }
-        let look = self.look_ns <= now_ns;
-        if look {
+        let due = if self.look_ns <= now_ns {
             self.look_ns = (now_ns / LOOK_NS + 1) * LOOK_NS;
             self.suspect(now_ns);
-        }
-        for id in self.groups.keys().copied().collect::<Vec<_>>() {
-            self.announce_group(now_ns, id, look);
+            self.groups.keys().copied().collect()
+        } else {
+            self.agenda.take_due(now_ns)
+        };
+        for id in due {
+            self.announce_group(now_ns, id);
+            self.schedule_announcements(id);
         }
     }
 
-    fn announce_group(&mut self, now_ns: u64, id: GroupId, look: bool) {
+    fn announce_group(&mut self, now_ns: u64, id: GroupId) {
         let Some(group) = self.groups.get(&id) else { return };
-        let due = |at_ns: Option<u64>| at_ns.is_some_and(|at_ns| at_ns <= now_ns);
-        if !look && !due(group.sender.next_deadline_ns()) && !due(group.receiver.next_deadline_ns()) {
-            return;
-        }
         let ways = self.ways(now_ns, group);
         let keepalive = announce::newest(ways.iter().map(|way| {
             let state = &self.tables.states()[way.link.0 as usize];
@@ -205,7 +252,7 @@ impl Core {
     fn tell_of_announcements(&mut self, now_ns: u64, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let (sender, receiver) = (group.sender.status(), group.receiver.status());
-        let (name, port) = (group.config.name.clone(), group.config.port);
+        let (name, port) = (&group.config.name, group.config.port);
         let refused = group.judged.refused > 0;
         if group.told.changes > 0
             && group.told.lines.pass(now_ns, if refused { LINE_GAP_NS } else { QUICK_LINE_GAP_NS })
@@ -291,6 +338,7 @@ impl Core {
             if self.groups[&id].to_be_judged(&self.own) {
                 self.judge(id);
             }
+            self.schedule_announcements(id);
         }
     }
 
@@ -319,4 +367,27 @@ impl Core {
 
 fn more(left_out: u64) -> String {
     if left_out == 0 { String::new() } else { format!(" (and {left_out} times before, which were not logged)") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_due_when_it_said_last() {
+        let mut agenda = Agenda::default();
+        let [one, two, three] = [1, 2, 3].map(GroupId);
+        agenda.set(one, Some(30));
+        agenda.set(two, Some(20));
+        agenda.set(three, Some(40));
+        agenda.set(one, Some(10));
+        agenda.set(three, None);
+        assert_eq!(agenda.next_ns(), Some(10));
+        assert_eq!(agenda.take_due(9), []);
+        assert_eq!(agenda.take_due(20), [one, two]);
+        assert_eq!(agenda.next_ns(), None);
+        agenda.set(two, Some(50));
+        assert_eq!(agenda.take_due(60), [two]);
+        assert_eq!(agenda.take_due(u64::MAX), []);
+    }
 }

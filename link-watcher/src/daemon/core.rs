@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{error, info, warn};
 
 use super::{
+    announcements::Agenda,
     attach::Attacher,
     claims::FormerPeers,
     group::Group,
@@ -150,6 +151,8 @@ pub(super) struct Core {
     pub(super) too_many_learned: bool,
     /// What no peer may announce.
     pub(super) own: Own,
+    /// When announcements have something to do.
+    pub(super) agenda: Agenda,
     /// When the generation in keepalives is looked at again, ns.
     pub(super) look_ns: u64,
     /// When what was refused is to be looked at again, ns.
@@ -268,7 +271,9 @@ impl Core {
             Report::Said { link, said, woke_ns } => {
                 self.news.said(link, Noticed { due_ns: None, woke_ns: Some(woke_ns), received_ns: now_ns });
                 if let Some(group) = self.group_of(link) {
+                    let id = group.id;
                     group.sender.peer(now_ns, said.instance);
+                    self.schedule_announcements(id);
                 }
                 self.engine.handle(now_ns, Event::Peer { link, said });
             }

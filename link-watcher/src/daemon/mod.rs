@@ -50,6 +50,7 @@ use tokio::{
 use tracing::{error, warn};
 
 use self::{
+    announcements::Agenda,
     attach::Attacher,
     claims::FormerPeers,
     core::{Core, Inputs, Request},
@@ -273,7 +274,8 @@ fn start_core(
                     if realtime {
                         realtime::raise(CORE_PRIORITY);
                     }
-                    core.run(inputs).await
+                    // A task that is woken by its own runtime costs no call to the kernel; a future that is blocked on does.
+                    tokio::spawn(core.run(inputs)).await.context("the core")?
                 })
             });
         // Nobody listens any more: then the process is ending anyway.
@@ -363,6 +365,7 @@ async fn build(
         learned_changes: 0,
         too_many_learned: false,
         own: Own::new([], []),
+        agenda: Agenda::default(),
         look_ns: 0,
         suspect_ns: 0,
         uplinks_touched: true,

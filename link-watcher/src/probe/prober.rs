@@ -20,9 +20,15 @@ pub struct Prober {
 impl Prober {
     /// Gives an order. It is carried out in the order given, at once.
     pub fn order(&self, order: Order) {
-        self.orders.lock().unwrap_or_else(PoisonError::into_inner).push(order);
-        // Fails only where the counter would overflow: then the thread is awake already.
-        let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        let mut orders = self.orders.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = orders.is_empty();
+        orders.push(order);
+        drop(orders);
+        // The first one has woken it, and it takes all that are there then.
+        if first {
+            // Fails only where the counter would overflow: then the thread is awake already.
+            let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
+        }
     }
 
     /// Stops the thread and waits for it.

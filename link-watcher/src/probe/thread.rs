@@ -129,6 +129,7 @@ pub fn spawn(
         outbox: Vec::new(),
         lost_one: false,
         woke_ns: 0,
+        armed_ns: 0,
         threads,
     };
     let thread = std::thread::Builder::new()
@@ -206,6 +207,8 @@ struct Thread {
     lost_one: bool,
     /// When this round began.
     woke_ns: u64,
+    /// What the timer is set to.
+    armed_ns: u64,
     threads: Threads,
 }
 
@@ -229,7 +232,7 @@ impl Thread {
             self.threads.own.made(self.woke_ns);
             for event in &events {
                 match event.data.u64() {
-                    // It is set anew at the end of each round, which also makes it unreadable.
+                    // Once its time has come it is set anew at the end of the round, which also makes it unreadable.
                     TOKEN_TIMER => {}
                     TOKEN_ORDERS => drop(rustix::io::read(&self.wake, &mut [0; 8])),
                     TOKEN_KERNEL => {
@@ -309,7 +312,7 @@ impl Thread {
         // The first probe leaves at once; from then on all links of one interval and phase share their instants, so that
         // one wake-up serves them, and links that die together are noticed together.
         let now_ns = clock::now_ns();
-        let phase_ns = u64::from((id.0 / LINKS_A_PHASE) % PHASES) * link.interval_ns / u64::from(PHASES);
+        let phase_ns = u64::from(phase(id)) * link.interval_ns / u64::from(PHASES);
         let first_ns = now_ns;
         begin(intent, &self.tables.states()[id.0 as usize], Party { instance: self.instance, session: link.session });
         let probed = Probed {
@@ -333,6 +336,7 @@ impl Thread {
             link,
         };
         self.links[id.0 as usize] = Some(probed);
+        self.share_stack_probes();
         self.fit(endpoint);
         self.due.push(first_ns, id);
         Ok(())
@@ -341,6 +345,7 @@ impl Thread {
     fn remove(&mut self, id: LinkId) {
         let Some(probed) = self.links.get_mut(id.0 as usize).and_then(Option::take) else { return };
         end(&self.tables.intents()[id.0 as usize], &self.tables.states()[id.0 as usize]);
+        self.share_stack_probes();
         let Some(endpoint) = self.endpoints.get_mut(probed.endpoint) else { return };
         endpoint.links.remove(&probed.link.remote);
         if endpoint.links.is_empty() {
@@ -348,6 +353,14 @@ impl Thread {
             self.endpoints.close(probed.endpoint);
         } else {
             self.fit(probed.endpoint);
+        }
+    }
+
+    /// Tells every link how many share the time for stack-probes.
+    fn share_stack_probes(&mut self) {
+        let links = u32::try_from(self.links.iter().flatten().count()).unwrap_or(u32::MAX);
+        for probed in self.links.iter_mut().flatten() {
+            probed.detector.stack.share(links, phase(probed.link.id), PHASES);
         }
     }
 
@@ -473,10 +486,14 @@ impl Thread {
     }
 
     /// Sets the timer to the next instant at which something is due, or the thread has to show that it gets on.
-    fn arm(&self) {
+    fn arm(&mut self) {
         let resume_ns = self.paused.first().map(|(resume_ns, _)| *resume_ns);
         let heartbeat_ns = self.woke_ns + HEARTBEAT_NS;
         let due_ns = self.due.next_ns().into_iter().chain(resume_ns).fold(heartbeat_ns, u64::min);
+        if due_ns == self.armed_ns && due_ns > self.woke_ns {
+            return;
+        }
+        self.armed_ns = due_ns;
         let at = Timespec {
             tv_sec: i64::try_from(due_ns / 1_000_000_000).unwrap_or(i64::MAX),
             // Below a billion.
@@ -484,6 +501,7 @@ impl Thread {
         };
         let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value: at };
         if let Err(error) = timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &once) {
+            self.armed_ns = 0;
             warn!("setting the timer: {error}");
         }
     }
@@ -502,6 +520,11 @@ fn destination(link: &ProbedLink, intent: &Intent<AtomicU64>, state: &LinkState<
     let routed = intent.min_hops.load(Relaxed) < u64::from(HOPS);
     let translated = origin(state).1.filter(|_| routed);
     SocketAddr::new(link.remote, translated.unwrap_or(link.port))
+}
+
+/// Which of the phases a link's packets leave in.
+const fn phase(id: LinkId) -> u32 {
+    (id.0 / LINKS_A_PHASE) % PHASES
 }
 
 /// A deadline as the timer is set for it.
