@@ -53,6 +53,8 @@ const PEER: &[Mistake] = &[
     ("actuation = \"table\"", "`actuation` cannot be \"table\"", "did you mean \"tables\"?"),
     ("role: client", "a key and its value are joined by =, not by :", "write role = \"client\""),
     ("role = client", "this text has no quotes: client", "write role = \"client\""),
+    ("set role client", "`set` sets nothing", "write role = \"client\""),
+    ("option role 'client'", "`option` sets nothing", "write role = "),
     ("role client", "there is no = behind `role`", "write role = \"client\""),
     ("role == \"client\"", "joined by =, not by ==", "write role = \"client\""),
     ("role = \"client\";", "something stands behind the value of `role`: ;", "write role = \"client\""),
@@ -354,6 +356,12 @@ const WHOLE: &[(&str, &str, &str, &str)] = &[
     ("[[uplinks]]", "[[uplink]]", "unknown section or key `uplink`", "did you mean [[uplinks]]?"),
     ("[uplinks.probe]", "[uplinks.probes]", "unknown key `probes` in [[uplinks]]", "did you mean `probe`?"),
     ("routes = [", "routes = []\nroutes = [", "`routes` stands twice in this section", "leave one of them out"),
+    (
+        "routes = [",
+        "link = \"eth1\"\nroutes = [",
+        "peer.link is a section here, and has a value in line 6 already",
+        "leave line 6 out",
+    ),
     ("name = \"wifi\"", "name = \"optic\"", "two links of this peer are called \"optic\"", "a name of its own"),
     ("[uplinks.probe]", "[probe]", "unknown section or key `probe`", "begins with [uplinks.probe]"),
 ];

@@ -11,10 +11,14 @@ use super::{
 /// What office programs and other languages have for quotation marks.
 const CURLY: [char; 9] =
     ['\u{201c}', '\u{201d}', '\u{201e}', '\u{201f}', '\u{2018}', '\u{2019}', '\u{ab}', '\u{bb}', '`'];
+/// Of what is a section and a value.
+const VALUED: &str = "is a section here, and has a value in line";
 /// What looks like a space, or like nothing.
 const BLANKS: [char; 6] = ['\u{a0}', '\u{2007}', '\u{2009}', '\u{202f}', '\u{200b}', '\u{feff}'];
 /// How comments begin elsewhere.
 const COMMENTS: [&str; 4] = ["//", ";", "--", "/*"];
+/// What stands before a key elsewhere.
+const VERBS: [&str; 5] = ["set", "let", "export", "option", "config"];
 /// What stands between a key and its value elsewhere; those that begin with another one come first.
 const ASSIGNMENTS: [&str; 5] = ["==", "=>", ":=", ":", "->"];
 
@@ -36,6 +40,7 @@ pub(super) fn report(text: &str, errors: &[toml::de::Error], findings: &Findings
     }
     let mut last_line = None;
     let mut repeated_until = 0;
+    let mut valued = String::new();
     for (at, message) in errors {
         let at = floor(text, at);
         let line = text[..at].matches('\n').count();
@@ -55,6 +60,10 @@ pub(super) fn report(text: &str, errors: &[toml::de::Error], findings: &Findings
             None => twice(text, start, message)
                 .unwrap_or_else(|| (at..at, format!("this is not TOML: {message}"), String::new())),
         };
+        // Each section of that name collides with the one value.
+        if message.contains(VALUED) && std::mem::replace(&mut valued, message.clone()) == message {
+            continue;
+        }
         findings.error(&span, message, help);
     }
 }
@@ -142,6 +151,13 @@ fn advice(line: &str, message: &str) -> Option<(usize, String, String)> {
     }
     let key = key_of(body)?;
     let rest = code[key.len().min(code.len())..].trim_start();
+    if VERBS.contains(&key)
+        && let Some(real) = key_of(rest).filter(|real| SCHEMAS.iter().any(|schema| schema.key(real).is_some()))
+    {
+        let value = rest[real.len()..].trim_start().trim_start_matches([':', '=']).trim();
+        let value = if value.is_empty() { "...".to_owned() } else { written(real, value) };
+        return Some((indent, format!("`{key}` sets nothing"), format!("write {real} = {value}")));
+    }
     if let Some(assignment) = ASSIGNMENTS.iter().find(|assignment| rest.starts_with(*assignment)) {
         let value = rest[assignment.len()..].trim();
         if value.is_empty() {
@@ -277,6 +293,10 @@ fn twice(text: &str, start: usize, message: &str) -> Option<(Range<usize>, Strin
             other.starts_with('[') && other.trim_matches(['[', ']', ' ']) == code.trim_matches(['[', ']', ' '])
         });
         let name = code.trim_matches(['[', ']', ' ']);
+        if let Some(line) = value_named(&text[..start], name) {
+            let message = format!("{name} {VALUED} {line} already");
+            return Some((at..at, message, format!("leave line {line} out: what it says goes into this section")));
+        }
         let help = match first {
             _ if SCHEMAS.iter().any(|schema| schema.is_repeated() && schema.path() == name) => {
                 format!("write [[{name}]], in double brackets, each time")
@@ -291,4 +311,17 @@ fn twice(text: &str, start: usize, message: &str) -> Option<(Range<usize>, Strin
         text[..start].lines().count() - text[..start].lines().rev().position(|other| key_of(other) == Some(key))?;
     let help = format!("the first is at line {first}: leave one of them out; a list has all in one pair of brackets");
     Some((at..at, format!("`{key}` stands twice in this section"), help))
+}
+
+/// The line of the section before that gives a value to what shall be a section of this name.
+fn value_named(before: &str, name: &str) -> Option<usize> {
+    let (parent, key) = name.rsplit_once('.')?;
+    let is_head = |line: &&str| line.trim_start().starts_with('[');
+    let lines: Vec<&str> = before.lines().collect();
+    let head = lines
+        .iter()
+        .rposition(|line| is_head(line) && without_comment(line.trim()).trim_matches(['[', ']', ' ']) == parent)?;
+    let own = lines[head + 1..].iter().take_while(|line| !is_head(line));
+    let found = own.into_iter().position(|line| key_of(line) == Some(key))?;
+    Some(head + found + 2)
 }
