@@ -196,17 +196,25 @@ fn with_listener(act: impl FnOnce(SocketAddr, watch::Sender<Option<SocketAddr>>)
 
 /// As [`with_listener`], with a core that answers this.
 fn serving(scrape: Scrape, act: impl FnOnce(SocketAddr, watch::Sender<Option<SocketAddr>>) + Send + 'static) {
+    recording(scrape, Arc::default(), act);
+}
+
+/// As [`serving`], with what happens noted there.
+fn recording(
+    scrape: Scrape,
+    history: Arc<History>,
+    act: impl FnOnce(SocketAddr, watch::Sender<Option<SocketAddr>>) + Send + 'static,
+) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = Listener::bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let address = listener.address().unwrap();
         let (requests_in, mut requests) = mpsc::channel::<Request>(4);
         let (at, watched) = watch::channel(Some(address));
-        let history = History::default();
         (0..3).for_each(|n| history.push(event(n)));
         let kept = tempfile::tempdir().unwrap();
         let statistics = Arc::new(Statistics::load(kept.path()));
-        let faces = Faces { requests: requests_in, history: Arc::new(history), tally: Arc::default(), statistics };
+        let faces = Faces { requests: requests_in, history, tally: Arc::default(), statistics };
         let serving = tokio::spawn(Listener::run(Some(listener), watched, faces));
         let core = tokio::spawn(async move {
             while let Some(Request(answer)) = requests.recv().await {
@@ -278,6 +286,44 @@ fn status_and_events_are_those_of_the_commands() {
         assert_eq!(events, [event(0), event(1), event(2)]);
         let history: serde_json::Value = serde_json::from_str(&get(address, "/history.json").1).unwrap();
         assert_eq!((&history["step_s"], &history["fields"][0]), (&600.into(), &"begins_s".into()), "{history}");
+    });
+}
+
+#[test]
+fn what_happens_is_told_as_it_happens_to_a_bounded_number() {
+    let history = Arc::new(History::default());
+    let happening = Arc::clone(&history);
+    recording(scrape(), history, move |address, _at| {
+        let listen = || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            stream.write_all(b"GET /stream HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            stream
+        };
+        let until = |stream: &mut TcpStream, word: &str| {
+            let (mut got, mut byte) = (String::new(), [0]);
+            while !got.ends_with(word) {
+                stream.read_exact(&mut byte).unwrap();
+                got.push(char::from(byte[0]));
+            }
+            got
+        };
+        let mut told: Vec<_> = (0..8).map(|_| listen()).collect();
+        for stream in &mut told {
+            let head = until(stream, "retry: 1000\n\n");
+            assert!(head.contains("content-type: text/event-stream\r\n"), "{head}");
+        }
+        assert!(until(&mut listen(), "\r\n").starts_with("HTTP/1.1 503 "));
+        assert!(ask(address, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").starts_with("HTTP/1.1 200 "));
+        happening.push(event(3));
+        told.iter_mut().for_each(|stream| drop(until(stream, "data: changed\n\n")));
+        // Whoever goes leaves a place.
+        told.clear();
+        let begin = Instant::now();
+        while !until(&mut listen(), "\r\n").starts_with("HTTP/1.1 200 ") {
+            assert!(begin.elapsed() < Duration::from_secs(10));
+            pause();
+        }
     });
 }
 

@@ -10,6 +10,7 @@ mod page;
 mod render;
 mod server;
 mod statistics;
+mod stream;
 mod text;
 
 use std::collections::{BTreeMap, BTreeSet};

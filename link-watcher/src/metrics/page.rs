@@ -1,4 +1,4 @@
-//! The status page: one document that needs nothing but itself and `/status.json`, `/history.json`, `/events.json`.
+//! The status page: one document that needs nothing but itself and `/status.json`, `/history.json`, `/events.json`, `/stream`.
 
 use std::sync::LazyLock;
 

@@ -4,7 +4,7 @@
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
-use http_body_util::Full;
+use http_body_util::{Either, Full};
 use hyper::{
     Method, Response, StatusCode,
     body::{Bytes, Incoming},
@@ -25,6 +25,7 @@ use super::{
     Request, Scrape,
     connections::{Asked, Connections},
     page, render,
+    stream::{self, Places, Stream},
 };
 use crate::{control::History, notify::Tally, statistics::Statistics};
 
@@ -47,7 +48,7 @@ const TEXT_TYPE: &str = "text/plain; charset=utf-8";
 const JSON_TYPE: &str = "application/json";
 /// What there is, for who asks for something else.
 const PATHS: &str = "there is nothing here; the status page is at /, the metrics are at /metrics; and there are /status.json, \
-                     /events.json, /history.json and /-/healthy\n";
+                     /events.json, /history.json, /stream and /-/healthy\n";
 
 /// The address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
@@ -155,6 +156,7 @@ impl Listener {
     async fn serve<T: From<Request> + Send + 'static>(self, faces: &Arc<Faces<T>>) -> io::Result<()> {
         let listener = TcpListener::from_std(self.listener)?;
         let mut connections = Connections::default();
+        let places = Places::default();
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -164,9 +166,9 @@ impl Listener {
                     continue;
                 }
             };
-            let faces = Arc::clone(faces);
+            let (faces, places) = (Arc::clone(faces), places.clone());
             connections.add(|asked| async move {
-                if let Ok(Err(error)) = timeout(CONNECTION_LIMIT, answer_one(stream, faces, asked)).await {
+                if let Ok(Err(error)) = timeout(CONNECTION_LIMIT, answer_one(stream, faces, places, asked)).await {
                     debug!("metrics: {error}");
                 }
             });
@@ -188,11 +190,16 @@ pub struct Faces<T> {
 }
 
 /// Answers one request; whoever asks again connects again.
-async fn answer_one<T: From<Request>>(stream: TcpStream, faces: Arc<Faces<T>>, asked: Asked) -> hyper::Result<()> {
-    let (faces, asked) = (&faces, &asked);
+async fn answer_one<T: From<Request>>(
+    stream: TcpStream,
+    faces: Arc<Faces<T>>,
+    places: Places,
+    asked: Asked,
+) -> hyper::Result<()> {
+    let (faces, places, asked) = (&faces, &places, &asked);
     let service = service_fn(move |request: hyper::Request<Incoming>| async move {
         asked.note();
-        Ok::<_, Infallible>(answer(request.method(), request.uri().path(), faces).await)
+        Ok::<_, Infallible>(answer(request.method(), request.uri().path(), faces, places).await)
     });
     http1::Builder::new()
         .timer(TokioTimer::new())
@@ -203,8 +210,11 @@ async fn answer_one<T: From<Request>>(stream: TcpStream, faces: Arc<Faces<T>>, a
         .await
 }
 
-async fn answer<T: From<Request>>(method: &Method, path: &str, faces: &Faces<T>) -> Response<Full<Bytes>> {
-    if !["/", "/metrics", "/status.json", "/events.json", "/history.json", "/-/healthy"].contains(&path) {
+/// Whole, or as it comes.
+type Body = Either<Full<Bytes>, Stream>;
+
+async fn answer<T: From<Request>>(method: &Method, path: &str, faces: &Faces<T>, places: &Places) -> Response<Body> {
+    if !["/", "/metrics", "/status.json", "/events.json", "/history.json", "/stream", "/-/healthy"].contains(&path) {
         return say(StatusCode::NOT_FOUND, TEXT_TYPE, PATHS);
     }
     if ![Method::GET, Method::HEAD].contains(method) {
@@ -213,6 +223,13 @@ async fn answer<T: From<Request>>(method: &Method, path: &str, faces: &Faces<T>)
         return refused;
     }
     match path {
+        "/stream" if method == Method::HEAD => return say(StatusCode::OK, stream::TYPE, ""),
+        "/stream" => {
+            return match Stream::open(&faces.history, places) {
+                Some(stream) => with(StatusCode::OK, stream::TYPE, Either::Right(stream)),
+                None => say(StatusCode::SERVICE_UNAVAILABLE, TEXT_TYPE, stream::FULL),
+            };
+        }
         "/" => {
             let mut response = say(StatusCode::OK, "text/html; charset=utf-8", page::HTML.as_str());
             response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, page::POLICY.clone());
@@ -237,7 +254,7 @@ async fn answer<T: From<Request>>(method: &Method, path: &str, faces: &Faces<T>)
 }
 
 /// 200 where every group has a usable link.
-fn health(scrape: &Scrape) -> Response<Full<Bytes>> {
+fn health(scrape: &Scrape) -> Response<Body> {
     let groups = scrape.snapshot.groups.iter();
     let cut_off = groups.filter(|group| !group.links.iter().any(|link| link.usable));
     let text: String = cut_off.map(|group| format!("{} has no usable link\n", group.name)).collect();
@@ -265,15 +282,19 @@ async fn scrape<T: From<Request>>(faces: &Faces<T>) -> Result<Scrape, &'static s
     }
 }
 
-fn json<V: Serialize>(value: &V, write: fn(&V) -> serde_json::Result<String>) -> Response<Full<Bytes>> {
+fn json<V: Serialize>(value: &V, write: fn(&V) -> serde_json::Result<String>) -> Response<Body> {
     match write(value) {
         Ok(text) => say(StatusCode::OK, JSON_TYPE, text + "\n"),
         Err(error) => say(StatusCode::INTERNAL_SERVER_ERROR, TEXT_TYPE, format!("{error}\n")),
     }
 }
 
-fn say(status: StatusCode, content_type: &'static str, text: impl Into<Bytes>) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(text.into()));
+fn say(status: StatusCode, content_type: &'static str, text: impl Into<Bytes>) -> Response<Body> {
+    with(status, content_type, Either::Left(Full::new(text.into())))
+}
+
+fn with(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
     *response.status_mut() = status;
     for (name, value) in [
         (header::CONTENT_TYPE, content_type),

@@ -89,4 +89,5 @@ function showIncidents(events) {
   at('incidents').replaceChildren(...all.map(card));
 }
 
-look();
+again();
+listen();

@@ -189,5 +189,28 @@ async function look() {
   } catch (error) {
     at('alarm').textContent = `The daemon does not answer: ${error.message}. What is shown is old.`;
   }
-  setTimeout(look, document.hidden ? 5 * PERIOD_MS : PERIOD_MS);
+}
+
+// Figures are asked for now and then; what happens is told at once, and many things together are one look.
+let due;
+let looking = false;
+
+async function again() {
+  clearTimeout(due);
+  if (!looking) {
+    looking = true;
+    await look();
+    looking = false;
+  }
+  clearTimeout(due);
+  due = setTimeout(again, document.hidden ? 5 * PERIOD_MS : PERIOD_MS);
+}
+
+// A browser that is not told, because there are too many, goes on asking.
+function listen() {
+  const stream = new EventSource('/stream');
+  stream.onmessage = () => {
+    clearTimeout(due);
+    due = setTimeout(again, 50);
+  };
 }
