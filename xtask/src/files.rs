@@ -19,17 +19,25 @@ pub(crate) struct Layout {
     units: PathBuf,
     /// Below the prefix: where zsh of this layout looks.
     zsh: &'static str,
+    /// Debian's checker of packages looks at it.
+    lintian: bool,
 }
 
 impl Layout {
-    /// A distribution's package.
+    /// A package of Debian's kind.
     pub(crate) fn package() -> Self {
-        Self { prefix: "/usr".into(), units: "/usr/lib/systemd/system".into(), zsh: "share/zsh/vendor-completions" }
+        Self { zsh: "share/zsh/vendor-completions", lintian: true, ..Self::rpm() }
+    }
+
+    /// A package of Red Hat's kind.
+    pub(crate) fn rpm() -> Self {
+        let units = "/usr/lib/systemd/system".into();
+        Self { prefix: "/usr".into(), units, zsh: "share/zsh/site-functions", lintian: false }
     }
 
     /// Beside what packages own.
     pub(crate) fn local(prefix: &Path) -> Self {
-        Self { prefix: prefix.into(), units: "/etc/systemd/system".into(), zsh: "share/zsh/site-functions" }
+        Self { prefix: prefix.into(), units: "/etc/systemd/system".into(), ..Self::rpm() }
     }
 
     /// The program's path.
@@ -60,7 +68,6 @@ impl Layout {
             plain(share("bash-completion/completions/link-watcher"), Content::Printed(&["completions", "bash"])),
             plain(self.prefix.join(self.zsh).join("_link-watcher"), Content::Printed(&["completions", "zsh"])),
             plain(share("fish/vendor_completions.d/link-watcher.fish"), Content::Printed(&["completions", "fish"])),
-            plain(share("lintian/overrides/link-watcher"), Content::Copied("packaging/deb/lintian-overrides")),
             plain(self.documentation().join("copyright"), Content::Copied("packaging/copyright")),
             File {
                 compressed: true,
@@ -75,6 +82,10 @@ impl Layout {
                 Content::Copied("link-watcher/examples/uplinks.toml"),
             ),
         ];
+        if self.lintian {
+            let overrides = Content::Copied("packaging/deb/lintian-overrides");
+            files.push(plain(share("lintian/overrides/link-watcher"), overrides));
+        }
         files.sort_by(|a, b| a.path.cmp(&b.path));
         files
     }

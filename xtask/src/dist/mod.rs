@@ -1,6 +1,7 @@
-//! Packages: a `.deb`, and a tarball with a program that needs no library; beside them what is in them.
+//! Packages: a `.deb`, and a tarball and an `.rpm` with a program that needs no library; beside them what is in them.
 
 pub(crate) mod deb;
+mod rpm;
 mod sbom;
 pub(crate) mod trial;
 
@@ -21,7 +22,7 @@ use crate::{apt, build, exec, rustup};
 /// What the packages are.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// `cargo xtask dist`: both, and what they are made of, below `target/dist`. What cannot be made or checked here is said, and is no failure.
+/// `cargo xtask dist`: all of them, and what they are made of, below `target/dist`. What cannot be made or checked here is said, and is no failure.
 ///
 /// # Errors
 ///
@@ -29,9 +30,9 @@ pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 pub(crate) fn dist(project: &Project) -> Result<()> {
     let mut made = vec![debian(project, VERSION)?];
     lint(&made[0])?;
-    match tarball(project) {
-        Ok(path) => made.push(path),
-        Err(error) => println!("SKIPPED: no static tarball: {error:#}"),
+    match with_static_program(project) {
+        Ok(paths) => made.extend(paths),
+        Err(error) => println!("SKIPPED: no static tarball and no .rpm: {error:#}"),
     }
     match sbom::sbom(project, epoch(project)?) {
         Ok(path) => made.push(path),
@@ -52,7 +53,8 @@ pub(crate) fn dist(project: &Project) -> Result<()> {
 /// As the build.
 pub(crate) fn debian(project: &Project, version: &str) -> Result<PathBuf> {
     let daemon = build::build(project)?;
-    let bytes = deb::build(project, &packed(project, &daemon)?, version, epoch(project)?)?;
+    let files = packed(project, &daemon, &Layout::package())?;
+    let bytes = deb::build(project, &files, version, epoch(project)?)?;
     write(project, &format!("link-watcher_{version}_{}.deb", deb::architecture()), &bytes)
 }
 
@@ -69,10 +71,9 @@ pub(crate) fn next_version() -> Result<String> {
 }
 
 /// Every file of a package with this daemon in it.
-fn packed(project: &Project, daemon: &Path) -> Result<Vec<Packed>> {
-    let layout = Layout::package();
+fn packed(project: &Project, daemon: &Path, layout: &Layout) -> Result<Vec<Packed>> {
     let pack =
-        |file: File| Ok(Packed { bytes: file.bytes(project, daemon, &layout)?, path: file.path, mode: file.mode });
+        |file: File| Ok(Packed { bytes: file.bytes(project, daemon, layout)?, path: file.path, mode: file.mode });
     layout.files().into_iter().map(pack).collect()
 }
 
@@ -121,11 +122,14 @@ pub(crate) fn available(program: Program, purpose: &str) -> Result<()> {
     }
 }
 
-fn tarball(project: &Project) -> Result<PathBuf> {
+/// The tarball and the RPM package.
+fn with_static_program(project: &Project) -> Result<[PathBuf; 2]> {
     let program = static_program(project, &static_target()?, &["--release"], "release")?;
     let name = format!("link-watcher-{VERSION}-{}", env::consts::ARCH);
-    let bytes = deb::archive(&packed(project, &program)?, &[], &name, epoch(project)?)?;
-    write(project, &format!("{name}.tar.gz"), &bytes)
+    let files = packed(project, &program, &Layout::package())?;
+    let tarball = deb::archive(&files, &[], &name, epoch(project)?)?;
+    let package = rpm::build(project, packed(project, &program, &Layout::rpm())?, VERSION, epoch(project)?)?;
+    Ok([write(project, &format!("{name}.tar.gz"), &tarball)?, write(project, &rpm::name(VERSION), &package)?])
 }
 
 /// The compiler's target for a program that needs no library.
