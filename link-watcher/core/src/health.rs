@@ -168,6 +168,7 @@ pub struct Health {
     replies: Replies,
     figures: Measure,
     last_good_ns: u64,
+    good_since_ns: u64,
     sent: u64,
     received: u64,
     /// When the next call of `poll` is due.
@@ -270,6 +271,7 @@ impl Health {
             replies: Replies::default(),
             figures: Measure::default(),
             last_good_ns: 0,
+            good_since_ns: 0,
             sent: 0,
             received: 0,
             due_ns: now_ns,
@@ -380,6 +382,7 @@ impl Health {
             sent: self.sent,
             received: self.received,
             last_good_ns: self.last_good_ns,
+            good_since_ns: self.good_since_ns,
         }
     }
 

@@ -222,7 +222,10 @@ impl Known {
             Step::File(Edit::LeaveOut(name), _) => spare(name) && is(name, |link| link.in_file),
             Step::File(Edit::PutIn(name), _) => is(name, |link| !link.in_file),
             // Ours would stay where it was, before theirs: a prefix keeps its route where the new one is refused.
-            Step::File(Edit::Metric(metric), _) => self.theirs != Some(*metric),
+            // What comes back to a place that is taken keeps the one that it had, which is no leading route of somebody else.
+            Step::File(Edit::Metric(metric), how) => {
+                self.theirs != Some(*metric) && (how.lasts() || self.theirs != Some(self.metric))
+            }
             Step::Take => self.theirs.is_none(),
             Step::GiveBack => self.theirs.is_some(),
             _ => true,

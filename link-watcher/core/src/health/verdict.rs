@@ -43,6 +43,8 @@ pub struct Figures {
     pub received: u64,
     /// End of the last good round, ns; 0: never.
     pub last_good_ns: u64,
+    /// End of the first of the good rounds in a row of which that is the last, ns.
+    pub good_since_ns: u64,
 }
 
 impl fmt::Display for Down {
@@ -63,6 +65,9 @@ impl Health {
             self.weigh_replies();
         } else {
             self.bad_in_a_row = 0;
+            if self.good_in_a_row == 0 {
+                self.good_since_ns = now_ns;
+            }
             self.good_in_a_row = self.good_in_a_row.saturating_add(1);
             self.last_good_ns = now_ns;
             self.replies = Replies::default();

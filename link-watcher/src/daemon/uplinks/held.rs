@@ -2,7 +2,8 @@
 //!
 //! Where the targets behind one uplink are silent, it is left for another one that has been heard since, or of which nothing is
 //! overdue. Where all others are overdue as well, it may be the targets that are silent, or this process that was not run: then
-//! nothing moves before the others are judged, too.
+//! nothing moves before the others are judged, too. Where the others have been silent with it and answer again, it gets a round
+//! of its own to do so as well, and is not left while it answers.
 
 use std::collections::BTreeSet;
 
@@ -27,6 +28,8 @@ pub(super) struct Known {
     pub(super) verdict: Option<Verdict>,
     /// End of its last good round, monotonic ns; 0: never.
     pub(super) last_good_ns: u64,
+    /// Since when it has had no other rounds, monotonic ns.
+    pub(super) good_since_ns: u64,
     /// From the begin of one round to the end of the next, ns.
     pub(super) round_ns: u64,
 }
@@ -37,9 +40,19 @@ impl Known {
         matches!(self.verdict, Some(verdict) if !is_silence(verdict))
     }
 
-    /// Whether it has been heard since the other one was, or its next word is not overdue.
+    /// Whether it answers, has been heard since the other one was or its next word is not overdue, and was not silent with it.
+    fn was_good(&self, now_ns: u64, silent: &Waiting) -> bool {
+        self.is_heard(now_ns, silent) && self.good_since_ns <= silent.report.last_good_ns
+    }
+
+    /// Likewise, or it was, and has answered again for so long that the other one should have done so, too.
     fn speaks(&self, now_ns: u64, silent: &Waiting) -> bool {
-        self.last_good_ns >= silent.report.last_good_ns + silent.round_ns || now_ns < self.last_good_ns + self.round_ns
+        self.was_good(now_ns, silent) || self.is_heard(now_ns, silent) && now_ns >= self.good_since_ns + silent.round_ns
+    }
+
+    fn is_heard(&self, now_ns: u64, silent: &Waiting) -> bool {
+        let since = self.last_good_ns >= silent.report.last_good_ns + silent.round_ns;
+        self.answers() && (since || now_ns < self.last_good_ns + self.round_ns)
     }
 }
 
@@ -71,12 +84,14 @@ impl Held {
         self.waiting.push(Waiting { report, round_ns, until_ns });
     }
 
-    /// Those that need not wait any more, to be told together. `beside`: the other uplinks of its group.
-    pub(super) fn ready(&mut self, now_ns: u64, beside: impl Fn(LinkId) -> Vec<Known>) -> Vec<UplinkReport> {
+    /// Those that need not wait any more, to be told together. `group_of`: all uplinks of its group.
+    pub(super) fn ready(&mut self, now_ns: u64, group_of: impl Fn(LinkId) -> Vec<Known>) -> Vec<UplinkReport> {
         let silent = self.waiting.iter().map(|waiting| &waiting.report).filter(|report| is_silence(report.verdict));
         let silent: BTreeSet<LinkId> = silent.map(|report| report.link).collect();
         let waits = |waiting: &Waiting| {
-            let mut others = beside(waiting.report.link);
+            let (own, mut others): (Vec<_>, Vec<_>) =
+                group_of(waiting.report.link).into_iter().partition(|known| known.link == waiting.report.link);
+            let answers_again = own.iter().any(|own| own.last_good_ns > waiting.report.last_good_ns);
             // What is known to be silent, and neither waits nor was told, is on its way here.
             let told = |other: &Known| self.told_silent.contains(&other.link);
             others.retain(|other| {
@@ -85,7 +100,9 @@ impl Held {
             is_silence(waiting.report.verdict)
                 && now_ns < waiting.until_ns
                 && !others.is_empty()
-                && !others.iter().any(|other| other.answers() && other.speaks(now_ns, waiting))
+                && !others.iter().any(|other| {
+                    if answers_again { other.was_good(now_ns, waiting) } else { other.speaks(now_ns, waiting) }
+                })
         };
         let all = std::mem::take(&mut self.waiting);
         let (wait, ready): (Vec<_>, Vec<_>) = all.into_iter().partition(waits);
@@ -121,13 +138,12 @@ mod tests {
     }
 
     fn known(link: u32, verdict: Verdict, last_good_ns: u64) -> Known {
-        Known { link: LinkId(link), verdict: Some(verdict), last_good_ns, round_ns: ROUND }
+        Known { link: LinkId(link), verdict: Some(verdict), last_good_ns, good_since_ns: 0, round_ns: ROUND }
     }
 
     /// Which are ready, where these are beside each.
     fn ready(held: &mut Held, now_ns: u64, all: &[Known]) -> Vec<u32> {
-        let beside = |link| all.iter().filter(|known| known.link != link).copied().collect();
-        held.ready(now_ns, beside).into_iter().map(|report| report.link.0).collect()
+        held.ready(now_ns, |_| all.to_vec()).into_iter().map(|report| report.link.0).collect()
     }
 
     #[test]
@@ -170,6 +186,27 @@ mod tests {
         held.take(21 * S, report(1, Verdict::Up, 21 * S), ROUND);
         let told = held.ready(21 * S, |_| vec![known(2, Verdict::Up, 0)]);
         assert_eq!(told, [report(1, Verdict::Up, 21 * S)]);
+    }
+
+    #[test]
+    fn one_that_was_silent_a_round_longer_than_the_others_is_not_left() {
+        let mut held = Held::default();
+        let mut all = [known(1, DOWN, 10 * S), known(2, Verdict::Up, 10 * S)];
+        // The other one missed two rounds, this one three; the targets are back.
+        (all[1].good_since_ns, all[1].last_good_ns) = (14 * S, 14 * S);
+        held.take(14 * S, report(1, DOWN, 10 * S), ROUND);
+        assert_eq!(ready(&mut held, 14 * S + LOOK_NS, &all), [0; 0], "its own next round is not over");
+        // It answers, though not for long enough to be up.
+        all[0].last_good_ns = 15 * S;
+        all[1].last_good_ns = 16 * S;
+        assert_eq!(ready(&mut held, 16 * S + LOOK_NS, &all), [0; 0]);
+        held.take(18 * S, report(1, Verdict::Up, 18 * S), ROUND);
+        assert_eq!(ready(&mut held, 18 * S, &all), [1]);
+        // Where it does not, the others' word counts after a round.
+        held.take(24 * S, report(1, DOWN, 20 * S), ROUND);
+        (all[1].good_since_ns, all[1].last_good_ns) = (24 * S, 25 * S);
+        assert_eq!(ready(&mut held, 26 * S - 1, &all), [0; 0]);
+        assert_eq!(ready(&mut held, 26 * S, &all), [1]);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     clock,
     event::{Device, GroupId, LinkId},
+    health::Figures,
     ledger::{SharedLedger, UplinksClaim},
     progress::{HEARTBEAT_NS, Progress},
     realtime,
@@ -241,14 +242,13 @@ impl Worker {
         probe.map_or(0, |probe| (probe.interval + probe.timeout).as_nanos() as u64)
     }
 
-    /// The other uplinks of a group, as far as they are known.
-    fn beside(&self, link: LinkId) -> Vec<held::Known> {
-        let known = |other: &LinkId| {
-            let figures = self.prober.figures(*other)?.figures;
-            let round_ns = self.round_ns(*other);
-            Some(held::Known { link: *other, verdict: figures.verdict, last_good_ns: figures.last_good_ns, round_ns })
+    /// All uplinks of the group of this one, as far as they are known.
+    fn group_of(&self, link: LinkId) -> Vec<held::Known> {
+        let known = |one: &LinkId| {
+            let Figures { verdict, last_good_ns, good_since_ns, .. } = self.prober.figures(*one)?.figures;
+            Some(held::Known { link: *one, verdict, last_good_ns, good_since_ns, round_ns: self.round_ns(*one) })
         };
-        self.others(link).filter_map(known).collect()
+        self.others(link).chain([&link]).filter_map(known).collect()
     }
 
     fn others(&self, link: LinkId) -> impl Iterator<Item = &LinkId> {
@@ -259,7 +259,7 @@ impl Worker {
     /// Tells verdicts that need not wait any more, such that those of one time are decided together.
     async fn pass_on(&mut self) {
         let mut held = std::mem::take(&mut self.held);
-        let together = held.ready(clock::now_ns(), |link| self.beside(link));
+        let together = held.ready(clock::now_ns(), |link| self.group_of(link));
         self.held = held;
         let links: BTreeSet<LinkId> = together.iter().map(|report| report.link).collect();
         let beside: Vec<Report> = links.iter().flat_map(|link| self.doubted_beside(*link)).collect();
