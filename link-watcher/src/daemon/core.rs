@@ -262,7 +262,13 @@ impl Core {
                     link.unbound = None;
                 }
             }
-            Report::Alive(link) => self.engine.handle(now_ns, Event::Alive { link }),
+            Report::Alive(link) => {
+                // What was said of its packets is over with the first good one, and not only at the next look.
+                if let Some(link) = self.links.get_mut(&link) {
+                    (link.judge, link.suspicion) = Default::default();
+                }
+                self.engine.handle(now_ns, Event::Alive { link });
+            }
             Report::Silent { link, last_good_ns, due_ns, woke_ns } => {
                 let (due_ns, woke_ns) = (Some(due_ns), Some(woke_ns));
                 self.news.failed(link, Noticed { due_ns, woke_ns, received_ns: now_ns });
