@@ -288,11 +288,8 @@ fn twice(text: &str, start: usize, message: &str) -> Option<(Range<usize>, Strin
     let at = start + line.len() - line.trim_start().len();
     let code = without_comment(line.trim());
     if code.starts_with('[') {
-        let first = text[..start].lines().position(|other| {
-            let other = without_comment(other.trim());
-            other.starts_with('[') && other.trim_matches(['[', ']', ' ']) == code.trim_matches(['[', ']', ' '])
-        });
         let name = code.trim_matches(['[', ']', ' ']);
+        let first = text[..start].lines().position(|other| section_of(other) == Some(name));
         if let Some(line) = value_named(&text[..start], name) {
             let message = format!("{name} {VALUED} {line} already");
             return Some((at..at, message, format!("leave line {line} out: what it says goes into this section")));
@@ -316,12 +313,15 @@ fn twice(text: &str, start: usize, message: &str) -> Option<(Range<usize>, Strin
 /// The line of the section before that gives a value to what shall be a section of this name.
 fn value_named(before: &str, name: &str) -> Option<usize> {
     let (parent, key) = name.rsplit_once('.')?;
-    let is_head = |line: &&str| line.trim_start().starts_with('[');
     let lines: Vec<&str> = before.lines().collect();
-    let head = lines
-        .iter()
-        .rposition(|line| is_head(line) && without_comment(line.trim()).trim_matches(['[', ']', ' ']) == parent)?;
-    let own = lines[head + 1..].iter().take_while(|line| !is_head(line));
-    let found = own.into_iter().position(|line| key_of(line) == Some(key))?;
+    let head = lines.iter().rposition(|line| section_of(line) == Some(parent))?;
+    let mut own = lines[head + 1..].iter().take_while(|line| section_of(line).is_none());
+    let found = own.position(|line| key_of(line) == Some(key))?;
     Some(head + found + 2)
+}
+
+/// The section that a line is the head of.
+fn section_of(line: &str) -> Option<&str> {
+    let code = without_comment(line.trim());
+    code.starts_with('[').then(|| code.trim_matches(['[', ']', ' ']))
 }

@@ -265,7 +265,7 @@ impl Core {
             Report::Alive(link) => {
                 // What was said of its packets is over with the first good one, and not only at the next look.
                 if let Some(link) = self.links.get_mut(&link) {
-                    (link.judge, link.suspicion) = Default::default();
+                    link.acquit();
                 }
                 self.engine.handle(now_ns, Event::Alive { link });
             }

@@ -64,6 +64,11 @@ impl Running {
 }
 
 impl Link {
+    /// Its packets are good: nothing is suspected of them any more.
+    pub(super) fn acquit(&mut self) {
+        (self.judge, self.suspicion) = Default::default();
+    }
+
     pub(super) fn new(id: LinkId, group: GroupId, peer: &PeerConfig, config: &PeerLinkConfig) -> Self {
         Self {
             id,

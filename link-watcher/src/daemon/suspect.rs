@@ -30,7 +30,7 @@ impl Core {
         for (id, answers) in ids {
             if answers {
                 if let Some(link) = self.links.get_mut(&id) {
-                    (link.judge, link.suspicion) = Default::default();
+                    link.acquit();
                 }
                 continue;
             }

@@ -8,21 +8,10 @@ use anyhow::{Context as _, Result};
 use flate2::{Compression, GzBuilder, write::GzEncoder};
 use md5::{Digest as _, Md5};
 
+use super::{DESCRIPTION, DIRECTORY};
 use crate::project::Project;
 
-const DESCRIPTION: &str = "\
-Description: keeps a router with several links on one that works
- Two routers joined by several links exchange signed keepalives, which an XDP
- program verifies and answers in the kernel; when a link dies, the traffic of
- both directions is on another within a few probe intervals. A router with
- several internet providers probes each of them, and spreads connections over
- those that work.
- .
- Nothing is started before there is /etc/link-watcher/link-watcher.toml.
-";
-
-/// Directories that belong to the package though it has no file in them.
-const DIRECTORIES: [&str; 1] = ["/etc/link-watcher"];
+const SUMMARY: &str = "keeps a router with several links on one that works";
 
 /// A file with its content.
 pub(crate) struct Packed {
@@ -68,7 +57,7 @@ pub(crate) fn build(project: &Project, files: &[Packed], version: &str, epoch: u
     let parts = [
         ("debian-binary", b"2.0\n".to_vec()),
         ("control.tar.gz", archive(&control, &[], ".", epoch)?),
-        ("data.tar.gz", archive(files, &DIRECTORIES.map(Path::new), ".", epoch)?),
+        ("data.tar.gz", archive(files, &[Path::new(DIRECTORY)], ".", epoch)?),
     ];
     for (name, bytes) in parts {
         let mut header = ar::Header::new(name.into(), bytes.len() as u64);
@@ -84,12 +73,16 @@ fn member(name: &str, mode: u32, bytes: Vec<u8>) -> Packed {
 }
 
 fn control(files: &[Packed], program: &[u8], version: &str) -> String {
+    // deb-control(5): further lines begin with a space, and an empty one is a dot.
+    let described: String =
+        DESCRIPTION.lines().map(|line| format!(" {}\n", if line.is_empty() { "." } else { line })).collect();
     let kibibytes: usize = files.iter().map(|file| file.bytes.len().div_ceil(1024)).sum();
     format!(
         "Package: link-watcher\nVersion: {version}\nArchitecture: {}\n\
          Maintainer: The link-watcher authors <link-watcher@example.org>\nInstalled-Size: {kibibytes}\n\
          Depends: libc6 (>= {}), libgcc-s1\n\
-         Recommends: nftables\nSuggests: iproute2, bpftool\nSection: net\nPriority: optional\n{DESCRIPTION}",
+         Recommends: nftables\nSuggests: iproute2, bpftool\nSection: net\nPriority: optional\n\
+         Description: {SUMMARY}\n{described}",
         architecture(),
         glibc(program),
     )
@@ -178,6 +171,16 @@ mod tests {
     fn the_newest_glibc_counts() {
         assert_eq!(glibc(b"..GLIBC_2.2.5\0GLIBC_2.34\0GLIBC_2.9\0"), "2.34");
         assert_eq!(glibc(b"static"), "2.17");
+    }
+
+    #[test]
+    fn the_description_goes_on_in_lines_that_begin_with_a_space() {
+        let control = control(&[], b"", "1.2.3");
+        assert!(control.contains("\nDescription: keeps a router "), "{control}");
+        assert!(
+            control.contains("works\n Two routers joined ") && control.contains(" those that work.\n .\n Nothing ")
+        );
+        assert!(control.ends_with("/link-watcher.toml.\n"), "{control}");
     }
 
     #[test]

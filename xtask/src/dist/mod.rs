@@ -22,6 +22,18 @@ use crate::{apt, build, exec, rustup};
 /// What the packages are.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// What packages say of themselves; an empty line is a paragraph's end.
+const DESCRIPTION: &str = "\
+Two routers joined by several links exchange signed keepalives, which an XDP
+program verifies and answers in the kernel; when a link dies, the traffic of
+both directions is on another within a few probe intervals. A router with
+several internet providers probes each of them, and spreads connections over
+those that work.
+
+Nothing is started before there is /etc/link-watcher/link-watcher.toml.";
+/// The directory that belongs to packages though they have no file in it.
+const DIRECTORY: &str = "/etc/link-watcher";
+
 /// `cargo xtask dist`: all of them, and what they are made of, below `target/dist`. What cannot be made or checked here is said, and is no failure.
 ///
 /// # Errors

@@ -5,20 +5,10 @@ use std::{env, fs};
 use anyhow::{Context as _, Result};
 use rpm::{BuildConfig, CompressionType, Dependency, FileOptions, PackageBuilder};
 
-use super::deb::Packed;
+use super::{DESCRIPTION, DIRECTORY, deb::Packed};
 use crate::project::Project;
 
 const SUMMARY: &str = "Keeps a router with several links on one that works";
-const DESCRIPTION: &str = "\
-Two routers joined by several links exchange signed keepalives, which an XDP
-program verifies and answers in the kernel; when a link dies, the traffic of
-both directions is on another within a few probe intervals. A router with
-several internet providers probes each of them, and spreads connections over
-those that work.
-
-Nothing is started before there is /etc/link-watcher/link-watcher.toml.";
-/// The directory that belongs to the package though it has no file in it.
-const DIRECTORY: &str = "/etc/link-watcher";
 
 /// The file's name.
 pub(crate) fn name(version: &str) -> String {
