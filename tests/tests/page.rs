@@ -99,6 +99,16 @@ fn a_failover_and_the_past_are_on_the_page() {
     }
     assert_eq!(browser.evaluate(&columns("wifi", "bad")).unwrap(), 0);
     photograph(&mut browser);
+    // The other end may notice first, and the traffic leave the link before we call it down.
+    for (moved, belongs) in [("10.095", true), ("10.089", false)] {
+        let events = format!(
+            r#"found([{{"time": "2026-01-01T00:00:{moved}Z", "group": "g", "link": null, "what": "active-changed",
+                       "from": ["a"], "to": ["b"], "trace": {{"last_good_ns": 5, "decided_ns": 7, "routed_ns": 8}}}},
+                      {{"time": "2026-01-01T00:00:10.100Z", "group": "g", "link": "a", "what": "link-down",
+                       "detect_ms": 10.5}}])[0].moved !== null"#
+        );
+        assert_eq!(browser.evaluate(&events).unwrap(), belongs, "{moved}");
+    }
 
     // Who does not see it is told the same.
     let told = browser.accessible().unwrap();

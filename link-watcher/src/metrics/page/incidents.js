@@ -2,8 +2,16 @@
 const MAX_INCIDENTS = 50;
 const BAD = ['link-down', 'link-degraded', 'link-dampened', 'no-usable-link'];
 
+// Traffic may leave a link before we call it down: the other end noticed first, and has told us. Such a move is of the
+// incident if it came after the last good packet, and not by an order.
+function cameBefore(moved, event) {
+  if (!moved || event.detect_ms === null || !moved.trace || !moved.trace.last_good_ns) return null;
+  return Date.parse(event.time) - Date.parse(moved.time) <= event.detect_ms ? moved : null;
+}
+
 function found(events) {
   const open = new Map();
+  const left = new Map();
   const all = [];
   for (const event of events) {
     const key = `${event.group}\n${event.link || ''}`;
@@ -13,7 +21,7 @@ function found(events) {
         known.further.push(event);
         continue;
       }
-      const incident = { event, further: [], until: null, moved: null };
+      const incident = { event, further: [], until: null, moved: cameBefore(left.get(key), event) };
       open.set(key, incident);
       all.push(incident);
     } else if (event.what === 'link-up') {
@@ -23,8 +31,11 @@ function found(events) {
       }
     } else if (event.what === 'active-changed') {
       for (const link of event.from || []) {
-        const incident = open.get(`${event.group}\n${link}`);
-        if (incident && !incident.moved && !(event.to || []).includes(link)) incident.moved = event;
+        if ((event.to || []).includes(link)) continue;
+        const key = `${event.group}\n${link}`;
+        left.set(key, event);
+        const incident = open.get(key);
+        if (incident && !incident.moved) incident.moved = event;
       }
     }
   }
