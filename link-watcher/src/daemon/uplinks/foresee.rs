@@ -1,6 +1,6 @@
 //! What would become of a group of uplinks, and what is meant for an address.
 
-use super::{Fate, UplinkGroup, core::decision};
+use super::{UplinkGroup, core::decision, release};
 use crate::{
     config::{ForceConfig, Protocol},
     control::{Forced, LinkMark, Marked},
@@ -20,7 +20,7 @@ impl UplinkGroup {
         let mut fates = Vec::new();
         for mark in self.marks() {
             let Some((id, _)) = self.uplinks().find(|(_, config)| config.name == mark.link) else { continue };
-            let released = after.can_take() && after.fate(&before, id, moves) == Fate::Released;
+            let released = release::follows(&before, &after, id, moves);
             if released || id == link {
                 fates.push(Marked { link: mark.link, mark: mark.mark, mask: mark.mask, released });
             }

@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::IpNet;
 
-use super::Decision;
+use super::{Decision, release::Releases};
 use crate::{
     config::{UplinkConfig, UplinksConfig},
     event::{GroupId, LinkId},
@@ -29,13 +29,24 @@ pub(super) struct Group {
     /// Uplinks whose address or gateway is gone, and since when, ns: a renewal takes them away for a moment.
     pub(super) lapsing: BTreeMap<LinkId, u64>,
     pub(super) decision: Decision,
-    /// Uplinks whose connections are to be released as soon as another one takes them.
-    pub(super) to_release: BTreeSet<LinkId>,
+    pub(super) releases: Releases,
     /// Addresses from which uplinks have connections: what they had, and still have.
     pub(super) sources: BTreeSet<(LinkId, IpAddr)>,
 }
 
 impl Group {
+    /// From the begin of one of an uplink's rounds to the end of the next, ns; nothing: it is of another group.
+    pub(super) fn round_ns(&self, link: LinkId) -> Option<u64> {
+        let mut uplinks = self.links.iter().zip(&self.config.links);
+        let probe = &uplinks.find(|(own, _)| **own == link)?.1.probe;
+        Some((probe.interval + probe.timeout).as_nanos() as u64)
+    }
+
+    /// When the next connections are to be released, monotonic ns.
+    pub(super) fn release_ns(&self) -> Option<u64> {
+        self.releases.deadline_ns(|link| self.round_ns(link).unwrap_or(0))
+    }
+
     /// The group as the kernel shall have it.
     pub(super) fn desired(&self, spared: &[IpNet]) -> Desired {
         let uplinks = self.links.iter().zip(&self.config.links).zip(&self.resolved).zip(self.numbers.iter().copied());

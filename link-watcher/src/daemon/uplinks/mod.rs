@@ -9,6 +9,7 @@ mod evidence;
 mod foresee;
 mod group;
 mod held;
+mod release;
 mod worker;
 
 use std::{
@@ -142,44 +143,11 @@ impl Decision {
         self.active.iter().find(|(active, _)| *active == link).map_or(0, |(_, weight)| *weight)
     }
 
-    /// What becomes of the connections of an uplink where this decision comes after `before`. `moves`: they follow new ones.
-    fn fate(&self, before: &Self, link: LinkId, moves: bool) -> Fate {
-        let died = self.dead.contains(&link) && !before.dead.contains(&link);
-        let left = before.weight(link) > 0 && self.weight(link) == 0;
-        // Its connections work again, though it may have to hold before new ones use it.
-        let revived = before.dead.contains(&link) && !self.dead.contains(&link);
-        // One that carries new connections for want of another, and lives again, is not usable before its hold-up is over.
-        let carries = self.usable.contains(&link) || (self.weight(link) > 0 && !self.dead.contains(&link));
-        if died || (left && moves) {
-            Fate::Released
-        } else if revived || (carries && !left) {
-            Fate::Kept
-        } else {
-            Fate::AsBefore
-        }
-    }
-
     /// Whether what is forced to an uplink may go there: as long as it is usable, and as long as others use it or would have no
     /// better one.
     fn takes_forced(&self, link: LinkId) -> bool {
         self.usable.contains(&link) || self.usable.is_empty() || self.weight(link) > 0
     }
-
-    /// Whether a living uplink could take connections that are released; without one they are better left alone.
-    fn can_take(&self) -> bool {
-        self.active.iter().any(|(link, _)| !self.dead.contains(link))
-    }
-}
-
-/// What becomes of the connections of an uplink.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fate {
-    /// They are to be released, as soon as another uplink takes them.
-    Released,
-    /// They stay, also where it was meant to release them.
-    Kept,
-    /// What was meant for them holds.
-    AsBefore,
 }
 
 /// What the worker tells.
@@ -315,33 +283,5 @@ impl Uplinks {
         if let Some(prober) = Arc::into_inner(self.prober) {
             prober.stop();
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const ONLY: LinkId = LinkId(1);
-    const OTHER: LinkId = LinkId(2);
-
-    fn decision(active: LinkId, usable: &[LinkId], dead: &[LinkId]) -> Decision {
-        let active = vec![(active, 1)];
-        Decision { group: GroupId(1), active, usable: usable.to_vec(), dead: dead.to_vec(), drained: Vec::new() }
-    }
-
-    /// It dies, has no substitute, and lives again: first in its hold-up, then usable.
-    #[test]
-    fn who_lives_again_without_a_substitute_keeps_its_connections_from_the_first_moment() {
-        let well = decision(ONLY, &[ONLY], &[]);
-        let dead = decision(ONLY, &[], &[ONLY]);
-        let held = decision(ONLY, &[], &[]);
-        assert_eq!(dead.fate(&well, ONLY, false), Fate::Released);
-        assert!(!dead.can_take(), "to nobody yet");
-        assert_eq!(held.fate(&dead, ONLY, false), Fate::Kept);
-        assert_eq!(well.fate(&held, ONLY, false), Fate::Kept);
-        let substituted = decision(OTHER, &[OTHER], &[ONLY]);
-        assert_eq!(substituted.fate(&dead, ONLY, false), Fate::AsBefore, "what was meant for them is due");
-        assert!(substituted.can_take());
     }
 }

@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 use tracing::{error, info, warn};
 
 use super::{
-    Configured, Decision, Fate, Order, QUEUE, Report, Standing, WayOut, evidence::Counted, group::Group, held,
+    Configured, Decision, Order, QUEUE, Report, Standing, WayOut, evidence::Counted, group::Group, held,
+    release::Releases,
 };
 use crate::{
     clock,
@@ -188,6 +189,7 @@ impl Worker {
             }
             self.follow().await;
             self.carry_out().await;
+            self.release_late();
             self.repair();
             if self.count_ns <= clock::now_ns() {
                 self.count_drained();
@@ -227,7 +229,8 @@ impl Worker {
         let ruleset_ns = self.ruleset.deadline_ns().unwrap_or(u64::MAX);
         let deadlines = [self.learner.next_deadline_ns(), self.tables.next_deadline_ns(), ruleset_ns, self.count_ns];
         let held_ns = self.held.deadline_ns(clock::now_ns());
-        deadlines.into_iter().chain(self.lapse_ns()).chain(held_ns).min().unwrap_or(u64::MAX)
+        let release_ns = self.groups.values().filter_map(Group::release_ns);
+        deadlines.into_iter().chain(self.lapse_ns()).chain(held_ns).chain(release_ns).min().unwrap_or(u64::MAX)
     }
 
     /// When the first address or gateway has been gone for longer than a renewal takes, ns.
@@ -237,9 +240,7 @@ impl Worker {
 
     /// From the begin of one of its rounds to the end of the next, ns; 0 where it is not served any more.
     fn round_ns(&self, link: LinkId) -> u64 {
-        let groups = self.groups.values().flat_map(|group| group.links.iter().zip(&group.config.links));
-        let probe = groups.into_iter().find(|(other, _)| **other == link).map(|(_, config)| &config.probe);
-        probe.map_or(0, |probe| (probe.interval + probe.timeout).as_nanos() as u64)
+        self.groups.values().find_map(|group| group.round_ns(link)).unwrap_or(0)
     }
 
     /// All uplinks of the group of this one, as far as they are known.
@@ -421,7 +422,7 @@ impl Worker {
                 // Of an earlier run, as far as this one began with it.
                 retired: numbers.retired.into_iter().collect(),
                 decision: nothing,
-                to_release: BTreeSet::new(),
+                releases: Releases::default(),
                 sources: BTreeSet::new(),
                 losses: BTreeMap::new(),
                 lapsing: BTreeMap::new(),
@@ -429,7 +430,7 @@ impl Worker {
             if let Some(known) = known {
                 let gone = known.links.iter().zip(&known.numbers).filter(|(link, _)| !group.links.contains(link));
                 group.retired = gone.map(|(_, number)| *number).chain(known.retired).collect();
-                (group.decision, group.to_release, group.sources) = (known.decision, known.to_release, known.sources);
+                (group.decision, group.releases, group.sources) = (known.decision, known.releases, known.sources);
                 group.losses = known.losses;
             }
             self.groups.insert(id, group);
@@ -513,14 +514,7 @@ impl Worker {
         let Some(group) = self.groups.get_mut(&decision.group) else { return };
         let before = std::mem::replace(&mut group.decision, decision);
         let moves = group.config.moves_connections();
-        for link in &group.links {
-            match group.decision.fate(&before, *link, moves) {
-                Fate::Released => drop(group.to_release.insert(*link)),
-                // It came back before anything else could take its connections.
-                Fate::Kept => drop(group.to_release.remove(link)),
-                Fate::AsBefore => {}
-            }
-        }
+        group.releases.decided(clock::now_ns(), &before, &group.decision, &group.links, moves);
         self.dirty.insert(group.id);
     }
 
@@ -550,6 +544,16 @@ impl Worker {
         }
     }
 
+    /// Releases connections that had to wait for their uplink's word.
+    fn release_late(&mut self) {
+        let now_ns = clock::now_ns();
+        let due = self.groups.values().filter(|group| group.release_ns().is_some_and(|at_ns| at_ns <= now_ns));
+        let desired: Vec<Desired> = due.map(|group| group.desired(&self.spared)).collect();
+        for desired in &desired {
+            self.release(desired);
+        }
+    }
+
     fn release(&mut self, desired: &Desired) {
         let Some(group) = self.groups.get_mut(&desired.group) else { return };
         let (has, lost): (BTreeSet<_>, _) = std::mem::take(&mut group.sources)
@@ -558,9 +562,10 @@ impl Worker {
         group.sources = has;
         let mut due: Vec<(LinkId, Option<IpAddr>)> =
             lost.into_iter().map(|(link, source)| (link, Some(source))).collect();
-        if group.decision.can_take() {
-            due.extend(std::mem::take(&mut group.to_release).into_iter().map(|link| (link, None)));
-        }
+        let mut releases = std::mem::take(&mut group.releases);
+        let of_dead = releases.due(clock::now_ns(), |link| group.round_ns(link).unwrap_or(0));
+        group.releases = releases;
+        due.extend(of_dead.into_iter().map(|link| (link, None)));
         let mut complaints = Vec::new();
         for number in std::mem::take(&mut group.retired) {
             let mark = number << desired.fwmark_mask.trailing_zeros();
