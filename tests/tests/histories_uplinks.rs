@@ -249,9 +249,12 @@ impl Life {
         Ok((String::new(), Some(crowd)))
     }
 
-    /// What is in the kernel of an uplink that the file has not.
+    /// What is in the kernel of an uplink that the file has not, or that our rules are not there.
     fn left(&self) -> Result<String> {
         let ours = ours(self.router())?;
+        if !ours.contains("table inet link_watcher") {
+            return Ok("our nftables table is not there".to_owned());
+        }
         for uplink in self.known.uplinks.iter().filter(|uplink| !uplink.in_file) {
             let provider = self.site.provider(&uplink.name)?;
             let (interface, own) = (provider.interface(), provider.router_address().to_string());

@@ -12,6 +12,7 @@ pub(crate) mod link;
 pub(crate) mod message;
 pub(crate) mod netfilter;
 pub(crate) mod nexthop;
+mod removals;
 pub(crate) mod route;
 pub(crate) mod rule;
 mod socket;
@@ -21,6 +22,7 @@ mod tests;
 pub(crate) use self::{
     events::parse,
     message::Batch,
+    removals::TableRemovals,
     route::canonical,
     socket::{Requests, dump, nothing_there, process},
 };

@@ -12,11 +12,11 @@ use super::{
 };
 
 /// `struct nfgenmsg`: family u8, version u8, resource id u16.
-const NFGENMSG_LEN: usize = 4;
+pub(super) const NFGENMSG_LEN: usize = 4;
 
 /// Subsystems, in the upper octet of a message's type.
 const CONNTRACK: u16 = (libc::NFNL_SUBSYS_CTNETLINK as u16) << 8;
-const NFTABLES: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
+pub(super) const NFTABLES: u16 = (libc::NFNL_SUBSYS_NFTABLES as u16) << 8;
 
 /// `IPCTNL_MSG_CT_GET`, `IPCTNL_MSG_CT_DELETE` and `IPCTNL_MSG_CT_GET_STATS`.
 const CT_GET: u16 = 1;
@@ -46,7 +46,7 @@ const FILTER_DESTINATION: u32 = 1 << 1;
 const CTA_STATS_GLOBAL_ENTRIES: u16 = 1;
 
 /// `NFPROTO_INET`.
-const INET: u8 = libc::NFPROTO_INET as u8;
+pub(super) const INET: u8 = libc::NFPROTO_INET as u8;
 const NFTA_GEN_ID: u16 = 1;
 const NFTA_OBJ_TABLE: u16 = 1;
 const NFTA_OBJ_NAME: u16 = 2;

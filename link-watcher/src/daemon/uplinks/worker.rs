@@ -21,6 +21,7 @@ use crate::{
     event::{Device, GroupId, LinkId},
     health::Figures,
     ledger::{SharedLedger, UplinksClaim},
+    netlink::TableRemovals,
     progress::{HEARTBEAT_NS, Progress},
     realtime,
     system::{Interfaces, KernelEvent, KernelEvents, LinkSysctls, ProcSysctl},
@@ -67,6 +68,7 @@ struct Worker {
     learner: Learner<NetlinkLearn>,
     tables: Tables<NetlinkTables>,
     ruleset: Ruleset<Nft>,
+    removals: TableRemovals,
     conntrack: Conntrack,
     sysctls: LinkSysctls<ProcSysctl, SharedLedger>,
     ledger: SharedLedger,
@@ -130,6 +132,7 @@ impl Worker {
             learner: Learner::new(NetlinkLearn::open()?),
             tables: Tables::new(NetlinkTables::open()?),
             ruleset: Ruleset::new(Nft::open()?, instance),
+            removals: TableRemovals::open()?,
             conntrack: Conntrack::open()?,
             sysctls: LinkSysctls::new(ProcSysctl, ledger.clone()),
             ledger,
@@ -179,6 +182,11 @@ impl Worker {
                     }
                 }
                 event = self.events.next() => self.event(&event?),
+                removed = self.removals.next() => {
+                    if removed?.is_none_or(|table| table == self.ruleset.table()) {
+                        self.ruleset.was_removed(now_ns);
+                    }
+                }
                 () = self.evidence.asked() => self.count(),
                 () = tokio::time::sleep(Duration::from_nanos(wait_ns)) => {}
             }

@@ -22,7 +22,7 @@
 //!
 //! **Applying** is one transaction of `nft -f -`: the whole table first, later only the chains that differ, so that
 //! counters go on and a failover costs little. What somebody else does to the table is noticed by the kernel's
-//! ruleset generation and put right.
+//! ruleset generation, its removal when it happens, and put right.
 
 mod rules;
 mod sink;
@@ -240,6 +240,14 @@ impl<S: RulesetSink> Ruleset<S> {
     /// When [`tick`](Self::tick) has something to do, ns.
     pub fn deadline_ns(&self) -> Option<u64> {
         self.wanted.as_ref().map(|_| self.next_ns)
+    }
+
+    /// The table was removed, perhaps by ourselves while writing it: [`tick`](Self::tick) looks at once, unless somebody keeps
+    /// doing that.
+    pub fn was_removed(&mut self, now_ns: u64) {
+        if self.installed.is_some() && self.repair_wait_ns == PERIOD_NS {
+            self.next_ns = self.next_ns.min(now_ns);
+        }
     }
 
     /// Looks whether the table still stands as it was written, and puts it right; tries again what failed. Costs a

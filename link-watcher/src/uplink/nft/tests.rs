@@ -295,6 +295,24 @@ fn what_others_do_to_the_table_is_put_right_and_to_other_tables_is_not_our_busin
     assert_eq!(ruleset.deadline_ns(), Some(5 * SECOND));
 }
 
+#[test]
+fn a_table_that_is_removed_stands_again_at_once_but_not_for_who_keeps_doing_it() {
+    let mut ruleset = applied();
+    assert_eq!(ruleset.tick(0), None);
+    let mut remove = |now_ns| {
+        ruleset.sink.generation += 1;
+        ruleset.sink.listing = None;
+        ruleset.was_removed(now_ns);
+        matches!(ruleset.tick(now_ns), Some(RulesetNotice::Repaired { removed: true, .. }))
+    };
+    assert!(remove(SECOND / 10), "at the event");
+    assert!(!remove(SECOND / 5), "again");
+    assert!(remove(SECOND / 10 + SECOND), "a period after the first repair");
+    // Our own writing removes it as well.
+    ruleset.was_removed(2 * SECOND);
+    assert_eq!(ruleset.tick(2 * SECOND), None);
+}
+
 /// Whoever removes it four times a second finds us ever more patient; and once he has stopped, as attentive as before.
 #[test]
 fn repairs_of_the_table_become_rarer_where_somebody_keeps_undoing_them() {
