@@ -1,7 +1,7 @@
 //! Counting what the test runner reports, and the table at the end.
 
 use std::io::{self, Read, Write};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
@@ -58,6 +58,19 @@ impl Lane {
 ///
 /// Where the command cannot be started or read. Failing tests are no error but a count.
 pub(crate) fn run(name: &'static str, command: &mut Command) -> Result<Lane> {
+    run_until(name, command, |status| status.success())
+}
+
+/// As [`run`], for a command that says in its own way that it has come to its end.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(crate) fn run_until(
+    name: &'static str,
+    command: &mut Command,
+    ended_well: impl Fn(ExitStatus) -> bool,
+) -> Result<Lane> {
     println!("$ {}", exec::render(command));
     let begin = Instant::now();
     let mut child =
@@ -66,10 +79,10 @@ pub(crate) fn run(name: &'static str, command: &mut Command) -> Result<Lane> {
     let mut counts = show_and_count(stdout, &mut io::stdout())?;
     let status = child.wait().context("the tests' end cannot be awaited")?;
     let mut remark = String::new();
-    if !status.success() && counts.failed == 0 {
+    if !ended_well(status) && counts.failed == 0 {
         // It did not compile, or a test took the whole runner down before the summary.
         counts.failed = 1;
-        remark = format!("cargo ended with {status} and no failed test: see its message above");
+        remark = format!("it ended with {status} and no failed test: see its message above");
     }
     Ok(Lane { name, counts, took: begin.elapsed(), remark })
 }

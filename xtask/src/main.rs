@@ -27,6 +27,7 @@ mod setup;
 mod test;
 mod toolchain;
 mod tools;
+mod vm;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -107,6 +108,18 @@ enum Task {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Tests on Debian's kernels, in QEMU
+    Vm {
+        /// 6.1, 6.12 or newest; all of them where none is named
+        #[arg(value_name = "VERSION")]
+        versions: Vec<String>,
+        /// Only this file of tests, of link-watcher/tests or tests/tests; may be given more than once
+        #[arg(long = "test", value_name = "NAME")]
+        tests: Vec<String>,
+        /// Only the tests whose name contains this
+        #[arg(long)]
+        filter: Option<String>,
+    },
     /// Builds a Debian package, and a tarball with a static program, below target/dist
     Dist,
     /// Builds and installs the daemon, its unit and, where there is none, an example configuration
@@ -139,6 +152,7 @@ fn main() -> ExitCode {
             histories::histories(&project, &histories::Wanted { count, seed, minutes, jobs })
         }
         Task::Soak { minutes, seed } => histories::soak(&project, minutes, seed),
+        Task::Vm { versions, tests, filter } => vm::vm(&project, &vm::Wanted { versions, tests, filter }),
         Task::Dist => dist::dist(&project).map(|()| ExitCode::SUCCESS),
         Task::Uninstall { prefix } => install::uninstall(&prefix).map(|()| ExitCode::SUCCESS),
         Task::Install { prefix } => install::install(&project, &prefix).map(|()| ExitCode::SUCCESS),

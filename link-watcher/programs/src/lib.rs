@@ -35,7 +35,7 @@ pub enum Purpose {
     Work,
     /// The benchmarks compare with it where it is wanted, and miss it where it is not there.
     Comparison,
-    /// `cargo xtask dist` and the trial of its package: installed when they run, and missed where it cannot be had.
+    /// `cargo xtask dist`, the trial of its package and of other kernels: installed when they run, and missed where it cannot be had.
     Package,
     /// One test needs it: `cargo xtask test` installs it where it can, and the test says loudly that it was left out where it could
     /// not.
@@ -114,6 +114,8 @@ programs! {
     CHROOT = "chroot" from ["coreutils"] for Package;
     /// The C compiler of a program that needs no library.
     MUSL_GCC = "musl-gcc" from ["musl-tools"] for Package;
+    /// A machine with another kernel.
+    QEMU = "qemu-system-x86_64" from ["qemu-system-x86"] for Package;
     /// A browser without a screen: looks at the status page. What Debian has on the search path is a script in front of it, which would
     /// be ended in its place.
     CHROMIUM = "/usr/lib/chromium/chromium-headless-shell" from ["chromium-headless-shell"] for Trial;
