@@ -6,7 +6,7 @@ mod support;
 use std::{path::Path, time::Duration};
 
 use link_watcher::{
-    config::{self, EngineChoice, LogTarget, OnExit, Severity},
+    config::{self, DatapathChoice, LogTarget, OnExit, Severity},
     event::{Failback, Role},
     route::RouteBackend,
 };
@@ -19,7 +19,7 @@ fn what_is_left_out_has_its_documented_default() {
     assert!(loaded.warnings.is_empty());
     let daemon = &loaded.config.daemon;
     assert_eq!(daemon.control_socket, Path::new("/run/link-watcher/control.sock"));
-    assert_eq!((daemon.engine, daemon.on_exit, daemon.realtime), (EngineChoice::Auto, OnExit::Keep, true));
+    assert_eq!((daemon.engine, daemon.on_exit, daemon.realtime), (DatapathChoice::Auto, OnExit::Keep, true));
     assert_eq!((daemon.instance.as_deref(), daemon.log), (None, LogTarget::Auto));
     assert_eq!(loaded.config.metrics, None);
     let peer = &loaded.config.peers[0];
@@ -59,7 +59,7 @@ fn everything_can_be_said() {
     let config = desk.parse(&text).unwrap().config;
     assert_eq!(config.daemon.control_socket, desk.path("run/c.sock"));
     assert_eq!(config.metrics.unwrap().listen.to_string(), "[2001:db8::1]:9746");
-    assert_eq!((config.daemon.engine, config.daemon.on_exit), (EngineChoice::Socket, OnExit::Remove));
+    assert_eq!((config.daemon.engine, config.daemon.on_exit), (DatapathChoice::Socket, OnExit::Remove));
     assert_eq!((config.daemon.instance.as_deref(), config.daemon.realtime), (Some("left"), false));
     assert_eq!(config.daemon.log, LogTarget::Syslog);
     assert_eq!(config.daemon.own_state_directory(), desk.path("state/left"));

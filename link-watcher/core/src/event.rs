@@ -147,7 +147,7 @@ pub enum Event {
         /// Link.
         link: LinkId,
         /// What it says now.
-        said: PeerSaid,
+        said: RemoteState,
     },
     /// The interface has changed.
     Device {
@@ -194,7 +194,7 @@ pub enum Health {
 
 /// What the peer says of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PeerSaid {
+pub struct RemoteState {
     /// Its daemon; changes when it restarts.
     pub instance: u32,
     /// Its session on this link; changes when the link starts anew there.
@@ -215,7 +215,7 @@ pub struct PeerSaid {
     pub silence_seconds: u8,
 }
 
-impl PeerSaid {
+impl RemoteState {
     /// What a packet of this sender said.
     pub const fn heard(sender: Party, view: View) -> Self {
         Self {
@@ -304,11 +304,11 @@ pub enum Command {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// Say this on the link, in every packet from now on.
-    Say {
+    Advertise {
         /// Link.
         link: LinkId,
         /// What.
-        said: Said,
+        said: LocalState,
     },
     /// Send the group's traffic there.
     Route {
@@ -318,12 +318,12 @@ pub enum Action {
         plan: Plan,
     },
     /// Tell people.
-    Tell(Transition),
+    Notify(Transition),
 }
 
 /// What we say of a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Said {
+pub struct LocalState {
     /// Agreement epoch.
     pub epoch: u32,
     /// Our order of preference, 0 first.
@@ -336,7 +336,7 @@ pub struct Said {
     pub hears: bool,
 }
 
-impl Said {
+impl LocalState {
     /// As packets carry it.
     pub fn view(self, role: Role) -> View {
         let bits = [
@@ -371,7 +371,7 @@ pub struct Transition {
     /// Link, where it is about one.
     pub link: Option<LinkId>,
     /// What.
-    pub what: What,
+    pub what: TransitionKind,
     /// Why, in words for the operator: "no echo for 30 ms", "carrier lost", "peer stopped hearing us".
     pub why: String,
     /// Last good packet before it; 0: does not apply. `at_ns` minus this is the time to detect.
@@ -381,7 +381,7 @@ pub struct Transition {
 /// Kinds of transition. The names are those of `on = [...]` in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum What {
+pub enum TransitionKind {
     /// A link answers.
     LinkUp,
     /// A link does not answer.

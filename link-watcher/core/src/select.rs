@@ -18,7 +18,7 @@ pub struct Candidate {
     /// It answers, though not well enough, or it flaps: better than nothing.
     pub answers: bool,
     /// No verdict yet: it may turn out usable any moment.
-    pub promising: bool,
+    pub undecided: bool,
     /// It has been usable long enough to take traffic back.
     pub may_take_back: bool,
 }
@@ -51,13 +51,13 @@ pub fn choose(links: &[Candidate], current: &[LinkId], pinned: Option<LinkId>, f
         return choice(in_service, "automatic failover is off");
     }
     // At the start nobody looks for another one before it is known how the pinned one is.
-    if current.is_empty() && pinned.is_some_and(|link| link.promising) {
+    if current.is_empty() && pinned.is_some_and(|link| link.undecided) {
         return stay("waiting for the verdict on the pinned link");
     }
     // What carries traffic already, after a restart, gets the time to show that it works; and where all had failed, what is back
     // does not leave because another was the first to have held for long enough.
     let carries =
-        |link: &Candidate| (link.promising || link.holds) && current.iter().any(|carrying| carrying.id == link.id);
+        |link: &Candidate| (link.undecided || link.holds) && current.iter().any(|carrying| carrying.id == link.id);
     let in_tier = |tier: u32| -> Vec<LinkId> {
         let chosen = links.iter().filter(|link| link.tier == tier && (link.usable || carries(link)));
         chosen.map(|link| link.id).collect()
@@ -75,12 +75,12 @@ pub fn choose(links: &[Candidate], current: &[LinkId], pinned: Option<LinkId>, f
             None => choice(in_tier(tier), "lowest tier with a usable link"),
         };
     }
-    if current.iter().any(|link| link.promising) {
+    if current.iter().any(|link| link.undecided) {
         return stay("taken over from before the start, no verdict yet");
     }
     if let Some(best) = best {
         // At the start a better link may be about to answer. Losing the active link, nobody waits for that.
-        if current.is_empty() && links.iter().any(|link| link.promising && link.tier < best) {
+        if current.is_empty() && links.iter().any(|link| link.undecided && link.tier < best) {
             return stay("waiting for the verdict on a better link");
         }
         return choice(in_tier(best), "lowest tier with a usable link");
@@ -114,7 +114,7 @@ mod tests {
             holds: usable,
             answers: usable,
             drained: false,
-            promising: false,
+            undecided: false,
             may_take_back: usable,
         }
     }
@@ -183,10 +183,10 @@ mod tests {
     #[test]
     fn the_start_waits_for_the_pinned_link() {
         let mut links = [link(0, 1, true), link(1, 2, false)];
-        links[1].promising = true;
+        links[1].undecided = true;
         assert_eq!(chosen(&links, &[], Some(1), true), Vec::<u32>::new());
         assert_eq!(chosen(&links, &[0], Some(1), true), [0], "what carries traffic goes on");
-        links[1].promising = false;
+        links[1].undecided = false;
         assert_eq!(chosen(&links, &[], Some(1), true), [0], "a dead one is not waited for");
     }
 
@@ -224,7 +224,7 @@ mod tests {
     #[test]
     fn the_start_waits_for_better_links_but_a_failure_does_not() {
         let mut links = [link(0, 1, false), link(1, 2, true)];
-        links[0].promising = true;
+        links[0].undecided = true;
         assert_eq!(chosen(&links, &[], None, true), Vec::<u32>::new());
         assert_eq!(chosen(&links, &[1], None, true), [1]);
         let third = [links[0], link(1, 2, false), link(2, 3, true)];

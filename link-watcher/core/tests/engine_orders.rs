@@ -7,7 +7,7 @@ mod clock;
 use link_watcher_core::{
     engine::{Engine, LinkStatus},
     event::{
-        Action, Command, Event, Failback, GroupId, GroupSpec, Health, LinkId, LinkSpec, PeerSaid, Plan, Role,
+        Action, Command, Event, Failback, GroupId, GroupSpec, Health, LinkId, LinkSpec, Plan, RemoteState, Role,
         StandingOrders,
     },
 };
@@ -77,8 +77,8 @@ impl World {
         self.event(Event::Probed { link, health, why: "nobody answers".to_owned(), last_good_ns: 0 });
     }
 
-    fn peer(&mut self, link: LinkId, said: PeerSaid) {
-        self.event(Event::Peer { link, said: PeerSaid { instance: 9, ..said } });
+    fn peer(&mut self, link: LinkId, said: RemoteState) {
+        self.event(Event::Peer { link, said: RemoteState { instance: 9, ..said } });
     }
 
     fn configure(&mut self, orders: StandingOrders) {
@@ -263,15 +263,15 @@ fn what_the_peer_has_to_do_with_it_is_said() {
     let reason = |world: &World| world.link(A).usable_reason;
     world.event(Event::Alive { link: A });
     assert_eq!(reason(&world).unwrap(), "the peer has said nothing on it yet");
-    world.peer(A, PeerSaid::default());
+    world.peer(A, RemoteState::default());
     assert_eq!(reason(&world).unwrap(), "the peer does not hear us");
-    world.peer(A, PeerSaid { hears: true, ..PeerSaid::default() });
+    world.peer(A, RemoteState { hears: true, ..RemoteState::default() });
     assert_eq!(reason(&world), None);
     world.event(Event::Alive { link: B });
-    world.peer(B, PeerSaid { hears: true, ..PeerSaid::default() });
+    world.peer(B, RemoteState { hears: true, ..RemoteState::default() });
     // The other end's order counts like ours, also with failover off.
     world.command(failover(false)).unwrap();
-    world.peer(A, PeerSaid { hears: true, drained: true, ..PeerSaid::default() });
+    world.peer(A, RemoteState { hears: true, drained: true, ..RemoteState::default() });
     assert_eq!((world.active(), reason(&world).unwrap().as_str()), (vec![B], "it is drained by the peer"));
     let status = world.link(A);
     assert!(status.drained_by_peer && !status.drained);
@@ -286,7 +286,7 @@ fn a_server_that_drains_says_that_its_client_moves_the_traffic() {
     let mut world = World::new(Some(Role::Server), Failback::After(0), StandingOrders::default());
     for link in [A, B] {
         world.event(Event::Alive { link });
-        world.peer(link, PeerSaid { hears: true, active: link == A, epoch: 5, ..PeerSaid::default() });
+        world.peer(link, RemoteState { hears: true, active: link == A, epoch: 5, ..RemoteState::default() });
     }
     assert_eq!(world.active(), [A]);
     let answer = world.command(drain(A, true)).unwrap();

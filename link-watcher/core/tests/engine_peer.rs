@@ -7,7 +7,7 @@ mod clock;
 use link_watcher_core::{
     engine::Engine,
     event::{
-        Action, Device, Event, Failback, GroupId, GroupSpec, LinkId, LinkSpec, PeerSaid, Plan, Role, StandingOrders,
+        Action, Device, Event, Failback, GroupId, GroupSpec, LinkId, LinkSpec, Plan, RemoteState, Role, StandingOrders,
     },
 };
 
@@ -68,7 +68,7 @@ impl World {
     /// The peer answers on a link, and hears us there.
     fn alive(&mut self, link: LinkId) {
         self.event(Event::Alive { link });
-        let said = PeerSaid { instance: 7, hears: true, ..PeerSaid::default() };
+        let said = RemoteState { instance: 7, hears: true, ..RemoteState::default() };
         self.event(Event::Peer { link, said });
     }
 
@@ -104,7 +104,7 @@ fn a_link_that_carries_since_before_the_start_and_never_comes_to_a_verdict_is_le
 fn a_server_too_waits_for_a_better_link_that_may_answer_any_moment() {
     let mut world = World::of(Role::Server);
     world.event(Event::Alive { link: B });
-    let said = PeerSaid { instance: 7, hears: true, rank: 1, ..PeerSaid::default() };
+    let said = RemoteState { instance: 7, hears: true, rank: 1, ..RemoteState::default() };
     world.event(Event::Peer { link: B, said });
     assert_eq!(world.active(), [], "a may answer any moment, and its client waits for it as well");
     world.pass_until(START_NS + 2 * DETECTION_NS);

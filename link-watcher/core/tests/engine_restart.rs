@@ -7,7 +7,8 @@ mod clock;
 use link_watcher_core::{
     engine::Engine,
     event::{
-        Action, Event, Failback, GroupId, GroupSpec, LinkId, LinkSpec, PeerSaid, Plan, Role, StandingOrders, What,
+        Action, Event, Failback, GroupId, GroupSpec, LinkId, LinkSpec, Plan, RemoteState, Role, StandingOrders,
+        TransitionKind,
     },
 };
 
@@ -38,8 +39,10 @@ impl Clocked for World {
     fn carry_out(&mut self, action: Action) {
         match action {
             Action::Route { plan, .. } => self.plan = Some(plan),
-            Action::Tell(told) if told.what == What::LinkDown => self.downs.push((told.link.unwrap(), self.now_ns)),
-            Action::Tell(_) | Action::Say { .. } => {}
+            Action::Notify(told) if told.what == TransitionKind::LinkDown => {
+                self.downs.push((told.link.unwrap(), self.now_ns))
+            }
+            Action::Notify(_) | Action::Advertise { .. } => {}
         }
     }
 }
@@ -73,13 +76,13 @@ impl World {
     /// The peer's daemon of this instance says on both links whether it stops, or its kernel for how long it has been silent.
     fn says(&mut self, instance: u32, restarting: bool, silence_seconds: u8) {
         for link in [A, B] {
-            let said = PeerSaid {
+            let said = RemoteState {
                 instance,
                 session: instance,
                 hears: true,
                 restarting,
                 silence_seconds,
-                ..PeerSaid::default()
+                ..RemoteState::default()
             };
             self.event(Event::Peer { link, said });
         }

@@ -8,7 +8,7 @@ use link_watcher_core::{
     engine::Engine,
     event::{
         Action, Command, Device, Event, Failback, GroupId, GroupSpec, Health, LinkId, LinkSpec, LinkVerdict, Plan,
-        StandingOrders, What,
+        StandingOrders, TransitionKind,
     },
 };
 
@@ -21,7 +21,7 @@ struct World {
     engine: Engine,
     now_ns: u64,
     plan: Option<Plan>,
-    told: Vec<What>,
+    told: Vec<TransitionKind>,
 }
 
 impl Clocked for World {
@@ -31,9 +31,9 @@ impl Clocked for World {
 
     fn carry_out(&mut self, action: Action) {
         match action {
-            Action::Say { .. } => panic!("there is nobody to say anything to"),
+            Action::Advertise { .. } => panic!("there is nobody to say anything to"),
             Action::Route { plan, .. } => self.plan = Some(plan),
-            Action::Tell(transition) => self.told.push(transition.what),
+            Action::Notify(transition) => self.told.push(transition.what),
         }
     }
 }
@@ -117,7 +117,7 @@ fn tier_0_is_never_chosen_and_yet_usable() {
     assert_eq!(world.plan.as_ref().unwrap().backups, [LinkId(0)]);
     world.probed(1, Health::Down);
     assert_eq!(world.active(), [(1, 1)], "the last state stays");
-    assert_eq!(world.told.last(), Some(&What::NoUsableLink));
+    assert_eq!(world.told.last(), Some(&TransitionKind::NoUsableLink));
     let refused = world.command(Command::Pin { group: GROUP, link: LinkId(0), force: true });
     assert!(refused.unwrap_err().contains("tier 0"));
 }

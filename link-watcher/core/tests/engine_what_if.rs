@@ -5,8 +5,8 @@
 use link_watcher_core::{
     engine::{Engine, Forecast, Supposed},
     event::{
-        Action, Command, Device, Event, Failback, GroupId, GroupSpec, Health, LinkId, LinkSpec, LinkVerdict, PeerSaid,
-        Role, StandingOrders, What,
+        Action, Command, Device, Event, Failback, GroupId, GroupSpec, Health, LinkId, LinkSpec, LinkVerdict,
+        RemoteState, Role, StandingOrders, TransitionKind,
     },
 };
 
@@ -59,7 +59,7 @@ fn a_loss_is_foretold_and_changes_nothing() {
     assert_eq!(course(&forecast), [(0, vec![1])]);
     let lost = &forecast.steps[0].status.links[0];
     assert_eq!((lost.verdict, lost.share), (LinkVerdict::Down, 0.0));
-    assert!(forecast.told.iter().any(|told| matches!(told.what, What::ActiveChanged { .. })));
+    assert!(forecast.told.iter().any(|told| matches!(told.what, TransitionKind::ActiveChanged { .. })));
     assert_eq!(format!("{engine:?}"), before);
 }
 
@@ -71,7 +71,7 @@ fn the_last_one_leaves_nothing() {
     let forecast = engine.what_if(3 * S, A, Supposed::Down).unwrap();
     assert!(forecast.steps[0].plan.as_ref().unwrap().all_down);
     assert_eq!(course(&forecast), [(0, vec![0])], "the routes stay where they are");
-    assert!(forecast.told.iter().any(|told| told.what == What::NoUsableLink));
+    assert!(forecast.told.iter().any(|told| told.what == TransitionKind::NoUsableLink));
     let refused = engine.what_if(3 * S, A, Supposed::Drained).unwrap_err();
     assert!(refused.contains("nothing would be left"), "{refused}");
 }
@@ -81,7 +81,7 @@ fn what_comes_back_waits_for_hold_up_and_failback() {
     let mut engine = engine(Some(Role::Client), &[1, 2], Failback::After(30 * S));
     for link in [A, B] {
         engine.handle(2 * S, Event::Alive { link });
-        engine.handle(2 * S, Event::Peer { link, said: PeerSaid { hears: true, ..PeerSaid::default() } });
+        engine.handle(2 * S, Event::Peer { link, said: RemoteState { hears: true, ..RemoteState::default() } });
     }
     engine.tick(2 * S);
     engine.handle(3 * S, Event::Silent { link: A, last_good_ns: 2 * S });

@@ -36,9 +36,9 @@ pub(super) fn rendered(path: &Path) -> Result<String, Failure> {
     }
     // What peers announce is not known here.
     let served = config.peers.iter().flat_map(|peer| &peer.routes).filter(|prefix| prefix.prefix_len() > 0);
-    let spared: Vec<IpNet> = served.copied().collect();
+    let excluded: Vec<IpNet> = served.copied().collect();
     let group =
-        |(uplinks, number)| Desired { spared: spared.clone(), ..Desired::with_all_up(GroupId(number), uplinks) };
+        |(uplinks, number)| Desired { excluded: excluded.clone(), ..Desired::with_all_up(GroupId(number), uplinks) };
     let groups: Vec<Desired> = config.uplinks.iter().zip(0..).map(group).collect();
     Ok(nft::render(&groups, config.daemon.instance.as_deref()))
 }

@@ -13,7 +13,7 @@ use tokio::sync::broadcast;
 
 use crate::{
     clock,
-    event::{GroupId, LinkId, Transition, What},
+    event::{GroupId, LinkId, Transition, TransitionKind},
     trace::Trace,
 };
 
@@ -60,7 +60,7 @@ impl EventRecord {
         let (group, link) = names(transition.group, transition.link);
         let named = |links: &[LinkId]| links.iter().filter_map(|link| names(transition.group, Some(*link)).1).collect();
         let (from, to) = match &transition.what {
-            What::ActiveChanged { from, to } => (named(from), named(to)),
+            TransitionKind::ActiveChanged { from, to } => (named(from), named(to)),
             _ => (Vec::new(), Vec::new()),
         };
         let last_good_ns = match trace {
@@ -84,20 +84,20 @@ impl EventRecord {
 }
 
 /// What happened, as `events --json` and the journal have it.
-pub(crate) fn event_name(what: &What) -> &'static str {
+pub(crate) fn event_name(what: &TransitionKind) -> &'static str {
     match what {
-        What::LinkUp => "link-up",
-        What::LinkDown => "link-down",
-        What::LinkDegraded => "link-degraded",
-        What::LinkDampened => "link-dampened",
-        What::ActiveChanged { .. } => "active-changed",
-        What::NoUsableLink => "no-usable-link",
-        What::Ordered => "ordered",
-        What::PeerRestarted => "peer-restarted",
-        What::PeerSilent => "peer-silent",
-        What::PeerBack => "peer-back",
-        What::AnnouncementsUnanswered => "announcements-unanswered",
-        What::AnnouncementsAnswered => "announcements-answered",
+        TransitionKind::LinkUp => "link-up",
+        TransitionKind::LinkDown => "link-down",
+        TransitionKind::LinkDegraded => "link-degraded",
+        TransitionKind::LinkDampened => "link-dampened",
+        TransitionKind::ActiveChanged { .. } => "active-changed",
+        TransitionKind::NoUsableLink => "no-usable-link",
+        TransitionKind::Ordered => "ordered",
+        TransitionKind::PeerRestarted => "peer-restarted",
+        TransitionKind::PeerSilent => "peer-silent",
+        TransitionKind::PeerBack => "peer-back",
+        TransitionKind::AnnouncementsUnanswered => "announcements-unanswered",
+        TransitionKind::AnnouncementsAnswered => "announcements-answered",
     }
 }
 
@@ -197,7 +197,7 @@ mod tests {
             at_ns: 5_031_000_000,
             group: GroupId(0),
             link: None,
-            what: What::ActiveChanged { from: vec![LinkId(0)], to: vec![LinkId(1)] },
+            what: TransitionKind::ActiveChanged { from: vec![LinkId(0)], to: vec![LinkId(1)] },
             why: "no echo for 30 ms".to_owned(),
             last_good_ns: 5_000_000_000,
         };

@@ -17,7 +17,7 @@ use super::{core::Core, group::Group};
 use crate::{
     announce::{self, Own, Way},
     clock,
-    event::{GroupId, LinkId, Transition, What},
+    event::{GroupId, LinkId, Transition, TransitionKind},
     probe::Order,
     route::LearnedRoute,
 };
@@ -286,9 +286,9 @@ impl Core {
         let silent = sender.unanswered || receiver.missing;
         if silent != (unanswered || missing) {
             let (what, why) = if silent {
-                (What::AnnouncementsUnanswered, format!("{UNANSWERED} {port} let in?"))
+                (TransitionKind::AnnouncementsUnanswered, format!("{UNANSWERED} {port} let in?"))
             } else {
-                (What::AnnouncementsAnswered, "the peer answers announcements".to_owned())
+                (TransitionKind::AnnouncementsAnswered, "the peer answers announcements".to_owned())
             };
             let transition = Transition { at_ns: now_ns, group: id, link: None, what, why, last_good_ns: 0 };
             self.publish(&transition, None);

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     bpf::{Device, Exchange, Kernel, LinkLayer, Mode, TraceParts},
-    config::EngineChoice,
+    config::DatapathChoice,
     error::chain,
     event::LinkId,
     probe::Verifier,
@@ -24,7 +24,7 @@ use crate::{
 
 /// Attaches kernel programs where they can be, and falls back to sockets where not.
 pub(super) struct Attacher {
-    choice: EngineChoice,
+    choice: DatapathChoice,
     /// The kernel's side; or why there is none.
     kernel: Result<Kernel, String>,
     /// How many links use what is attached, by interface index.
@@ -40,14 +40,14 @@ pub(super) struct Attacher {
 }
 
 impl Attacher {
-    pub(super) fn new(choice: EngineChoice, kernel: Result<Kernel, String>, names: SlotNames) -> Self {
+    pub(super) fn new(choice: DatapathChoice, kernel: Result<Kernel, String>, names: SlotNames) -> Self {
         let (attached, endpoints, ports) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         Self { choice, kernel, attached, endpoints, ports, names, trace: None }
     }
 
     /// Makes the best engine serve a link.
     pub(super) fn start(&mut self, link: &Link, mut running: Running, interfaces: &Interfaces) -> Running {
-        if self.choice == EngineChoice::Socket {
+        if self.choice == DatapathChoice::Socket {
             return running;
         }
         let who = format!("{} on {}", link.config.name, link.config.interface);
@@ -89,9 +89,9 @@ impl Attacher {
             .map_err(|error| chain(&error))?;
         // Last: where it replaces an earlier daemon's program, that one answers until this one can.
         let attached = match self.choice {
-            EngineChoice::Tc => kernel.attach_tc(&device),
-            EngineChoice::Xdp => kernel.attach(&device),
-            EngineChoice::Auto | EngineChoice::Socket => kernel.attach(&device).or_else(|at_xdp| {
+            DatapathChoice::Tc => kernel.attach_tc(&device),
+            DatapathChoice::Xdp => kernel.attach(&device),
+            DatapathChoice::Auto | DatapathChoice::Socket => kernel.attach(&device).or_else(|at_xdp| {
                 let attached = kernel.attach_tc(&device);
                 attached.inspect(|_| info!("{name}: at tc, because XDP is not to be had: {}", chain(&at_xdp)))
             }),

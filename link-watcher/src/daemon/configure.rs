@@ -142,9 +142,9 @@ impl Core {
         for (id, group) in self.groups.iter().filter(|(_, group)| group.plan.is_none()) {
             let links = group.links.iter().filter_map(|link| Some((*link, self.nexthop(*link, 1)?)));
             let links: Vec<(LinkId, Nexthop)> = links.collect();
-            let mut wish = self.wish(group);
-            wish.links.extend(self.former_ways(group));
-            let adopted = self.routes.adopt(now_ns, *id, &wish).await;
+            let mut base = self.base_routes(group);
+            base.links.extend(self.former_ways(group));
+            let adopted = self.routes.adopt(now_ns, *id, &base).await;
             let same = |a: &Nexthop, b: &Nexthop| (a.ifindex, a.gateway) == (b.ifindex, b.gateway);
             let carrying: Vec<LinkId> = links
                 .iter()

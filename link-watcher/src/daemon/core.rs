@@ -23,10 +23,10 @@ use super::{
     group::Group,
     links::Link,
     orders::Orders,
+    publish::{Cause, Causes},
     registry::Registry,
     reload::Reloads,
     statistics::Look,
-    tell::{News, Noticed},
     uplinks::{self, UplinkGroup, Uplinks},
 };
 use crate::{
@@ -34,7 +34,7 @@ use crate::{
     clock,
     config::{Config, OnExit, WhenAllDown},
     control::{self, History},
-    event::{Action, Event, GroupId, LinkId, Said, What},
+    event::{Action, Event, GroupId, LinkId, LocalState, TransitionKind},
     ledger::SharedLedger,
     metrics::{self, Counters},
     notify::Notifiers,
@@ -136,7 +136,7 @@ pub(super) struct Core {
     pub(super) uplink_reports: mpsc::Sender<uplinks::Report>,
     pub(super) uplink_groups: BTreeMap<GroupId, UplinkGroup>,
     /// What the uplinks' thread knows peers to serve.
-    pub(super) spared: Vec<IpNet>,
+    pub(super) excluded: Vec<IpNet>,
     /// Groups whose routes are to be computed again, though their plan has not changed.
     pub(super) rerouted: BTreeSet<GroupId>,
     /// A group has died or come to life, and with it perhaps what dead groups leave to living ones has changed.
@@ -144,7 +144,7 @@ pub(super) struct Core {
     /// Links are to be looked at again, because of what happened to interfaces at this instant, ns.
     pub(super) interfaces_changed_ns: Option<u64>,
     /// What the next decision comes from.
-    pub(super) news: News,
+    pub(super) causes: Causes,
     /// How often routes of others had changed when announcements were gathered last.
     pub(super) learned_changes: u64,
     /// There are too many of them, which was said.
@@ -234,7 +234,7 @@ impl Core {
             self.route(group).await;
         }
         if !rerouted.is_empty() {
-            self.spare().await;
+            self.exclude_peer_prefixes().await;
         }
         if std::mem::take(&mut self.uplinks_touched) {
             self.hand_over();
@@ -271,11 +271,11 @@ impl Core {
             }
             Report::Silent { link, last_good_ns, due_ns, woke_ns } => {
                 let (due_ns, woke_ns) = (Some(due_ns), Some(woke_ns));
-                self.news.failed(link, Noticed { due_ns, woke_ns, received_ns: now_ns });
+                self.causes.failed(link, Cause { due_ns, woke_ns, received_ns: now_ns });
                 self.engine.handle(now_ns, Event::Silent { link, last_good_ns });
             }
-            Report::Said { link, said, woke_ns } => {
-                self.news.said(link, Noticed { due_ns: None, woke_ns: Some(woke_ns), received_ns: now_ns });
+            Report::LocalState { link, said, woke_ns } => {
+                self.causes.said(link, Cause { due_ns: None, woke_ns: Some(woke_ns), received_ns: now_ns });
                 if let Some(group) = self.group_of(link) {
                     let id = group.id;
                     group.sender.peer(now_ns, said.instance);
@@ -284,7 +284,7 @@ impl Core {
                 self.engine.handle(now_ns, Event::Peer { link, said });
             }
             Report::Impaired { link, impairment, last_good_ns, woke_ns } => {
-                self.news.failed(link, Noticed { due_ns: None, woke_ns: Some(woke_ns), received_ns: now_ns });
+                self.causes.failed(link, Cause { due_ns: None, woke_ns: Some(woke_ns), received_ns: now_ns });
                 self.engine.handle(now_ns, Event::Impaired { link, impairment, last_good_ns });
             }
             Report::Moved { link, to } => self.follow_neighbour(link, to),
@@ -326,7 +326,7 @@ impl Core {
         let mut told = Vec::new();
         for action in self.engine.actions() {
             match action {
-                Action::Say { link, said } => self.say(link, said),
+                Action::Advertise { link, said } => self.say(link, said),
                 Action::Route { group, plan } => {
                     if let Some(uplinks) = self.uplink_groups.get_mut(&group) {
                         uplinks.plan = Some(plan);
@@ -341,9 +341,9 @@ impl Core {
                     routed_ns = clock::now_ns();
                 }
                 // People hear of it when it is done, so that they learn how long all of it took.
-                Action::Tell(transition) => {
+                Action::Notify(transition) => {
                     let trace = match &transition.what {
-                        What::ActiveChanged { from, to } => {
+                        TransitionKind::ActiveChanged { from, to } => {
                             Some(Trace { routed_ns, ..self.trace(&transition, from, to, decided_ns) })
                         }
                         _ => None,
@@ -352,17 +352,19 @@ impl Core {
                 }
             }
         }
-        self.news.clear();
+        self.causes.clear();
         for (transition, trace) in told {
             match (self.uplink_groups.get_mut(&transition.group), trace) {
-                (Some(group), Some(trace)) if group.untold.len() < MAX_UNTOLD => group.untold.push((transition, trace)),
+                (Some(group), Some(trace)) if group.deferred.len() < MAX_UNTOLD => {
+                    group.deferred.push((transition, trace))
+                }
                 _ => self.publish(&transition, trace),
             }
         }
     }
 
     /// Puts what we say of a link where prober and kernel program read it, and says it at once.
-    fn say(&self, link: LinkId, said: Said) {
+    fn say(&self, link: LinkId, said: LocalState) {
         let Some(group) = self.links.get(&link).and_then(|link| self.groups.get(&link.group)) else { return };
         let view = said.view(group.config.role).pack();
         let intent = &self.tables.intents()[link.0 as usize];
@@ -383,19 +385,19 @@ impl Core {
         let Some(plan) = &group.plan else { return };
         // Where somebody else's routes shall carry the traffic meanwhile, ours are not in front of them.
         let withdrawn = plan.all_down && group.config.when_all_down == WhenAllDown::Withdraw;
-        let wish = self.wish(group);
+        let base = self.base_routes(group);
         let desired = GroupRoutes {
             prefixes: if withdrawn { Arc::default() } else { group.served() },
             active: plan.active.iter().filter_map(|(link, weight)| self.nexthop(*link, *weight)).collect(),
             backups: plan.backups.iter().filter_map(|link| self.nexthop(*link, 1)).collect(),
-            ..wish
+            ..base
         };
         let report = self.routes.apply(clock::now_ns(), id, &desired).await;
         self.log_refusals(id, &report);
     }
 
     /// What the group wants, whatever link carries it.
-    pub(super) fn wish(&self, group: &Group) -> GroupRoutes {
+    pub(super) fn base_routes(&self, group: &Group) -> GroupRoutes {
         GroupRoutes {
             table: group.config.table,
             metric: group.config.metric,

@@ -6,7 +6,7 @@ use link_watcher_common::maps::{KeySet, LinkKey, MAX_KEYS};
 
 use crate::{
     clock,
-    config::{EngineChoice, PeerConfig, PeerLinkConfig},
+    config::{DatapathChoice, PeerConfig, PeerLinkConfig},
     event::{Device, GroupId, LinkId, Role},
     health::Limits,
     keys::Key,
@@ -159,16 +159,16 @@ pub(super) fn key_set(keys: &[Key]) -> KeySet {
 }
 
 /// The verifier's name for the engine of most links.
-pub(super) fn engine_of_most<'a>(engines: impl Iterator<Item = &'a str>, choice: EngineChoice) -> String {
+pub(super) fn engine_of_most<'a>(engines: impl Iterator<Item = &'a str>, choice: DatapathChoice) -> String {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for engine in engines {
         *counts.entry(engine.split('-').next().unwrap_or(engine)).or_default() += 1;
     }
     let most = counts.into_iter().max_by_key(|(_, count)| *count).map(|(engine, _)| engine);
     most.unwrap_or(match choice {
-        EngineChoice::Auto | EngineChoice::Xdp => "xdp",
-        EngineChoice::Tc => "tc",
-        EngineChoice::Socket => "socket",
+        DatapathChoice::Auto | DatapathChoice::Xdp => "xdp",
+        DatapathChoice::Tc => "tc",
+        DatapathChoice::Socket => "socket",
     })
     .to_owned()
 }

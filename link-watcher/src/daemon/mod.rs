@@ -8,13 +8,14 @@ mod attach;
 mod claims;
 mod configure;
 mod core;
-mod follow;
 mod foresee;
 mod group;
+mod interfaces;
 mod links;
 mod orders;
 mod packets;
 mod past;
+mod publish;
 mod registry;
 mod reload;
 mod requests;
@@ -23,7 +24,6 @@ mod snapshot;
 mod statistics;
 mod suspect;
 mod systemd;
-mod tell;
 mod trace;
 mod uplinks;
 
@@ -57,16 +57,16 @@ use self::{
     orders::Orders,
     packets::SlotNames,
     past::Past,
+    publish::Causes,
     registry::Registry,
     reload::Reloads,
     statistics::Statisticians,
-    tell::News,
 };
 use crate::{
     announce::Own,
     bpf::{self, Kernel},
     clock,
-    config::{Config, ControlGroup, EngineChoice, KernelLog, Loaded},
+    config::{Config, ControlGroup, DatapathChoice, KernelLog, Loaded},
     control::{History, Server},
     engine::Engine,
     error::{MissingPrivilege, chain},
@@ -357,11 +357,11 @@ async fn build(
         uplinks: None,
         uplink_reports: uplink_reports_in,
         uplink_groups: BTreeMap::new(),
-        spared: Vec::new(),
+        excluded: Vec::new(),
         rerouted: BTreeSet::new(),
         contested: true,
         interfaces_changed_ns: None,
-        news: News::default(),
+        causes: Causes::default(),
         learned_changes: 0,
         too_many_learned: false,
         own: Own::new([], []),
@@ -383,7 +383,7 @@ async fn build(
 /// Loads the kernel program, or says why there is none.
 fn load_kernel(config: &Config, slots: u32) -> std::result::Result<Kernel, String> {
     let directory = bpf::pin_directory(config.daemon.instance.as_deref());
-    if config.daemon.engine == EngineChoice::Socket {
+    if config.daemon.engine == DatapathChoice::Socket {
         // The program of a run with another engine would go on answering, and no socket would see a keepalive.
         if let Err(error) = bpf::clear_pins(&directory, false) {
             warn!("a kernel program of an earlier run stays, and may keep keepalives from sockets: {}", chain(&error));

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::{
     core::Core,
-    uplinks::{Answer, Standing},
+    uplinks::{Answer, AppliedState},
 };
 use crate::{
     clock::{self, nanoseconds},
@@ -338,7 +338,7 @@ fn end_of(at: SystemTime, for_seconds: u64) -> Result<Timestamp, String> {
     at.checked_add(Duration::from_secs(for_seconds)).map(Timestamp).ok_or_else(refused)
 }
 
-fn remaining(link: LinkId, standing: &Arc<Mutex<Standing>>) -> Option<String> {
+fn remaining(link: LinkId, standing: &Arc<Mutex<AppliedState>>) -> Option<String> {
     let count = *standing.lock().unwrap_or_else(PoisonError::into_inner).connections.get(&link)?;
     Some(match count {
         0 => "; no connection uses it any more".to_owned(),

@@ -166,9 +166,9 @@ struct Account {
 
 impl Account {
     /// How many more were left out since that was said; nothing where it is not time for it.
-    fn due(&mut self, untold: u64, now: Instant, last: bool) -> Option<u64> {
+    fn due(&mut self, deferred: u64, now: Instant, last: bool) -> Option<u64> {
         let early = self.said_at.is_some_and(|at| now.duration_since(at) < ACCOUNT_PERIOD);
-        let left_out = (untold + self.unread).saturating_sub(self.said);
+        let left_out = (deferred + self.unread).saturating_sub(self.said);
         if left_out == 0 || (early && !last) {
             return None;
         }
@@ -237,8 +237,8 @@ mod tests {
     #[test]
     fn each_packet_that_is_left_out_is_counted_once_and_at_most_once_a_second() {
         let (mut account, begun) = (Account::default(), Instant::now());
-        let mut due = |untold, ms, last| {
-            let due = account.due(untold, begun + Duration::from_millis(ms), last);
+        let mut due = |deferred, ms, last| {
+            let due = account.due(deferred, begun + Duration::from_millis(ms), last);
             account.said += due.unwrap_or_default();
             due
         };

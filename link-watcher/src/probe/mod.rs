@@ -3,7 +3,6 @@
 //! It knows nothing of groups or routes: it gets [`Order`]s and gives [`Report`]s. What it measures stands in
 //! [`Tables`], which anybody reads without asking it.
 
-mod due;
 mod endpoint;
 mod frame;
 #[cfg(feature = "fuzzing")]
@@ -13,6 +12,7 @@ mod prober;
 pub mod receive;
 mod tables;
 mod thread;
+mod timers;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -24,7 +24,7 @@ pub use self::{
     thread::{KernelNews, spawn},
 };
 use crate::{
-    event::{Impairment, LinkId, PeerSaid},
+    event::{Impairment, LinkId, RemoteState},
     health::Limits,
     progress::Progress,
     system::Ethernet,
@@ -149,11 +149,11 @@ pub enum Report {
         woke_ns: u64,
     },
     /// The peer says something new.
-    Said {
+    LocalState {
         /// Link.
         link: LinkId,
         /// What.
-        said: PeerSaid,
+        said: RemoteState,
         /// When the thread woke that saw it.
         woke_ns: u64,
     },

@@ -31,14 +31,14 @@ use tracing::{debug, warn};
 use self::waiting::Waiting;
 use super::{
     Order, ProbedLink, Prober, Report, Stats, Tables, Threads,
-    due::{Due, Lateness},
     endpoint::{EndpointKey, Endpoints},
     frame::{Frames, Head},
     receive::PassedWindow,
+    timers::{Lateness, TimerQueue},
 };
 use crate::{
     clock,
-    event::{LinkId, PeerSaid},
+    event::{LinkId, RemoteState},
     link::{Detector, Echoes, Edge},
     progress::HEARTBEAT_NS,
     slot::{begin, end},
@@ -121,7 +121,7 @@ pub fn spawn(
         frames: Frames::open().inspect_err(|error| debug!("every probe goes by a UDP socket: {error}")).ok(),
         links,
         waiting: Waiting::default(),
-        due: Due::default(),
+        due: TimerQueue::default(),
         paused: BTreeSet::new(),
         drops_due_ns: 0,
         buffer: Box::new([0; MAX_PACKET_LEN + 1]),
@@ -168,7 +168,7 @@ struct Probed {
     /// Verdict of the detector that the daemon does not know yet.
     pending: Option<Edge>,
     /// What the daemon knows the peer to say.
-    told: Option<PeerSaid>,
+    told: Option<RemoteState>,
     /// The Ethernet address that the daemon knows the peer's packets to come from.
     neighbour: Option<Ethernet>,
     /// When another one is told next, ns.
@@ -194,7 +194,7 @@ struct Thread {
     /// By slot.
     links: Vec<Option<Probed>>,
     waiting: Waiting,
-    due: Due,
+    due: TimerQueue,
     /// Endpoints that brought too much junk, by when they are looked at again. One that is gone meanwhile harms nobody.
     paused: BTreeSet<(u64, usize)>,
     /// When the sockets' drops are counted next.
@@ -443,9 +443,9 @@ impl Thread {
         // Before an echo its session and view are those of an earlier time.
         if state.last_echo_ns.load(Relaxed) != 0 {
             let peer = Party::unpack(state.peer.load(Relaxed));
-            let said = PeerSaid::heard(peer, View::unpack(state.peer_view.load(Relaxed)));
+            let said = RemoteState::heard(peer, View::unpack(state.peer_view.load(Relaxed)));
             if probed.told.replace(said) != Some(said) {
-                self.outbox.push(Report::Said { link: id, said, woke_ns: self.woke_ns });
+                self.outbox.push(Report::LocalState { link: id, said, woke_ns: self.woke_ns });
             }
         }
         let ethernet = origin(state).0;

@@ -29,7 +29,7 @@ pub struct Desired {
     /// What goes through the uplinks.
     pub routes: Vec<IpNet>,
     /// What peers serve, default routes aside: neither spread nor translated, though it may use the same interfaces.
-    pub spared: Vec<IpNet>,
+    pub excluded: Vec<IpNet>,
     /// Interfaces whose new connections are spread.
     pub lan: Vec<String>,
     /// Whether a connection stays on its uplink.
@@ -114,7 +114,7 @@ impl Desired {
             group,
             name: config.name.clone(),
             routes: config.routes.clone(),
-            spared: Vec::new(),
+            excluded: Vec::new(),
             lan: config.lan.clone(),
             sticky: config.sticky,
             tcp_loose: true,

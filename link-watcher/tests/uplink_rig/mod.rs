@@ -233,7 +233,7 @@ fn wish(site: &Site) -> Desired {
         group: GroupId(0),
         name: "wan".into(),
         routes,
-        spared: Vec::new(),
+        excluded: Vec::new(),
         lan: vec!["eth0".into()],
         sticky: true,
         tcp_loose: true,

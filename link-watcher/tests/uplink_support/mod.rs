@@ -42,7 +42,7 @@ pub(crate) fn wish(weights: [u32; 3]) -> Desired {
         group: GROUP,
         name: "wan".to_owned(),
         routes: nets(&["0.0.0.0/0", "::/0"]),
-        spared: Vec::new(),
+        excluded: Vec::new(),
         lan: vec!["eth0".to_owned()],
         sticky: true,
         tcp_loose: true,

@@ -53,7 +53,7 @@ impl Harm {
 }
 
 /// What the daemons said last: the client's group and the server's.
-type Said = Mutex<[Option<GroupSnapshot>; 2]>;
+type Snapshots = Mutex<[Option<GroupSnapshot>; 2]>;
 
 struct Live<'a> {
     stage: &'a Stage,
@@ -72,7 +72,7 @@ struct Live<'a> {
 
 /// Plays until somebody quits.
 pub(super) fn run(stage: &Stage, paint: Paint) -> Result<Verdict> {
-    let said = Said::default();
+    let said = Snapshots::default();
     let stop = AtomicBool::new(false);
     thread::scope(|scope| {
         scope.spawn(|| ask(stage, &said, &stop));
@@ -86,7 +86,7 @@ pub(super) fn run(stage: &Stage, paint: Paint) -> Result<Verdict> {
 }
 
 /// Asks both daemons again and again.
-fn ask(stage: &Stage, said: &Said, stop: &AtomicBool) {
+fn ask(stage: &Stage, said: &Snapshots, stop: &AtomicBool) {
     while !stop.load(Ordering::Relaxed) {
         let groups = [End::Client, End::Server].map(|end| stage.group(end).ok());
         *said.lock().unwrap_or_else(PoisonError::into_inner) = groups;
@@ -128,7 +128,7 @@ impl<'a> Live<'a> {
         }
     }
 
-    fn play(mut self, said: &Said) -> Result<()> {
+    fn play(mut self, said: &Snapshots) -> Result<()> {
         self.note("traffic runs both ways; break something");
         let interrupted = self.stage.routers().lab.interrupt();
         while !interrupted.load(Ordering::Relaxed) {

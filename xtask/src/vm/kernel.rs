@@ -148,7 +148,8 @@ impl Kernel {
 fn parts_of_kernel(depends: &str) -> BTreeSet<String> {
     let names = depends.lines().filter_map(|line| line.trim().split_once("Depends: ")).map(|(_, name)| name);
     let is_part = |name: &&str| {
-        let version = ["linux-image-", "linux-binary-", "linux-modules-"].iter().find_map(|kind| name.strip_prefix(kind));
+        let version =
+            ["linux-image-", "linux-binary-", "linux-modules-"].iter().find_map(|kind| name.strip_prefix(kind));
         version.is_some_and(|version| version.starts_with(|c: char| c.is_ascii_digit()))
     };
     names.filter(is_part).map(str::to_owned).collect()
@@ -172,7 +173,8 @@ fn busybox(files: &Path) -> Result<PathBuf> {
 
 /// Removes modules that no guest needs.
 fn prune(kernel: &Path) -> Result<()> {
-    let drivers = fs::read_dir(kernel.join("drivers")).with_context(|| format!("{} has no drivers", kernel.display()))?;
+    let drivers =
+        fs::read_dir(kernel.join("drivers")).with_context(|| format!("{} has no drivers", kernel.display()))?;
     let needed = |path: &PathBuf| path.file_name().is_some_and(|name| DRIVERS.iter().any(|kept| name == *kept));
     let superfluous = drivers.flatten().map(|entry| entry.path()).filter(|path| !needed(path));
     for path in superfluous.chain([kernel.join("sound")]).filter(|path| path.is_dir()) {

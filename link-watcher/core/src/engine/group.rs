@@ -11,10 +11,10 @@ use link_watcher_common::verify::older;
 
 use crate::{
     event::{
-        Action, Device, Failback, GroupId, GroupSpec, Health, Impairment, LinkId, LinkVerdict, PeerSaid, Plan, Role,
-        Said, StandingOrders, Transition, What,
+        Action, Device, Failback, GroupId, GroupSpec, Health, Impairment, LinkId, LinkVerdict, LocalState, Plan,
+        RemoteState, Role, StandingOrders, Transition, TransitionKind,
     },
-    link::{LONGEST_RTT_NS, Link, Turn},
+    link::{LONGEST_RTT_NS, Link, StateChange},
     select::Choice,
 };
 
@@ -60,7 +60,7 @@ pub(super) struct Group {
     /// What has happened since the last choice, for the log.
     why: Option<String>,
     plan: Option<Plan>,
-    said: Vec<(LinkId, Said)>,
+    said: Vec<(LinkId, LocalState)>,
     /// When it was last brought up to now: what is due later is still to be done.
     settled_ns: u64,
 }
@@ -163,7 +163,7 @@ impl Group {
         self.stop.forget(id);
         let hold_up_ns = self.spec.hold_up_ns;
         let turn = self.link_mut(id).and_then(|link| link.on_alive(now_ns, hold_up_ns));
-        self.turned(now_ns, id, turn, actions);
+        self.report_state_change(now_ns, id, turn, actions);
     }
 
     pub(super) fn probed(
@@ -177,7 +177,7 @@ impl Group {
         self.doubted.remove(&id);
         let hold_up_ns = self.spec.hold_up_ns;
         let turn = self.link_mut(id).and_then(|link| link.on_probed(now_ns, health, why, last_good_ns, hold_up_ns));
-        self.turned(now_ns, id, turn, actions);
+        self.report_state_change(now_ns, id, turn, actions);
     }
 
     pub(super) fn doubt(&mut self, id: LinkId, until_ns: u64) {
@@ -194,7 +194,7 @@ impl Group {
     ) {
         self.stop.forget(id);
         let turn = self.link_mut(id).and_then(|link| link.on_impaired(now_ns, impairment, last_good_ns));
-        self.turned(now_ns, id, turn, actions);
+        self.report_state_change(now_ns, id, turn, actions);
     }
 
     pub(super) fn silent(&mut self, now_ns: u64, id: LinkId, last_good_ns: u64, actions: &mut Vec<Action>) {
@@ -206,7 +206,7 @@ impl Group {
     fn judge_silence(&mut self, now_ns: u64, id: LinkId, last_good_ns: u64, actions: &mut Vec<Action>) {
         let detection_ns = self.spec.detection_ns;
         let turn = self.link_mut(id).and_then(|link| link.on_silent(now_ns, last_good_ns, detection_ns));
-        self.turned(now_ns, id, turn, actions);
+        self.report_state_change(now_ns, id, turn, actions);
     }
 
     pub(super) fn device(&mut self, now_ns: u64, id: LinkId, device: Device, actions: &mut Vec<Action>) {
@@ -216,34 +216,36 @@ impl Group {
         }
         let hold_up_ns = self.spec.hold_up_ns;
         let turn = self.link_mut(id).and_then(|link| link.on_device(now_ns, device, hold_up_ns));
-        self.turned(now_ns, id, turn, actions);
+        self.report_state_change(now_ns, id, turn, actions);
     }
 
-    fn turned(&mut self, now_ns: u64, id: LinkId, turn: Option<Turn>, actions: &mut Vec<Action>) {
+    fn report_state_change(&mut self, now_ns: u64, id: LinkId, turn: Option<StateChange>, actions: &mut Vec<Action>) {
         let last_good_ns = self.link(id).map_or(0, |link| link.last_good_ns);
         let (what, why, last_good_ns) = match turn {
             None => return,
-            Some(Turn::Up) if self.spec.role.is_none() => (What::LinkUp, "its targets answer".to_owned(), 0),
-            Some(Turn::Up) => (What::LinkUp, "echoes arrive".to_owned(), 0),
-            Some(Turn::Down(why)) => (What::LinkDown, why, last_good_ns),
-            Some(Turn::Degraded(why)) => (What::LinkDegraded, why, last_good_ns),
-            Some(Turn::Dampened(why)) => (What::LinkDampened, why, last_good_ns),
-            Some(Turn::Quiet(why)) => (What::LinkUp, why, 0),
+            Some(StateChange::Up) if self.spec.role.is_none() => {
+                (TransitionKind::LinkUp, "its targets answer".to_owned(), 0)
+            }
+            Some(StateChange::Up) => (TransitionKind::LinkUp, "echoes arrive".to_owned(), 0),
+            Some(StateChange::Down(why)) => (TransitionKind::LinkDown, why, last_good_ns),
+            Some(StateChange::Degraded(why)) => (TransitionKind::LinkDegraded, why, last_good_ns),
+            Some(StateChange::Dampened(why)) => (TransitionKind::LinkDampened, why, last_good_ns),
+            Some(StateChange::Quiet(why)) => (TransitionKind::LinkUp, why, 0),
         };
         let name = self.name(id);
-        let because = if what == What::LinkUp { format!("{name} answers") } else { format!("{name}: {why}") };
-        self.happened(id, because);
+        let because = if what == TransitionKind::LinkUp { format!("{name} answers") } else { format!("{name}: {why}") };
+        self.note_cause(id, because);
         self.tell(now_ns, Some(id), what, why, last_good_ns, actions);
     }
 
     /// Notes why the next choice may differ; what befell an active link says more than anything else.
-    fn happened(&mut self, id: LinkId, why: String) {
+    fn note_cause(&mut self, id: LinkId, why: String) {
         if self.why.is_none() || self.carried.contains(&id) {
             self.why = Some(why);
         }
     }
 
-    pub(super) fn peer_said(&mut self, now_ns: u64, id: LinkId, said: PeerSaid, actions: &mut Vec<Action>) {
+    pub(super) fn peer_said(&mut self, now_ns: u64, id: LinkId, said: RemoteState, actions: &mut Vec<Action>) {
         let hold_up_ns = self.spec.hold_up_ns;
         let Some((before, turn)) = self.link_mut(id).map(|link| link.on_peer(now_ns, said, hold_up_ns)) else { return };
         let is_another = self.peer_instance != Some(said.instance);
@@ -251,18 +253,25 @@ impl Group {
         if is_another && before.map(|before| before.instance) != Some(said.instance) {
             // They are learned from fresh echoes only, so the newest is the one in force.
             if self.peer_instance.replace(said.instance).is_some() {
-                self.tell(now_ns, None, What::PeerRestarted, "its daemon has started anew".to_owned(), 0, actions);
+                self.tell(
+                    now_ns,
+                    None,
+                    TransitionKind::PeerRestarted,
+                    "its daemon has started anew".to_owned(),
+                    0,
+                    actions,
+                );
             }
             (self.fell_at_epoch, self.followed_epoch, self.clients_choice) = (None, None, None);
         }
         self.hear_silence(now_ns, actions);
-        self.turned(now_ns, id, turn, actions);
+        self.report_state_change(now_ns, id, turn, actions);
         if before.is_some_and(|before| before.hears) && !said.hears {
-            self.happened(id, format!("{}: the peer does not hear us on it any more", self.name(id)));
+            self.note_cause(id, format!("{}: the peer does not hear us on it any more", self.name(id)));
         } else if said.drained && !before.is_some_and(|before| before.drained) {
-            self.happened(id, format!("{}: drained by the peer", self.name(id)));
+            self.note_cause(id, format!("{}: drained by the peer", self.name(id)));
         } else if self.spec.role == Some(Role::Server) && said.active {
-            self.happened(id, "the client chose it".to_owned());
+            self.note_cause(id, "the client chose it".to_owned());
         }
         if self.spec.role == Some(Role::Client) && older(self.epoch, said.epoch) {
             // It still follows our life before the start, when the clock that our first epoch came from was ahead. Of a
@@ -275,7 +284,7 @@ impl Group {
                 true => format!("the server sends by {} already", self.name(id)),
                 false => format!("the server has left {}", self.names(&self.active)),
             };
-            self.happened(id, why);
+            self.note_cause(id, why);
             self.follow_server(now_ns, id);
         }
     }
@@ -304,15 +313,15 @@ impl Group {
                 "its daemon has given no sign of life for {silence_seconds} s; its kernel still answers, so the paths are \
                  judged as ever, but nobody moves its routes"
             );
-            self.tell(now_ns, None, What::PeerSilent, why, 0, actions);
+            self.tell(now_ns, None, TransitionKind::PeerSilent, why, 0, actions);
         } else if silence_seconds == 0 {
-            self.tell(now_ns, None, What::PeerBack, "its daemon lives again".to_owned(), 0, actions);
+            self.tell(now_ns, None, TransitionKind::PeerBack, "its daemon lives again".to_owned(), 0, actions);
         }
     }
 
     /// Whether the server, which had followed the present choice, now sends its traffic elsewhere: it does so only
     /// when it finds all of the choice dead.
-    fn server_left(&mut self, id: LinkId, said: PeerSaid) -> bool {
+    fn server_left(&mut self, id: LinkId, said: RemoteState) -> bool {
         if !said.active || said.epoch != self.epoch || Some(said.instance) != self.peer_instance {
             return false;
         }
@@ -331,7 +340,7 @@ impl Group {
 
     /// Whether it may turn out usable any moment.
     fn undecided(&self, link: &Link, now_ns: u64) -> bool {
-        link.promising() && now_ns < self.verdict_due_ns(link)
+        link.undecided() && now_ns < self.verdict_due_ns(link)
     }
 
     /// When the first echo of the longest way must have come, by the slowest prober.
@@ -369,10 +378,10 @@ impl Group {
     pub(super) fn settle(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
         self.settled_ns = now_ns;
         self.judge_silent(now_ns, actions);
-        let turns: Vec<(LinkId, Turn)> =
+        let turns: Vec<(LinkId, StateChange)> =
             self.links.iter_mut().filter_map(|link| Some((link.spec.id, link.settle(now_ns)?))).collect();
         for (id, turn) in turns {
-            self.turned(now_ns, id, Some(turn), actions);
+            self.report_state_change(now_ns, id, Some(turn), actions);
         }
         let choice = self.choice(now_ns);
         if self.waits_for_others(now_ns, &choice) {
@@ -396,7 +405,7 @@ impl Group {
             let lost = from.iter().filter_map(|id| self.link(*id)).filter(|link| link.verdict() != LinkVerdict::Up);
             let last_good_ns = lost.map(|link| link.last_good_ns).max().unwrap_or(0);
             let why = why.unwrap_or_else(|| self.reason.clone());
-            let what = What::ActiveChanged { from, to: self.active.clone() };
+            let what = TransitionKind::ActiveChanged { from, to: self.active.clone() };
             self.tell(now_ns, None, what, why, last_good_ns, actions);
         }
         self.tell_if_none(now_ns, actions);
@@ -456,7 +465,7 @@ impl Group {
                          first"
                     .to_owned(),
             };
-            self.tell(now_ns, None, What::NoUsableLink, why, 0, actions);
+            self.tell(now_ns, None, TransitionKind::NoUsableLink, why, 0, actions);
         }
         self.told_none = !any;
     }
@@ -465,12 +474,12 @@ impl Group {
         &self,
         at_ns: u64,
         link: Option<LinkId>,
-        what: What,
+        what: TransitionKind,
         why: String,
         last_good_ns: u64,
         actions: &mut Vec<Action>,
     ) {
-        actions.push(Action::Tell(Transition { at_ns, group: self.spec.id, link, what, why, last_good_ns }));
+        actions.push(Action::Notify(Transition { at_ns, group: self.spec.id, link, what, why, last_good_ns }));
     }
 
     /// Says on each link what has changed.
@@ -480,7 +489,7 @@ impl Group {
         }
         for (rank, id) in self.preference().into_iter().enumerate() {
             let Some(link) = self.link(id) else { continue };
-            let said = Said {
+            let said = LocalState {
                 epoch: self.epoch,
                 rank: u16::try_from(rank).unwrap_or(u16::MAX),
                 active: self.active.contains(&id),
@@ -493,7 +502,7 @@ impl Group {
                 Some((_, before)) => *before = said,
                 None => self.said.push((id, said)),
             }
-            actions.push(Action::Say { link: id, said });
+            actions.push(Action::Advertise { link: id, said });
         }
     }
 }
@@ -506,9 +515,9 @@ impl Group {
     }
 
     /// What the peer says of a link; of one that it has said nothing on, what its daemon says at its start.
-    pub(super) fn said_by_peer(&self, id: LinkId) -> PeerSaid {
+    pub(super) fn said_by_peer(&self, id: LinkId) -> RemoteState {
         let elsewhere = || self.links.iter().find_map(|link| link.peer);
-        let fresh = |said: PeerSaid| PeerSaid { active: false, drained: false, ..said };
+        let fresh = |said: RemoteState| RemoteState { active: false, drained: false, ..said };
         self.link(id).and_then(|link| link.peer).or_else(|| elsewhere().map(fresh)).unwrap_or_default()
     }
 
@@ -531,7 +540,7 @@ impl Group {
             }
             Failback::After(_) | Failback::Manual => None,
         });
-        let starting = || self.links.iter().filter(|link| link.verdict() == LinkVerdict::Starting || link.promising());
+        let starting = || self.links.iter().filter(|link| link.verdict() == LinkVerdict::Starting || link.undecided());
         let verdicts = starting().flat_map(|link| [self.verdict_due_ns(link), self.first_echo_due_ns(link)]);
         let doubts = self.doubted.values().copied().chain(self.stop.deadlines_ns());
         holds.chain(failbacks.chain(verdicts).chain(doubts).filter(|at_ns| *at_ns > self.settled_ns)).min()

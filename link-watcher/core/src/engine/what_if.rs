@@ -1,7 +1,7 @@
 //! What would follow if a link changed: asked of a copy of the engine, so that whatever decides also foretells.
 
 use super::{Engine, GroupStatus};
-use crate::event::{Action, Command, Device, Event, GroupId, Health, LinkId, PeerSaid, Plan, Transition};
+use crate::event::{Action, Command, Device, Event, GroupId, Health, LinkId, Plan, RemoteState, Transition};
 
 /// Deadlines of the group that are lived through at most: hold-up and failback of each link, with room to spare.
 const MAX_STEPS: usize = 256;
@@ -75,7 +75,7 @@ impl Engine {
             }
         }
         let told = copy.actions.into_iter().filter_map(|action| match action {
-            Action::Tell(transition) if transition.group == id => Some(transition),
+            Action::Notify(transition) if transition.group == id => Some(transition),
             _ => None,
         });
         Ok(Forecast { now, steps, told: told.collect() })
@@ -98,7 +98,7 @@ impl Engine {
                 self.handle(now_ns, Event::Device { link, device: Device::Ready });
                 if peer {
                     self.handle(now_ns, Event::Alive { link });
-                    let said = PeerSaid { hears: true, drained: false, ..said };
+                    let said = RemoteState { hears: true, drained: false, ..said };
                     self.handle(now_ns, Event::Peer { link, said });
                 } else {
                     let why = String::new();

@@ -14,5 +14,5 @@ pub use self::{
     detector::{Detector, Echoes, Edge},
     loss::EachWay,
     stack::StackWatch,
-    state::{Link, Turn},
+    state::{Link, StateChange},
 };

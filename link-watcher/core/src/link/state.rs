@@ -1,7 +1,7 @@
 //! What follows for one link from its echoes, its interface, its peer and its operator.
 
 use super::dampening::Dampening;
-use crate::event::{Device, Health, Impairment, LinkSpec, LinkVerdict, PeerSaid};
+use crate::event::{Device, Health, Impairment, LinkSpec, LinkVerdict, RemoteState};
 
 /// One link's state. Times are nanoseconds of one monotonic clock.
 #[derive(Clone, Debug)]
@@ -14,7 +14,7 @@ pub struct Link {
     health: Option<Health>,
     device: Device,
     /// What the peer says; nothing before its first word.
-    pub peer: Option<PeerSaid>,
+    pub peer: Option<RemoteState>,
     /// Our operator has taken it out of service.
     pub drained: bool,
     verdict: LinkVerdict,
@@ -46,7 +46,7 @@ pub struct Link {
 
 /// A change of the verdict that people want to know.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Turn {
+pub enum StateChange {
     /// It answers now.
     Up,
     /// It does not answer any more, or never did; why.
@@ -106,7 +106,7 @@ impl Link {
     }
 
     /// Echoes arrive.
-    pub fn on_alive(&mut self, now_ns: u64, hold_up_ns: u64) -> Option<Turn> {
+    pub fn on_alive(&mut self, now_ns: u64, hold_up_ns: u64) -> Option<StateChange> {
         self.health = Some(Health::Up);
         self.judge(now_ns, hold_up_ns, String::new)
     }
@@ -119,7 +119,7 @@ impl Link {
         why: String,
         last_good_ns: u64,
         hold_up_ns: u64,
-    ) -> Option<Turn> {
+    ) -> Option<StateChange> {
         self.health = Some(health);
         if self.verdict == LinkVerdict::Up {
             self.last_good_ns = last_good_ns;
@@ -128,7 +128,7 @@ impl Link {
     }
 
     /// It answers, but not as a working link does.
-    pub fn on_impaired(&mut self, now_ns: u64, impairment: Impairment, last_good_ns: u64) -> Option<Turn> {
+    pub fn on_impaired(&mut self, now_ns: u64, impairment: Impairment, last_good_ns: u64) -> Option<StateChange> {
         self.health = Some(Health::Degraded);
         if self.verdict == LinkVerdict::Up {
             self.last_good_ns = last_good_ns;
@@ -148,7 +148,7 @@ impl Link {
     }
 
     /// No echo for the detection time.
-    pub fn on_silent(&mut self, now_ns: u64, last_good_ns: u64, detection_ns: u64) -> Option<Turn> {
+    pub fn on_silent(&mut self, now_ns: u64, last_good_ns: u64, detection_ns: u64) -> Option<StateChange> {
         self.health = Some(Health::Down);
         if self.verdict == LinkVerdict::Up {
             self.last_good_ns = last_good_ns;
@@ -160,7 +160,7 @@ impl Link {
     }
 
     /// The interface has changed.
-    pub fn on_device(&mut self, now_ns: u64, device: Device, hold_up_ns: u64) -> Option<Turn> {
+    pub fn on_device(&mut self, now_ns: u64, device: Device, hold_up_ns: u64) -> Option<StateChange> {
         self.device = device;
         let why = match device {
             Device::Ready => "",
@@ -186,7 +186,12 @@ impl Link {
 
     /// The peer says something of it; gives what it said before. That it does not hear us is as bad as silence: when it does
     /// again, the link must go on being good.
-    pub fn on_peer(&mut self, now_ns: u64, said: PeerSaid, hold_up_ns: u64) -> (Option<PeerSaid>, Option<Turn>) {
+    pub fn on_peer(
+        &mut self,
+        now_ns: u64,
+        said: RemoteState,
+        hold_up_ns: u64,
+    ) -> (Option<RemoteState>, Option<StateChange>) {
         let before = self.peer.replace(said);
         let complains = !said.hears && before.is_some_and(|before| before.hears);
         self.unheard |= complains;
@@ -197,7 +202,7 @@ impl Link {
         (before, flaps.then(|| self.turn_dampened(now_ns, "the peer does not hear us")))
     }
 
-    fn judge(&mut self, now_ns: u64, hold_up_ns: u64, why: impl FnOnce() -> String) -> Option<Turn> {
+    fn judge(&mut self, now_ns: u64, hold_up_ns: u64, why: impl FnOnce() -> String) -> Option<StateChange> {
         let verdict = match (self.device, self.health) {
             (Device::Missing | Device::Disabled | Device::NoAddress | Device::NoGateway, _) => LinkVerdict::Absent,
             (Device::NoCarrier, _) | (Device::Ready, Some(Health::Down)) => LinkVerdict::Down,
@@ -214,7 +219,7 @@ impl Link {
             self.hold_until_ns = if self.must_hold { now_ns + hold_up_ns } else { now_ns };
             self.must_hold = false;
             self.was_up = true;
-            return (!self.is_dampened()).then_some(Turn::Up);
+            return (!self.is_dampened()).then_some(StateChange::Up);
         }
         if verdict == LinkVerdict::Starting {
             return None;
@@ -235,10 +240,11 @@ impl Link {
             return None;
         }
         if verdict == LinkVerdict::Degraded {
-            return Some(Turn::Degraded(why));
+            return Some(StateChange::Degraded(why));
         }
         // From absent to down and back is no news.
-        matches!(before, LinkVerdict::Up | LinkVerdict::Degraded | LinkVerdict::Starting).then_some(Turn::Down(why))
+        matches!(before, LinkVerdict::Up | LinkVerdict::Degraded | LinkVerdict::Starting)
+            .then_some(StateChange::Down(why))
     }
 
     /// Counts a break as a flap, once; true: from now on the link is dampened.
@@ -247,9 +253,9 @@ impl Link {
         first && self.dampening.as_mut().is_some_and(|dampening| dampening.flapped(now_ns))
     }
 
-    fn turn_dampened(&mut self, now_ns: u64, why: &str) -> Turn {
+    fn turn_dampened(&mut self, now_ns: u64, why: &str) -> StateChange {
         self.untold_flaps = 0;
-        Turn::Dampened(format!("{why}; {}", self.dampened_because(now_ns)))
+        StateChange::Dampened(format!("{why}; {}", self.dampened_because(now_ns)))
     }
 
     fn dampened_because(&self, now_ns: u64) -> String {
@@ -270,7 +276,7 @@ impl Link {
     }
 
     /// Traffic on it gets through, though perhaps badly: a last resort.
-    pub fn better_than_nothing(&self) -> bool {
+    pub fn usable_as_last_resort(&self) -> bool {
         self.answers_both_ways() || (self.verdict == LinkVerdict::Degraded && !self.drained)
     }
 
@@ -285,7 +291,7 @@ impl Link {
     }
 
     /// It may turn out usable any moment, for the first time: no verdict yet, or up and the peer has said nothing so far.
-    pub fn promising(&self) -> bool {
+    pub fn undecided(&self) -> bool {
         !self.drained
             && match self.verdict {
                 LinkVerdict::Starting if self.was_up => false,
@@ -297,7 +303,7 @@ impl Link {
 
     /// Brings it up to now: since when it has been usable, and whether it has been quiet for long enough. Call it after every
     /// change and at every deadline.
-    pub fn settle(&mut self, now_ns: u64) -> Option<Turn> {
+    pub fn settle(&mut self, now_ns: u64) -> Option<StateChange> {
         self.flapped &= !self.answers_both_ways();
         let released = self.dampening.as_mut().is_some_and(|dampening| dampening.release(now_ns));
         self.note_usable(now_ns);
@@ -306,10 +312,10 @@ impl Link {
         }
         let meanwhile = format!("it has been quiet ({} more flaps while it was left out)", self.untold_flaps);
         match self.verdict {
-            LinkVerdict::Up => Some(Turn::Quiet(meanwhile)),
-            LinkVerdict::Degraded => Some(Turn::Degraded(self.last_down_reason.clone().unwrap_or(meanwhile))),
+            LinkVerdict::Up => Some(StateChange::Quiet(meanwhile)),
+            LinkVerdict::Degraded => Some(StateChange::Degraded(self.last_down_reason.clone().unwrap_or(meanwhile))),
             LinkVerdict::Down | LinkVerdict::Absent => {
-                Some(Turn::Down(self.last_down_reason.clone().unwrap_or(meanwhile)))
+                Some(StateChange::Down(self.last_down_reason.clone().unwrap_or(meanwhile)))
             }
             LinkVerdict::Starting | LinkVerdict::Dampened => None,
         }

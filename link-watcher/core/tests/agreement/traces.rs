@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use link_watcher_common::{maps::View, wire::flags};
 use link_watcher_core::{
     engine::GroupStatus,
-    event::{Event, LinkVerdict, PeerSaid},
+    event::{Event, LinkVerdict, RemoteState},
 };
 
 use super::rules::{End, LINKS, Role, Rules, Verdict, Word};
@@ -151,7 +151,7 @@ impl Watched<'_> {
 
 fn said_in(event: &Event) -> Option<(usize, Word)> {
     let Event::Peer { link, said } = event else { return None };
-    let PeerSaid { instance, epoch, active, hears, .. } = *said;
+    let RemoteState { instance, epoch, active, hears, .. } = *said;
     Some((link.0 as usize, Word { life: instance, epoch, active, hears }))
 }
 

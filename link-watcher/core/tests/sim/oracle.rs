@@ -1,6 +1,6 @@
 //! What must hold at every instant, whatever befalls the world. It sees the media, which the daemons do not.
 
-use link_watcher_core::event::{Failback, Transition, What};
+use link_watcher_core::event::{Failback, Transition, TransitionKind};
 
 use super::{CLIENT, MS, SERVER, Sim};
 
@@ -52,11 +52,11 @@ impl Oracle {
         }
         for (at, change) in std::mem::take(&mut self.fresh) {
             match &change.what {
-                What::ActiveChanged { from, to } => {
+                TransitionKind::ActiveChanged { from, to } => {
                     let plain = |ids: &[link_watcher_core::event::LinkId]| ids.iter().map(|id| id.0 as usize).collect();
                     self.moved(sim, at, plain(from), plain(to), &change.why);
                 }
-                What::LinkDown => self.down(sim, at, change.link.unwrap().0 as usize, &change.why),
+                TransitionKind::LinkDown => self.down(sim, at, change.link.unwrap().0 as usize, &change.why),
                 _ => {}
             }
         }

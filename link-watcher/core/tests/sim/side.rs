@@ -9,7 +9,7 @@ use link_watcher_common::{
 };
 use link_watcher_core::{
     engine::{Engine, GroupStatus},
-    event::{Action, Command, Device, Event, LinkId, PeerSaid, Role, Transition, What},
+    event::{Action, Command, Device, Event, LinkId, RemoteState, Role, Transition, TransitionKind},
     health::Limits,
     link::{Detector, Echoes, Edge},
     slot::{begin, end},
@@ -37,7 +37,7 @@ pub struct Prober {
     sequence: u64,
     next_probe_ns: u64,
     look_ns: u64,
-    told: Option<PeerSaid>,
+    told: Option<RemoteState>,
 }
 
 pub struct Side {
@@ -266,7 +266,7 @@ impl Side {
         for action in self.engine.as_mut().unwrap().actions() {
             lines.push(format!("{} does {action:?}", self.name()));
             match action {
-                Action::Say { link, said } => {
+                Action::Advertise { link, said } => {
                     let view = said.view(self.role()).pack();
                     let link = link.0 as usize;
                     if self.kernel[link].0.view.swap(view, Relaxed) != view {
@@ -276,8 +276,8 @@ impl Side {
                 Action::Route { plan, .. } => {
                     self.routes = plan.active.iter().map(|(link, _)| link.0 as usize).collect();
                 }
-                Action::Tell(transition) => {
-                    if matches!(transition.what, What::ActiveChanged { .. } | What::LinkDown) {
+                Action::Notify(transition) => {
+                    if matches!(transition.what, TransitionKind::ActiveChanged { .. } | TransitionKind::LinkDown) {
                         self.changes.push(transition);
                     }
                 }
@@ -345,7 +345,7 @@ impl Side {
         self.kernel[link].0.max_lag.store(prober.detector.max_lag(), Relaxed);
         if state.last_echo_ns.load(Relaxed) != 0 {
             let peer = Party::unpack(state.peer.load(Relaxed));
-            let said = PeerSaid::heard(peer, View::unpack(state.peer_view.load(Relaxed)));
+            let said = RemoteState::heard(peer, View::unpack(state.peer_view.load(Relaxed)));
             if prober.told.replace(said) != Some(said) {
                 self.inbox.push((now_ns, Event::Peer { link: LinkId(link as u32), said }));
             }

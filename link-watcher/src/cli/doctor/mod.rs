@@ -20,7 +20,7 @@ use super::{
     output::{Style, document, print},
 };
 use crate::{
-    config::{self, Config, EngineChoice, PeerConfig},
+    config::{self, Config, DatapathChoice, PeerConfig},
     foreign_rules::Claim,
     route::RouteBackend,
 };
@@ -110,7 +110,7 @@ impl Needs {
             .collect();
         Self {
             peers: !config.peers.is_empty(),
-            bpf: !config.peers.is_empty() && config.daemon.engine != EngineChoice::Socket,
+            bpf: !config.peers.is_empty() && config.daemon.engine != DatapathChoice::Socket,
             realtime: config.daemon.realtime,
             uplinks: !config.uplinks.is_empty(),
             nexthop: config.peers.iter().any(|peer| peer.actuation == RouteBackend::Nexthop),

@@ -8,8 +8,8 @@ use crate::{
     clock,
     daemon::{
         core::Core,
+        publish::Cause,
         snapshot::{MAX_PREFIXES_SHOWN, ends, time_of},
-        tell::Noticed,
     },
     engine::{GroupStatus, LinkStatus},
     event::{Event, Health, LinkId, LinkVerdict, Plan},
@@ -25,13 +25,13 @@ impl Core {
     pub(in crate::daemon) fn uplink_report(&mut self, report: Report) {
         let now_ns = clock::now_ns();
         self.uplinks_touched = true;
-        let noticed = Noticed { due_ns: None, woke_ns: None, received_ns: now_ns };
+        let noticed = Cause { due_ns: None, woke_ns: None, received_ns: now_ns };
         match report {
             Report::Device { link, device, lack } => {
                 if let Some(lack) = lack {
                     tracing::warn!("{}: {lack}", self.link_name(link));
                 }
-                self.news.failed(link, noticed);
+                self.causes.failed(link, noticed);
                 self.engine.handle(now_ns, Event::Device { link, device });
             }
             Report::Probed { link, verdict, last_good_ns, last_failure } => {
@@ -44,7 +44,7 @@ impl Core {
                     Some(last) if health != Health::Up => format!("{why}; the last one: {last}"),
                     _ => why,
                 };
-                self.news.failed(link, noticed);
+                self.causes.failed(link, noticed);
                 self.engine.handle(now_ns, Event::Probed { link, health, why, last_good_ns });
             }
             Report::Doubted { link, until_ns } => self.engine.handle(now_ns, Event::Doubted { link, until_ns }),
@@ -60,7 +60,7 @@ impl Core {
                     // Whoever asked may have gone: that is their affair.
                     let _ = answer.send(result);
                 }
-                for (transition, trace) in std::mem::take(&mut group.untold) {
+                for (transition, trace) in std::mem::take(&mut group.deferred) {
                     self.publish(&transition, Some(Trace { routed_ns: done_ns, ..trace }));
                 }
             }
@@ -97,13 +97,13 @@ impl Core {
     }
 
     /// Tells the worker what peers serve, where that has changed.
-    pub(in crate::daemon) async fn spare(&mut self) {
+    pub(in crate::daemon) async fn exclude_peer_prefixes(&mut self) {
         let Some(uplinks) = &self.uplinks else { return };
         let served = self.groups.values().flat_map(|group| group.prefixes().to_vec());
         let served: Vec<IpNet> = served.filter(|prefix| prefix.prefix_len() > 0).collect();
-        if served != self.spared {
-            self.spared.clone_from(&served);
-            uplinks.order(Order::Spare(served)).await;
+        if served != self.excluded {
+            self.excluded.clone_from(&served);
+            uplinks.order(Order::Exclude(served)).await;
         }
     }
 

@@ -48,7 +48,7 @@ impl Group {
     }
 
     /// The group as the kernel shall have it.
-    pub(super) fn desired(&self, spared: &[IpNet]) -> Desired {
+    pub(super) fn desired(&self, excluded: &[IpNet]) -> Desired {
         let uplinks = self.links.iter().zip(&self.config.links).zip(&self.resolved).zip(self.numbers.iter().copied());
         let uplink = |(((link, config), resolved), number): (((&LinkId, &UplinkConfig), &Option<Resolved>), u32)| {
             let resolved = resolved.as_ref();
@@ -65,7 +65,7 @@ impl Group {
         };
         let uplinks = uplinks.map(uplink).collect();
         Desired {
-            spared: spared.to_vec(),
+            excluded: excluded.to_vec(),
             tcp_loose: conntrack::takes_up_tcp(),
             uplinks,
             ..Desired::new(self.id, &self.config)

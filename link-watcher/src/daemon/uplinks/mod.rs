@@ -63,7 +63,7 @@ pub(super) struct UplinkGroup {
     /// Who ordered something, and is to be told when it stands.
     waiting: Vec<(oneshot::Sender<Answer>, Answer)>,
     /// What people are told once the kernel has the new routes.
-    pub(super) untold: Vec<(Transition, Trace)>,
+    pub(super) deferred: Vec<(Transition, Trace)>,
 }
 
 impl UplinkGroup {
@@ -77,7 +77,7 @@ impl UplinkGroup {
             decision: None,
             standing: None,
             waiting: Vec::new(),
-            untold: Vec::new(),
+            deferred: Vec::new(),
         }
     }
 
@@ -116,7 +116,7 @@ pub(super) enum Order {
     /// These are all groups from now on.
     Configure(Vec<Configured>),
     /// Peers serve these: no uplink's connections.
-    Spare(Vec<IpNet>),
+    Exclude(Vec<IpNet>),
     /// A group's traffic shall go there.
     Decided(Decision),
     /// End; with `true` remove everything that is ours.
@@ -167,7 +167,7 @@ pub(super) enum Report {
 
 /// How things stand, for the status.
 #[derive(Debug, Default)]
-pub(super) struct Standing {
+pub(super) struct AppliedState {
     /// By group: whether everything stands, and what does not.
     pub(super) groups: BTreeMap<GroupId, Vec<String>>,
     /// By uplink: where it leads.
@@ -207,7 +207,7 @@ impl WayOut {
 /// The way to the worker.
 pub(super) struct Uplinks {
     orders: mpsc::Sender<Order>,
-    standing: Arc<Mutex<Standing>>,
+    standing: Arc<Mutex<AppliedState>>,
     prober: Arc<UplinkProber>,
     thread: JoinHandle<()>,
 }
@@ -221,7 +221,7 @@ impl Uplinks {
         reports: mpsc::Sender<Report>,
     ) -> Result<Self> {
         let (orders, taken) = mpsc::channel(QUEUE);
-        let standing = Arc::new(Mutex::new(Standing::default()));
+        let standing = Arc::new(Mutex::new(AppliedState::default()));
         let evidence = Arc::new(evidence::Counted::default());
         let (verdicts_in, verdicts) = mpsc::channel(QUEUE);
         let prober = Arc::new(crate::uplink::probe::spawn(verdicts_in, Arc::clone(&evidence) as _)?);
@@ -258,12 +258,12 @@ impl Uplinks {
     }
 
     /// How things stand, for those who look later.
-    pub(super) fn shared_standing(&self) -> Arc<Mutex<Standing>> {
+    pub(super) fn shared_standing(&self) -> Arc<Mutex<AppliedState>> {
         Arc::clone(&self.standing)
     }
 
     /// How things stand.
-    pub(super) fn standing(&self) -> MutexGuard<'_, Standing> {
+    pub(super) fn standing(&self) -> MutexGuard<'_, AppliedState> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -227,12 +227,12 @@ impl<'a> Group<'a> {
     }
 
     /// Rules that return for what peers serve; `side` is `saddr` or `daddr`.
-    fn spared(&self, side: &str) -> Vec<String> {
+    fn excluded(&self, side: &str) -> Vec<String> {
         // Overlapping prefixes are no set to nft.
-        let spared = IpNet::aggregate(&self.desired.spared);
+        let excluded = IpNet::aggregate(&self.desired.excluded);
         let of_family = |family: Family| {
             let prefixes: Vec<String> =
-                spared.iter().filter(|prefix| family.has(prefix)).map(ToString::to_string).collect();
+                excluded.iter().filter(|prefix| family.has(prefix)).map(ToString::to_string).collect();
             (!prefixes.is_empty()).then(|| format!("{} {side} {} return", family.word(), set(prefixes)))
         };
         Family::BOTH.into_iter().filter_map(of_family).collect()
@@ -287,7 +287,7 @@ impl<'a> Group<'a> {
     fn inbound(&self) -> Chain {
         let mut chain = self.chain("inbound", "a connection from outside is answered by the uplink that it came by.");
         chain.rules.push("ip6 saddr fe80::/10 return".into());
-        chain.rules.extend(self.spared("saddr"));
+        chain.rules.extend(self.excluded("saddr"));
         chain.rules.extend(Family::BOTH.into_iter().filter_map(|family| self.only_routes("saddr", family)));
         for uplink in &self.desired.uplinks {
             chain.rules.push(format!("{} goto {}", self.comes_by(uplink), self.chain_of("take", uplink)));
@@ -301,7 +301,7 @@ impl<'a> Group<'a> {
             "a connection from the LAN, where its way leads to an uplink and not to another network of ours. A mark that\n\
              somebody else's rule has given it is a choice.",
         );
-        chain.rules.extend(self.spared("daddr"));
+        chain.rules.extend(self.excluded("daddr"));
         // A destination without any route may have one in an uplink's table.
         chain.rules.push(format!("fib daddr oif exists fib daddr oifname != {} return", self.interfaces));
         if self.translates() {
@@ -359,7 +359,7 @@ impl<'a> Group<'a> {
         let mut chain =
             self.chain("adopt", "a connection from before these rules belongs to the uplink that its answers come by.");
         chain.rules.push("ct direction original return".into());
-        chain.rules.extend(self.spared("saddr"));
+        chain.rules.extend(self.excluded("saddr"));
         for uplink in &self.desired.uplinks {
             let comes_by = self.comes_by(uplink);
             chain.rules.push(format!("ct state established {comes_by} goto {}", self.chain_of("take", uplink)));
@@ -377,7 +377,7 @@ impl<'a> Group<'a> {
         chain.rules.push(self.known.clone());
         chain.rules.push("ct state != new return".into());
         chain.rules.push(format!("oifname != {} return", self.interfaces));
-        chain.rules.extend(self.spared("daddr"));
+        chain.rules.extend(self.excluded("daddr"));
         chain.rules.push(format!("goto spread_{}", self.n));
         chain
     }

@@ -44,7 +44,7 @@ fn group() -> Desired {
         group: GroupId(0),
         name: "wan".into(),
         routes: vec!["0.0.0.0/0".parse().unwrap()],
-        spared: Vec::new(),
+        excluded: Vec::new(),
         lan: vec!["eth0".into()],
         sticky: true,
         tcp_loose: true,

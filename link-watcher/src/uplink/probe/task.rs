@@ -47,7 +47,7 @@ pub(super) async fn run(mut changes: watch::Receiver<Arc<ProbedUplink>>, shared:
         probes: JoinSet::new(),
         last_failure: None,
         doubted_since_ns: None,
-        untold: None,
+        deferred: None,
         shared: shared.clone(),
     };
     loop {
@@ -68,7 +68,7 @@ pub(super) async fn run(mut changes: watch::Receiver<Arc<ProbedUplink>>, shared:
                 // Its health will miss it.
                 Err(error) => warn!("a probe through {} ends: {error}", task.uplink.interface),
             },
-            permit = shared.reports.reserve(), if task.untold.is_some() => match (permit, task.untold.take()) {
+            permit = shared.reports.reserve(), if task.deferred.is_some() => match (permit, task.deferred.take()) {
                 (Ok(permit), Some(report)) => permit.send(report),
                 // Nobody listens any more.
                 _ => return,
@@ -108,7 +108,7 @@ struct Task {
     /// Since when its targets are silent, ns; nothing: they are not.
     doubted_since_ns: Option<u64>,
     /// The latest verdict, while the daemon has no room for it.
-    untold: Option<UplinkReport>,
+    deferred: Option<UplinkReport>,
     shared: Shared,
 }
 
@@ -134,12 +134,12 @@ impl Task {
                     }
                     let last_failure = self.last_failure.clone();
                     let link = self.uplink.link;
-                    self.untold = Some(UplinkReport { link, verdict, last_good_ns, last_failure });
+                    self.deferred = Some(UplinkReport { link, verdict, last_good_ns, last_failure });
                 }
             }
         }
         // What is known here, but not to the daemon yet, is still about to change for it.
-        let told_ns = self.untold.is_some().then_some(now_ns + VERDICT_NS);
+        let told_ns = self.deferred.is_some().then_some(now_ns + VERDICT_NS);
         let mut known = self.shared.figures();
         self.health.set_flaky(flaky(&known, self.uplink.link));
         let targets = self.health.targets().enumerate();

@@ -38,7 +38,7 @@ fn desired(weights: &[u32]) -> Desired {
         group: GROUP,
         name: "wan".to_owned(),
         routes: vec!["0.0.0.0/0".parse().unwrap()],
-        spared: Vec::new(),
+        excluded: Vec::new(),
         lan: vec!["eth0".to_owned()],
         sticky: true,
         tcp_loose: true,

@@ -50,7 +50,7 @@ impl Group {
         if self.spec.role != Some(Role::Server) {
             return choose(&candidates, &self.active, self.orders.pinned, failover);
         }
-        self.hear_choice();
+        self.adopt_client_choice();
         if let Some((epoch, chosen)) = self.clients_choice.clone() {
             self.epoch = epoch;
             let fresh = self.fell_at_epoch.is_none_or(|fell| fell != epoch);
@@ -102,9 +102,9 @@ impl Group {
             tier: self.order_of(link),
             usable: link.usable(now_ns),
             holds: link.only_holds(),
-            answers: link.better_than_nothing(),
+            answers: link.usable_as_last_resort(),
             drained: link.drained || link.drained_by_peer(),
-            promising: self.undecided(link, now_ns),
+            undecided: self.undecided(link, now_ns),
             // A server waits for its client, not for time.
             may_take_back: (may_take_back || self.back_now) && self.spec.role != Some(Role::Server),
         }
@@ -112,7 +112,7 @@ impl Group {
 
     /// Takes in what the client has said of its choice on each link. Its word comes link by link: that a link is left counts
     /// only once it is heard which one was taken instead.
-    fn hear_choice(&mut self) {
+    fn adopt_client_choice(&mut self) {
         let stamped = || {
             self.links.iter().filter_map(|link| {
                 let peer = link.peer.filter(|peer| peer.active && Some(peer.instance) == self.peer_instance)?;

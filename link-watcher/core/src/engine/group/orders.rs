@@ -2,7 +2,7 @@
 
 use super::Group;
 use crate::{
-    event::{Action, Command, LinkId, Role, StandingOrders, What},
+    event::{Action, Command, LinkId, Role, StandingOrders, TransitionKind},
     link::Link,
 };
 
@@ -27,7 +27,7 @@ impl Group {
         actions: &mut Vec<Action>,
     ) -> Result<String, String> {
         let Taken { link, done, why } = self.take(now_ns, &command)?;
-        self.tell(now_ns, link, What::Ordered, done.clone(), 0, actions);
+        self.tell(now_ns, link, TransitionKind::Ordered, done.clone(), 0, actions);
         self.why = Some(why.to_owned());
         // Who orders something does not want to wait for verdicts.
         self.doubted.clear();

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::Group;
-use crate::event::{Action, LinkId, LinkVerdict, PeerSaid};
+use crate::event::{Action, LinkId, LinkVerdict, RemoteState};
 
 /// A peer that has said that it is about to stop for a moment may be silent for so long, s.
 pub(super) const PLANNED_STOP_SECONDS: u8 = 30;
@@ -43,7 +43,7 @@ impl Stop {
 
 impl Group {
     /// Takes what the peer says of itself.
-    pub(super) fn hear_of_stop(&mut self, now_ns: u64, said: PeerSaid, is_another: bool) {
+    pub(super) fn hear_of_stop(&mut self, now_ns: u64, said: RemoteState, is_another: bool) {
         if said.restarting && said.silence_seconds == 0 {
             self.stop.since_ns.get_or_insert(now_ns);
         } else if is_another || said.silence_seconds > 0 {

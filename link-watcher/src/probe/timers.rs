@@ -13,19 +13,19 @@ const LATENESS_WINDOW_NS: u64 = 5_000_000_000;
 /// Links by the instant at which they are due. Links of one interval and phase share their instants, so there are few of
 /// them, and what a link costs does not grow with the number of links.
 #[derive(Default)]
-pub(super) struct Due {
+pub(super) struct TimerQueue {
     instants: BTreeMap<u64, Vec<LinkId>>,
     /// So that in service nothing is allocated.
     spare: Vec<Vec<LinkId>>,
 }
 
-impl Due {
+impl TimerQueue {
     pub(super) fn push(&mut self, at_ns: u64, id: LinkId) {
         let Self { instants, spare } = self;
         instants.entry(at_ns).or_insert_with(|| spare.pop().unwrap_or_default()).push(id);
     }
 
-    /// The earliest instant that is not after `now_ns`, and its links; to be given back by [`Due::recycle`].
+    /// The earliest instant that is not after `now_ns`, and its links; to be given back by [`TimerQueue::recycle`].
     pub(super) fn pop(&mut self, now_ns: u64) -> Option<(u64, Vec<LinkId>)> {
         let first = self.instants.first_entry()?;
         (*first.key() <= now_ns).then(|| first.remove_entry())
@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn links_come_at_their_instant_in_order() {
-        let mut due = Due::default();
+        let mut due = TimerQueue::default();
         for (at_ns, id) in [(20, 1), (10, 2), (20, 0), (30, 3)] {
             due.push(at_ns, LinkId(id));
         }

@@ -7,7 +7,7 @@ use tracing::Level;
 use super::{core::Core, uplinks::UplinkGroup};
 use crate::{
     control::event_name,
-    event::{GroupId, LinkId, Transition, What},
+    event::{GroupId, LinkId, Transition, TransitionKind},
     log,
     metrics::To,
     trace::Trace,
@@ -15,13 +15,13 @@ use crate::{
 
 /// News of links since the last decision: what the next one comes from.
 #[derive(Debug, Default)]
-pub(super) struct News {
-    by_link: BTreeMap<LinkId, Noticed>,
+pub(super) struct Causes {
+    by_link: BTreeMap<LinkId, Cause>,
 }
 
 /// How news of a link came; instants in ns.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Noticed {
+pub(super) struct Cause {
     /// For when the timer was set that noticed its silence.
     pub(super) due_ns: Option<u64>,
     /// When the probing thread woke.
@@ -30,15 +30,15 @@ pub(super) struct Noticed {
     pub(super) received_ns: u64,
 }
 
-impl News {
+impl Causes {
     /// A link has failed.
-    pub(super) fn failed(&mut self, link: LinkId, noticed: Noticed) {
-        self.by_link.insert(link, noticed);
+    pub(super) fn failed(&mut self, link: LinkId, cause: Cause) {
+        self.by_link.insert(link, cause);
     }
 
     /// The peer has said something of a link; its own failure, if there is one, says more.
-    pub(super) fn said(&mut self, link: LinkId, noticed: Noticed) {
-        self.by_link.entry(link).or_insert(noticed);
+    pub(super) fn said(&mut self, link: LinkId, cause: Cause) {
+        self.by_link.entry(link).or_insert(cause);
     }
 
     /// They are decided upon.
@@ -48,9 +48,9 @@ impl News {
 
     /// What made the traffic leave these links for those: the first failure of one that was left, else the first word
     /// of the peer's.
-    fn cause(&self, from: &[LinkId], to: &[LinkId]) -> Option<Noticed> {
+    fn cause(&self, from: &[LinkId], to: &[LinkId]) -> Option<Cause> {
         let first = |links: &mut dyn Iterator<Item = &LinkId>| {
-            links.filter_map(|link| self.by_link.get(link)).min_by_key(|noticed| noticed.received_ns).copied()
+            links.filter_map(|link| self.by_link.get(link)).min_by_key(|cause| cause.received_ns).copied()
         };
         let left = &mut from.iter().filter(|link| !to.contains(link));
         first(left).or_else(|| first(&mut to.iter()))
@@ -60,7 +60,7 @@ impl News {
 impl Core {
     /// Where the time of a move of traffic has gone so far.
     pub(super) fn trace(&self, transition: &Transition, from: &[LinkId], to: &[LinkId], decided_ns: u64) -> Trace {
-        let cause = self.news.cause(from, to);
+        let cause = self.causes.cause(from, to);
         let known = (transition.last_good_ns != 0).then_some(transition.last_good_ns);
         // Of a lost interface the engine knows only when it was told.
         let known = known.map(|known_ns| cause.map_or(known_ns, |cause| known_ns.min(cause.received_ns)));
@@ -97,7 +97,7 @@ impl Core {
 
     /// With what a silent link's own address has to do with it.
     fn doubted(&self, transition: &Transition) -> Option<Transition> {
-        let silent = transition.what == What::LinkDown;
+        let silent = transition.what == TransitionKind::LinkDown;
         let doubt = self.doubt(transition.link.filter(|_| silent)?, transition.at_ns)?;
         Some(Transition { why: format!("{}; {doubt}", transition.why), ..transition.clone() })
     }
@@ -113,10 +113,10 @@ impl Core {
     fn count(&mut self, transition: &Transition, trace: Option<Trace>) {
         let (group, link) = self.names(transition.group, transition.link);
         let to = match transition.what {
-            What::LinkUp => Some(To::Up),
-            What::LinkDown => Some(To::Down),
-            What::LinkDegraded => Some(To::Degraded),
-            What::LinkDampened => Some(To::Dampened),
+            TransitionKind::LinkUp => Some(To::Up),
+            TransitionKind::LinkDown => Some(To::Down),
+            TransitionKind::LinkDegraded => Some(To::Degraded),
+            TransitionKind::LinkDampened => Some(To::Dampened),
             _ => None,
         };
         if let (Some(link), Some(to)) = (link, to) {
@@ -155,18 +155,18 @@ impl Core {
         let link = link.map(|link| format!(" {link}")).unwrap_or_default();
         let why = &transition.why;
         match &transition.what {
-            What::LinkUp => (Level::INFO, format!("{group}{link} is up: {why}")),
-            What::LinkDown => (Level::WARN, format!("{group}{link} is down: {why}")),
-            What::LinkDegraded => (Level::WARN, format!("{group}{link} is degraded: {why}")),
-            What::LinkDampened => (Level::WARN, format!("{group}{link} is dampened: {why}")),
-            What::NoUsableLink => (Level::ERROR, format!("{group}: {why}")),
-            What::Ordered => (Level::INFO, why.clone()),
-            What::AnnouncementsUnanswered => (Level::WARN, format!("{group}: {why}")),
-            What::AnnouncementsAnswered => (Level::INFO, format!("{group}: {why}")),
-            What::PeerRestarted => (Level::INFO, format!("{group}: the peer has started anew: {why}")),
-            What::PeerSilent => (Level::WARN, format!("{group}: the peer is silent: {why}")),
-            What::PeerBack => (Level::INFO, format!("{group}: {why}")),
-            What::ActiveChanged { from, to } => {
+            TransitionKind::LinkUp => (Level::INFO, format!("{group}{link} is up: {why}")),
+            TransitionKind::LinkDown => (Level::WARN, format!("{group}{link} is down: {why}")),
+            TransitionKind::LinkDegraded => (Level::WARN, format!("{group}{link} is degraded: {why}")),
+            TransitionKind::LinkDampened => (Level::WARN, format!("{group}{link} is dampened: {why}")),
+            TransitionKind::NoUsableLink => (Level::ERROR, format!("{group}: {why}")),
+            TransitionKind::Ordered => (Level::INFO, why.clone()),
+            TransitionKind::AnnouncementsUnanswered => (Level::WARN, format!("{group}: {why}")),
+            TransitionKind::AnnouncementsAnswered => (Level::INFO, format!("{group}: {why}")),
+            TransitionKind::PeerRestarted => (Level::INFO, format!("{group}: the peer has started anew: {why}")),
+            TransitionKind::PeerSilent => (Level::WARN, format!("{group}: the peer is silent: {why}")),
+            TransitionKind::PeerBack => (Level::INFO, format!("{group}: {why}")),
+            TransitionKind::ActiveChanged { from, to } => {
                 let names = |links: &[LinkId]| {
                     let names: Vec<String> = links.iter().map(|link| self.link_name(*link)).collect();
                     if names.is_empty() { "nothing".to_owned() } else { names.join(", ") }
@@ -204,25 +204,25 @@ impl Core {
 mod tests {
     use super::*;
 
-    const fn at(received_ns: u64) -> Noticed {
-        Noticed { due_ns: None, woke_ns: None, received_ns }
+    const fn at(received_ns: u64) -> Cause {
+        Cause { due_ns: None, woke_ns: None, received_ns }
     }
 
     #[test]
     fn a_failure_of_the_link_that_was_left_is_the_cause() {
-        let mut news = News::default();
-        news.said(LinkId(1), at(10));
-        news.failed(LinkId(0), at(20));
-        news.said(LinkId(0), at(30));
+        let mut causes = Causes::default();
+        causes.said(LinkId(1), at(10));
+        causes.failed(LinkId(0), at(20));
+        causes.said(LinkId(0), at(30));
         let cause = |from: &[u32], to: &[u32]| {
             let links = |ids: &[u32]| ids.iter().map(|id| LinkId(*id)).collect::<Vec<_>>();
-            news.cause(&links(from), &links(to)).map(|noticed| noticed.received_ns)
+            causes.cause(&links(from), &links(to)).map(|cause| cause.received_ns)
         };
         assert_eq!(cause(&[0], &[1]), Some(20), "its failure, not what was said of it or elsewhere");
         assert_eq!(cause(&[2], &[1]), Some(10), "else the peer's word");
         assert_eq!(cause(&[0, 2], &[0, 1]), Some(10), "link 0 was not left");
         assert_eq!(cause(&[2], &[3]), None);
-        news.clear();
-        assert!(news.by_link.is_empty());
+        causes.clear();
+        assert!(causes.by_link.is_empty());
     }
 }

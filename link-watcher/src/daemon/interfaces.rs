@@ -9,7 +9,7 @@ use super::{
     claims::peer_claim,
     core::Core,
     links::{Link, Running},
-    tell::Noticed,
+    publish::Cause,
 };
 use crate::{
     clock,
@@ -83,7 +83,7 @@ impl Core {
                     Device::Missing
                 };
                 if link.device.replace(device) != Some(device) {
-                    self.news.failed(id, Noticed { due_ns: None, woke_ns: None, received_ns: changed_ns });
+                    self.causes.failed(id, Cause { due_ns: None, woke_ns: None, received_ns: changed_ns });
                     self.engine.handle(clock::now_ns(), Event::Device { link: id, device });
                 }
                 self.attacher.stop(link, &running);
@@ -126,7 +126,7 @@ impl Core {
         }
         if link.device != Some(device) {
             link.device = Some(device);
-            self.news.failed(id, Noticed { due_ns: None, woke_ns: None, received_ns: changed_ns });
+            self.causes.failed(id, Cause { due_ns: None, woke_ns: None, received_ns: changed_ns });
             self.engine.handle(clock::now_ns(), Event::Device { link: id, device });
         }
     }
