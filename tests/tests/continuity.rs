@@ -499,7 +499,7 @@ fn uplinks_that_a_reload_adds_are_served_at_normal_priority() {
         stat.rsplit(')').next().unwrap().split_whitespace().nth(41 - 3).unwrap().to_owned()
     };
     assert_eq!(policy("lw-core"), "1", "SCHED_FIFO");
-    for name in ["lw-uplinks", "lw-uplink"] {
+    for name in ["lw-uplink-apply", "lw-uplink-probe"] {
         assert_eq!(policy(name), "0", "{name}");
     }
 }

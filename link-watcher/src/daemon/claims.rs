@@ -21,15 +21,30 @@ const GRACE_NS: u64 = 120_000_000_000;
 /// Numbers of former groups: far from those of groups.
 const FIRST_FORMER: u32 = 1 << 31;
 
+/// A group that is wanted no more, as the back-ends still serve it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FormerGroup {
+    pub(super) id: GroupId,
+    /// The peer's name then.
+    pub(super) name: String,
+    pub(super) range: TableRange,
+}
+
+impl FormerGroup {
+    /// Whether this peer is it, come back, or writes where it did.
+    pub(super) fn is(&self, peer: &PeerConfig) -> bool {
+        self.name == peer.name || self.range == peer.range
+    }
+}
+
 /// Former claims that nothing in the configuration stands for.
 #[derive(Debug)]
 pub(super) struct FormerPeers {
     /// Nothing was looked at yet: the daemon starts.
     pub(super) untouched: bool,
-    /// With the peer's name then.
-    waiting: Vec<(GroupId, String)>,
+    waiting: Vec<FormerGroup>,
     /// Being removed, portion by portion.
-    going: Vec<GroupId>,
+    going: Vec<FormerGroup>,
     /// When they go at the latest, ns.
     until_ns: u64,
     /// Something was refused: the record keeps the claim for the next run.
@@ -53,16 +68,27 @@ impl Default for FormerPeers {
 
 impl FormerPeers {
     /// A reload has given a group up.
-    pub(super) fn give_up(&mut self, now_ns: u64, id: GroupId, name: String) {
+    pub(super) fn give_up(&mut self, now_ns: u64, group: FormerGroup) {
         if self.waiting.is_empty() {
             self.until_ns = now_ns + GRACE_NS;
         }
-        self.waiting.push((id, name));
+        self.waiting.push(group);
+    }
+
+    /// All of them: a peer that comes back is the group that it was, so that nobody removes what it wants again.
+    pub(super) fn all(&self) -> Vec<FormerGroup> {
+        self.waiting.iter().chain(&self.going).cloned().collect()
+    }
+
+    /// These are wanted, be they former ones or not.
+    pub(super) fn take_back(&mut self, wanted: &[GroupId]) {
+        self.waiting.retain(|group| !wanted.contains(&group.id));
+        self.going.retain(|group| !wanted.contains(&group.id));
     }
 
     /// What a group was called that goes.
     pub(super) fn name(&self, group: GroupId) -> Option<&String> {
-        self.waiting.iter().find(|(id, _)| *id == group).map(|(_, name)| name)
+        self.waiting.iter().find(|former| former.id == group).map(|former| &former.name)
     }
 
     /// When something is to be done although nothing happens, ns.
@@ -149,7 +175,7 @@ impl Core {
                     claim.name, adopted.routes
                 );
             }
-            self.former.waiting.push((GroupId(id), claim.name.clone()));
+            self.former.waiting.push(FormerGroup { id: GroupId(id), name: claim.name.clone(), range: desired.range });
         }
         self.former.until_ns = now_ns + GRACE_NS;
     }
@@ -158,8 +184,9 @@ impl Core {
     pub(super) async fn end_former(&mut self) {
         let now_ns = clock::now_ns();
         if !self.former.waiting.is_empty() && (now_ns >= self.former.until_ns || self.all_stand()) {
-            for (id, name) in std::mem::take(&mut self.former.waiting) {
-                let report = self.routes.remove(now_ns, id).await;
+            for group in std::mem::take(&mut self.former.waiting) {
+                let report = self.routes.remove(now_ns, group.id).await;
+                let name = &group.name;
                 for refusal in &report.refused {
                     warn!("{name}: a route of an earlier run stays: {}", refusal.say(&|id| self.group_name(id)));
                 }
@@ -167,11 +194,11 @@ impl Core {
                     warn!("{name}: routes of an earlier run stay: {error}");
                 }
                 self.former.refused |= report.error.is_some() || !report.refused.is_empty();
-                self.former.going.push(id);
+                self.former.going.push(group);
             }
         }
         let routes = &self.routes;
-        self.former.going.retain(|id| routes.serves(*id));
+        self.former.going.retain(|group| routes.serves(group.id));
         let FormerPeers { waiting, going, refused, struck_out, .. } = &self.former;
         // Of what a reload leaves out, too, nothing is left then.
         if !struck_out && !refused && waiting.is_empty() && going.is_empty() && self.all_stand() {

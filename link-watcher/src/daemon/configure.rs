@@ -3,7 +3,7 @@
 use tracing::{info, warn};
 
 use super::{
-    claims::Numbers,
+    claims::{FormerGroup, Numbers},
     core::Core,
     group::Group,
     links::Link,
@@ -21,7 +21,8 @@ use crate::{
 impl Core {
     /// Makes a configuration the running one. Links that it does not change go on as they are.
     pub(super) async fn configure(&mut self, config: Config) -> Result<(), String> {
-        let Numbered { peers: mut specs, uplinks, removed } = self.registry.number(&config, self.slots)?;
+        let Numbered { peers: mut specs, uplinks, removed } =
+            self.registry.number(&config, self.slots, self.former.all())?;
         for id in removed {
             if let Some(mut link) = self.links.remove(&id) {
                 if let Some(running) = link.running.take() {
@@ -31,12 +32,14 @@ impl Core {
             }
         }
         let kept: Vec<GroupId> = specs.iter().map(|spec| spec.id).collect();
+        self.former.take_back(&kept);
         let gone: Vec<GroupId> = self.groups.keys().copied().filter(|id| !kept.contains(id)).collect();
         for id in gone {
             // Its routes carry what another group may have from now on, until that one's stand.
             if let Some(group) = self.groups.remove(&id) {
                 self.routes.give_up(clock::now_ns(), id);
-                self.former.give_up(clock::now_ns(), id, group.config.name);
+                let former = FormerGroup { id, name: group.config.name, range: group.config.range };
+                self.former.give_up(clock::now_ns(), former);
             }
         }
         let numbers = self.claim(&config);
@@ -138,8 +141,11 @@ impl Core {
     /// Tells the engine where the kernel's routes send each group's traffic already.
     async fn adopt(&mut self) {
         let now_ns = clock::now_ns();
-        // What is served already is known better than the kernel could tell it.
-        for (id, group) in self.groups.iter().filter(|(_, group)| group.plan.is_none()) {
+        // What is served already is known better than the kernel could tell it, also of a group that has come back.
+        let unknown = |(id, group): &(&GroupId, &Group)| group.plan.is_none() && !self.routes.serves(**id);
+        let unknown: Vec<GroupId> = self.groups.iter().filter(unknown).map(|(id, _)| *id).collect();
+        for id in &unknown {
+            let Some(group) = self.groups.get(id) else { continue };
             let links = group.links.iter().filter_map(|link| Some((*link, self.nexthop(*link, 1)?)));
             let links: Vec<(LinkId, Nexthop)> = links.collect();
             let mut base = self.base_routes(group);

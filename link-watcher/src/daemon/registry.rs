@@ -6,6 +6,7 @@ use std::{
     net::IpAddr,
 };
 
+use super::claims::FormerGroup;
 use crate::{
     clock::nanoseconds,
     config::{Config, PeerConfig, PeerLinkConfig, UplinkConfig, UplinksConfig},
@@ -65,6 +66,8 @@ pub(super) struct Registry {
     uplink_groups: BTreeMap<String, GroupId>,
     links: BTreeMap<(String, String), (LinkId, Identity)>,
     uplinks: BTreeMap<(String, String), (LinkId, UplinkIdentity)>,
+    /// Never given out before: what a group that is gone has left may still be removed by its number.
+    next_group: u32,
 }
 
 /// What a configuration changes.
@@ -87,7 +90,7 @@ impl Registry {
     /// As [`number`](Self::number).
     pub(super) fn fresh(&self, config: &Config, slots: u32) -> Result<Vec<String>, String> {
         let mut after = self.clone();
-        after.number(config, slots)?;
+        after.number(config, slots, Vec::new())?;
         let links = after.links.iter().map(|(name, (id, _))| (name, *id, self.links.get(name).map(|(id, _)| *id)));
         let uplinks =
             after.uplinks.iter().map(|(name, (id, _))| (name, *id, self.uplinks.get(name).map(|(id, _)| *id)));
@@ -95,12 +98,17 @@ impl Registry {
         Ok(fresh.map(|((group, link), ..)| format!("{group} {link}")).collect())
     }
 
-    /// Numbers a configuration.
+    /// Numbers a configuration. Peers that are `former` groups, come back, have their numbers.
     ///
     /// # Errors
     ///
     /// If it has more links than there are slots; nothing changes then.
-    pub(super) fn number(&mut self, config: &Config, slots: u32) -> Result<Numbered, String> {
+    pub(super) fn number(
+        &mut self,
+        config: &Config,
+        slots: u32,
+        mut former: Vec<FormerGroup>,
+    ) -> Result<Numbered, String> {
         let (mut peers, mut uplink_groups) = (BTreeMap::new(), BTreeMap::new());
         let mut links = BTreeMap::new();
         let mut fresh = Vec::new();
@@ -126,14 +134,14 @@ impl Registry {
             })?;
             links.insert(name, (LinkId(id), identity));
         }
-        let mut next_group =
-            self.peers.values().chain(self.uplink_groups.values()).map(|id| id.0 + 1).max().unwrap_or(0);
         let mut specs = Vec::new();
         for peer in &config.peers {
-            let id = self.peers.get(&peer.name).copied().unwrap_or_else(|| {
-                next_group += 1;
-                GroupId(next_group - 1)
-            });
+            let known = self.peers.get(&peer.name).copied();
+            let come_back = |former: &mut Vec<FormerGroup>| {
+                let at = former.iter().position(|former| former.is(peer))?;
+                Some(former.swap_remove(at).id)
+            };
+            let id = known.or_else(|| come_back(&mut former)).unwrap_or_else(|| Self::next(&mut self.next_group));
             peers.insert(peer.name.clone(), id);
             specs.push(spec(peer, id, &links));
         }
@@ -141,10 +149,8 @@ impl Registry {
         let mut next_uplink = self.uplinks.values().map(|(id, _)| id.0 + 1).max().unwrap_or(FIRST_UPLINK);
         let mut uplink_specs = Vec::new();
         for group in &config.uplinks {
-            let id = self.uplink_groups.get(&group.name).copied().unwrap_or_else(|| {
-                next_group += 1;
-                GroupId(next_group - 1)
-            });
+            let known = self.uplink_groups.get(&group.name).copied();
+            let id = known.unwrap_or_else(|| Self::next(&mut self.next_group));
             uplink_groups.insert(group.name.clone(), id);
             for link in &group.links {
                 let name = (group.name.clone(), link.name.clone());
@@ -162,6 +168,11 @@ impl Registry {
         let removed = self.links.values().map(|(id, _)| *id).filter(|id| !kept.contains(id)).collect();
         (self.peers, self.uplink_groups, self.links, self.uplinks) = (peers, uplink_groups, links, uplinks);
         Ok(Numbered { peers: specs, uplinks: uplink_specs, removed })
+    }
+
+    fn next(next_group: &mut u32) -> GroupId {
+        *next_group += 1;
+        GroupId(*next_group - 1)
     }
 }
 
@@ -206,5 +217,49 @@ fn uplinks_spec(
         dampening: group.dampening,
         links: group.links.iter().filter_map(spec).collect(),
         orders: StandingOrders::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::{self, Host, Severity};
+
+    /// Peers of these names, each with a link.
+    fn config(names: &[&str]) -> Config {
+        let peer = |(at, name): (usize, &&str)| {
+            format!(
+                "[[peer]]\nname = \"{name}\"\nrole = \"client\"\nkey = \"{at:064x}\"\nroutes = [\"10.{at}.0.0/16\"]\n\
+                 [[peer.link]]\nname = \"only\"\ninterface = \"eth{at}\"\nremote = \"10.248.{at}.1\"\n"
+            )
+        };
+        let text: String = names.iter().enumerate().map(peer).collect();
+        config::parse(Path::new("c.toml"), &text, &Host::default(), Severity::Warning).unwrap().config
+    }
+
+    fn ids(registry: &mut Registry, names: &[&str], former: &[FormerGroup]) -> Vec<u32> {
+        let numbered = registry.number(&config(names), 100, former.to_vec()).unwrap();
+        numbered.peers.iter().map(|spec| spec.id.0).collect()
+    }
+
+    #[test]
+    fn a_group_that_comes_back_is_the_one_that_it_was_and_no_other_gets_its_number() {
+        let mut registry = Registry::default();
+        assert_eq!(ids(&mut registry, &["a", "b"], &[]), [0, 1]);
+        let range = config(&["a", "b"]).peers[1].range;
+        let former = [FormerGroup { id: GroupId(1), name: "b".to_owned(), range }];
+        assert_eq!(ids(&mut registry, &["a"], &[]), [0]);
+        assert_eq!(ids(&mut registry, &["a", "c"], &former), [0, 2], "what b has left is still to be removed");
+        assert_eq!(ids(&mut registry, &["a", "c", "b"], &former), [0, 2, 1]);
+    }
+
+    #[test]
+    fn two_that_could_be_the_same_former_group_are_two() {
+        let range = config(&["a"]).peers[0].range;
+        let former = [FormerGroup { id: GroupId(1 << 31), name: "b".to_owned(), range }];
+        assert_eq!(ids(&mut Registry::default(), &["a", "b"], &former), [1 << 31, 0]);
     }
 }

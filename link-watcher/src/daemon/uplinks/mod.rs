@@ -1,6 +1,6 @@
 //! Groups of uplinks at run time.
 //!
-//! Everything that is done for uplinks (probes aside, which have their own thread) is done by one thread, `lw-uplinks`: it
+//! Everything that is done for uplinks (probes aside, which have their own thread) is done by one thread, `lw-uplink-apply`: it
 //! follows their interfaces and gateways, and writes rules, tables and the nftables table, which takes milliseconds where a
 //! peer's failover takes microseconds. The core decides, as for peers, and never waits for it.
 
@@ -237,7 +237,7 @@ impl Uplinks {
             prober: Arc::clone(&prober),
         };
         let thread = std::thread::Builder::new()
-            .name("lw-uplinks".to_owned())
+            .name("lw-uplink-apply".to_owned())
             .spawn(move || worker::run(parts))
             .context("starting the thread that serves uplinks")?;
         Ok(Self { orders, standing, prober, thread })

@@ -134,7 +134,7 @@ impl Group {
 
     /// Takes a new wish.
     pub(super) fn want(&mut self, desired: &GroupRoutes) {
-        self.leaving = false;
+        (self.leaving, self.given_up) = (false, false);
         if self.metric != desired.metric || !same(&self.prefixes, &desired.prefixes) {
             (self.metric, self.prefixes) = (desired.metric, Arc::clone(&desired.prefixes));
             self.retarget = true;

@@ -146,7 +146,7 @@ pub fn spawn(reports: mpsc::Sender<UplinkReport>, evidence: Arc<dyn Evidence>) -
     let figures = FiguresByLink::default();
     let shared = Shared { reports, evidence, figures: Arc::clone(&figures), tls: Tls::default() };
     let thread = std::thread::Builder::new()
-        .name("lw-uplink".to_owned())
+        .name("lw-uplink-probe".to_owned())
         .spawn(move || {
             crate::realtime::lower();
             runtime.block_on(keep(changes, shared));
