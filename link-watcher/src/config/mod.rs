@@ -29,12 +29,9 @@ use std::{
     collections::BTreeSet,
     fs::File,
     io::{self, Read},
-    net::IpAddr,
     path::{Path, PathBuf},
-    time::Duration,
 };
 
-use ipnet::IpNet;
 use toml::de::DeTable;
 
 pub(crate) use self::diagnostic::Findings;
@@ -61,14 +58,7 @@ use self::{
     uplinks::Uplinks,
 };
 
-use crate::{
-    event::{Failback, Role},
-    health::Limits,
-    keys::Key,
-    ledger::DEFAULT_INSTANCE,
-    route::{RouteBackend, TableRange},
-    trust,
-};
+use crate::{ledger::DEFAULT_INSTANCE, trust};
 
 /// Where the configuration is unless somebody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/link-watcher/link-watcher.toml";

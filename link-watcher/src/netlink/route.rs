@@ -10,15 +10,11 @@ use std::{
 use ipnet::IpNet;
 use rtnetlink::{
     RouteMessageBuilder, RouteNextHopBuilder,
-    packet_core::{
-        NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NlaBuffer, ParseableParametrized as _,
-        parse_ip,
-    },
+    packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE},
     packet_route::{
         AddressFamily,
         route::{
-            RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteLwEnCapType, RouteMessage, RouteNextHop,
-            RouteNextHopFlags, RouteProtocol, RouteScope, RouteType, RouteVia,
+            RouteAttribute, RouteFlags, RouteMessage, RouteNextHop, RouteProtocol, RouteScope, RouteType, RouteVia,
         },
     },
 };

@@ -27,7 +27,7 @@ impl Worker {
         }
     }
 
-    async fn resolve(&mut self) {
+    pub(super) async fn resolve(&mut self) {
         let now_ns = clock::now_ns();
         let mut reports = Vec::new();
         for group in self.groups.values_mut() {

@@ -13,9 +13,9 @@ use std::{
 
 use ipnet::IpNet;
 use tokio::sync::mpsc;
-use tracing::{error, info, warn};
+use tracing::error;
 
-use super::{AppliedState, Configured, Order, QUEUE, Report, evidence::Counted, group::Group, held};
+use super::{AppliedState, Order, QUEUE, Report, evidence::Counted, group::Group, held};
 use crate::{
     clock,
     event::{GroupId, LinkId},
@@ -24,7 +24,7 @@ use crate::{
     netlink::TableRemovals,
     progress::{HEARTBEAT_NS, Progress},
     realtime,
-    system::{Interfaces, KernelEvent, KernelEvents, LinkSysctls, ProcSysctl},
+    system::{Interfaces, KernelEvents, LinkSysctls, ProcSysctl},
     uplink::{
         conntrack::Conntrack,
         learn::{Learner, NetlinkLearn},
