@@ -223,21 +223,29 @@ fn uplinks_spec(
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::path::Path;
+    use std::{fs, os::unix::fs::PermissionsExt as _};
 
     use super::*;
-    use crate::config::{self, Host, Severity};
+    use crate::{
+        config::{self, Host, Severity},
+        keys::Secret,
+    };
 
     /// Peers of these names, each with a link.
     fn config(names: &[&str]) -> Config {
+        let directory = tempfile::tempdir().unwrap();
         let peer = |(at, name): (usize, &&str)| {
+            let key = directory.path().join(format!("{name}.key"));
+            fs::write(&key, Secret::generate().unwrap().to_base64().as_str()).unwrap();
+            fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
             format!(
-                "[[peer]]\nname = \"{name}\"\nrole = \"client\"\nkey = \"{at:064x}\"\nroutes = [\"10.{at}.0.0/16\"]\n\
+                "[[peer]]\nname = \"{name}\"\nrole = \"client\"\nkey-files = [\"{name}.key\"]\nroutes = [\"10.{at}.0.0/16\"]\n\
                  [[peer.link]]\nname = \"only\"\ninterface = \"eth{at}\"\nremote = \"10.248.{at}.1\"\n"
             )
         };
         let text: String = names.iter().enumerate().map(peer).collect();
-        config::parse(Path::new("c.toml"), &text, &Host::default(), Severity::Warning).unwrap().config
+        let path = directory.path().join("c.toml");
+        config::parse(&path, &text, &Host::default(), Severity::Warning).unwrap().config
     }
 
     fn ids(registry: &mut Registry, names: &[&str], former: &[FormerGroup]) -> Vec<u32> {
