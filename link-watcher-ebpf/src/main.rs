@@ -22,7 +22,7 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use link_watcher_common::verify::Refusal;
-use maps::counted;
+use maps::{counted, refused};
 
 // linux/pkt_cls.h
 const TC_ACT_UNSPEC: i32 = -1;
@@ -102,20 +102,11 @@ fn judge(frame: &impl parse::Frame) -> Verdict {
     let outcome = verify::handle(frame);
     log::tell(&outcome);
     match outcome {
-        Ok(Good::Probe(slot)) => counted(slot, Verdict::Answer, |counters| &mut counters.probes),
-        Ok(Good::Echo(slot)) => counted(slot, Verdict::Drop, |counters| &mut counters.echoes),
-        Ok(Good::Control(slot)) => counted(slot, Verdict::Pass, |counters| &mut counters.control),
+        Ok(Good::Probe(slot)) => counted(slot, Verdict::Answer, |counters| Some(&mut counters.probes)),
+        Ok(Good::Echo(slot)) => counted(slot, Verdict::Drop, |counters| Some(&mut counters.echoes)),
+        Ok(Good::Control(slot)) => counted(slot, Verdict::Pass, |counters| Some(&mut counters.control)),
         Err(Stop::NotOurs) => Verdict::Pass,
-        Err(Stop::Refused(slot, refusal)) => counted(slot, Verdict::Drop, |counters| match refusal {
-            Refusal::Malformed => &mut counters.malformed,
-            Refusal::Unknown => &mut counters.unknown,
-            Refusal::Replayed => &mut counters.replayed,
-            Refusal::Reflected => &mut counters.reflected,
-            Refusal::Forged => &mut counters.forged,
-            Refusal::Late => &mut counters.late,
-            Refusal::Distant => &mut counters.distant,
-            Refusal::Version => &mut counters.version,
-        }),
+        Err(Stop::Refused(slot, refusal)) => counted(slot, Verdict::Drop, |counters| refused(counters, refusal)),
     }
 }
 

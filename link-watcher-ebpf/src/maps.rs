@@ -12,6 +12,7 @@ use link_watcher_common::{
         Changed, Counters, Intent, KeySet, LinkEntry, LinkState, LinkWords, MAX_INTERFACES, MAX_LINKS, PORT_WORDS,
         PROBES, Traffic, Word, home,
     },
+    verify::Refusal,
     wire::Packet,
 };
 
@@ -195,12 +196,56 @@ pub(crate) fn notify(slot: u32) {
 
 /// Counts a packet of a link, and hands the verdict through.
 #[inline(always)]
-pub(crate) fn counted(slot: u32, verdict: Verdict, counter: impl FnOnce(&mut Counters) -> &mut u64) -> Verdict {
-    if let Some(counters) = COUNTERS.get_ptr_mut(slot) {
-        // SAFETY: this CPU's own copy.
-        *counter(unsafe { &mut *counters }) += 1;
+pub(crate) fn counted(slot: u32, verdict: Verdict, counter: impl FnOnce(&mut Counters) -> Option<&mut u64>) -> Verdict {
+    // SAFETY: this CPU's own copy.
+    if let Some(counters) = COUNTERS.get_ptr_mut(slot)
+        && let Some(counter) = counter(unsafe { &mut *counters })
+    {
+        *counter += 1;
     }
     verdict
+}
+
+/// The counter of packets that are refused for this reason.
+///
+/// LLVM makes the choice a multiplication, and leaves out the comparison that bounds it, for it knows how many reasons there are. The
+/// verifier of Linux 6.1 does not, and refuses the access. Of a number that comes from nowhere LLVM knows no more than the verifier.
+#[inline(always)]
+pub(crate) fn refused(counters: &mut Counters, refusal: Refusal) -> Option<&mut u64> {
+    const MALFORMED: u64 = Refusal::Malformed as u64;
+    const UNKNOWN: u64 = Refusal::Unknown as u64;
+    const REPLAYED: u64 = Refusal::Replayed as u64;
+    const REFLECTED: u64 = Refusal::Reflected as u64;
+    const FORGED: u64 = Refusal::Forged as u64;
+    const LATE: u64 = Refusal::Late as u64;
+    const DISTANT: u64 = Refusal::Distant as u64;
+    const VERSION: u64 = Refusal::Version as u64;
+    match from_nowhere(refusal as u64) {
+        MALFORMED => Some(&mut counters.malformed),
+        UNKNOWN => Some(&mut counters.unknown),
+        REPLAYED => Some(&mut counters.replayed),
+        REFLECTED => Some(&mut counters.reflected),
+        FORGED => Some(&mut counters.forged),
+        LATE => Some(&mut counters.late),
+        DISTANT => Some(&mut counters.distant),
+        VERSION => Some(&mut counters.version),
+        _ => None,
+    }
+}
+
+/// The same number, of which the compiler knows nothing any more.
+#[inline(always)]
+fn from_nowhere(number: u64) -> u64 {
+    #[cfg(target_arch = "bpf")]
+    let number = {
+        let copy: u64;
+        // SAFETY: copies a register. (Without any instruction the kernel would refuse the line numbers.)
+        unsafe {
+            core::arch::asm!("{copy} = {number}", number = in(reg) number, copy = lateout(reg) copy, options(pure, nomem, nostack));
+        }
+        copy
+    };
+    number
 }
 
 /// Counts a packet of an interface, if it is one that user space entered.

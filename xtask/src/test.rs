@@ -13,7 +13,7 @@ use crate::dist::trial;
 use crate::lanes::{self, Counts, Lane};
 use crate::privilege::Privilege;
 use crate::project::Project;
-use crate::{build, dist, exec, setup, vm};
+use crate::{build, dist, exec, setup};
 
 const PURE: &str = "1 pure: units, properties, simulation";
 const PROGRAM: &str = "2 the XDP program, by BPF_PROG_TEST_RUN";
@@ -55,7 +55,8 @@ pub(crate) fn test(project: &Project, filter: Option<&str>) -> Result<ExitCode> 
     let packages =
         ["--package", "link-watcher-tests", "--package", "link-watcher-lab", "--package", "link-watcher", "--lib"];
     lanes.push(rooted.run(NAMESPACES, &packages, &[others, scenarios].concat())?);
-    lanes.push(rooted.kernels()?);
+    heading(KERNELS);
+    lanes.push(Lane::skipped(KERNELS, 1, "it takes too long for every run: `cargo xtask vm` runs it"));
     let root = |privilege, root| trial::root(project, privilege, root);
     let servers = |privilege| Ok(vec![("LINK_WATCHER_SERVERS", root(privilege, &trial::SERVERS)?)]);
     lanes.push(rooted.trial(OTHERS, &["servers"], servers)?);
@@ -116,18 +117,6 @@ impl Rooted<'_> {
         // One at a time: they measure, and share two CPUs, interface names and the BPF file system.
         command.args(["--", "--ignored", "--test-threads=1"]).args(colours()).args(self.filter);
         lanes::run(name, &mut command)
-    }
-
-    /// Those tests that try a kernel's interfaces, on other kernels than this machine's.
-    fn kernels(&self) -> Result<Lane> {
-        heading(KERNELS);
-        let Some(privilege) = self.privilege else {
-            let tests = (vm::KERNELS.len() * vm::TESTS.len()) as u64;
-            return Ok(Lane::skipped(KERNELS, tests, "it needs root, and sudo does not work here"));
-        };
-        let host = vm::Host { project: self.project, privilege, daemon: self.daemon, filter: self.filter };
-        let guests = vm::KERNELS.iter().map(|kernel| host.run(KERNELS, kernel, &vm::TESTS)).collect::<Result<_>>()?;
-        Ok(vm::joined(KERNELS, guests))
     }
 
     /// Tests of this crate, which are told of what `prepare` makes; skipped with its reason where that cannot be had here.
