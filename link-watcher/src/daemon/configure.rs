@@ -141,11 +141,11 @@ impl Core {
     /// Tells the engine where the kernel's routes send each group's traffic already.
     async fn adopt(&mut self) {
         let now_ns = clock::now_ns();
-        // What is served already is known better than the kernel could tell it, also of a group that has come back.
-        let unknown = |(id, group): &(&GroupId, &Group)| group.plan.is_none() && !self.routes.serves(**id);
-        let unknown: Vec<GroupId> = self.groups.iter().filter(unknown).map(|(id, _)| *id).collect();
-        for id in &unknown {
-            let Some(group) = self.groups.get(id) else { continue };
+        for (id, group) in self.groups.iter().filter(|(_, group)| group.plan.is_none()) {
+            // What is served already is known better than the kernel could tell it: that of a group that has come back.
+            if self.routes.serves(*id) {
+                continue;
+            }
             let links = group.links.iter().filter_map(|link| Some((*link, self.nexthop(*link, 1)?)));
             let links: Vec<(LinkId, Nexthop)> = links.collect();
             let mut base = self.base_routes(group);
