@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use link_watcher_lab::Lab;
 use link_watcher_lab::daemon::{Daemon, binary};
@@ -205,6 +208,36 @@ fn a_daemon_that_crashes_or_restarts_moves_nothing() {
     site.wait_steady(&dialer).unwrap();
     let report = dialer.report(0);
     assert_eq!(report.failed, 0, "{report:?}");
+}
+
+/// A packet that is between two rules while these are written may find neither the former nor the new sets and maps.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn connections_that_begin_while_rules_are_written_have_an_uplink_and_its_address() {
+    const WRITTEN: usize = 120;
+    let site = site(SiteSetup::default());
+    let ended = Arc::new(AtomicBool::new(false));
+    let (until, lan) = (Arc::clone(&ended), Arc::clone(site.lan.namespace()));
+    let load = thread::spawn(move || {
+        lan.enter().unwrap();
+        while !until.load(Ordering::Relaxed) {
+            // Each datagram has another source port: a new connection.
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.send_to(b"who", (SERVER, WHO_PORT)).unwrap();
+            thread::sleep(Duration::from_micros(200));
+        }
+    });
+    for number in 0..WRITTEN {
+        site.daemon.command(&[["drain", "undrain"][number % 2], GROUP, "fibre"]).unwrap();
+    }
+    ended.store(true, Ordering::Relaxed);
+    load.join().unwrap();
+    let known = site.router.namespace().command(&["conntrack", "-L", "-p", "udp"], "").unwrap();
+    let begun: Vec<_> = known.lines().filter(|line| line.contains(" src=10.20.20.10 ")).collect();
+    let lost = begun.iter().filter(|line| line.contains(" dst=10.20.20.10 ") || line.contains(" mark=0 "));
+    let lost: Vec<_> = lost.collect();
+    assert!(begun.len() > 50 * WRITTEN, "only {}", begun.len());
+    assert!(lost.is_empty(), "{} of {}, such as {}", lost.len(), begun.len(), lost[0]);
 }
 
 /// Everything of other owners in a namespace: nftables without our tables, rules and routes without our protocol number.

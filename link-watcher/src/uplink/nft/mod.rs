@@ -21,7 +21,9 @@
 //! interface, carries its mark, or is forced.
 //!
 //! **Applying** is one transaction of `nft -f -`: the whole table first, later only the chains that differ, so that
-//! counters go on and a failover costs little. What somebody else does to the table is noticed by the kernel's
+//! counters go on and a failover costs little. Of a table that an earlier run left only the rules are written, where the rest
+//! is the same: its hooks never miss a packet. A connection that begins in the moment of a transaction may see neither the
+//! former rules nor these: it is caught behind routing. What somebody else does to the table is noticed by the kernel's
 //! ruleset generation, its removal when it happens, and put right.
 
 mod rules;
@@ -60,7 +62,7 @@ pub(crate) fn table_name(instance: Option<&str>) -> String {
 pub enum Applied {
     /// Nothing: the table stands as wanted.
     Unchanged,
-    /// Only the chains that differ were written.
+    /// Only rules were written; counters go on.
     Updated,
     /// The whole table was written; counters began at 0.
     Replaced,
@@ -204,10 +206,17 @@ impl<S: RulesetSink> Ruleset<S> {
         group
     }
 
-    /// Writes what is wanted: the chains that differ, or everything where that is not enough.
+    /// Writes what is wanted: the chains that differ, the rules of all chains, or everything where that is not enough.
     fn write(&mut self, now_ns: u64) -> Result<Applied, NftError> {
         let Some(wanted) = &self.wanted else { return Ok(Applied::Unchanged) };
-        let update = self.installed.as_ref().and_then(|installed| wanted.update(installed));
+        let update = match &self.installed {
+            Some(installed) => wanted.update(installed),
+            // What an earlier run left, or somebody has changed. What cannot be listed is written as a whole.
+            None => {
+                let listing = self.sink.list(&wanted.name).unwrap_or_default();
+                listing.and_then(|listing| wanted.takeover(&listing))
+            }
+        };
         self.installed = None;
         self.baseline = None;
         self.next_ns = now_ns;

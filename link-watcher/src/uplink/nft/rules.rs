@@ -256,6 +256,7 @@ impl<'a> Group<'a> {
             chains.push(self.pick(family));
         }
         chains.push(self.departing());
+        chains.push(self.late());
         chains.push(self.translate());
         for uplink in &self.desired.uplinks {
             chains.extend(self.marks(uplink));
@@ -467,6 +468,13 @@ impl<'a> Group<'a> {
             "a more specific route than the default one may lead to the network of another uplink than the picked one:\n\
              then that one has the connection.",
         );
+        let late = format!("goto late_{}", self.n);
+        let first = format!("ct mark {} == 0 meta mark {} == 0 fib daddr type unicast", self.mask, self.mask);
+        if !self.desired.lan.is_empty() {
+            let lan = set(self.desired.lan.iter().map(|interface| quoted(interface)));
+            chain.rules.push(format!("{first} iifname {lan} {late}"));
+        }
+        chain.rules.push(format!("{first} fib saddr type local {late}"));
         chain.rules.push(format!("ct mark {} == 0 return", self.mask));
         chain.rules.push(format!("iifname {} return", self.interfaces));
         let mut seen = BTreeSet::new();
@@ -479,6 +487,39 @@ impl<'a> Group<'a> {
                 set(marks),
                 self.chain_of("take", uplink)
             ));
+        }
+        chain
+    }
+
+    /// A packet sees one generation of a chain's rules to its end, but of a set that they ask the newest: while rules are
+    /// written, the elements that it is looked for may be gone already (`nft_genmask_cur` in `net/netfilter/nf_tables_api.c`).
+    /// Such a connection would have no uplink, and its private source would leave.
+    fn late(&self) -> Chain {
+        let mut chain = self.chain(
+            "late",
+            "a connection that began while these rules were being written, and got no uplink: it has the one that it leaves\n\
+             by, as if it had been picked.",
+        );
+        chain.rules.push("ip6 daddr fe80::/10 return".into());
+        chain.rules.extend(self.excluded("daddr"));
+        chain.rules.extend(Family::BOTH.into_iter().filter_map(|family| self.only_routes("daddr", family)));
+        // It is begun again by whoever waits for an answer, and then goes where it is forced to.
+        for force in self.desired.force.iter().filter(|force| !force.or_others) {
+            let Some(uplink) = self.desired.uplinks.iter().find(|uplink| uplink.name == force.link) else { continue };
+            // What names neither addresses nor ICMP matches both families alike.
+            let matches: BTreeSet<_> =
+                Family::BOTH.into_iter().filter_map(|family| force_matches(force, family)).collect();
+            for matches in matches {
+                chain.rules.push(format!("{matches}oifname != {} drop", quoted(&uplink.interface)));
+            }
+        }
+        for uplink in &self.desired.uplinks {
+            let verdict = match self.sharers(uplink).next() {
+                None => format!("goto {}", self.chain_of("take", uplink)),
+                // Only its mark tells to which provider's router a connection goes.
+                Some(_) => "drop".to_owned(),
+            };
+            chain.rules.push(format!("oifname {} {verdict}", quoted(&uplink.interface)));
         }
         chain
     }

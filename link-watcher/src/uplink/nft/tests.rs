@@ -165,9 +165,10 @@ fn two_on_one_interface_are_told_apart() {
         ]
     );
     assert_eq!(
-        chain(&text, "departing_1")[2..],
+        chain(&text, "departing_1")[4..],
         ["oifname \"eth1\" ct mark & 0x0000ff00 != { 0x00000100, 0x00000200 } goto take_1_1"]
     );
+    assert!(chain(&text, "late_1").contains(&"oifname \"eth1\" drop"), "whose it is only a mark tells");
 }
 
 #[test]
@@ -240,6 +241,39 @@ fn only_what_changes_is_written() {
     assert_eq!(ruleset.sink.applied[3], "add table inet link_watcher\ndelete table inet link_watcher\n");
     assert_eq!(ruleset.apply(5, &[]).unwrap(), Applied::Unchanged);
     assert_eq!((ruleset.sink.applied.len(), ruleset.deadline_ns()), (4, None));
+}
+
+/// As `nft` lists what it was given.
+fn listed(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.trim().starts_with('#') && !line.starts_with(['a', 'd']));
+    lines.map(|line| line.replace("    ", "\t") + "\n").collect()
+}
+
+#[test]
+fn of_a_table_that_an_earlier_run_left_only_the_rules_are_written_unless_more_differs() {
+    let takes_over = |listing: String| {
+        let mut ruleset = Ruleset::new(Fake { listing: Some(listing), ..Fake::default() }, None);
+        let applied = ruleset.apply(0, &[group()]).unwrap();
+        let text = ruleset.sink.applied.remove(0);
+        assert_eq!(text.contains("delete table"), applied == Applied::Replaced);
+        assert_eq!(text.contains("flush chain inet link_watcher pick4_1\n"), applied == Applied::Updated);
+        assert!(chain(&text, "pick4_1").len() > 2 && chain(&text, "srcnat").contains(&"jump translate_1"));
+        applied
+    };
+    let same = listed(&render(&[group()], None));
+    assert_eq!(takes_over(same.clone()), Applied::Updated);
+    let mut other = group();
+    (other.uplinks[0].weight, other.uplinks[1].ifindex) = (7, 9);
+    assert_eq!(takes_over(listed(&render(&[other.clone()], None))), Applied::Updated, "other rules");
+    other.uplinks.pop();
+    assert_eq!(takes_over(listed(&render(&[other], None))), Applied::Replaced, "an uplink less");
+    for (here, there) in [
+        ("\tchain own_1 {", "\tflags dormant\n\tchain own_1 {"),
+        ("\tchain own_1 {", "\tset own {\n\t}\n\tchain own_1 {"),
+        ("srcnat; policy accept", "srcnat; policy drop"),
+    ] {
+        assert_eq!(takes_over(same.replace(here, there)), Applied::Replaced, "{there}");
+    }
 }
 
 #[test]

@@ -87,17 +87,42 @@ impl Table {
         if !comparable {
             return None;
         }
-        let changed = || self.chains.iter().zip(&old.chains).filter(|(new, old)| new.rules != old.rules);
+        let changed = self.chains.iter().zip(&old.chains).filter(|(new, old)| new.rules != old.rules);
+        Some(self.rewriting(changed.map(|(new, _)| new)))
+    }
+
+    /// The text of a transaction that makes this table of one that `nft` lists like this, by writing the rules of every chain:
+    /// the hooks stay, so that every packet meets either the former rules or these. Nothing where the tables differ in more
+    /// than rules.
+    pub(super) fn takeover(&self, listing: &str) -> Option<String> {
+        let hook = |hook: &str| format!("\t\t{hook}; policy accept;");
+        let chains = self
+            .chains
+            .iter()
+            .flat_map(|chain| [Some(format!("\tchain {} {{", chain.name)), chain.hook.map(hook)].into_iter().flatten());
+        let counters = self.counters.iter().map(|(name, _)| format!("\tcounter {name} {{"));
+        let mut wanted: Vec<String> = chains.chain(counters).collect();
+        // Also what is none of ours, such as a set or the flag `dormant`.
+        let is_part = |line: &&str| line.starts_with('\t') && !line.starts_with("\t\t") && *line != "\t}";
+        let is_hook = |line: &&str| line.starts_with("\t\ttype ");
+        let mut found: Vec<&str> = listing.lines().filter(|line| is_part(line) || is_hook(line)).collect();
+        // Which hook is whose need not be compared: no two chains of ours have the same one.
+        wanted.sort_unstable();
+        found.sort_unstable();
+        (wanted == found).then(|| self.rewriting(self.chains.iter()))
+    }
+
+    fn rewriting<'a>(&self, chains: impl Iterator<Item = &'a Chain> + Clone) -> String {
         let mut text = String::new();
-        for (chain, _) in changed() {
+        for chain in chains.clone() {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "flush chain inet {} {}", self.name, chain.name);
         }
         let _ = writeln!(text, "table inet {} {{", self.name);
-        for (chain, _) in changed() {
+        for chain in chains {
             let _ = chain.write(&mut text, false);
         }
         text.push_str("}\n");
-        Some(text)
+        text
     }
 }
