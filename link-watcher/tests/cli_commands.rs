@@ -646,6 +646,9 @@ fn packets_are_told_until_the_trace_is_over() {
     let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!((lines[0]["cause"].as_str(), lines[1]["left_out"].as_u64()), (Some("forged"), Some(7)));
     assert_eq!(daemon.authors.lock().unwrap().len(), 2);
+    let cut_short = trace(&["--for", "10m"]);
+    assert_eq!(code(&cut_short), 1);
+    assert!(stderr(&cut_short).contains("ended before its time: the daemon stops"), "{}", stderr(&cut_short));
     for wrong in ["11m", "10ms", "soon"] {
         assert_eq!(code(&trace(&["--for", wrong])), 2, "{wrong}");
     }

@@ -1,5 +1,7 @@
 //! What the kernel program thinks of each keepalive, for a while (`trace-packets`).
 
+use std::sync::{Arc, atomic::AtomicBool};
+
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
@@ -58,4 +60,6 @@ pub struct Traced {
     pub said: String,
     /// What it tells, until it is over.
     pub lines: mpsc::Receiver<TraceLine>,
+    /// At the end of `lines`: it was ended before its time.
+    pub cut_short: Arc<AtomicBool>,
 }

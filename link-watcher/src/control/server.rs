@@ -8,7 +8,7 @@ use std::{
         net::UnixListener as StdListener,
     },
     path::{Path, PathBuf},
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -461,6 +461,10 @@ async fn pass_on(mut read: BufReader<OwnedReadHalf>, mut write: OwnedWriteHalf, 
             line = traced.lines.recv() => match line {
                 Some(TraceLine::Packet(record)) => send(&mut write, &Reply::Packet(record)).await?,
                 Some(TraceLine::LeftOut(count)) => send(&mut write, &Reply::LeftOut(count)).await?,
+                None if traced.cut_short.load(Ordering::Acquire) => {
+                    let why = "the trace was ended before its time: the daemon stops";
+                    return send(&mut write, &Reply::Refused(why.to_owned())).await;
+                }
                 None => return send(&mut write, &Reply::End).await,
             },
             gone = read.read(&mut ignored) => if gone? == 0 { return Ok(()) },

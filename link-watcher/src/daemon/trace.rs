@@ -2,6 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::{Duration, Instant},
 };
@@ -123,7 +127,8 @@ fn follow(parts: TraceParts, object: &[u8], names: &Names, said: String, time: D
         Err(error) => return drop(answer.send(Err(chain(&error)))),
     };
     let (lines_in, lines) = mpsc::channel(QUEUE);
-    if answer.send(Ok(Traced { said, lines })).is_err() {
+    let cut_short = Arc::new(AtomicBool::new(false));
+    if answer.send(Ok(Traced { said, lines, cut_short: Arc::clone(&cut_short) })).is_err() {
         return;
     }
     let begun = Instant::now();
@@ -152,6 +157,8 @@ fn follow(parts: TraceParts, object: &[u8], names: &Names, said: String, time: D
             }
         }
     }
+    // Before `lines_in` is dropped, which is how it is noticed.
+    cut_short.store(begun.elapsed() < time, Ordering::Release);
     info!("the trace of packets is over");
 }
 

@@ -3,13 +3,14 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     thread::JoinHandle,
 };
 
 use link_watcher::{
     control::{
-        Author, BindError, Change, EventRecord, History, Order, PacketRecord, Server, TraceLine, TraceRequest, Traced,
+        Author, BindError, Change, EventRecord, History, MAX_TRACE_MS, Order, PacketRecord, Server, TraceLine,
+        TraceRequest, Traced,
     },
     event::Role,
     statistics::Statistics,
@@ -109,7 +110,7 @@ async fn core(mut orders: mpsc::Receiver<Order>, asked: &Mutex<Vec<Change>>, aut
     }
 }
 
-/// One packet, and one that is left out.
+/// One packet, and some that are left out; ended before its time where it should take ten minutes.
 fn trace(request: &TraceRequest) -> Result<Traced, String> {
     let (lines_in, lines) = mpsc::channel(8);
     let packet = PacketRecord {
@@ -123,7 +124,8 @@ fn trace(request: &TraceRequest) -> Result<Traced, String> {
     };
     lines_in.try_send(TraceLine::Packet(packet)).unwrap();
     lines_in.try_send(TraceLine::LeftOut(7)).unwrap();
-    Ok(Traced { said: format!("hq optic for {} ms", request.for_ms), lines })
+    let cut_short = Arc::new(AtomicBool::new(request.for_ms == MAX_TRACE_MS));
+    Ok(Traced { said: format!("hq optic for {} ms", request.for_ms), lines, cut_short })
 }
 
 pub fn event(n: u32) -> EventRecord {
