@@ -191,6 +191,18 @@ impl<'a> Group<'a> {
         set(self.desired.uplinks.iter().map(|u| format!("{} : goto {}", self.mark(u), self.chain_of(what, u))))
     }
 
+    /// What comes from the LAN; nothing where there is none.
+    fn lan_side(&self) -> Option<String> {
+        let lan = &self.desired.lan;
+        (!lan.is_empty()).then(|| format!("iifname {}", set(lan.iter().map(|interface| quoted(interface)))))
+    }
+
+    /// What is forced, with its uplink. Validation has found that; without it nothing is forced.
+    fn forced(&self) -> impl Iterator<Item = (&ForceConfig, &Uplink)> {
+        let uplink = |force: &ForceConfig| self.desired.uplinks.iter().find(|uplink| uplink.name == force.link);
+        self.desired.force.iter().filter_map(move |force| Some((force, uplink(force)?)))
+    }
+
     /// Other uplinks on the same interface.
     fn sharers(&self, uplink: &'a Uplink) -> impl Iterator<Item = &'a Uplink> {
         self.desired.uplinks.iter().filter(|o| o.interface == uplink.interface && o.number != uplink.number)
@@ -277,10 +289,7 @@ impl<'a> Group<'a> {
         );
         chain.rules.push(self.known.clone());
         chain.rules.push("ct state established,related,untracked return".into());
-        if !self.desired.lan.is_empty() {
-            let lan = set(self.desired.lan.iter().map(|interface| quoted(interface)));
-            chain.rules.push(format!("iifname {lan} goto outbound_{}", self.n));
-        }
+        chain.rules.extend(self.lan_side().map(|lan_side| format!("{lan_side} goto outbound_{}", self.n)));
         chain.rules.push(format!("ct state new iifname {} goto inbound_{}", self.interfaces, self.n));
         chain
     }
@@ -409,10 +418,8 @@ impl<'a> Group<'a> {
             chain.rules.push(format!("{} saddr {source} goto {}", family.word(), self.chain_of("take", uplink)));
         }
         let pick = format!("pick{}_{}", family.digit(), self.n);
-        for force in &self.desired.force {
+        for (force, uplink) in self.forced() {
             let Some(matches) = force_matches(force, family) else { continue };
-            // Validation has found the uplink; without it nothing is forced.
-            let Some(uplink) = self.desired.uplinks.iter().find(|uplink| uplink.name == force.link) else { continue };
             if uplink.usable && family.path(uplink).is_some() {
                 chain.rules.push(format!("{matches}goto {}", self.chain_of("take", uplink)));
             } else if force.or_others {
@@ -470,10 +477,7 @@ impl<'a> Group<'a> {
         );
         let late = format!("goto late_{}", self.n);
         let first = format!("ct mark {} == 0 meta mark {} == 0 fib daddr type unicast", self.mask, self.mask);
-        if !self.desired.lan.is_empty() {
-            let lan = set(self.desired.lan.iter().map(|interface| quoted(interface)));
-            chain.rules.push(format!("{first} iifname {lan} {late}"));
-        }
+        chain.rules.extend(self.lan_side().map(|lan_side| format!("{first} {lan_side} {late}")));
         chain.rules.push(format!("{first} fib saddr type local {late}"));
         chain.rules.push(format!("ct mark {} == 0 return", self.mask));
         chain.rules.push(format!("iifname {} return", self.interfaces));
@@ -504,8 +508,7 @@ impl<'a> Group<'a> {
         chain.rules.extend(self.excluded("daddr"));
         chain.rules.extend(Family::BOTH.into_iter().filter_map(|family| self.only_routes("daddr", family)));
         // It is begun again by whoever waits for an answer, and then goes where it is forced to.
-        for force in self.desired.force.iter().filter(|force| !force.or_others) {
-            let Some(uplink) = self.desired.uplinks.iter().find(|uplink| uplink.name == force.link) else { continue };
+        for (force, uplink) in self.forced().filter(|(force, _)| !force.or_others) {
             // What names neither addresses nor ICMP matches both families alike.
             let matches: BTreeSet<_> =
                 Family::BOTH.into_iter().filter_map(|family| force_matches(force, family)).collect();
