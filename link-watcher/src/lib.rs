@@ -18,6 +18,7 @@ mod foreign_rules;
 pub mod fuzzing;
 pub mod keys;
 pub mod ledger;
+mod linger;
 pub mod link_identity;
 mod log;
 pub mod metrics;

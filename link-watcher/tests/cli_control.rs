@@ -11,6 +11,7 @@ use std::{
         fs::{FileTypeExt, PermissionsExt},
         net::{UnixListener, UnixStream},
     },
+    thread,
 };
 
 use link_watcher::control::{BindError, Change, Client, ClientError, HISTORY_LEN, Reply, Server};
@@ -136,6 +137,17 @@ fn a_dead_daemons_socket_is_replaced_a_live_ones_is_not() {
     let file = desk.write("file", "precious");
     assert!(matches!(Server::bind(&file).unwrap_err(), BindError::NotSocket(_)));
     assert_eq!(fs::read_to_string(file).unwrap(), "precious");
+}
+
+#[test]
+fn a_killed_daemons_socket_is_waited_for_while_a_child_of_it_still_holds_it() {
+    let desk = Desk::new();
+    let path = desk.path("c.sock");
+    let held = UnixListener::bind(&path).unwrap();
+    // The child becomes another program after it was asked once.
+    let child = thread::spawn(move || drop(held.accept().unwrap()));
+    let _server = Server::bind(&path).unwrap();
+    child.join().unwrap();
 }
 
 #[test]

@@ -27,6 +27,7 @@ use tokio::{
 
 use super::{Author, History, MAX_REQUEST_LEN, Order, Reply, Request, TraceLine, Traced, author};
 use crate::{
+    linger::until_released,
     statistics::{Day, Statistics},
     status::Snapshot,
 };
@@ -97,7 +98,7 @@ impl Server {
         if let Some(directory) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o755).create(directory).map_err(failed)?;
         }
-        remove_stale(path)?;
+        until_released(|| remove_stale(path), |error| matches!(error, BindError::Live(_)))?;
         let address = SockAddr::unix(path).map_err(failed)?;
         let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(failed)?;
         // The mode of the socket is that of its file (unix_bind in the kernel's net/unix/af_unix.c): set before it is

@@ -14,7 +14,7 @@ use rustix::{
 use serde::{Deserialize, Serialize};
 
 use super::Claims;
-use crate::state::StateFile;
+use crate::{linger::until_released, state::StateFile};
 
 /// Version of the format; another one is not read.
 const VERSION: u32 = 1;
@@ -83,7 +83,11 @@ impl Stored {
         made.map_err(|error| failed("cannot be made", &error))?;
         let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(directory.join("lock"));
         let lock = lock.map_err(|error| failed("cannot be written to", &error))?;
-        flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+        let locked = until_released(
+            || flock(&lock, FlockOperation::NonBlockingLockExclusive),
+            |errno| *errno == Errno::WOULDBLOCK,
+        );
+        locked.map_err(|errno| match errno {
             Errno::WOULDBLOCK => {
                 let help = "give each its own `instance` in [daemon]";
                 NotKept::InUse(not_kept("another link-watcher uses it", &help))
