@@ -30,6 +30,7 @@ fn probe(lines: &str) -> ProbeConfig {
 fn what_is_left_out_has_its_documented_default() {
     let wan = group(&uplinks(""));
     assert_eq!((wan.name.as_str(), wan.sticky, wan.fwmark_mask), ("wan", true, 0xff00));
+    assert!(wan.fast_path().next().is_none());
     assert_eq!(wan.routes, ["0.0.0.0/0".parse().unwrap()]);
     assert_eq!((wan.rule_priority, wan.table_base), (20_000, 7000));
     assert_eq!((wan.failback, wan.hold_up), (Failback::After(30_000_000_000), Duration::ZERO));
@@ -57,7 +58,7 @@ fn what_is_left_out_has_its_documented_default() {
 #[test]
 fn everything_can_be_said() {
     let desk = Desk::new();
-    let text = "[[uplinks]]\nname = \"wan\"\nroutes = [\"0.0.0.0/0\", \"::/0\"]\nlan = []\nsticky = false\n\
+    let text = "[[uplinks]]\nname = \"wan\"\nroutes = [\"0.0.0.0/0\", \"::/0\"]\nlan = []\nsticky = false\nflowtable = true\n\
                 masquerade = false\nfwmark = 0xf0\nrule-priority = 1\ntable-base = 256\nfailback = \"manual\"\n\
                 failback-connections = \"move\"\nhold-up = \"1m\"\n\
                 [uplinks.probe]\ntargets = [\"192.0.2.53\", \"2001:db8::53\"]\nrequired = 2\ninterval = \"500ms\"\n\
@@ -73,6 +74,7 @@ fn everything_can_be_said() {
     assert_eq!((wan.routes.len(), wan.lan.len(), wan.sticky, wan.fwmark_mask), (2, 0, false, 0xf0));
     assert_eq!((wan.rule_priority, wan.table_base, wan.failback), (1, 256, Failback::Manual));
     assert_eq!((wan.failback_connections, wan.hold_up), (FailbackConnections::Move, Duration::from_secs(60)));
+    assert_eq!(wan.fast_path().collect::<Vec<_>>(), ["eth1", "ppp0"]);
     let force = |ports| ForceConfig {
         link: "a".to_owned(),
         source: Some("10.20.20.0/22".parse().unwrap()),

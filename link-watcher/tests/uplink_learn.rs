@@ -67,6 +67,7 @@ impl Bench {
             routes: routes.clone(),
             lan: Vec::new(),
             sticky: true,
+            flowtable: false,
             fwmark_mask: 0xff00,
             rule_priority: 20_000,
             table_base: 7000,

@@ -11,7 +11,7 @@
 mod steps;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use link_watcher_lab::Lab;
@@ -139,9 +139,10 @@ impl Life {
             Step::Weight(name, weight) => self.ask(&["weight", GROUP, self.called(name), &weight.to_string()])?,
             Step::Kill => daemon.crash()?,
             Step::Upgrade => {
-                let before = ours(&router)?;
+                let before = self.rested()?;
                 daemon.stop()?;
-                ensure!(before == ours(&router)?, "a daemon that ends takes along what it had: {before}");
+                let after = ours(&router)?;
+                ensure!(before == after, "a daemon that ends changes what it had: {before}\nand after its end {after}");
                 daemon.start()?;
             }
             Step::Pause(ms) => {
@@ -182,6 +183,19 @@ impl Life {
             How::Kill => daemon.crash()?,
         }
         Ok(())
+    }
+
+    /// What we have in the kernel, as soon as it has not changed for longer than a lost address is waited for.
+    fn rested(&self) -> Result<String> {
+        const UNCHANGED: Duration = Duration::from_secs(1);
+        let (mut last, mut since) = (String::new(), Instant::now());
+        self.site.lab.wait_until("what is ours in the kernel to stay", QUIET, || {
+            let now = ours(self.router())?;
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+            Ok((since.elapsed() >= UNCHANGED).then(|| last.clone()))
+        })
     }
 
     /// Waits until the invariants hold, and opens the connections of the next step.

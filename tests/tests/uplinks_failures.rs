@@ -77,6 +77,30 @@ fn a_silent_death_costs_its_own_connections_only() {
     });
 }
 
+/// Many kernels have no flowtables: there the daemon says so, and everything is as without.
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn what_takes_the_fast_path_moves_with_a_failover_and_without_one_nothing_is_lost() {
+    let SiteSetup { group_settings, .. } = SiteSetup::default();
+    let site = site(SiteSetup { group_settings: group_settings + "flowtable = true\n", ..SiteSetup::default() });
+    let mut held = site.open(Transport::Tcp, 60).unwrap();
+    assert_eq!(fates(&site, &mut held).values().map(|fate| fate.same).sum::<usize>(), 60);
+    let router = site.router.namespace();
+    let has = router.command(&["nft", "list", "ruleset"], "").unwrap().contains("flowtable fast");
+    let log = site.daemon.log();
+    assert_eq!(log.matches("`flowtable` has no effect").count(), usize::from(!has), "{log}");
+    let taken = router.command(&["conntrack", "-L", "-p", "tcp"], "").unwrap().matches("[OFFLOAD]").count();
+    println!("{taken} connections on the fast path");
+    if has {
+        assert!(taken >= 60, "only {taken}");
+    } else {
+        println!("SKIPPED: the fast path itself: this kernel has no flowtables");
+    }
+    dies_and_returns(&site, "on the fast path", |site| {
+        site.provider("fibre").unwrap().die(false).unwrap();
+    });
+}
+
 #[test]
 #[ignore = "needs root: cargo xtask test"]
 fn a_death_in_one_direction_is_a_death() {
@@ -384,6 +408,23 @@ fn untranslated(site: &Site) -> u64 {
         found.unwrap()
     };
     site.providers.iter().map(count).sum()
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
+fn orders_are_answered_where_no_uplink_was_to_be_had_since_the_start() {
+    let mut site = site(SiteSetup::default());
+    site.daemon.command(&["drain", "wan", "fibre"]).unwrap();
+    site.router.namespace().set_up(site.providers[1].interface(), false).unwrap();
+    site.wait_active(&["lte"], PATIENCE).unwrap();
+    // What carried everything is not there any more when the next one starts.
+    site.setup.uplinks.truncate(2);
+    site.configure().unwrap();
+    site.daemon.restart().unwrap();
+    site.wait_state("fibre", "up", PATIENCE).unwrap();
+    for order in [&["reload", "--force"][..], &["weight", "wan", "fibre", "7"]] {
+        site.daemon.command(order).unwrap();
+    }
 }
 
 /// Firewalls, and a strict conntrack, that let no connection begin in its middle.

@@ -41,6 +41,8 @@ pub struct UplinksConfig {
     pub lan: Vec<String>,
     /// Whether a connection stays on its uplink, and replies leave where requests came in.
     pub sticky: bool,
+    /// Whether established connections that are forwarded take the kernel's fast path, where it has one.
+    pub flowtable: bool,
     /// Bits of the packet and connection mark that are ours: at least one, without a gap.
     pub fwmark_mask: u32,
     /// Priority of our first rule; ours are this one and the next [`RULE_PRIORITIES`] − 1.
@@ -65,6 +67,12 @@ impl UplinksConfig {
     /// Whether connections follow new ones to another uplink; else they end where they are.
     pub fn moves_connections(&self) -> bool {
         self.failback_connections == FailbackConnections::Move || !self.sticky
+    }
+
+    /// The interfaces that take part in the fast path; none where it is not asked for.
+    pub fn fast_path(&self) -> impl Iterator<Item = &str> {
+        let all = self.lan.iter().chain(self.links.iter().map(|link| &link.interface));
+        all.map(String::as_str).filter(|_| self.flowtable)
     }
 
     /// The greatest number that an uplink of this group can have, beside the other groups of the configuration: its mark

@@ -10,7 +10,7 @@ pub mod probe;
 pub mod sysctls;
 pub mod tables;
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 
@@ -34,6 +34,9 @@ pub struct Desired {
     pub lan: Vec<String>,
     /// Whether a connection stays on its uplink.
     pub sticky: bool,
+    /// The interfaces between which established connections take the fast path: those that exist now, each with its index,
+    /// for one that comes again under its former name is another one. None: no fast path.
+    pub fast_path: BTreeMap<String, u32>,
     /// Whether conntrack takes the middle of a TCP connection for the begin of one (`nf_conntrack_tcp_loose`, the kernel's
     /// default).
     pub tcp_loose: bool,
@@ -117,6 +120,7 @@ impl Desired {
             excluded: Vec::new(),
             lan: config.lan.clone(),
             sticky: config.sticky,
+            fast_path: BTreeMap::new(),
             tcp_loose: true,
             fwmark_mask: config.fwmark_mask,
             rule_priority: config.rule_priority,
@@ -147,7 +151,11 @@ impl Desired {
                 ..Uplink::new(LinkId(number - 1), number, link)
             }
         };
-        Self { uplinks: config.links.iter().zip(1..).map(uplink).collect(), ..Self::new(group, config) }
+        Self {
+            uplinks: config.links.iter().zip(1..).map(uplink).collect(),
+            fast_path: config.fast_path().map(|interface| (interface.to_owned(), 0)).collect(),
+            ..Self::new(group, config)
+        }
     }
 
     /// One of its uplinks.

@@ -236,6 +236,7 @@ fn wish(site: &Site) -> Desired {
         excluded: Vec::new(),
         lan: vec!["eth0".into()],
         sticky: true,
+        fast_path: BTreeMap::new(),
         tcp_loose: true,
         fwmark_mask: 0xff00,
         rule_priority: 20_000,

@@ -45,6 +45,7 @@ pub(crate) fn wish(weights: [u32; 3]) -> Desired {
         excluded: Vec::new(),
         lan: vec!["eth0".to_owned()],
         sticky: true,
+        fast_path: std::collections::BTreeMap::new(),
         tcp_loose: true,
         fwmark_mask: 0xff00,
         rule_priority: 20_000,

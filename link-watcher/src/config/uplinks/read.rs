@@ -33,6 +33,7 @@ pub(super) const MAX_UPLINKS: usize = 255;
 const MOVES: [(&str, FailbackConnections); 2] =
     [("stay", FailbackConnections::Stay), ("move", FailbackConnections::Move)];
 const DEFAULT_STICKY: bool = true;
+const DEFAULT_FLOWTABLE: bool = false;
 const DEFAULT_MASQUERADE: bool = true;
 /// `rise` good rounds are a hold time already.
 const DEFAULT_HOLD_UP: Duration = Duration::ZERO;
@@ -61,6 +62,12 @@ pub(in crate::config) static UPLINKS: Schema = Schema::new(
             Takes::Flag,
             Otherwise::Flag(DEFAULT_STICKY),
             "a connection stays on its uplink; replies leave where requests came in",
+        ),
+        Key::new(
+            "flowtable",
+            Takes::Flag,
+            Otherwise::Flag(DEFAULT_FLOWTABLE),
+            "established TCP and UDP that is forwarded takes the kernel's fast path, past most rules of any firewall",
         ),
         Key::new(
             "masquerade",
@@ -158,6 +165,7 @@ pub(in crate::config) struct Uplinks<'a> {
     pub(super) routes: Vec<Spanned<IpNet>>,
     pub(super) lan: Vec<Spanned<String>>,
     sticky: bool,
+    flowtable: bool,
     pub(super) fwmark: Spanned<u32>,
     pub(in crate::config) rule_priority: Spanned<u32>,
     pub(in crate::config) table_base: Spanned<u32>,
@@ -215,6 +223,7 @@ impl<'a> Uplinks<'a> {
             routes: routes(&section),
             lan,
             sticky: section.boolean("sticky").unwrap_or(DEFAULT_STICKY),
+            flowtable: section.boolean("flowtable").unwrap_or(DEFAULT_FLOWTABLE),
             fwmark: fwmark(&section),
             rule_priority: or_default(&section, "rule-priority", DEFAULT_RULE_PRIORITY),
             table_base: or_default(&section, "table-base", DEFAULT_TABLE_BASE),
@@ -242,6 +251,7 @@ impl<'a> Uplinks<'a> {
             routes: values(self.routes),
             lan: values(self.lan),
             sticky: self.sticky,
+            flowtable: self.flowtable,
             fwmark_mask: self.fwmark.into_inner(),
             rule_priority: self.rule_priority.into_inner(),
             table_base: self.table_base.into_inner(),

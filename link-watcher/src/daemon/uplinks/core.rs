@@ -89,7 +89,7 @@ impl Core {
 
     /// Answers whoever ordered something, as soon as what follows from it stands in the kernel.
     pub(in crate::daemon) fn answer_when_done(&mut self, answer: oneshot::Sender<Answer>, result: Answer) {
-        let busy = |group: &&mut UplinkGroup| group.decision != group.standing && group.waiting.len() < MAX_WAITING;
+        let busy = |group: &&mut UplinkGroup| group.is_pending() && group.waiting.len() < MAX_WAITING;
         match self.uplink_groups.values_mut().find(busy) {
             Some(group) => group.waiting.push((answer, result)),
             None => drop(answer.send(result)),

@@ -28,6 +28,8 @@ pub(super) struct Group {
     pub(super) losses: BTreeMap<LinkId, u64>,
     /// Uplinks whose address or gateway is gone, and since when, ns: a renewal takes them away for a moment.
     pub(super) lapsing: BTreeMap<LinkId, u64>,
+    /// The interfaces of its fast path that exist now, with their indexes.
+    pub(super) fast_path: BTreeMap<String, u32>,
     pub(super) decision: Decision,
     pub(super) releases: Releases,
     /// Addresses from which uplinks have connections: what they had, and still have.
@@ -66,6 +68,7 @@ impl Group {
         let uplinks = uplinks.map(uplink).collect();
         Desired {
             excluded: excluded.to_vec(),
+            fast_path: self.fast_path.clone(),
             tcp_loose: conntrack::takes_up_tcp(),
             uplinks,
             ..Desired::new(self.id, &self.config)

@@ -88,6 +88,12 @@ impl UplinkGroup {
         Desired { uplinks, ..Desired::new(self.id, &self.config) }
     }
 
+    /// Whether a decision is on its way to the kernel. Where nothing was decided yet, as after a start without any uplink that
+    /// works, nothing is, though the worker has told what stands.
+    fn is_pending(&self) -> bool {
+        self.decision.is_some() && self.decision != self.standing
+    }
+
     /// Uplinks that take new connections, as the kernel has it.
     fn active(&self) -> impl Iterator<Item = LinkId> {
         self.standing.iter().flat_map(|standing| &standing.active).map(|(link, _)| *link)

@@ -49,6 +49,7 @@ fn group(links: Vec<UplinkConfig>) -> UplinksConfig {
         routes: both(),
         lan: Vec::new(),
         sticky: true,
+        flowtable: false,
         fwmark_mask: 0xff00,
         rule_priority: 20_000,
         table_base: 7000,

@@ -37,7 +37,7 @@ use std::{collections::BTreeMap, fmt, io};
 
 pub(crate) use self::sink::TIMEOUT;
 pub use self::sink::{Nft, NftError, RulesetSink};
-use self::text::Table;
+use self::text::{Flowtable, Table};
 use super::Desired;
 use crate::event::{GroupId, LinkId};
 
@@ -119,6 +119,8 @@ pub struct Ruleset<S> {
     sink: S,
     instance: Option<String>,
     wanted: Option<Table>,
+    /// The fast path that the kernel has refused, and why: left out until another one is wanted.
+    refused: Option<(Flowtable, String)>,
     /// What was applied last; nothing where that failed.
     installed: Option<Table>,
     baseline: Option<Baseline>,
@@ -150,6 +152,7 @@ impl<S: RulesetSink> Ruleset<S> {
             sink,
             instance: instance.map(str::to_owned),
             wanted: None,
+            refused: None,
             installed: None,
             baseline: None,
             next_ns: u64::MAX,
@@ -180,7 +183,7 @@ impl<S: RulesetSink> Ruleset<S> {
         }
         self.weights.retain(|group, _| groups.iter().any(|known| known.group == *group));
         let groups: Vec<Desired> = groups.iter().map(|group| self.weighted(group)).collect();
-        let wanted = rules::table(&groups, self.instance.as_deref());
+        let wanted = self.possible(rules::table(&groups, self.instance.as_deref()));
         self.links = rules::counters(&groups).into_iter().collect();
         let links = &self.links;
         self.answers.retain(|link, _| links.values().any(|known| known == link));
@@ -206,6 +209,22 @@ impl<S: RulesetSink> Ruleset<S> {
         group
     }
 
+    /// The table, without the fast path where the kernel has refused that one.
+    fn possible(&mut self, wanted: Table) -> Table {
+        match &self.refused {
+            Some((refused, _)) if wanted.flowtable.as_ref() == Some(refused) => wanted.without_flowtable(),
+            _ => {
+                self.refused = None;
+                wanted
+            }
+        }
+    }
+
+    /// Why there is no fast path, where one is wanted: all packets take the ordinary way then.
+    pub fn fast_path_refused(&self) -> Option<&str> {
+        self.refused.as_ref().map(|(_, why)| &why[..])
+    }
+
     /// Writes what is wanted: the chains that differ, the rules of all chains, or everything where that is not enough.
     fn write(&mut self, now_ns: u64) -> Result<Applied, NftError> {
         let Some(wanted) = &self.wanted else { return Ok(Applied::Unchanged) };
@@ -227,7 +246,17 @@ impl<S: RulesetSink> Ruleset<S> {
             self.installed = Some(wanted.clone());
             return Ok(Applied::Updated);
         }
-        let result = self.sink.apply(&wanted.to_string());
+        let mut result = self.sink.apply(&wanted.to_string());
+        if let (Err(NftError::Refused { complaint, .. }), Some(flowtable)) = (&result, &wanted.flowtable) {
+            // Kernels may be built without it, and an interface may just have gone.
+            let plain = wanted.without_flowtable();
+            let refused = (flowtable.clone(), complaint.clone());
+            result = self.sink.apply(&plain.to_string());
+            if result.is_ok() {
+                (self.refused, self.wanted) = (Some(refused), Some(plain));
+            }
+        }
+        let Some(wanted) = &self.wanted else { return Ok(Applied::Unchanged) };
         match result {
             Ok(()) => {
                 self.installed = Some(wanted.clone());
@@ -362,6 +391,7 @@ impl<S: RulesetSink> Ruleset<S> {
             return Ok(());
         }
         self.installed = None;
+        self.refused = None;
         self.baseline = None;
         self.links.clear();
         self.answers.clear();

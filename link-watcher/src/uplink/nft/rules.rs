@@ -1,12 +1,15 @@
 //! Pure: from what groups of uplinks want to the table.
 
-use std::{collections::BTreeSet, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use ipnet::IpNet;
 
 use super::{
     slots::slots,
-    text::{Chain, Table},
+    text::{Chain, FLOW_ADD, Flowtable, Table},
 };
 use crate::{
     config::{ForceConfig, Nat, Protocol},
@@ -26,6 +29,9 @@ const OUTPUT: &str = "type route hook output priority mangle";
 const POSTROUTING: &str = "type nat hook postrouting priority srcnat - 1";
 /// Sources are translated last, once for each connection.
 const SRCNAT: &str = "type nat hook postrouting priority srcnat";
+
+/// The flowtable.
+const FAST: &str = "fast";
 
 /// Octets of somebody's name in a comment.
 const NAME_LEN_MAX: usize = 64;
@@ -78,9 +84,18 @@ pub(super) fn table(groups: &[Desired], instance: Option<&str>) -> Table {
         name: table_name(instance),
         note: "link-watcher: which uplink each connection uses. Only the bits of the marks below are ever changed."
             .into(),
+        flowtable: flowtable(groups),
         counters,
         chains: bases,
     }
+}
+
+/// The fast path of all groups: an interface can be in one flowtable of a table only. Nothing where none of them exists.
+fn flowtable(groups: &[Desired]) -> Option<Flowtable> {
+    let interfaces = groups.iter().flat_map(|group| &group.fast_path);
+    let interfaces: BTreeMap<String, u32> = interfaces.map(|(name, index)| (quoted(name), *index)).collect();
+    let note = "The fast path of connections that are established and have their uplink.".to_owned();
+    (!interfaces.is_empty()).then_some(Flowtable { name: FAST, note, interfaces })
 }
 
 /// The number by which a group's chains are told from another's.
@@ -362,6 +377,9 @@ impl<'a> Group<'a> {
     fn forwarded(&self) -> Chain {
         let mut chain = self.chain("forwarded", "what has its uplink.");
         chain.rules.push(format!("ct mark {} == 0 goto adopt_{}", self.mask, self.n));
+        if !self.desired.fast_path.is_empty() {
+            chain.rules.push(format!("ct state established meta l4proto {{ tcp, udp }} {FLOW_ADD}{FAST}"));
+        }
         chain
     }
 

@@ -47,6 +47,7 @@ fn group() -> Desired {
         excluded: Vec::new(),
         lan: vec!["eth0".into()],
         sticky: true,
+        fast_path: BTreeMap::new(),
         tcp_loose: true,
         fwmark_mask: 0xff00,
         rule_priority: 20000,
@@ -187,6 +188,8 @@ fn names_cannot_break_out_of_their_place() {
 struct Fake {
     applied: Vec<String>,
     fail: usize,
+    /// What contains this is refused.
+    refuse: Option<&'static str>,
     generation: u32,
     listing: Option<String>,
     counters: VecDeque<Vec<(String, u64)>>,
@@ -198,6 +201,9 @@ impl RulesetSink for Fake {
         if self.fail > 0 {
             self.fail -= 1;
             return Err(NftError::Missing);
+        }
+        if let Some(word) = self.refuse.filter(|word| text.contains(word)) {
+            return Err(NftError::Refused { complaint: format!("Error: no {word}"), line: None });
         }
         self.generation += 1;
         self.listing = text.contains('{').then(|| text.to_owned());
@@ -241,6 +247,48 @@ fn only_what_changes_is_written() {
     assert_eq!(ruleset.sink.applied[3], "add table inet link_watcher\ndelete table inet link_watcher\n");
     assert_eq!(ruleset.apply(5, &[]).unwrap(), Applied::Unchanged);
     assert_eq!((ruleset.sink.applied.len(), ruleset.deadline_ns()), (4, None));
+}
+
+fn fast(interfaces: &[(&str, u32)]) -> Desired {
+    let fast_path = interfaces.iter().map(|(name, index)| ((*name).to_owned(), *index)).collect();
+    Desired { fast_path, ..group() }
+}
+
+#[test]
+fn the_fast_path_follows_its_interfaces() {
+    let both = fast(&[("eth0", 2), ("eth1", 3)]);
+    let text = render(std::slice::from_ref(&both), None);
+    assert!(text.contains(
+        "    flowtable fast {\n        hook ingress priority filter\n        devices = { \"eth0\", \"eth1\" }\n    }\n"
+    ));
+    let forwarded =
+        ["ct mark & 0x0000ff00 == 0 goto adopt_1", "ct state established meta l4proto { tcp, udp } flow add @fast"];
+    assert_eq!(chain(&text, "forwarded_1"), forwarded);
+    assert!(!render(&[fast(&[])], None).contains("fast"), "nobody is there");
+    let mut ruleset = Ruleset::new(Fake::default(), None);
+    assert_eq!(ruleset.apply(0, std::slice::from_ref(&both)).unwrap(), Applied::Replaced);
+    assert_eq!(ruleset.apply(1, &[both]).unwrap(), Applied::Unchanged);
+    // One went, and another came under its name.
+    assert_eq!(ruleset.apply(2, &[fast(&[("eth0", 2), ("eth1", 9)])]).unwrap(), Applied::Replaced);
+}
+
+#[test]
+fn a_fast_path_that_the_kernel_refuses_is_left_out_until_another_one_is_wanted() {
+    let (both, one) = (fast(&[("eth0", 2), ("eth1", 3)]), fast(&[("eth0", 2)]));
+    let mut ruleset = Ruleset::new(Fake { refuse: Some("flowtable"), ..Fake::default() }, None);
+    assert_eq!(ruleset.apply(0, std::slice::from_ref(&both)).unwrap(), Applied::Replaced);
+    assert_eq!(ruleset.fast_path_refused(), Some("Error: no flowtable"));
+    assert_eq!(ruleset.sink.applied.len(), 2);
+    assert!(!ruleset.sink.applied[1].contains("fast"));
+    assert_eq!(ruleset.tick(0), None, "it stands as well as it can");
+    let lighter = Desired { uplinks: vec![uplink(1, "fibre", 0), uplink(2, "dsl", 1)], ..both.clone() };
+    assert_eq!(ruleset.apply(1, &[lighter]).unwrap(), Applied::Updated, "a failover costs no attempt");
+    assert_eq!(ruleset.apply(2, &[group()]).unwrap(), Applied::Updated);
+    assert_eq!(ruleset.fast_path_refused(), None, "none is wanted");
+    ruleset.sink.refuse = None;
+    assert_eq!(ruleset.apply(3, &[one]).unwrap(), Applied::Replaced);
+    assert_eq!(ruleset.fast_path_refused(), None);
+    assert!(ruleset.sink.applied.last().unwrap().contains("flowtable fast"));
 }
 
 /// As `nft` lists what it was given.

@@ -1,6 +1,12 @@
 //! A table of nftables as a value: its text, and what changes one into another.
 
-use std::fmt::{self, Write as _};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+};
+
+/// What adds a connection to a flowtable.
+pub(super) const FLOW_ADD: &str = "flow add @";
 
 /// The table. Chains are in the order of the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -9,10 +15,34 @@ pub(super) struct Table {
     pub(super) name: String,
     /// What the table is for, above its text.
     pub(super) note: String,
+    /// What takes the fast path; nothing where nobody does.
+    pub(super) flowtable: Option<Flowtable>,
     /// Named counters, each with what it counts.
     pub(super) counters: Vec<(String, String)>,
     /// Chains.
     pub(super) chains: Vec<Chain>,
+}
+
+/// A flowtable: between its interfaces the packets of connections that a rule has added to it are forwarded at the ingress
+/// hook, and meet no other rule (Documentation/networking/nf_flowtable.rst).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Flowtable {
+    /// Name.
+    pub(super) name: &'static str,
+    /// What it is for, above its text.
+    pub(super) note: String,
+    /// Its interfaces as text, each with its index: the hook of one that is gone is not that of the next with its name.
+    pub(super) interfaces: BTreeMap<String, u32>,
+}
+
+impl Flowtable {
+    fn write(&self, f: &mut impl fmt::Write) -> fmt::Result {
+        write_note(f, "    ", &self.note)?;
+        let interfaces: Vec<&str> = self.interfaces.keys().map(String::as_str).collect();
+        writeln!(f, "    flowtable {} {{", self.name)?;
+        writeln!(f, "        hook ingress priority filter")?;
+        writeln!(f, "        devices = {{ {} }}\n    }}", interfaces.join(", "))
+    }
 }
 
 /// A chain.
@@ -58,6 +88,9 @@ impl fmt::Display for Table {
         write_note(f, "", &self.note)?;
         // Only what exists can be deleted.
         writeln!(f, "add table inet {0}\ndelete table inet {0}\ntable inet {0} {{", self.name)?;
+        if let Some(flowtable) = &self.flowtable {
+            flowtable.write(f)?;
+        }
         for (name, note) in &self.counters {
             write_note(f, "    ", note)?;
             writeln!(f, "    counter {name} {{\n    }}")?;
@@ -81,6 +114,7 @@ impl Table {
     pub(super) fn update(&self, old: &Self) -> Option<String> {
         let same = |a: &Chain, b: &Chain| a.name == b.name && a.hook == b.hook;
         let comparable = self.name == old.name
+            && self.flowtable == old.flowtable
             && self.counters == old.counters
             && self.chains.len() == old.chains.len()
             && self.chains.iter().zip(&old.chains).all(|(new, old)| same(new, old));
@@ -95,6 +129,10 @@ impl Table {
     /// the hooks stay, so that every packet meets either the former rules or these. Nothing where the tables differ in more
     /// than rules.
     pub(super) fn takeover(&self, listing: &str) -> Option<String> {
+        if self.flowtable.is_some() {
+            // Its interfaces may be others of the same names.
+            return None;
+        }
         let hook = |hook: &str| format!("\t\t{hook}; policy accept;");
         let chains = self
             .chains
@@ -110,6 +148,15 @@ impl Table {
         wanted.sort_unstable();
         found.sort_unstable();
         (wanted == found).then(|| self.rewriting(self.chains.iter()))
+    }
+
+    /// The same without fast path.
+    pub(super) fn without_flowtable(&self) -> Self {
+        let mut table = Self { flowtable: None, ..self.clone() };
+        for chain in &mut table.chains {
+            chain.rules.retain(|rule| !rule.contains(FLOW_ADD));
+        }
+        table
     }
 
     fn rewriting<'a>(&self, chains: impl Iterator<Item = &'a Chain> + Clone) -> String {

@@ -41,6 +41,7 @@ fn desired(weights: &[u32]) -> Desired {
         excluded: Vec::new(),
         lan: vec!["eth0".to_owned()],
         sticky: true,
+        fast_path: BTreeMap::new(),
         tcp_loose: true,
         fwmark_mask: 0xff00,
         rule_priority: 20_000,

@@ -31,6 +31,13 @@ impl Worker {
         let desired: Vec<Desired> = self.groups.values().map(|group| group.desired(&self.excluded)).collect();
         let failed = self.ruleset.apply(now_ns, &desired).err().map(|error| error.to_string());
         self.complain("nft", failed.clone());
+        let slow = self.ruleset.fast_path_refused().map(|why| {
+            format!(
+                "`flowtable` has no effect, all packets take the ordinary way: the kernel refuses it ({why}). It needs the \
+                 modules nf_flow_table_inet and nft_flow_offload: install the complete kernel package, or leave `flowtable` out"
+            )
+        });
+        self.complain("fast path", slow);
         let changed = |desired: &&Desired| changed.contains(&desired.group);
         for desired in desired.iter().filter(changed) {
             let report = self.tables.apply(now_ns, desired);

@@ -49,6 +49,7 @@ impl Worker {
                 sources: BTreeSet::new(),
                 losses: BTreeMap::new(),
                 lapsing: BTreeMap::new(),
+                fast_path: BTreeMap::new(),
             };
             if let Some(known) = known {
                 let gone = known.links.iter().zip(&known.numbers).filter(|(link, _)| !group.links.contains(link));

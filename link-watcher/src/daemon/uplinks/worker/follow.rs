@@ -31,6 +31,12 @@ impl Worker {
         let now_ns = clock::now_ns();
         let mut reports = Vec::new();
         for group in self.groups.values_mut() {
+            let index = |name: &str| Some((name.to_owned(), self.interfaces.index(name)?));
+            let fast_path = group.config.fast_path().filter_map(index).collect();
+            if group.fast_path != fast_path {
+                group.fast_path = fast_path;
+                self.dirty.insert(group.id);
+            }
             for ((link, config), known) in group.links.iter().zip(&group.config.links).zip(&mut group.resolved) {
                 let resolved = self.learner.resolve(&group.config.routes, config, &self.interfaces);
                 if lapses(known.as_ref(), &resolved) {
