@@ -102,7 +102,7 @@ fn what_takes_the_fast_path_moves_with_a_failover_and_without_one_nothing_is_los
     } else {
         println!("SKIPPED: the fast path itself: this kernel has no flowtables");
     }
-    let _ = costs_its_own_only(&site, "on the fast path", |site| {
+    costs_its_own_only(&site, "on the fast path", |site| {
         site.provider("fibre").unwrap().die(false).unwrap();
     });
 }

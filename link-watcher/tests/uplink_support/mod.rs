@@ -1,7 +1,10 @@
 //! Uplinks eth1 to eth3 of a namespace, and what the kernel has of them.
 #![allow(dead_code)] // Each test file uses its own part.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use link_watcher::{
     config::Nat,
@@ -45,7 +48,7 @@ pub(crate) fn wish(weights: [u32; 3]) -> Desired {
         excluded: Vec::new(),
         lan: vec!["eth0".to_owned()],
         sticky: true,
-        fast_path: std::collections::BTreeMap::new(),
+        fast_path: BTreeMap::new(),
         tcp_loose: true,
         fwmark_mask: 0xff00,
         rule_priority: 20_000,

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::{
     slots::slots,
-    text::{Chain, FLOW_ADD, Flowtable, Table},
+    text::{Chain, Flowtable, TO_FAST, Table},
 };
 use crate::{
     config::{ForceConfig, Nat, Protocol},
@@ -29,9 +29,6 @@ const OUTPUT: &str = "type route hook output priority mangle";
 const POSTROUTING: &str = "type nat hook postrouting priority srcnat - 1";
 /// Sources are translated last, once for each connection.
 const SRCNAT: &str = "type nat hook postrouting priority srcnat";
-
-/// The flowtable.
-const FAST: &str = "fast";
 
 /// Octets of somebody's name in a comment.
 const NAME_LEN_MAX: usize = 64;
@@ -94,8 +91,7 @@ pub(super) fn table(groups: &[Desired], instance: Option<&str>) -> Table {
 fn flowtable(groups: &[Desired]) -> Option<Flowtable> {
     let interfaces = groups.iter().flat_map(|group| &group.fast_path);
     let interfaces: BTreeMap<String, u32> = interfaces.map(|(name, index)| (quoted(name), *index)).collect();
-    let note = "The fast path of connections that are established and have their uplink.".to_owned();
-    (!interfaces.is_empty()).then_some(Flowtable { name: FAST, note, interfaces })
+    (!interfaces.is_empty()).then_some(Flowtable { interfaces })
 }
 
 /// The number by which a group's chains are told from another's.
@@ -378,7 +374,7 @@ impl<'a> Group<'a> {
         let mut chain = self.chain("forwarded", "what has its uplink.");
         chain.rules.push(format!("ct mark {} == 0 goto adopt_{}", self.mask, self.n));
         if !self.desired.fast_path.is_empty() {
-            chain.rules.push(format!("ct state established meta l4proto {{ tcp, udp }} {FLOW_ADD}{FAST}"));
+            chain.rules.push(TO_FAST.to_owned());
         }
         chain
     }

@@ -5,8 +5,8 @@ use std::{
     fmt::{self, Write as _},
 };
 
-/// What adds a connection to a flowtable.
-pub(super) const FLOW_ADD: &str = "flow add @";
+/// The rule that adds a connection to the [`Flowtable`], which is called `fast`.
+pub(super) const TO_FAST: &str = "ct state established meta l4proto { tcp, udp } flow add @fast";
 
 /// The table. Chains are in the order of the text.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,19 +27,15 @@ pub(super) struct Table {
 /// hook, and meet no other rule (Documentation/networking/nf_flowtable.rst).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Flowtable {
-    /// Name.
-    pub(super) name: &'static str,
-    /// What it is for, above its text.
-    pub(super) note: String,
     /// Its interfaces as text, each with its index: the hook of one that is gone is not that of the next with its name.
     pub(super) interfaces: BTreeMap<String, u32>,
 }
 
 impl Flowtable {
     fn write(&self, f: &mut impl fmt::Write) -> fmt::Result {
-        write_note(f, "    ", &self.note)?;
+        write_note(f, "    ", "The fast path of connections that are established and have their uplink.")?;
         let interfaces: Vec<&str> = self.interfaces.keys().map(String::as_str).collect();
-        writeln!(f, "    flowtable {} {{", self.name)?;
+        writeln!(f, "    flowtable fast {{")?;
         writeln!(f, "        hook ingress priority filter")?;
         writeln!(f, "        devices = {{ {} }}\n    }}", interfaces.join(", "))
     }
@@ -154,7 +150,7 @@ impl Table {
     pub(super) fn without_flowtable(&self) -> Self {
         let mut table = Self { flowtable: None, ..self.clone() };
         for chain in &mut table.chains {
-            chain.rules.retain(|rule| !rule.contains(FLOW_ADD));
+            chain.rules.retain(|rule| rule != TO_FAST);
         }
         table
     }
