@@ -14,7 +14,7 @@ use link_watcher_lab::daemon::{Daemon, binary};
 use link_watcher_lab::netns::Namespace;
 use link_watcher_lab::status::{active, group};
 use link_watcher_lab::uplinks::address::{
-    SERVER, SERVER6, SMTP_PORT, SUBMISSION_PORT, WHO_PORT, lan_host6, prefix6, socket,
+    SERVER, SERVER6, SMTP_PORT, SUBMISSION_PORT, WHO_PORT, lan_host6, socket,
 };
 use link_watcher_lab::uplinks::flow::{Call, Crowd, Failure, Fate, Transport};
 use link_watcher_lab::uplinks::host::Host;
@@ -402,17 +402,7 @@ fn uplinks_of_ipv6_serve_their_own_prefixes_untranslated() {
     let site =
         Site::build(Lab::new().unwrap(), SiteSetup { ipv6: true, ..SiteSetup::default() }, &binary().unwrap()).unwrap();
     for provider in &site.providers {
-        // There is no strict filter for IPv6 among the sysctls.
-        let prefix = prefix6(provider.number());
-        let text = format!(
-            "table ip6 bcp38 {{
-                chain forward {{
-                    type filter hook forward priority 0;
-                    iifname access ip6 saddr != {prefix} drop
-                }}
-            }}\n"
-        );
-        provider.namespace().command(&["nft", "-f", "-"], &text).unwrap();
+        provider.refuse_foreign_sources6().unwrap();
     }
     site.daemon.start().unwrap();
     site.wait_all_up().unwrap();

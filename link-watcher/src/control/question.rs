@@ -158,4 +158,7 @@ pub struct LinkMark {
     pub mask: u32,
     /// Its own routing table.
     pub table: u32,
+    /// What has such a source leaves by it, whichever link is active: its prefixes and the address that this machine has there.
+    #[serde(default)]
+    pub sources: Vec<IpNet>,
 }

@@ -112,7 +112,9 @@ fn question(packet: &Packet, flags: RouteFlags) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::from(family(packet.destination));
     message.header.destination_prefix_length = length;
-    message.header.flags = flags;
+    // IPv6 names the table unasked, and refuses this flag (`inet6_rtm_valid_getroute_req` of net/ipv6/route.c).
+    let refused = if packet.destination.is_ipv4() { RouteFlags::empty() } else { RouteFlags::LookupTable };
+    message.header.flags = flags - refused;
     message.attributes = vec![
         RouteAttribute::Destination(packet.destination.into()),
         RouteAttribute::Mark(packet.mark),

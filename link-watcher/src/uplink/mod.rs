@@ -108,6 +108,13 @@ impl Uplink {
             usable: false,
         }
     }
+
+    /// What has one of these sources leaves by it, whichever uplink is active: our addresses there, and its prefixes.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = IpNet> {
+        let ways = [self.ipv4, self.ipv6].into_iter().flatten().filter(|_| self.ifindex != 0);
+        let own = ways.filter_map(|way| way.source).map(IpNet::from);
+        own.chain(self.prefixes.iter().map(IpNet::trunc))
+    }
 }
 
 impl Desired {

@@ -63,7 +63,7 @@ enum Part {
     Packets,
     /// Forged packets by the hundred thousand
     Flood,
-    /// Forwarded packets: through the table of an uplinks group, and by a peer's links
+    /// Forwarded packets: through the table of an uplinks group
     Forward,
     /// Outages
     Outage,
@@ -71,6 +71,8 @@ enum Part {
     Routes,
     /// One to a thousand links, start, memory
     Scale,
+    /// Packets that come in by a peer's link
+    Watched,
 }
 
 fn main() -> Result<()> {
@@ -92,6 +94,8 @@ fn main() -> Result<()> {
     }
     if wanted(Part::Forward) {
         forward::run(&rig, &mut table)?;
+    }
+    if wanted(Part::Watched) {
         watched::run(&rig, &mut table)?;
     }
     if wanted(Part::Outage) {

@@ -1,6 +1,6 @@
 //! What is, beside what is meant.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, net::IpAddr};
 
 use super::{Difference, Explanation, Meant, follow::Way};
 use crate::control::Intent;
@@ -28,7 +28,8 @@ pub(super) fn judge(explanation: &mut Explanation, meant: &Meant, nft_seen: bool
                 remedy: restart(meant),
             });
         }
-        differences.extend(explanation.ways.iter().filter_map(|way| wrong(way, &intent, meant)));
+        let owner = explanation.source.and_then(|source| owner(&intent, source));
+        differences.extend(explanation.ways.iter().filter_map(|way| wrong(way, &intent, owner, meant)));
         differences.extend(missing(&explanation.ways, &intent));
         if intent.withdrawn {
             explanation.notes.push(format!(
@@ -80,8 +81,16 @@ fn more_specific(ways: &[Way], intent: &Intent) -> bool {
     !ways.is_empty() && ways.iter().all(specific)
 }
 
-/// What is wrong with a way.
-fn wrong(way: &Way, intent: &Intent, meant: &Meant) -> Option<Difference> {
+/// The uplink that this source belongs to.
+fn owner(intent: &Intent, source: IpAddr) -> Option<&str> {
+    let sources = intent.marks.iter().flat_map(|mark| mark.sources.iter().map(move |prefix| (mark, prefix)));
+    // The first of the file where two have the same.
+    let longest = sources.rev().filter(|(_, prefix)| prefix.contains(&source)).max_by_key(|(_, prefix)| prefix.prefix_len());
+    longest.map(|(mark, _)| mark.link.as_str())
+}
+
+/// What is wrong with a way; `owner` is the uplink that the packet's source belongs to.
+fn wrong(way: &Way, intent: &Intent, owner: Option<&str>, meant: &Meant) -> Option<Difference> {
     let group = &intent.group;
     let difference = |what: String, remedy: String| Some(Difference { what, remedy });
     if let Some(rule) = way.rule.as_ref().filter(|rule| !rule.ours && !matches!(rule.table, Some(253..=255))) {
@@ -133,6 +142,13 @@ fn wrong(way: &Way, intent: &Intent, meant: &Meant) -> Option<Difference> {
                 format!("it leaves by {} of {}, and not by {group}", link.link, link.group),
                 "link-watcher status says what each group routes".to_owned(),
             );
+        }
+        if let Some(owner) = owner {
+            if link.link != owner {
+                let what = format!("it leaves by {}, while its source is {owner}'s", link.link);
+                return difference(what, restart(meant));
+            }
+            continue;
         }
         // What is forced to a link may use it though it takes no turns.
         let forced = !way.mark_names(intent).is_empty() && link.usable == Some(true);

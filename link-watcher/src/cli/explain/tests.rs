@@ -15,7 +15,13 @@ fn intent(kind: &str, prefix: &str) -> Intent {
         rule_priority: Some(20_000).filter(|_| kind == "uplinks"),
         active: vec![share("fibre"), share("dsl")],
         lan: vec!["eth0".to_owned()],
-        marks: vec![LinkMark { link: "fibre".to_owned(), mark: 0x100, mask: 0xff00, table: 7001 }],
+        marks: vec![LinkMark {
+            link: "fibre".to_owned(),
+            mark: 0x100,
+            mask: 0xff00,
+            table: 7001,
+            sources: vec!["2001:db8:1::/48".parse().unwrap()],
+        }],
         ..Intent::default()
     }
 }
@@ -92,6 +98,21 @@ fn each_difference_has_its_remedy() {
     forced.marks[0].link = "lte".to_owned();
     let forced = judged(Way { mark: 0x100, ..way("lte", "uplinks group") }, vec![forced]);
     assert_eq!(forced.differences, []);
+}
+
+#[test]
+fn a_source_of_an_uplink_goes_there_whichever_is_active() {
+    let by = |link: &str, active: &[&str]| {
+        let mut meant = intent("uplinks", "::/0");
+        meant.active.retain(|share| active.contains(&share.link.as_str()));
+        let mut explanation =
+            Explanation { source: Some("2001:db8:1::10".parse().unwrap()), ..judged(way(link, "uplinks group"), vec![]) };
+        let meant = Meant { snapshot: Some(Snapshot::default()), config: None, intents: vec![meant], no_daemon: None };
+        judge::judge(&mut explanation, &meant, true);
+        explanation.differences
+    };
+    assert_eq!(by("fibre", &["dsl"]), []);
+    assert!(by("dsl", &["dsl"])[0].what.contains("leaves by dsl, while its source is fibre's"));
 }
 
 #[test]

@@ -44,6 +44,7 @@ impl UplinkGroup {
             mark: desired.mark(uplink),
             mask: desired.fwmark_mask,
             table: desired.table(uplink),
+            sources: uplink.sources().collect(),
         };
         desired.uplinks.iter().map(mark).collect()
     }

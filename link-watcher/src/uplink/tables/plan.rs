@@ -75,9 +75,7 @@ pub fn wanted(desired: &Desired) -> (Vec<TableRoute>, Vec<Rule>) {
             if let Some(interface) = InterfaceName::new(&uplink.interface).filter(|_| !shared) {
                 rules.push(Rule { bound_to: Some(interface), ..rule(BOUND_OFFSET, table) });
             }
-            let own = path.and_then(|path| path.source).map(IpNet::from);
-            let prefixes = uplink.prefixes.iter().filter(|prefix| Family::of(prefix) == family).map(IpNet::trunc);
-            for from in own.into_iter().chain(prefixes) {
+            for from in uplink.sources().filter(|source| Family::of(source) == family) {
                 // Of two uplinks with one address the first has it, as far as marks do not tell them apart.
                 if sources.insert(from) {
                     let offset = SOURCE_OFFSET + u32::from(from.max_prefix_len() - from.prefix_len());

@@ -124,6 +124,18 @@ impl Provider {
         Ok(())
     }
 
+    /// From now on it takes from the router only what has a source of its own IPv6 prefix (BCP 38).
+    ///
+    /// # Errors
+    /// What `nft` says.
+    pub fn refuse_foreign_sources6(&self) -> Result<()> {
+        // There is no strict filter for IPv6 among the sysctls.
+        let rule = format!("iifname access ip6 saddr != {} drop", prefix6(self.number));
+        let text =
+            format!("table ip6 bcp38 {{\nchain forward {{\ntype filter hook forward priority 0;\n{rule}\n}}\n}}\n");
+        self.namespace.command(&["nft", "-f", "-"], &text).map(drop)
+    }
+
     /// Its name.
     pub fn name(&self) -> &str {
         &self.name
