@@ -263,7 +263,11 @@ fn random_situations_are_told_as_they_are() {
         let carry = foretold["then"][0]["active"].as_array().unwrap();
         let carry: Vec<&str> = carry.iter().map(|share| share["link"].as_str().unwrap()).collect();
         site.wait_active(&carry, PATIENCE).unwrap();
-        assert_eq!(check(&|name| name != lost), carry.iter().map(|link| (*link).to_owned()).collect(), "situation {situation}");
+        assert_eq!(
+            check(&|name| name != lost),
+            carry.iter().map(|link| (*link).to_owned()).collect(),
+            "situation {situation}"
+        );
         site.mend().unwrap();
     }
     assert!(seen.len() >= 3, "the situations differ: {seen:?}");

@@ -13,9 +13,7 @@ use link_watcher_lab::Lab;
 use link_watcher_lab::daemon::{Daemon, binary};
 use link_watcher_lab::netns::Namespace;
 use link_watcher_lab::status::{active, group};
-use link_watcher_lab::uplinks::address::{
-    SERVER, SERVER6, SMTP_PORT, SUBMISSION_PORT, WHO_PORT, lan_host6, socket,
-};
+use link_watcher_lab::uplinks::address::{SERVER, SERVER6, SMTP_PORT, SUBMISSION_PORT, WHO_PORT, lan_host6, socket};
 use link_watcher_lab::uplinks::flow::{Call, Crowd, Failure, Fate, Transport};
 use link_watcher_lab::uplinks::host::Host;
 use link_watcher_lab::uplinks::setup::{GROUP, SiteSetup};

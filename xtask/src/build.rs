@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::exec;
 use crate::privilege::Privilege;
-use crate::project::Project;
+use crate::project::{Project, nameless};
 use crate::setup::{self, EbpfTools};
 
 /// Where root's search path finds the daemon, also through sudo.
@@ -56,7 +56,18 @@ pub(crate) fn release(project: &Project, what: &[&str]) -> Result<()> {
 ///
 /// Where it does not compile.
 pub(crate) fn compile(project: &Project, what: &[&str]) -> Result<()> {
-    exec::run(project.cargo().arg("build").args(what), "the compiler's message above says why")
+    let mut command = project.cargo();
+    command.arg("build").args(what);
+    if what.contains(&"--release") {
+        command.args(["--config", &format!("build.rustflags={}", flags(project.nameless_paths()))]);
+    }
+    exec::run(&mut command, "the compiler's message above says why")
+}
+
+/// As cargo's `--config` takes them.
+fn flags(flags: impl IntoIterator<Item = String>) -> String {
+    // What JSON writes of texts is TOML too.
+    serde_json::Value::from_iter(flags).to_string()
 }
 
 fn object(project: &Project, tools: &EbpfTools) -> Result<()> {
@@ -66,7 +77,10 @@ fn object(project: &Project, tools: &EbpfTools) -> Result<()> {
     command.args(["-Z", "build-std=core", "--target-dir"]).arg(&directory);
     command.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_LINKER", &tools.linker);
     // Instruction set v3 has the 32-bit operations that SHA-256 lives on; BTF names the maps' fields.
-    command.env("CARGO_TARGET_BPFEL_UNKNOWN_NONE_RUSTFLAGS", "-C target-cpu=v3 -C link-arg=--btf");
+    let wanted = ["-Ctarget-cpu=v3", "-Clink-arg=--btf"].map(str::to_owned);
+    let paths = project.nameless_paths().chain([nameless(&tools.toolchain.sysroot, "/rust")]);
+    let wanted = flags(wanted.into_iter().chain(paths));
+    command.args(["--config", &format!("target.bpfel-unknown-none.rustflags={wanted}")]);
     exec::run(&mut command, "the compiler's or bpf-linker's message above says why")?;
 
     let built = directory.join("bpfel-unknown-none/ebpf/link-watcher-ebpf");

@@ -46,10 +46,24 @@ impl Project {
         self.target.join("release").join(name)
     }
 
+    /// Flags of the compiler, after which nothing that it writes tells whose machine it ran on: the same sources are the same
+    /// program in every checkout.
+    pub(crate) fn nameless_paths(&self) -> impl Iterator<Item = String> {
+        let home = || Some(PathBuf::from(env::var_os("HOME")?).join(".cargo"));
+        let cargo = env::var_os("CARGO_HOME").map(PathBuf::from).or_else(home);
+        let cargo = cargo.map(|cargo| nameless(&cargo, "/cargo"));
+        cargo.into_iter().chain([nameless(&self.root, "/link-watcher")])
+    }
+
     /// The cargo that runs this task, in the workspace.
     pub(crate) fn cargo(&self) -> Command {
         let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         command.current_dir(&self.root);
         command
     }
+}
+
+/// The flag by which a directory gets another name in what the compiler writes.
+pub(crate) fn nameless(directory: &Path, name: &str) -> String {
+    format!("--remap-path-prefix={}={name}", directory.display())
 }

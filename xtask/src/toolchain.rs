@@ -30,6 +30,8 @@ pub(crate) struct Toolchain {
     pub(crate) name: String,
     /// Its directory of executables.
     pub(crate) bin: PathBuf,
+    /// Where its libraries and their sources are.
+    pub(crate) sysroot: PathBuf,
     /// The major version of its LLVM, which bpf-linker's has to match.
     pub(crate) llvm_major: u32,
     /// Whether it is a release, which takes unstable options only with `RUSTC_BOOTSTRAP=1`.
@@ -47,12 +49,14 @@ impl Toolchain {
         let (release, llvm_major) = parse_version(&printed)?;
         let mut ask = Command::new(&rustc);
         let sysroot = exec::output(exec::forget_toolchain(&mut ask).args(["--print", "sysroot"]))?;
-        let library = Path::new(sysroot.trim()).join("lib/rustlib/src/rust/library");
+        let sysroot = PathBuf::from(sysroot.trim());
+        let library = sysroot.join("lib/rustlib/src/rust/library");
         let origin = rustup_name.as_ref().map_or("the distribution's".to_owned(), |name| format!("rustup's {name}"));
         Some(Self {
             name: format!("{origin} (rustc {release}, LLVM {llvm_major})"),
             rustup_name,
             bin: bin.to_path_buf(),
+            sysroot,
             llvm_major,
             is_release: !release.contains('-'),
             has_source: library.join("core/src/lib.rs").exists() && bin.join("cargo").exists(),

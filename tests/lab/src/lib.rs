@@ -36,6 +36,7 @@ pub mod meter;
 pub mod metrics;
 pub mod netlink;
 pub mod netns;
+pub mod outside;
 pub mod routers;
 pub mod service;
 pub mod setup;
