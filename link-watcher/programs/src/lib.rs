@@ -33,7 +33,8 @@ pub struct Program {
 pub enum Purpose {
     /// Daemon, tests and demo need it: the set-up installs it.
     Work,
-    /// The benchmarks compare with it where it is wanted, and miss it where it is not there.
+    /// A routing program of others, and what it needs: the benchmarks compare with it, and tests run it beside us. Installed for
+    /// either, and missed where it cannot be had.
     Comparison,
     /// `cargo xtask dist`, the trial of its package and of other kernels: installed when they run, and missed where it cannot be had.
     Package,
