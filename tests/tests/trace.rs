@@ -134,6 +134,34 @@ fn the_quiet_program_is_back_whoever_ends() {
 
 #[test]
 #[ignore = "needs root: cargo xtask test"]
+fn a_trace_at_tc_and_of_a_keepalive_a_millisecond_moves_no_traffic() {
+    for engine in ["tc", "auto"] {
+        // Room for a machine that runs other tests: what a trace itself costs is far less than ten milliseconds.
+        let setup = Setup {
+            interval: Duration::from_millis(1),
+            multiplier: 10,
+            engine: engine.to_owned(),
+            ..Setup::default()
+        };
+        let trial = Trial::start(Lab::new().unwrap(), setup, &binary().unwrap(), 1000).unwrap();
+        let since_ns = monotonic_ns();
+        let trace = trial.routers.daemon(End::Server).spawn(&["trace-packets", "--for", "2s", "--json"]).unwrap();
+        let output = trace.wait_with_output().unwrap();
+        assert!(output.status.success(), "{engine}: {}", String::from_utf8_lossy(&output.stderr));
+        let said = String::from_utf8(output.stdout).unwrap();
+        let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let links: BTreeSet<&str> = lines.iter().filter_map(|line| line["link"].as_str()).collect();
+        assert_eq!(links, ["optic", "tunnel", "wifi"].into(), "{engine}");
+        let told = lines.iter().filter(|line| line["what"].is_string()).count() as u64;
+        let left_out: u64 = lines.iter().filter_map(|line| line["left_out"].as_u64()).sum();
+        // Three links, each with a probe and an echo a millisecond; a program is exchanged a moment after the clock starts.
+        assert!((6_000..=13_000).contains(&(told + left_out)), "{engine}: {told} told, {left_out} left out");
+        assert_undisturbed(&trial, since_ns);
+    }
+}
+
+#[test]
+#[ignore = "needs root: cargo xtask test"]
 fn what_a_socket_verifies_the_kernel_program_does_not_see() {
     let trial = trial("socket");
     let server = trial.routers.daemon(End::Server);
