@@ -166,7 +166,7 @@ fn script_of(files: &[PathBuf], daemon: &Path, search_path: &Path, filter: Optio
     let mut text = format!(
         "export PATH={} HOME=/root LINK_WATCHER_BIN={} NO_COLOR=1\n\
          try() {{\n    \
-             /usr/bin/timeout --kill-after=10 {} \"$@\" --ignored --test-threads=1\n    \
+             /usr/bin/timeout --kill-after=10 {} \"$@\" --ignored --test-threads=1 --show-output\n    \
              code=$?\n    \
              case $code in\n    \
                  0|101) ;;\n    \
