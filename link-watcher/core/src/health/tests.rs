@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::*;
+use super::{round::ASKS_A_ROUND, *};
 
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000 * MS;
