@@ -61,7 +61,7 @@ impl World {
         let mut engine = Engine::new(1);
         engine.handle(S, Event::Configure(vec![spec(role, failback, orders)]));
         let mut world = Self { engine, now_ns: S, failback, role, plan: None };
-        world.settle();
+        world.run_engine();
         world
     }
 

@@ -93,7 +93,7 @@ fn a_better_link_that_never_comes_to_a_verdict_is_waited_for_twice_the_detection
 fn a_link_that_carries_since_before_the_start_and_never_comes_to_a_verdict_is_left_for_one_that_works() {
     let mut world = World::new();
     world.engine.handle(world.now_ns, Event::Adopted { group: GroupId(0), links: vec![A] });
-    world.settle();
+    world.run_engine();
     world.alive(B);
     assert_eq!(world.active(), [A], "it gets the time to show that it works");
     world.pass_until(START_NS + 2 * DETECTION_NS);

@@ -64,7 +64,7 @@ impl World {
         for id in 0..uplinks.len() {
             world.engine.handle(S, Event::Device { link: LinkId(id as u32), device: Device::Ready });
         }
-        world.settle();
+        world.run_engine();
         world
     }
 
@@ -72,7 +72,7 @@ impl World {
         self.now_ns += S;
         let event = Event::Probed { link: LinkId(link), health, why: "it was said so".to_owned(), last_good_ns: 0 };
         self.engine.handle(self.now_ns, event);
-        self.settle();
+        self.run_engine();
     }
 
     fn active(&self) -> Vec<(u32, u32)> {
@@ -170,10 +170,10 @@ fn an_interface_that_comes_back_has_to_prove_itself() {
         (Device::NoCarrier, LinkVerdict::Down),
     ] {
         world.engine.handle(world.now_ns, Event::Device { link: LinkId(0), device });
-        world.settle();
+        world.run_engine();
         assert_eq!((world.active(), world.verdict(0)), (vec![(1, 1)], verdict));
         world.engine.handle(world.now_ns, Event::Device { link: LinkId(0), device: Device::Ready });
-        world.settle();
+        world.run_engine();
         assert_eq!(world.active(), [(1, 1)], "its probes have not risen again");
         world.probed(0, Health::Up);
         assert_eq!(world.active(), [(0, 1), (1, 1)]);
@@ -228,7 +228,7 @@ fn what_an_earlier_run_left_stays_until_there_are_verdicts() {
     let mut world = World::new(&[(1, 1), (1, 1)], Failback::After(0));
     let mut fresh = World::new(&[(1, 1), (1, 1)], Failback::After(0));
     world.engine.handle(world.now_ns, Event::Adopted { group: GROUP, links: vec![LinkId(0), LinkId(1)] });
-    world.settle();
+    world.run_engine();
     assert_eq!(world.active(), [(0, 1), (1, 1)]);
     world.probed(1, Health::Up);
     assert_eq!(world.active(), [(0, 1), (1, 1)], "the other has had no time to answer");

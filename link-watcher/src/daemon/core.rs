@@ -198,7 +198,7 @@ impl Core {
                 self.follow_interfaces(changed_ns);
             }
             inputs.kernel.filter(self.routes.filtered()).context("choosing the kernel's events")?;
-            self.settle().await;
+            self.step().await;
             self.revert_unconfirmed().await;
         }
         self.stop().await
@@ -215,7 +215,7 @@ impl Core {
     }
 
     /// Brings everything up to now: the engine's deadlines and actions, announcements, repairs.
-    pub(super) async fn settle(&mut self) {
+    pub(super) async fn step(&mut self) {
         self.end_orders();
         drop(self.orders.keep());
         let now_ns = clock::now_ns();

@@ -211,7 +211,7 @@ impl<K: RouteKernel> Routes<K> {
             if let Err(error) = self.sync(now_ns, id, Cause::Repair).await {
                 notices.push(Notice::Failed(error));
             }
-            self.settle(now_ns, id, lost, &mut notices);
+            self.report_repairs(now_ns, id, lost, &mut notices);
         }
         self.suspects.clear();
         self.freed = false;
@@ -332,7 +332,7 @@ impl<K: RouteKernel> Routes<K> {
     }
 
     /// Keeps the books of a group's fights, and says what was repaired and what waits.
-    fn settle(&mut self, now_ns: u64, id: GroupId, lost: Vec<RouteKey>, notices: &mut Vec<Notice>) {
+    fn report_repairs(&mut self, now_ns: u64, id: GroupId, lost: Vec<RouteKey>, notices: &mut Vec<Notice>) {
         let Some(group) = self.groups.get(&id) else { return };
         let mut repaired: BTreeSet<RouteKey> = lost.into_iter().filter(|key| group.stands(key)).collect();
         let mut waiting: Vec<(RouteKey, Fight)> = Vec::new();

@@ -98,7 +98,7 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
 
     /// Whether what the group wants stands as far as the kernel takes it, so that nothing else need carry its traffic.
     pub fn stands(&self, group: GroupId) -> bool {
-        self.groups.get(&group).is_some_and(|served| !served.by_tables || self.tables.settled(group))
+        self.groups.get(&group).is_some_and(|served| !served.by_tables || self.tables.in_sync(group))
     }
 
     /// Whether something of the group is in the kernel still, or about to be.
@@ -133,7 +133,7 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
             if self.choose(now_ns, id, &served.desired, served.by_tables) != served.by_tables {
                 let desired = served.desired.clone();
                 self.apply(now_ns, id, &desired).await;
-            } else if served.by_tables && served.by_routes && self.tables.settled(id) {
+            } else if served.by_tables && served.by_routes && self.tables.in_sync(id) {
                 let (group, prefixes) = (id, served.desired.prefixes.len());
                 let none = GroupRoutes { prefixes: Default::default(), ..served.desired.clone() };
                 self.routes.apply(now_ns, id, &none).await;

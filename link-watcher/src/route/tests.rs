@@ -48,7 +48,7 @@ fn pair() -> (FakeKernel, Routes<FakeKernel>) {
 }
 
 /// Hands the events over, and does what is due `now_ns`.
-fn settle(kernel: &FakeKernel, routes: &mut Routes<FakeKernel>, now_ns: u64) -> Vec<Notice> {
+fn run_due(kernel: &FakeKernel, routes: &mut Routes<FakeKernel>, now_ns: u64) -> Vec<Notice> {
     let mut notices = Vec::new();
     let events = std::mem::take(&mut kernel.state().events);
     for event in events {
@@ -98,9 +98,9 @@ fn a_backup_that_nothing_wants_goes_though_the_route_before_it_is_refused() {
     run(routes.apply(0, GROUP, &wish(1, &[1], &[])));
     assert_eq!(kernel.state().routes.keys().copied().collect::<Vec<_>>(), [key(0, 0)]);
     // Ours is there as soon as theirs is gone.
-    settle(&kernel, &mut routes, SECOND);
+    run_due(&kernel, &mut routes, SECOND);
     kernel.foreign_delete(&key(0, 0));
-    settle(&kernel, &mut routes, 5 * SECOND);
+    run_due(&kernel, &mut routes, 5 * SECOND);
     assert_eq!(routes.report(GROUP).installed, 1);
 }
 
@@ -113,7 +113,7 @@ fn lost_answers_are_looked_up() {
     assert_eq!(report.installed, 0);
     let due_ns = routes.next_deadline_ns();
     assert!(due_ns <= SECOND);
-    assert_eq!(settle(&kernel, &mut routes, due_ns), []);
+    assert_eq!(run_due(&kernel, &mut routes, due_ns), []);
     assert_eq!(routes.report(GROUP).installed, 3);
 }
 
@@ -124,7 +124,7 @@ fn an_owner_is_looked_up_once() {
     run(routes.apply(0, GROUP, &wish(2, &[1], &[])));
     for i in 1..20u64 {
         run(routes.apply(i, GROUP, &wish(2, &[1 + (i % 2) as u32], &[])));
-        settle(&kernel, &mut routes, i * 31 * SECOND);
+        run_due(&kernel, &mut routes, i * 31 * SECOND);
     }
     assert_eq!(kernel.state().lookups, 1, "reading a table of a million routes is not for every comparison");
     assert_eq!(routes.report(GROUP).refused[0].why, Why::Foreign(Some(16)));
@@ -142,7 +142,7 @@ fn what_one_group_wants_no_more_another_one_gets_that_was_refused() {
         "10.0.0.0/24: peer0 has the same prefix, metric and table"
     );
     run(routes.apply(SECOND, GROUP, &wish(1, &[1], &[])));
-    settle(&kernel, &mut routes, SECOND);
+    run_due(&kernel, &mut routes, SECOND);
     assert_eq!((routes.report(GROUP).installed, routes.report(other).installed), (1, 1));
 }
 
@@ -152,7 +152,7 @@ fn silent_losses_are_repaired_and_are_no_fight() {
     run(routes.apply(0, GROUP, &wish(2, &[1], &[])));
     for i in 1..100 {
         kernel.drop_silently(&key(0, 0));
-        let notices = settle(&kernel, &mut routes, i * 31 * SECOND);
+        let notices = run_due(&kernel, &mut routes, i * 31 * SECOND);
         assert!(matches!(notices[..], [Notice::Repaired { count: 1, by: None, .. }]), "{notices:?}");
     }
 }
@@ -164,7 +164,7 @@ fn what_the_kernel_refuses_is_tried_again() {
     let report = run(routes.apply(0, GROUP, &wish(2, &[1], &[2])));
     assert_eq!((report.installed, report.refused.len()), (0, 2));
     kernel.state().absent.clear();
-    settle(&kernel, &mut routes, 5 * SECOND);
+    run_due(&kernel, &mut routes, 5 * SECOND);
     assert_eq!(routes.report(GROUP).installed, 2);
 }
 
@@ -201,7 +201,7 @@ fn random_histories_end_as_wanted() {
             match random(8) {
                 0 | 1 => {
                     // Whoever writes routes reads the news first.
-                    settle(&kernel, &mut routes, now_ns);
+                    run_due(&kernel, &mut routes, now_ns);
                     let (active, backup) = (1 + random(3) as u32, 1 + random(3) as u32);
                     last = wish(random(5) as u32, &[active], &[backup]);
                     run(routes.apply(now_ns, GROUP, &last));
@@ -223,7 +223,7 @@ fn random_histories_end_as_wanted() {
                 }
                 5 => kernel.state().lose_answers = true,
                 _ => {
-                    settle(&kernel, &mut routes, now_ns);
+                    run_due(&kernel, &mut routes, now_ns);
                 }
             }
             for (key, route) in &foreigners {
@@ -233,7 +233,7 @@ fn random_histories_end_as_wanted() {
         // Long enough for every fight to be over.
         for _ in 0..20 {
             now_ns += 61 * SECOND;
-            settle(&kernel, &mut routes, now_ns);
+            run_due(&kernel, &mut routes, now_ns);
         }
         let wanted = plan::Wanted::of(&last);
         let state = kernel.state();

@@ -62,7 +62,7 @@ pub(super) struct Group {
     plan: Option<Plan>,
     said: Vec<(LinkId, LocalState)>,
     /// When it was last brought up to now: what is due later is still to be done.
-    settled_ns: u64,
+    decided_ns: u64,
 }
 
 impl Group {
@@ -95,7 +95,7 @@ impl Group {
             why: None,
             plan: None,
             said: Vec::new(),
-            settled_ns: now_ns,
+            decided_ns: now_ns,
             spec,
         };
         group.stand(orders);
@@ -146,7 +146,7 @@ impl Group {
             chosen.retain(|id| links.contains(id));
         }
         self.why = Some("the configuration has changed".to_owned());
-        self.settle(now_ns, actions);
+        self.decide(now_ns, actions);
     }
 
     /// The kernel's routes send the traffic there already.
@@ -242,14 +242,14 @@ impl Group {
     }
 }
 
-// Settling.
+// Deciding.
 impl Group {
     /// Brings the group up to now: who is usable, what is chosen, what is said.
-    pub(super) fn settle(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
-        self.settled_ns = now_ns;
+    pub(super) fn decide(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        self.decided_ns = now_ns;
         self.judge_silent(now_ns, actions);
         let turns: Vec<(LinkId, StateChange)> =
-            self.links.iter_mut().filter_map(|link| Some((link.spec.id, link.settle(now_ns)?))).collect();
+            self.links.iter_mut().filter_map(|link| Some((link.spec.id, link.advance(now_ns)?))).collect();
         for (id, turn) in turns {
             self.report_state_change(now_ns, id, Some(turn), actions);
         }
@@ -336,7 +336,7 @@ impl Group {
     /// It depends on what was done, not on the time of asking: a deadline that passes between deciding and asking is
     /// still to be met.
     pub(super) fn next_deadline_ns(&self) -> Option<u64> {
-        let holds = self.links.iter().filter_map(|link| link.next_deadline_ns(self.settled_ns));
+        let holds = self.links.iter().filter_map(|link| link.next_deadline_ns(self.decided_ns));
         let failbacks = self.links.iter().filter_map(|link| match self.spec.failback {
             Failback::After(ns) if !self.active.contains(&link.spec.id) => {
                 link.usable_since_ns().map(|since| since + ns)
@@ -346,6 +346,6 @@ impl Group {
         let starting = || self.links.iter().filter(|link| link.verdict() == LinkVerdict::Starting || link.undecided());
         let verdicts = starting().flat_map(|link| [self.verdict_due_ns(link), self.first_echo_due_ns(link)]);
         let doubts = self.doubted.values().copied().chain(self.stop.deadlines_ns());
-        holds.chain(failbacks.chain(verdicts).chain(doubts).filter(|at_ns| *at_ns > self.settled_ns)).min()
+        holds.chain(failbacks.chain(verdicts).chain(doubts).filter(|at_ns| *at_ns > self.decided_ns)).min()
     }
 }

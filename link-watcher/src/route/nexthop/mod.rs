@@ -231,13 +231,13 @@ impl<K: ObjectKernel> NexthopGroups<K> {
                 }
             }
             self.sync(now_ns, id, Extent::All);
-            self.settle(now_ns, id);
+            self.report_repairs(now_ns, id);
         }
         std::mem::take(&mut self.notices)
     }
 
     /// Says what was repaired, and sets the time of the next look.
-    fn settle(&mut self, now_ns: u64, id: GroupId) {
+    fn report_repairs(&mut self, now_ns: u64, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         if group.group_error.is_some() {
             group.due_ns = now_ns + RETRY_NS;

@@ -73,7 +73,7 @@ impl Bench {
     }
 
     /// Everything that is due within `after_ns`.
-    fn settle(&mut self, after_ns: u64) -> Vec<Notice> {
+    fn run_due(&mut self, after_ns: u64) -> Vec<Notice> {
         let end_ns = self.now_ns + after_ns;
         let mut notices = Vec::new();
         for _ in 0..10_000 {
@@ -96,7 +96,7 @@ impl Bench {
     fn installed(desired: &GroupRoutes) -> Self {
         let mut bench = Self::new();
         assert_eq!(bench.apply(desired).installed, 10);
-        bench.settle(SECOND);
+        bench.run_due(SECOND);
         bench.forget();
         bench
     }
@@ -129,7 +129,7 @@ fn a_failover_is_one_message_and_touches_no_route() {
     assert_eq!((report.written, report.installed), (1, 10));
     assert_eq!(bench.shares(), [(2, 128)]);
     assert_eq!(bench.objects.state().looks, 0, "nothing gave reason to doubt");
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     assert!(matches!(&calls(&bench.objects.state())[..], [ObjectChange::Replace(BASE, _)]));
     assert!(bench.routes.state().calls.is_empty());
 }
@@ -140,7 +140,7 @@ fn who_gives_traffic_up_leaves_before_it_stands_by() {
     // Both work: somebody has asked for the other one.
     assert_eq!(bench.apply(&wish(&[hop(2)], &[1])).written, 1);
     assert_eq!(bench.shares(), [(2, 128)], "no flow is left on the old link, however busy");
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     assert_eq!(bench.shares(), [(2, 128)]);
     // The daemon does nothing: the kernel goes to the one that stands by.
     let _ = bench.objects.carrier(2, false);
@@ -158,11 +158,11 @@ fn several_share_by_weight_and_no_healthy_flow_moves() {
     let after = bench.objects.state().buckets[&BASE].clone();
     let dead = before.iter().zip(&after).filter(|(old, new)| old != new).count();
     assert_eq!(dead, 25, "what the dead link had, and nothing else");
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     // The same in another order is the same.
     bench.forget();
     assert_eq!(bench.apply(&wish(&[several[1], several[0]], &[])).written, 0);
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     assert!(calls(&bench.objects.state()).is_empty());
 }
 
@@ -173,7 +173,7 @@ fn carrier_loss_is_survived_and_repaired() {
     assert_eq!(bench.shares(), [(2, 128)]);
     bench.observe(&event);
     assert_eq!(bench.apply(&wish(&[hop(2)], &[])).written, 1);
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     assert_eq!(bench.objects(), 3, "no object for a link without carrier");
     // Now the last one with carrier, too.
     for i in [2, 3] {
@@ -181,18 +181,18 @@ fn carrier_loss_is_survived_and_repaired() {
         bench.observe(&event);
     }
     assert_eq!((bench.objects(), bench.routes.state().routes.len()), (0, 0));
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     assert_eq!(bench.sink.report(GROUP).installed, 0);
     assert!(bench.sink.report(GROUP).refused[0].say(&|_| String::new()).contains("the kernel refused"));
     let event = bench.objects.carrier(2, true);
     bench.observe(&event);
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     assert_eq!((bench.shares(), bench.sink.report(GROUP).installed), (vec![(2, 128)], 10));
     for i in [1, 3] {
         let event = bench.objects.carrier(i, true);
         bench.observe(&event);
     }
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     assert_eq!((bench.shares(), bench.objects()), (vec![(2, 128)], 4));
 }
 
@@ -216,7 +216,7 @@ fn what_others_remove_is_put_back_ever_more_slowly() {
     let event = bench.objects.foreign_delete(link);
     assert_eq!(bench.shares(), [(2, 128)]);
     bench.observe(&event);
-    let notices = bench.settle(2 * SECOND);
+    let notices = bench.run_due(2 * SECOND);
     assert!(notices.iter().any(|notice| matches!(notice, Notice::ObjectGone { .. })), "{notices:?}");
     // What stood by meanwhile gives everything back at once.
     assert_eq!(bench.shares(), [(1, 128)]);
@@ -230,10 +230,10 @@ fn a_restart_writes_nothing() {
     let mut carrying: Vec<u32> = adopted.active.iter().map(|nexthop| nexthop.ifindex).collect();
     carrying.sort_unstable();
     assert_eq!((carrying, adopted.routes), (vec![2, 3], 10));
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     // Nothing is known of the one that stands by yet.
     bench.apply(&wish(&[weighted(2, 2), weighted(3, 1)], &[]));
-    bench.settle(200 * SECOND);
+    bench.run_due(200 * SECOND);
     assert!(calls(&bench.objects.state()).is_empty() && bench.routes.state().calls.is_empty());
 }
 
@@ -247,7 +247,7 @@ fn foreign_objects_stay() {
     }
     let before = bench.objects.state().objects.clone();
     assert_eq!(bench.apply(&wish(&[hop(1)], &[2])).installed, 10);
-    bench.settle(100 * SECOND);
+    bench.run_due(100 * SECOND);
     assert_eq!(bench.shares(), [(1, 128)]);
     run(bench.sink.remove_all(bench.now_ns));
     assert_eq!(bench.objects.state().objects, before);
@@ -262,7 +262,7 @@ fn without_groups_routes_do() {
         assert_eq!(bench.apply(&wish(&[hop(1)], &[2])).installed, 10);
         let egress = bench.routes.state().routes.values().next().unwrap().egress.clone();
         assert_eq!(egress, Some(crate::route::Egress::Nexthops(vec![hop(1)])));
-        let notices = bench.settle(SECOND);
+        let notices = bench.run_due(SECOND);
         let Some(Notice::Unfit { why, .. }) = notices.first() else { panic!("{notices:?}") };
         (*why, bench.objects())
     };
@@ -284,14 +284,14 @@ fn another_choice_replaces_each_route_and_drops_the_objects() {
     assert_eq!(bench.apply(&wish(&[hop(1)], &[2])).installed, 10);
     assert_eq!(bench.routes.state().routes.len(), 10);
     // Another run has another choice: what it does not want yet must not go with its group.
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     bench.restart();
     run(bench.sink.adopt(bench.now_ns, GROUP, &by_routes));
     let fewer = GroupRoutes { prefixes: (0..5).map(net).collect(), ..by_routes };
     bench.apply(&fewer);
-    bench.settle(100 * SECOND);
+    bench.run_due(100 * SECOND);
     assert_eq!(bench.routes.state().routes.len(), 15);
-    bench.settle(100 * SECOND);
+    bench.run_due(100 * SECOND);
     assert_eq!((bench.objects(), bench.routes.state().routes.len()), (0, 10));
 }
 
@@ -301,10 +301,10 @@ fn lost_answers_and_events_are_no_harm() {
     bench.objects.state().lose_answers = true;
     bench.apply(&wish(&[hop(2)], &[3]));
     assert_eq!(bench.shares(), [(2, 128)]);
-    bench.settle(10 * SECOND);
+    bench.run_due(10 * SECOND);
     let _ = bench.objects.foreign_delete(BASE);
     bench.observe(&KernelEvent::Resync);
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     assert_eq!((bench.shares(), bench.routes.state().routes.len()), (vec![(2, 128)], 10));
 }
 
@@ -318,7 +318,7 @@ fn each_family_has_its_group() {
     };
     let mut bench = Bench::new();
     assert_eq!(bench.apply(&mixed).installed, 2);
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     assert_eq!(bench.shares(), [(1, 64), (2, 64)]);
     assert_eq!(bench.objects.shares(BASE + 1).into_iter().collect::<Vec<_>>(), [(2, 128)]);
     let report = bench.apply(&GroupRoutes { active: vec![six(3)], ..mixed });

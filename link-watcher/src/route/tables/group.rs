@@ -132,7 +132,7 @@ impl Group {
         self.rules.iter().min_by_key(|rule| rule.priority).map(|rule| rule.table)
     }
 
-    /// Takes a new wish.
+    /// Takes in what is wanted from now on.
     pub(super) fn want(&mut self, desired: &GroupRoutes) {
         (self.leaving, self.given_up) = (false, false);
         if self.metric != desired.metric || !same(&self.prefixes, &desired.prefixes) {
@@ -409,7 +409,7 @@ impl Group {
             || self.rules.iter().any(|rule| rule.table == table && rule.priority == self.range.rule_priority)
     }
 
-    pub(super) fn settled(&self) -> bool {
+    pub(super) fn in_sync(&self) -> bool {
         let slots = self.slots.values().all(|slot| slot.complete() || slot.error.is_some());
         let lead = self.leads().and_then(|table| self.slots.get(&table));
         !self.retarget && slots && !self.rules_due() && (self.families.is_empty() || lead.is_some_and(Slot::complete))

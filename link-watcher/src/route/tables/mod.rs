@@ -138,9 +138,9 @@ impl<K: BulkKernel> PeerTables<K> {
         self.groups.contains_key(&group)
     }
 
-    /// Whether the group's wish stands in every detail, so that nothing else need carry its traffic.
-    pub fn settled(&self, group: GroupId) -> bool {
-        self.groups.get(&group).is_some_and(Group::settled)
+    /// Whether what is wanted of the group stands in every detail, so that nothing else need carry its traffic.
+    pub fn in_sync(&self, group: GroupId) -> bool {
+        self.groups.get(&group).is_some_and(Group::in_sync)
     }
 
     /// Why the group cannot be served here, in words.
@@ -415,7 +415,7 @@ impl<K: BulkKernel> PeerTables<K> {
         let ids: Vec<GroupId> = self.groups.keys().copied().filter(|id| only.is_none_or(|only| only == *id)).collect();
         let mut done = 0;
         for id in &ids {
-            done += self.settle_group(now_ns, *id);
+            done += self.sync_group(now_ns, *id);
         }
         if done > 0 {
             return done;
@@ -432,13 +432,13 @@ impl<K: BulkKernel> PeerTables<K> {
         let Some((id, table)) = next else { return 0 };
         let done = self.fill(now_ns, id, table);
         if self.groups.get(&id).and_then(|group| group.slots.get(&table)).is_some_and(slot::Slot::complete) {
-            self.settle_group(now_ns, id);
+            self.sync_group(now_ns, id);
         }
         done
     }
 
     /// What is small and due of a group: targets, rules, the end of it. Gives the messages sent.
-    fn settle_group(&mut self, now_ns: u64, id: GroupId) -> usize {
+    fn sync_group(&mut self, now_ns: u64, id: GroupId) -> usize {
         let Some(group) = self.groups.get_mut(&id) else { return 0 };
         // What is given up stays as it is.
         group.retarget &= !group.given_up;

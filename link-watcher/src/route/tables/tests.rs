@@ -65,7 +65,7 @@ fn pair() -> (FakeKernel, PeerTables<FakeKernel>) {
 }
 
 /// Does everything that is due at this time, in bounded portions.
-fn settle(tables: &mut PeerTables<FakeKernel>, now_ns: &mut u64) -> Vec<Notice> {
+fn run_due(tables: &mut PeerTables<FakeKernel>, now_ns: &mut u64) -> Vec<Notice> {
     let mut notices = Vec::new();
     for _ in 0..100_000 {
         if tables.next_deadline_ns() > *now_ns + 10 * PAUSE_NS {
@@ -90,8 +90,8 @@ fn failing_over_to_the_best_backup_is_one_message_however_many_prefixes() {
         let wish =
             |active: &[u32], backups: &[u32]| GroupRoutes { prefixes: list.clone(), ..wish([], active, backups) };
         tables.apply(now_ns, GROUP, &wish(&[1], &[2, 3]));
-        settle(&mut tables, &mut now_ns);
-        assert!(tables.settled(GROUP));
+        run_due(&mut tables, &mut now_ns);
+        assert!(tables.in_sync(GROUP));
         assert_eq!(tables.report(GROUP).installed, prefixes as usize);
         assert!(kernel.state().calls.iter().all(|call| call.len() <= CHUNK), "a failover waits for no more");
         assert_eq!(lead(&kernel.state(), prefixes - 1), Some(vec![1]));
@@ -102,7 +102,7 @@ fn failing_over_to_the_best_backup_is_one_message_however_many_prefixes() {
         assert!(matches!(calls[0][..], [TableChange::DeleteRule(_)]), "{calls:?}");
         assert_eq!(lead(&kernel.state(), 0), Some(vec![2]));
         assert_eq!(tables.apply(now_ns, GROUP, &wish(&[2], &[3])).written, 0, "it leads there already");
-        settle(&mut tables, &mut now_ns);
+        run_due(&mut tables, &mut now_ns);
         let order: Vec<(u32, u32)> = {
             let mut rules: Vec<_> = kernel.state().rules.iter().map(|rule| (rule.priority, rule.table)).collect();
             rules.sort_unstable();
@@ -115,7 +115,7 @@ fn failing_over_to_the_best_backup_is_one_message_however_many_prefixes() {
         let calls = std::mem::take(&mut kernel.state().calls);
         assert!(matches!(calls[0][..], [TableChange::CreateRule(_), TableChange::DeleteRule(_)]), "{calls:?}");
         assert_eq!(lead(&kernel.state(), 0), Some(vec![1]));
-        settle(&mut tables, &mut now_ns);
+        run_due(&mut tables, &mut now_ns);
         tables.clear(now_ns, GROUP);
         assert!(kernel.ours().is_empty());
     }
@@ -136,7 +136,7 @@ fn the_longest_prefix_wins_whosever_it_is() {
     desired.prefixes = [wide].into_iter().chain(desired.prefixes.iter().copied()).collect();
     let report = tables.apply(now_ns, GROUP, &desired);
     assert_eq!(report.written, 0, "nothing is caught before it is known what others have");
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     let through = |i| lead(&kernel.state(), i).unwrap();
     assert_eq!((through(7), through(3)), (vec![90], vec![90]));
     assert_eq!((through(2), through(9)), (vec![1], vec![1]));
@@ -148,12 +148,12 @@ fn the_longest_prefix_wins_whosever_it_is() {
     let found = crate::route::FoundRoute { key: route(254, net(9), 0, 2, 91).key, protocol: 2, egress: None };
     let event = RouteEvent { change: RouteChange::Added, port_id: 0, route: found };
     tables.observe(now_ns, &KernelEvent::Route(event));
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     assert_eq!(lead(&kernel.state(), 9).unwrap(), [91]);
     // It goes, and what is left is read some time later.
     kernel.state().routes.retain(|route| route.key.prefix != net(9) || route.key.table != 254);
     now_ns += 31 * SECOND;
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     assert_eq!(lead(&kernel.state(), 9).unwrap(), [1]);
 }
 
@@ -174,22 +174,22 @@ fn what_others_had_at_a_restart_is_no_longer_left_to_them_when_it_goes() {
         desired
     };
     tables.apply(now_ns, GROUP, &wide(&["172.16.0.0/16"]));
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     let mut tables = PeerTables::new(kernel.clone());
     tables.adopt(now_ns, GROUP, &wish([], &[], &[]), None);
     tables.apply(now_ns, GROUP, &wide(&[]));
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     let through = |i| lead(&kernel.state(), i).unwrap();
     let to = |address: &str| kernel.state().lookup(address.parse().unwrap()).map(|(_, through)| through);
     assert_eq!((through(2), through(9), through(3)), (vec![90], vec![90], vec![1]));
     assert_eq!((to("172.16.5.9"), to("172.16.6.9")), (Some(vec![90]), Some(vec![1])));
     kernel.state().routes.retain(|route| route.key.table != 254 || route.key.prefix == narrow);
     now_ns += 31 * SECOND;
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     assert_eq!((through(2), through(9)), (vec![1], vec![1]));
     assert_eq!((to("172.16.5.9"), to("172.16.6.9")), (Some(vec![90]), Some(vec![1])), "theirs, within what waits");
     now_ns += ORPHAN_GRACE_NS;
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     assert_eq!((to("172.16.5.9"), to("172.16.6.9")), (Some(vec![90]), None));
     let throws = kernel.state().routes.iter().filter(|route| route.way == Some(Way::Throw)).count();
     assert_eq!(throws, 0, "nothing is left that is for nobody");
@@ -200,11 +200,11 @@ fn several_active_links_share_a_table_once_it_is_full() {
     let (kernel, mut tables) = pair();
     let mut now_ns = SECOND;
     tables.apply(now_ns, GROUP, &wish(0..500, &[1, 2], &[3]));
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     assert_eq!(lead(&kernel.state(), 17), Some(vec![1, 2]));
     let report = tables.apply(now_ns, GROUP, &wish(0..500, &[2], &[3]));
     assert_eq!((report.written, lead(&kernel.state(), 17)), (2, Some(vec![2])));
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     assert_eq!(kernel.state().routes.len(), 1500, "the shared table is gone");
 }
 
@@ -213,20 +213,20 @@ fn a_restart_takes_over_and_lets_the_peer_announce_again() {
     let (kernel, mut tables) = pair();
     let mut now_ns = SECOND;
     tables.apply(now_ns, GROUP, &wish(0..400, &[2], &[1, 3]));
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     let stood = kernel.ours();
     let mut tables = PeerTables::new(kernel.clone());
     let adopted = tables.adopt(now_ns, GROUP, &wish([], &[], &[]), None);
     assert_eq!(adopted.active, [hop(2)]);
     tables.apply(now_ns, GROUP, &wish(0..5, &[2], &[1, 3]));
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     assert_eq!(kernel.ours(), stood);
     tables.apply(now_ns, GROUP, &wish(0..350, &[2], &[1, 3]));
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     assert_eq!(kernel.ours(), stood);
     // It never announces the rest.
     now_ns += ORPHAN_GRACE_NS;
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     assert_eq!(kernel.state().routes.len(), 3 * 350);
 }
 
@@ -237,18 +237,18 @@ fn what_others_remove_stands_again_and_foreign_routes_stay() {
     let foreign = route(7000, net(5), 1024, 4, 77);
     kernel.state().routes.push(foreign.clone());
     tables.apply(now_ns, GROUP, &wish(0..20, &[1], &[2]));
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     let stood = kernel.ours();
     for round in 0..3 {
         now_ns += 61 * SECOND;
-        settle(&mut tables, &mut now_ns);
+        run_due(&mut tables, &mut now_ns);
         let at = kernel.state().routes.iter().position(|route| route.protocol == PROTOCOL).unwrap();
         let events = [kernel.foreign_delete(at), kernel.foreign_delete_rule(0)];
         for event in events {
             tables.observe(now_ns, &event);
         }
         now_ns += 2 * SECOND;
-        let notices = settle(&mut tables, &mut now_ns);
+        let notices = run_due(&mut tables, &mut now_ns);
         assert!(
             notices.iter().any(|notice| matches!(notice, Notice::Repaired { count: 1, .. })),
             "{round}: {notices:?}"
@@ -264,7 +264,7 @@ fn a_rule_that_somebody_keeps_removing_counts_as_missing_though_a_backups_stands
     let (kernel, mut tables) = pair();
     let mut now_ns = SECOND;
     tables.apply(now_ns, GROUP, &wish(0..3, &[1], &[2]));
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     let mut missing = 0;
     for round in 0..200 {
         now_ns += SECOND / 10;
@@ -273,7 +273,7 @@ fn a_rule_that_somebody_keeps_removing_counts_as_missing_though_a_backups_stands
             let event = kernel.foreign_delete_rule(at);
             tables.observe(now_ns, &event);
         }
-        settle(&mut tables, &mut now_ns);
+        run_due(&mut tables, &mut now_ns);
         let active = lead(&kernel.state(), 0) == Some(vec![1]);
         let report = tables.report(GROUP);
         assert_eq!(report.installed, if active { 3 } else { 0 }, "round {round}: {report:?}");
@@ -288,17 +288,17 @@ fn a_dead_interface_costs_nothing_but_its_own_table() {
     let (kernel, mut tables) = pair();
     let mut now_ns = SECOND;
     tables.apply(now_ns, GROUP, &wish(0..200, &[1], &[2]));
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     let event = kernel.drop_interface(1);
     tables.observe(now_ns, &event);
     tables.apply(now_ns, GROUP, &wish(0..200, &[2], &[]));
     assert_eq!(lead(&kernel.state(), 3), Some(vec![2]));
-    let notices = settle(&mut tables, &mut now_ns);
+    let notices = run_due(&mut tables, &mut now_ns);
     assert!(notices.is_empty(), "{notices:?}");
     kernel.state().absent.clear();
     now_ns += 6 * SECOND;
-    settle(&mut tables, &mut now_ns);
-    assert!(tables.settled(GROUP));
+    run_due(&mut tables, &mut now_ns);
+    assert!(tables.in_sync(GROUP));
     assert_eq!(kernel.state().routes.len(), 3 * 200);
 }
 
@@ -412,9 +412,9 @@ fn random_histories_end_as_wanted() {
         }
         for _ in 0..20 {
             now_ns += 61 * SECOND;
-            settle(&mut tables, &mut now_ns);
+            run_due(&mut tables, &mut now_ns);
         }
-        assert!(tables.settled(GROUP), "seed {seed}");
+        assert!(tables.in_sync(GROUP), "seed {seed}");
         let state = kernel.state();
         for foreign in &foreigners {
             assert!(state.routes.contains(foreign), "seed {seed}: {foreign:?}");

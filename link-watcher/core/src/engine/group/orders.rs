@@ -31,7 +31,7 @@ impl Group {
         self.why = Some(why.to_owned());
         // Who orders something does not want to wait for verdicts.
         self.doubted.clear();
-        self.settle(now_ns, actions);
+        self.decide(now_ns, actions);
         Ok(format!("{done}; {}", self.outcome(now_ns, &command)))
     }
 
