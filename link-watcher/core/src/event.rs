@@ -136,7 +136,7 @@ pub enum Event {
     },
     /// Another verdict on an uplink may follow at once: what befalls several within one round is decided once, after all have been
     /// heard.
-    Doubted {
+    VerdictPending {
         /// Link.
         link: LinkId,
         /// When it has come, or will not, ns.

@@ -132,7 +132,7 @@ pub enum Event {
     /// The probe could not leave: no address, no route. That is no loss.
     Unsent(ProbeId),
     /// So many replies to established connections have come in by this uplink. Only wanted while
-    /// [`Health::doubts`].
+    /// [`Health::wants_replies`].
     Replies(u64),
     /// The uplink has a new interface or address: what is in flight proves nothing.
     Moved,
@@ -303,7 +303,7 @@ impl Health {
     }
 
     /// Targets are silent: [`Event::Replies`] is wanted before each [`Health::poll`].
-    pub fn doubts(&self) -> bool {
+    pub fn wants_replies(&self) -> bool {
         let asked_for_more = |round: &Round| round.asked.iter().filter(|asked| asked.asks > 0).count();
         self.bad_in_a_row > 0 || self.round.as_ref().is_some_and(|round| asked_for_more(round) > self.spec.required)
     }
@@ -314,7 +314,7 @@ impl Health {
         let begun = self.round.as_ref();
         let changes = match self.verdict {
             Some(Verdict::Down(_)) => self.good_in_a_row > 0 && self.good_in_a_row + 1 >= self.spec.rise,
-            _ if self.doubts() => self.bad_in_a_row + 1 >= self.spec.fall,
+            _ if self.wants_replies() => self.bad_in_a_row + 1 >= self.spec.fall,
             Some(Verdict::Degraded(_)) => self.calm_in_a_row > 0 && self.calm_in_a_row + 1 >= self.spec.rise,
             _ => false,
         };

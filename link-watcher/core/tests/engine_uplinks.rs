@@ -191,8 +191,8 @@ fn what_befalls_several_within_one_round_is_decided_once() {
     for health in [Health::Down, Health::Up] {
         for link in 0..3 {
             for other in link + 1..3 {
-                let doubted = Event::Doubted { link: LinkId(other), until_ns: world.now_ns + ROUND_NS };
-                world.engine.handle(world.now_ns, doubted);
+                let pending = Event::VerdictPending { link: LinkId(other), until_ns: world.now_ns + ROUND_NS };
+                world.engine.handle(world.now_ns, pending);
             }
             world.now_ns += ROUND_NS / 4;
             world.probed(link, health);
@@ -200,7 +200,7 @@ fn what_befalls_several_within_one_round_is_decided_once() {
         }
     }
     // One that falls alone is left at the end of the round that the others might have lost.
-    world.engine.handle(world.now_ns, Event::Doubted { link: LinkId(1), until_ns: world.now_ns + ROUND_NS });
+    world.engine.handle(world.now_ns, Event::VerdictPending { link: LinkId(1), until_ns: world.now_ns + ROUND_NS });
     world.probed(0, Health::Down);
     assert_eq!(world.active(), all);
     assert_eq!(world.engine.next_deadline(), Some(world.now_ns - S + ROUND_NS));
@@ -208,7 +208,7 @@ fn what_befalls_several_within_one_round_is_decided_once() {
     assert_eq!(world.active(), [(1, 1), (2, 1)]);
     // And an order waits for nothing.
     world.probed(0, Health::Up);
-    world.engine.handle(world.now_ns, Event::Doubted { link: LinkId(1), until_ns: world.now_ns + ROUND_NS });
+    world.engine.handle(world.now_ns, Event::VerdictPending { link: LinkId(1), until_ns: world.now_ns + ROUND_NS });
     world.command(Command::Drain { link: LinkId(2), drained: true }).unwrap();
     assert_eq!(world.active(), [(0, 1), (1, 1)]);
 }

@@ -88,26 +88,26 @@ impl Core {
 
     /// Tells people of a transition that was carried out; of a move of traffic with its trace.
     pub(super) fn publish(&mut self, transition: &Transition, trace: Option<Trace>) {
-        let doubted = self.doubted(transition);
-        let transition = doubted.as_ref().unwrap_or(transition);
+        let hinted = self.with_address_hint(transition);
+        let transition = hinted.as_ref().unwrap_or(transition);
         self.log(transition, trace);
         self.count(transition, trace);
         self.history.record(transition, trace, |group, link| self.names(group, link));
     }
 
     /// With what a silent link's own address has to do with it.
-    fn doubted(&self, transition: &Transition) -> Option<Transition> {
+    fn with_address_hint(&self, transition: &Transition) -> Option<Transition> {
         let silent = transition.what == TransitionKind::LinkDown;
-        let doubt = self.doubt(transition.link.filter(|_| silent)?, transition.at_ns)?;
-        Some(Transition { why: format!("{}; {doubt}", transition.why), ..transition.clone() })
+        let hint = self.address_hint(transition.link.filter(|_| silent)?, transition.at_ns)?;
+        Some(Transition { why: format!("{}; {hint}", transition.why), ..transition.clone() })
     }
 
     /// What the silence of a link may come from, while it is silent.
-    pub(super) fn doubt(&self, id: LinkId, now_ns: u64) -> Option<String> {
+    pub(super) fn address_hint(&self, id: LinkId, now_ns: u64) -> Option<String> {
         let link = self.links.get(&id)?;
         let last_ns = self.tables.states()[id.0 as usize].last_echo_ns.load(Relaxed);
         let silent = last_ns == 0 || now_ns.saturating_sub(last_ns) > link.interval_ns;
-        link.doubt().filter(|_| silent)
+        link.address_hint().filter(|_| silent)
     }
 
     fn count(&mut self, transition: &Transition, trace: Option<Trace>) {

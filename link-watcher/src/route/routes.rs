@@ -73,7 +73,7 @@ pub(super) struct Group {
     /// Places that were written to, but the answer was lost.
     pub(super) unsure: BTreeSet<RouteKey>,
     /// Of the held places those that may be empty, or somebody else's by now: to be taken like any other.
-    pub(super) doubtful: BTreeSet<RouteKey>,
+    pub(super) unverified: BTreeSet<RouteKey>,
 }
 
 impl Group {
@@ -191,7 +191,7 @@ impl<K: RouteKernel> Routes<K> {
     /// Whether a wanted route is in the kernel: of one that somebody changed since the last comparison this is not known, and
     /// the next one waits as long as the fight says.
     fn is_there(&self, group: &Group, key: &RouteKey) -> bool {
-        group.stands(key) && !(group.doubtful.contains(key) && self.fights.contains_key(key))
+        group.stands(key) && !(group.unverified.contains(key) && self.fights.contains_key(key))
     }
 
     /// Why a wanted route does not stand.
@@ -335,7 +335,7 @@ impl<K: RouteKernel> RouteSink for Routes<K> {
         if now_ns < self.due_ns {
             return Vec::new();
         }
-        if !self.cheap() && !self.doubts(now_ns) {
+        if !self.cheap() && !self.needs_comparison(now_ns) {
             self.due_ns = now_ns + PERIOD_NS;
             return Vec::new();
         }

@@ -54,7 +54,7 @@ pub(super) struct Group {
     /// It has been told that nothing is usable.
     told_none: bool,
     /// Uplinks whose verdict may change at once, and until when to wait for that, ns.
-    doubted: BTreeMap<LinkId, u64>,
+    pending_verdicts: BTreeMap<LinkId, u64>,
     /// The next choice is ready, and waits for these.
     waits: bool,
     /// What has happened since the last choice, for the log.
@@ -90,7 +90,7 @@ impl Group {
             told_silent: false,
             stop: Stop::default(),
             told_none: false,
-            doubted: BTreeMap::new(),
+            pending_verdicts: BTreeMap::new(),
             waits: false,
             why: None,
             plan: None,
@@ -140,7 +140,7 @@ impl Group {
         self.active.retain(|id| links.contains(id));
         self.carried.retain(|id| links.contains(id));
         self.said.retain(|(id, _)| links.contains(id));
-        self.doubted.retain(|id, _| links.contains(id));
+        self.pending_verdicts.retain(|id, _| links.contains(id));
         self.stop.retain(|id| links.contains(&id));
         if let Some((_, chosen)) = &mut self.clients_choice {
             chosen.retain(|id| links.contains(id));
@@ -174,14 +174,14 @@ impl Group {
         last_good_ns: u64,
         actions: &mut Vec<Action>,
     ) {
-        self.doubted.remove(&id);
+        self.pending_verdicts.remove(&id);
         let hold_up_ns = self.spec.hold_up_ns;
         let turn = self.link_mut(id).and_then(|link| link.on_probed(now_ns, health, why, last_good_ns, hold_up_ns));
         self.report_state_change(now_ns, id, turn, actions);
     }
 
-    pub(super) fn doubt(&mut self, id: LinkId, until_ns: u64) {
-        self.doubted.insert(id, until_ns);
+    pub(super) fn await_verdict(&mut self, id: LinkId, until_ns: u64) {
+        self.pending_verdicts.insert(id, until_ns);
     }
 
     pub(super) fn impaired(
@@ -283,11 +283,11 @@ impl Group {
 
     /// Whether what would move depends on a link whose verdict is about to change as well.
     fn waits_for_others(&mut self, now_ns: u64, choice: &Choice) -> bool {
-        self.doubted.retain(|_, until_ns| *until_ns > now_ns);
+        self.pending_verdicts.retain(|_, until_ns| *until_ns > now_ns);
         let mut chosen = choice.active.clone();
         chosen.sort_unstable();
         let concerns = |id: &LinkId| chosen.contains(id) || self.carried.contains(id);
-        self.waits = !self.carried.is_empty() && chosen != self.carried && self.doubted.keys().any(concerns);
+        self.waits = !self.carried.is_empty() && chosen != self.carried && self.pending_verdicts.keys().any(concerns);
         self.waits
     }
 
@@ -345,7 +345,7 @@ impl Group {
         });
         let starting = || self.links.iter().filter(|link| link.verdict() == LinkVerdict::Starting || link.undecided());
         let verdicts = starting().flat_map(|link| [self.verdict_due_ns(link), self.first_echo_due_ns(link)]);
-        let doubts = self.doubted.values().copied().chain(self.stop.deadlines_ns());
-        holds.chain(failbacks.chain(verdicts).chain(doubts).filter(|at_ns| *at_ns > self.decided_ns)).min()
+        let pending = self.pending_verdicts.values().copied().chain(self.stop.deadlines_ns());
+        holds.chain(failbacks.chain(verdicts).chain(pending).filter(|at_ns| *at_ns > self.decided_ns)).min()
     }
 }

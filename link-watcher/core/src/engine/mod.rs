@@ -73,7 +73,7 @@ impl Engine {
                 let verdict = (health, why);
                 self.with(link, |group, actions| group.probed(now_ns, link, verdict, last_good_ns, actions));
             }
-            Event::Doubted { link, until_ns } => self.with(link, |group, _| group.doubt(link, until_ns)),
+            Event::VerdictPending { link, until_ns } => self.with(link, |group, _| group.await_verdict(link, until_ns)),
             Event::Peer { link, said } => {
                 self.with(link, |group, actions| group.peer_said(now_ns, link, said, actions))
             }

@@ -35,7 +35,7 @@ pub(super) struct Asked {
 
 impl Asked {
     /// It may still answer as quickly as usual.
-    const fn is_promising(&self, now_ns: u64, patience_ns: u64) -> bool {
+    const fn may_answer_soon(&self, now_ns: u64, patience_ns: u64) -> bool {
         self.asks > 0 && !self.answered && !self.failed && now_ns < self.last_ns + patience_ns
     }
 
@@ -97,8 +97,8 @@ impl Health {
         let patience_ns = self.patience_ns();
         let Some(round) = &mut self.round else { return };
         loop {
-            let promising = |asked: &&Asked| asked.answered || asked.is_promising(now_ns, patience_ns);
-            if round.asked.iter().filter(promising).count() >= self.spec.required {
+            let counts = |asked: &&Asked| asked.answered || asked.may_answer_soon(now_ns, patience_ns);
+            if round.asked.iter().filter(counts).count() >= self.spec.required {
                 return;
             }
             // Who was not asked yet comes first, else in the order of the round.

@@ -331,7 +331,7 @@ impl Link {
     }
 
     /// The peer has left it for a reason that we do not see: its time counts anew.
-    pub const fn doubt(&mut self, now_ns: u64) {
+    pub const fn restart_failback_timer(&mut self, now_ns: u64) {
         if self.usable_since_ns.is_some() {
             self.usable_since_ns = Some(now_ns);
         }

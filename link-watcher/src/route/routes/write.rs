@@ -27,12 +27,12 @@ impl<K: RouteKernel> Routes<K> {
                 **other != id && group.held.contains_key(&key) && !group.wanted.routes.contains_key(&key)
             });
             let Some((_, giver)) = giver else { continue };
-            let (egress, doubtful) = (giver.held.get(&key).cloned(), giver.doubtful.contains(&key));
+            let (egress, unverified) = (giver.held.get(&key).cloned(), giver.unverified.contains(&key));
             forget(giver, &key);
             let (Some(egress), Some(group)) = (egress, self.groups.get_mut(&id)) else { continue };
             group.held.insert(key, egress);
-            if doubtful {
-                group.doubtful.insert(key);
+            if unverified {
+                group.unverified.insert(key);
             }
         }
     }
@@ -83,7 +83,7 @@ impl<K: RouteKernel> Routes<K> {
                 // Replacing would change the first one, which is not ours.
                 let former = Route { key: route.key, egress: former.clone() };
                 changes.extend([Change::Append(route), Change::Delete(former)]);
-            } else if held && !group.doubtful.contains(&route.key) {
+            } else if held && !group.unverified.contains(&route.key) {
                 changes.push(Change::Replace(route));
             } else {
                 changes.push(Change::Create(route));
@@ -110,7 +110,7 @@ impl<K: RouteKernel> Routes<K> {
                     // What was carried out is unknown: look, soon.
                     if let Some(group) = self.groups.get_mut(&id) {
                         group.unsure.extend(chunk.iter().map(|change| change.route().key));
-                        group.doubtful.extend(chunk.iter().map(|change| change.route().key));
+                        group.unverified.extend(chunk.iter().map(|change| change.route().key));
                     }
                     self.due(now_ns + RETRY_NS / 10);
                     return Err(format!("{} route messages: {error}", chunk.len()));
@@ -123,7 +123,7 @@ impl<K: RouteKernel> Routes<K> {
                     (Change::Create(_) | Change::Replace(_) | Change::Append(_), Ok(())) => {
                         group.held.insert(route.key, route.egress.clone());
                         group.orphans.remove(&route.key);
-                        group.doubtful.remove(&route.key);
+                        group.unverified.remove(&route.key);
                     }
                     (Change::Create(_), Err(error)) if error.errno == libc::EEXIST => {
                         occupied.insert(route.key);
@@ -176,7 +176,7 @@ impl<K: RouteKernel> Routes<K> {
         }
         let mut again = found.len() < unknown.len();
         for route in found {
-            group.doubtful.remove(&route.key);
+            group.unverified.remove(&route.key);
             if group.recognises(&route) {
                 group.held.remove(&route.key);
                 group.hold(&route);
@@ -203,5 +203,5 @@ fn forget_this(group: &mut Group, route: &Route) {
 fn forget(group: &mut Group, key: &RouteKey) {
     group.held.remove(key);
     group.orphans.remove(key);
-    group.doubtful.remove(key);
+    group.unverified.remove(key);
 }

@@ -315,7 +315,7 @@ impl Group {
     }
 
     /// Tables are to be read.
-    pub(super) fn doubt(&mut self, which: impl Fn(&Slot) -> bool) {
+    pub(super) fn mark_unread(&mut self, which: impl Fn(&Slot) -> bool) {
         self.slots.values_mut().filter(|slot| which(slot)).for_each(|slot| slot.progress = Progress::Unread);
     }
 

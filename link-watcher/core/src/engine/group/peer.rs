@@ -109,7 +109,7 @@ impl Group {
         }
         for id in self.active.clone() {
             if let Some(link) = self.link_mut(id) {
-                link.doubt(now_ns);
+                link.restart_failback_timer(now_ns);
             }
         }
         // The next choice starts from there.
