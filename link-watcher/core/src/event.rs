@@ -143,11 +143,11 @@ pub enum Event {
         until_ns: u64,
     },
     /// What the peer says of the link has changed.
-    Peer {
+    RemoteState {
         /// Link.
         link: LinkId,
         /// What it says now.
-        said: RemoteState,
+        state: RemoteState,
     },
     /// The interface has changed.
     Device {
@@ -308,7 +308,7 @@ pub enum Action {
         /// Link.
         link: LinkId,
         /// What.
-        said: LocalState,
+        state: LocalState,
     },
     /// Send the group's traffic there.
     Route {

@@ -77,8 +77,8 @@ impl World {
         self.event(Event::Probed { link, health, why: "nobody answers".to_owned(), last_good_ns: 0 });
     }
 
-    fn peer(&mut self, link: LinkId, said: RemoteState) {
-        self.event(Event::Peer { link, said: RemoteState { instance: 9, ..said } });
+    fn peer(&mut self, link: LinkId, remote: RemoteState) {
+        self.event(Event::RemoteState { link, state: RemoteState { instance: 9, ..remote } });
     }
 
     fn configure(&mut self, orders: StandingOrders) {

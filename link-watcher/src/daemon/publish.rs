@@ -37,7 +37,7 @@ impl Causes {
     }
 
     /// The peer has said something of a link; its own failure, if there is one, says more.
-    pub(super) fn said(&mut self, link: LinkId, cause: Cause) {
+    pub(super) fn remote_changed(&mut self, link: LinkId, cause: Cause) {
         self.by_link.entry(link).or_insert(cause);
     }
 
@@ -211,9 +211,9 @@ mod tests {
     #[test]
     fn a_failure_of_the_link_that_was_left_is_the_cause() {
         let mut causes = Causes::default();
-        causes.said(LinkId(1), at(10));
+        causes.remote_changed(LinkId(1), at(10));
         causes.failed(LinkId(0), at(20));
-        causes.said(LinkId(0), at(30));
+        causes.remote_changed(LinkId(0), at(30));
         let cause = |from: &[u32], to: &[u32]| {
             let links = |ids: &[u32]| ids.iter().map(|id| LinkId(*id)).collect::<Vec<_>>();
             causes.cause(&links(from), &links(to)).map(|cause| cause.received_ns)

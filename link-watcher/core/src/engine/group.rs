@@ -60,7 +60,7 @@ pub(super) struct Group {
     /// What has happened since the last choice, for the log.
     why: Option<String>,
     plan: Option<Plan>,
-    said: Vec<(LinkId, LocalState)>,
+    advertised: Vec<(LinkId, LocalState)>,
     /// When it was last brought up to now: what is due later is still to be done.
     decided_ns: u64,
 }
@@ -94,7 +94,7 @@ impl Group {
             waits: false,
             why: None,
             plan: None,
-            said: Vec::new(),
+            advertised: Vec::new(),
             decided_ns: now_ns,
             spec,
         };
@@ -139,7 +139,7 @@ impl Group {
         let links: BTreeSet<LinkId> = self.links.iter().map(|link| link.spec.id).collect();
         self.active.retain(|id| links.contains(id));
         self.carried.retain(|id| links.contains(id));
-        self.said.retain(|(id, _)| links.contains(id));
+        self.advertised.retain(|(id, _)| links.contains(id));
         self.pending_verdicts.retain(|id, _| links.contains(id));
         self.stop.retain(|id| links.contains(&id));
         if let Some((_, chosen)) = &mut self.clients_choice {
@@ -266,7 +266,7 @@ impl Group {
             self.epoch = self.epoch.wrapping_add(1);
             self.followed_epoch = None;
         }
-        self.say(actions);
+        self.advertise(actions);
         self.plan(now_ns, actions);
         if self.active != self.carried {
             let from = std::mem::replace(&mut self.carried, self.active.clone());

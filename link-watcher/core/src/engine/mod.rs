@@ -74,8 +74,8 @@ impl Engine {
                 self.with(link, |group, actions| group.probed(now_ns, link, verdict, last_good_ns, actions));
             }
             Event::VerdictPending { link, until_ns } => self.with(link, |group, _| group.await_verdict(link, until_ns)),
-            Event::Peer { link, said } => {
-                self.with(link, |group, actions| group.peer_said(now_ns, link, said, actions))
+            Event::RemoteState { link, state } => {
+                self.with(link, |group, actions| group.on_remote_state(now_ns, link, state, actions))
             }
             Event::Device { link, device } => {
                 self.with(link, |group, actions| group.device(now_ns, link, device, actions));
@@ -164,7 +164,7 @@ impl Engine {
                 Some(group) => group.reconfigure(now_ns, spec, &mut self.actions),
                 None => {
                     let mut group = Group::new(spec, self.epoch, now_ns);
-                    group.say(&mut self.actions);
+                    group.advertise(&mut self.actions);
                     self.groups.insert(group.id(), group);
                 }
             }

@@ -189,13 +189,13 @@ impl Link {
     pub fn on_peer(
         &mut self,
         now_ns: u64,
-        said: RemoteState,
+        remote: RemoteState,
         hold_up_ns: u64,
     ) -> (Option<RemoteState>, Option<StateChange>) {
-        let before = self.peer.replace(said);
-        let complains = !said.hears && before.is_some_and(|before| before.hears);
+        let before = self.peer.replace(remote);
+        let complains = !remote.hears && before.is_some_and(|before| before.hears);
         self.unheard |= complains;
-        if said.hears && std::mem::take(&mut self.unheard) {
+        if remote.hears && std::mem::take(&mut self.unheard) {
             self.hold_until_ns = self.hold_until_ns.max(now_ns + hold_up_ns);
         }
         let flaps = complains && self.verdict == LinkVerdict::Up && self.flap(now_ns);

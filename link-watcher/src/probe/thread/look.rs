@@ -98,9 +98,9 @@ impl Thread {
         // Before an echo its session and view are those of an earlier time.
         if state.last_echo_ns.load(Relaxed) != 0 {
             let peer = Party::unpack(state.peer.load(Relaxed));
-            let said = RemoteState::heard(peer, View::unpack(state.peer_view.load(Relaxed)));
-            if probed.told.replace(said) != Some(said) {
-                self.outbox.push(Report::LocalState { link: id, said, woke_ns: self.woke_ns });
+            let remote = RemoteState::heard(peer, View::unpack(state.peer_view.load(Relaxed)));
+            if probed.told.replace(remote) != Some(remote) {
+                self.outbox.push(Report::RemoteState { link: id, state: remote, woke_ns: self.woke_ns });
             }
         }
         let ethernet = origin(state).0;

@@ -6,20 +6,22 @@ use super::{Group, restart::PLANNED_STOP_SECONDS};
 use crate::event::{Action, LinkId, LinkVerdict, LocalState, RemoteState, Role, TransitionKind};
 
 impl Group {
-    pub(in crate::engine) fn peer_said(
+    pub(in crate::engine) fn on_remote_state(
         &mut self,
         now_ns: u64,
         id: LinkId,
-        said: RemoteState,
+        remote: RemoteState,
         actions: &mut Vec<Action>,
     ) {
         let hold_up_ns = self.spec.hold_up_ns;
-        let Some((before, turn)) = self.link_mut(id).map(|link| link.on_peer(now_ns, said, hold_up_ns)) else { return };
-        let is_another = self.peer_instance != Some(said.instance);
-        self.hear_of_stop(now_ns, said, is_another);
-        if is_another && before.map(|before| before.instance) != Some(said.instance) {
+        let Some((before, turn)) = self.link_mut(id).map(|link| link.on_peer(now_ns, remote, hold_up_ns)) else {
+            return;
+        };
+        let is_another = self.peer_instance != Some(remote.instance);
+        self.hear_of_stop(now_ns, remote, is_another);
+        if is_another && before.map(|before| before.instance) != Some(remote.instance) {
             // They are learned from fresh echoes only, so the newest is the one in force.
-            if self.peer_instance.replace(said.instance).is_some() {
+            if self.peer_instance.replace(remote.instance).is_some() {
                 self.tell(
                     now_ns,
                     None,
@@ -33,20 +35,20 @@ impl Group {
         }
         self.hear_silence(now_ns, actions);
         self.report_state_change(now_ns, id, turn, actions);
-        if before.is_some_and(|before| before.hears) && !said.hears {
+        if before.is_some_and(|before| before.hears) && !remote.hears {
             self.note_cause(id, format!("{}: the peer does not hear us on it any more", self.name(id)));
-        } else if said.drained && !before.is_some_and(|before| before.drained) {
+        } else if remote.drained && !before.is_some_and(|before| before.drained) {
             self.note_cause(id, format!("{}: drained by the peer", self.name(id)));
-        } else if self.spec.role == Some(Role::Server) && said.active {
+        } else if self.spec.role == Some(Role::Server) && remote.active {
             self.note_cause(id, "the client chose it".to_owned());
         }
-        if self.spec.role == Some(Role::Client) && older(self.epoch, said.epoch) {
+        if self.spec.role == Some(Role::Client) && older(self.epoch, remote.epoch) {
             // It still follows our life before the start, when the clock that our first epoch came from was ahead. Of a
             // session's words those with a lower epoch count as overtaken, so ours must be the highest again.
-            self.epoch = said.epoch.wrapping_add(1);
+            self.epoch = remote.epoch.wrapping_add(1);
             self.followed_epoch = None;
         }
-        if self.spec.role == Some(Role::Client) && self.server_left(id, said) {
+        if self.spec.role == Some(Role::Client) && self.server_left(id, remote) {
             let why = match self.active.is_empty() {
                 true => format!("the server sends by {} already", self.name(id)),
                 false => format!("the server has left {}", self.names(&self.active)),
@@ -63,9 +65,9 @@ impl Group {
             .links
             .iter()
             .filter(|link| matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Degraded | LinkVerdict::Starting));
-        let said = answering.filter_map(|link| link.peer).filter(|peer| Some(peer.instance) == self.peer_instance);
+        let remotes = answering.filter_map(|link| link.peer).filter(|peer| Some(peer.instance) == self.peer_instance);
         // One link on which it lives is enough.
-        let (silence_seconds, restarting) = said
+        let (silence_seconds, restarting) = remotes
             .map(|peer| (peer.silence_seconds, peer.restarting))
             .min()
             .unwrap_or((self.peer_silence_seconds, false));
@@ -88,15 +90,15 @@ impl Group {
 
     /// Whether the server, which had followed the present choice, now sends its traffic elsewhere: it does so only
     /// when it finds all of the choice dead.
-    fn server_left(&mut self, id: LinkId, said: RemoteState) -> bool {
-        if !said.active || said.epoch != self.epoch || Some(said.instance) != self.peer_instance {
+    fn server_left(&mut self, id: LinkId, remote: RemoteState) -> bool {
+        if !remote.active || remote.epoch != self.epoch || Some(remote.instance) != self.peer_instance {
             return false;
         }
         if self.active.contains(&id) {
-            self.followed_epoch = Some(said.epoch);
+            self.followed_epoch = Some(remote.epoch);
             return false;
         }
-        self.followed_epoch == Some(said.epoch)
+        self.followed_epoch == Some(remote.epoch)
     }
 
     /// Leaves the links that the server has left, as if they had failed, in favour of the one that it took.
@@ -117,13 +119,13 @@ impl Group {
     }
 
     /// Says on each link what has changed.
-    pub(in crate::engine) fn say(&mut self, actions: &mut Vec<Action>) {
+    pub(in crate::engine) fn advertise(&mut self, actions: &mut Vec<Action>) {
         if self.spec.role.is_none() {
             return;
         }
         for (rank, id) in self.preference().into_iter().enumerate() {
             let Some(link) = self.link(id) else { continue };
-            let said = LocalState {
+            let state = LocalState {
                 epoch: self.epoch,
                 rank: u16::try_from(rank).unwrap_or(u16::MAX),
                 active: self.active.contains(&id),
@@ -131,12 +133,12 @@ impl Group {
                 // No verdict yet is no complaint: a restart must not look like a deaf peer.
                 hears: !matches!(link.verdict(), LinkVerdict::Down | LinkVerdict::Absent),
             };
-            match self.said.iter_mut().find(|(known, _)| *known == id) {
-                Some((_, before)) if *before == said => continue,
-                Some((_, before)) => *before = said,
-                None => self.said.push((id, said)),
+            match self.advertised.iter_mut().find(|(known, _)| *known == id) {
+                Some((_, before)) if *before == state => continue,
+                Some((_, before)) => *before = state,
+                None => self.advertised.push((id, state)),
             }
-            actions.push(Action::Advertise { link: id, said });
+            actions.push(Action::Advertise { link: id, state });
         }
     }
 
@@ -146,9 +148,9 @@ impl Group {
     }
 
     /// What the peer says of a link; of one that it has said nothing on, what its daemon says at its start.
-    pub(in crate::engine) fn said_by_peer(&self, id: LinkId) -> RemoteState {
+    pub(in crate::engine) fn remote_state(&self, id: LinkId) -> RemoteState {
         let elsewhere = || self.links.iter().find_map(|link| link.peer);
-        let fresh = |said: RemoteState| RemoteState { active: false, drained: false, ..said };
+        let fresh = |remote: RemoteState| RemoteState { active: false, drained: false, ..remote };
         self.link(id).and_then(|link| link.peer).or_else(|| elsewhere().map(fresh)).unwrap_or_default()
     }
 }
