@@ -124,8 +124,8 @@ pub(super) struct Fight {
 /// Why routes are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// Somebody wants something else.
-    Wish,
+    /// Something else is wanted.
+    Request,
     /// Something is not as it was: fights wait for their time.
     Repair,
 }
@@ -225,7 +225,7 @@ impl<K: RouteKernel> Routes<K> {
                 group.wanted = Wanted::default();
                 group.orphans.clear();
             }
-            match self.sync(now_ns, *id, Cause::Wish).await {
+            match self.sync(now_ns, *id, Cause::Request).await {
                 Ok(written) => report.written += written,
                 Err(error) => report.error = Some(error),
             }
@@ -297,7 +297,7 @@ impl<K: RouteKernel> RouteSink for Routes<K> {
         if fewer {
             self.prune();
         }
-        let result = self.sync(now_ns, group, Cause::Wish).await;
+        let result = self.sync(now_ns, group, Cause::Request).await;
         if !self.failed.is_empty() {
             self.due(now_ns + RETRY_NS);
         }

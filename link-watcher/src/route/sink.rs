@@ -179,7 +179,7 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
         }
         let Some(served) = self.groups.get(&id) else { return Report::default() };
         // Only what concerns the routes, so that a failover changes nothing here.
-        let wish = GroupRoutes {
+        let referring = GroupRoutes {
             active: Vec::new(),
             backups: Vec::new(),
             links: Vec::new(),
@@ -188,16 +188,16 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
         };
         // Never by comparing lists, which may be long: the same one again costs the back-end of routes nothing but time.
         let same = |carried: &GroupRoutes| {
-            let place = |wish: &GroupRoutes| (wish.table, wish.metric, wish.range, wish.objects);
-            Arc::ptr_eq(&carried.prefixes, &wish.prefixes) && place(carried) == place(&wish)
+            let place = |routes: &GroupRoutes| (routes.table, routes.metric, routes.range, routes.objects);
+            Arc::ptr_eq(&carried.prefixes, &referring.prefixes) && place(carried) == place(&referring)
         };
         if served.carried.as_ref().is_some_and(same) {
             return Report { written: 0, ..served.report.clone() };
         }
-        let report = self.routes.apply(now_ns, id, &wish).await;
+        let report = self.routes.apply(now_ns, id, &referring).await;
         let report = self.explain(id, report);
         if let Some(served) = self.groups.get_mut(&id) {
-            (served.carried, served.report) = (Some(wish), report.clone());
+            (served.carried, served.report) = (Some(referring), report.clone());
         }
         report
     }

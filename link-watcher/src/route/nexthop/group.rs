@@ -103,7 +103,7 @@ impl Group {
         [Family::V4, Family::V6].into_iter().any(|family| self.group_id(family) == id)
     }
 
-    /// Takes a new wish.
+    /// Takes in what is wanted from now on.
     pub(super) fn want(&mut self, desired: &GroupRoutes) {
         if !Arc::ptr_eq(&self.prefixes, &desired.prefixes) {
             self.prefixes = Arc::clone(&desired.prefixes);

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::{
     Claim, GAP_NS, MAX_LINKS,
     foreign::{Best, Foreign},
-    slot::{Progress, Slot, Standing},
+    slot::{EntryState, Progress, Slot},
     way_of,
 };
 use crate::{
@@ -250,7 +250,7 @@ impl Group {
 
     /// Whether anything stands at this place of the list in any table.
     fn stands_anywhere(&self, at: usize) -> bool {
-        self.slots.values().any(|slot| slot.standing[at] != Standing::Nothing)
+        self.slots.values().any(|slot| slot.standing[at] != EntryState::Nothing)
     }
 
     /// What stands in some table though nothing wants it, in order.
@@ -276,7 +276,7 @@ impl Group {
             from.push(old.next_if(|at| self.list[*at] == prefix));
         }
         for slot in self.slots.values_mut() {
-            slot.standing = from.iter().map(|at| at.map_or(Standing::Nothing, |at| slot.standing[at])).collect();
+            slot.standing = from.iter().map(|at| at.map_or(EntryState::Nothing, |at| slot.standing[at])).collect();
             slot.full = false;
             slot.restart();
         }
@@ -331,10 +331,10 @@ impl Group {
                 }
             }
             (RouteChange::Removed, Some(false), Ok(at)) if event.route.protocol == PROTOCOL => {
-                if slot.standing[at] != Standing::Ours {
+                if slot.standing[at] != EntryState::Ours {
                     return false;
                 }
-                slot.set(at, Standing::Nothing);
+                slot.set(at, EntryState::Nothing);
                 slot.full = false;
             }
             _ => slot.progress = Progress::Unread,
@@ -434,11 +434,11 @@ impl Group {
                     refused.extend(prefixes.map(|prefix| Refusal { prefix, why: why.clone() }));
                 }
                 Some(slot) if (slot.full || slot.complete()) && slot.count < self.wanted => {
-                    let missing = of_family.filter(|(at, _)| slot.standing[*at] != Standing::Ours).take(REFUSALS_MAX);
+                    let missing = of_family.filter(|(at, _)| slot.standing[*at] != EntryState::Ours).take(REFUSALS_MAX);
                     refused.extend(missing.map(|(at, (prefix, _))| {
                         let why = match (slot.standing[at], &slot.error) {
                             _ if !slot.serves(prefix) => Why::NoNexthop,
-                            (Standing::Foreign, _) => Why::Foreign(None),
+                            (EntryState::Foreign, _) => Why::Foreign(None),
                             (_, Some(error)) => Why::Kernel(error.clone()),
                             (_, None) => Why::Waiting,
                         };

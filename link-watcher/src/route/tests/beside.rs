@@ -13,7 +13,7 @@ fn leads(kernel: &FakeKernel, key: &RouteKey) -> Option<Egress> {
 #[test]
 fn a_route_put_before_ours_and_removed_again_hinders_no_failover() {
     let (kernel, mut routes) = pair();
-    run(routes.apply(0, GROUP, &wish(1, &[1], &[])));
+    run(routes.apply(0, GROUP, &group_routes(1, &[1], &[])));
     kernel.foreign_prepend(unreachable(key(0, 0)));
     let notices = run_due(&kernel, &mut routes, SECOND);
     assert!(matches!(notices[..], [Notice::Taken { protocol: 3, .. }]), "{notices:?}");
@@ -21,7 +21,7 @@ fn a_route_put_before_ours_and_removed_again_hinders_no_failover() {
     // Ours is moved behind it, without a look at the table and in one exchange; theirs stays.
     let looked = kernel.state().lookups;
     kernel.state().calls.clear();
-    run(routes.apply(2 * SECOND, GROUP, &wish(1, &[2], &[])));
+    run(routes.apply(2 * SECOND, GROUP, &group_routes(1, &[2], &[])));
     assert_eq!(kernel.state().lookups, looked);
     assert_eq!(kernel.state().calls.len(), 1);
     let standing: Vec<FoundRoute> = kernel.state().all(&key(0, 0)).into_iter().cloned().collect();
@@ -31,7 +31,7 @@ fn a_route_put_before_ours_and_removed_again_hinders_no_failover() {
     kernel.foreign_delete(&key(0, 0));
     run_due(&kernel, &mut routes, 3 * SECOND);
     assert_eq!(routes.report(GROUP).installed, 1);
-    run(routes.apply(3 * SECOND, GROUP, &wish(1, &[1], &[])));
+    run(routes.apply(3 * SECOND, GROUP, &group_routes(1, &[1], &[])));
     assert_eq!(leads(&kernel, &key(0, 0)), Some(Egress::Nexthops(vec![hop(1)])));
     assert!(kernel.state().behind[&key(0, 0)].is_empty());
 }
@@ -39,7 +39,7 @@ fn a_route_put_before_ours_and_removed_again_hinders_no_failover() {
 #[test]
 fn a_foreign_route_that_came_and_went_unseen_is_forgotten() {
     let (kernel, mut routes) = pair();
-    run(routes.apply(0, GROUP, &wish(1, &[1], &[])));
+    run(routes.apply(0, GROUP, &group_routes(1, &[1], &[])));
     kernel.foreign_prepend(unreachable(key(0, 0)));
     // The filter does not know yet that the removal matters.
     kernel.foreign_delete(&key(0, 0));
@@ -51,14 +51,14 @@ fn a_foreign_route_that_came_and_went_unseen_is_forgotten() {
 #[test]
 fn two_foreign_routes_before_ours_stay_both() {
     let (kernel, mut routes) = pair();
-    run(routes.apply(0, GROUP, &wish(1, &[1], &[])));
+    run(routes.apply(0, GROUP, &group_routes(1, &[1], &[])));
     kernel.foreign_prepend(foreign(key(0, 0), 4));
     kernel.foreign_prepend(unreachable(key(0, 0)));
     run_due(&kernel, &mut routes, SECOND);
     kernel.foreign_delete(&key(0, 0));
     run_due(&kernel, &mut routes, 3 * SECOND);
     assert_eq!(routes.report(GROUP).refused[0].why, Why::Foreign(Some(4)));
-    run(routes.apply(3 * SECOND, GROUP, &wish(1, &[2], &[])));
+    run(routes.apply(3 * SECOND, GROUP, &group_routes(1, &[2], &[])));
     assert_eq!(kernel.state().routes[&key(0, 0)], foreign(key(0, 0), 4));
     kernel.foreign_delete(&key(0, 0));
     run_due(&kernel, &mut routes, 5 * SECOND);
@@ -69,7 +69,7 @@ fn two_foreign_routes_before_ours_stay_both() {
 #[test]
 fn ours_is_back_when_the_route_that_replaced_it_goes() {
     let (kernel, mut routes) = pair();
-    run(routes.apply(0, GROUP, &wish(2, &[1], &[])));
+    run(routes.apply(0, GROUP, &group_routes(2, &[1], &[])));
     kernel.foreign_write(foreign(key(0, 0), 16));
     run_due(&kernel, &mut routes, SECOND);
     assert_eq!(routes.report(GROUP).refused[0].why, Why::Foreign(Some(16)));
@@ -94,7 +94,7 @@ fn ours_is_back_when_the_route_that_replaced_it_goes() {
 #[test]
 fn a_route_that_somebody_keeps_removing_counts_as_missing_while_it_is() {
     let (kernel, mut routes) = pair();
-    run(routes.apply(0, GROUP, &wish(2, &[1], &[2])));
+    run(routes.apply(0, GROUP, &group_routes(2, &[1], &[2])));
     let mut missing = 0;
     for i in 0..200 {
         let now_ns = SECOND + i * SECOND / 10;
