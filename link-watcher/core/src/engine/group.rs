@@ -162,8 +162,8 @@ impl Group {
     pub(super) fn alive(&mut self, now_ns: u64, id: LinkId, actions: &mut Vec<Action>) {
         self.stop.forget(id);
         let hold_up_ns = self.spec.hold_up_ns;
-        let turn = self.link_mut(id).and_then(|link| link.on_alive(now_ns, hold_up_ns));
-        self.report_state_change(now_ns, id, turn, actions);
+        let change = self.link_mut(id).and_then(|link| link.on_alive(now_ns, hold_up_ns));
+        self.report_state_change(now_ns, id, change, actions);
     }
 
     pub(super) fn probed(
@@ -176,8 +176,8 @@ impl Group {
     ) {
         self.pending_verdicts.remove(&id);
         let hold_up_ns = self.spec.hold_up_ns;
-        let turn = self.link_mut(id).and_then(|link| link.on_probed(now_ns, health, why, last_good_ns, hold_up_ns));
-        self.report_state_change(now_ns, id, turn, actions);
+        let change = self.link_mut(id).and_then(|link| link.on_probed(now_ns, health, why, last_good_ns, hold_up_ns));
+        self.report_state_change(now_ns, id, change, actions);
     }
 
     pub(super) fn await_verdict(&mut self, id: LinkId, until_ns: u64) {
@@ -193,8 +193,8 @@ impl Group {
         actions: &mut Vec<Action>,
     ) {
         self.stop.forget(id);
-        let turn = self.link_mut(id).and_then(|link| link.on_impaired(now_ns, impairment, last_good_ns));
-        self.report_state_change(now_ns, id, turn, actions);
+        let change = self.link_mut(id).and_then(|link| link.on_impaired(now_ns, impairment, last_good_ns));
+        self.report_state_change(now_ns, id, change, actions);
     }
 
     pub(super) fn silent(&mut self, now_ns: u64, id: LinkId, last_good_ns: u64, actions: &mut Vec<Action>) {
@@ -205,8 +205,8 @@ impl Group {
 
     fn judge_silence(&mut self, now_ns: u64, id: LinkId, last_good_ns: u64, actions: &mut Vec<Action>) {
         let detection_ns = self.spec.detection_ns;
-        let turn = self.link_mut(id).and_then(|link| link.on_silent(now_ns, last_good_ns, detection_ns));
-        self.report_state_change(now_ns, id, turn, actions);
+        let change = self.link_mut(id).and_then(|link| link.on_silent(now_ns, last_good_ns, detection_ns));
+        self.report_state_change(now_ns, id, change, actions);
     }
 
     pub(super) fn device(&mut self, now_ns: u64, id: LinkId, device: Device, actions: &mut Vec<Action>) {
@@ -215,8 +215,8 @@ impl Group {
             self.stop.forget(id);
         }
         let hold_up_ns = self.spec.hold_up_ns;
-        let turn = self.link_mut(id).and_then(|link| link.on_device(now_ns, device, hold_up_ns));
-        self.report_state_change(now_ns, id, turn, actions);
+        let change = self.link_mut(id).and_then(|link| link.on_device(now_ns, device, hold_up_ns));
+        self.report_state_change(now_ns, id, change, actions);
     }
 
     /// When a link without a verdict is not waited for any more: one that can be probed has its first within an interval and
@@ -248,10 +248,10 @@ impl Group {
     pub(super) fn decide(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
         self.decided_ns = now_ns;
         self.judge_silent(now_ns, actions);
-        let turns: Vec<(LinkId, StateChange)> =
+        let changes: Vec<(LinkId, StateChange)> =
             self.links.iter_mut().filter_map(|link| Some((link.spec.id, link.advance(now_ns)?))).collect();
-        for (id, turn) in turns {
-            self.report_state_change(now_ns, id, Some(turn), actions);
+        for (id, change) in changes {
+            self.report_state_change(now_ns, id, Some(change), actions);
         }
         let choice = self.choice(now_ns);
         if self.waits_for_others(now_ns, &choice) {

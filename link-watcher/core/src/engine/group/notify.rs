@@ -11,11 +11,11 @@ impl Group {
         &mut self,
         now_ns: u64,
         id: LinkId,
-        turn: Option<StateChange>,
+        change: Option<StateChange>,
         actions: &mut Vec<Action>,
     ) {
         let last_good_ns = self.link(id).map_or(0, |link| link.last_good_ns);
-        let (what, why, last_good_ns) = match turn {
+        let (what, why, last_good_ns) = match change {
             None => return,
             Some(StateChange::Up) if self.spec.role.is_none() => {
                 (TransitionKind::LinkUp, "its targets answer".to_owned(), 0)

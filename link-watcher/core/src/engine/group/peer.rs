@@ -14,7 +14,7 @@ impl Group {
         actions: &mut Vec<Action>,
     ) {
         let hold_up_ns = self.spec.hold_up_ns;
-        let Some((before, turn)) = self.link_mut(id).map(|link| link.on_peer(now_ns, remote, hold_up_ns)) else {
+        let Some((before, change)) = self.link_mut(id).map(|link| link.on_peer(now_ns, remote, hold_up_ns)) else {
             return;
         };
         let is_another = self.peer_instance != Some(remote.instance);
@@ -34,7 +34,7 @@ impl Group {
             (self.fell_at_epoch, self.followed_epoch, self.clients_choice) = (None, None, None);
         }
         self.hear_silence(now_ns, actions);
-        self.report_state_change(now_ns, id, turn, actions);
+        self.report_state_change(now_ns, id, change, actions);
         if before.is_some_and(|before| before.hears) && !remote.hears {
             self.note_cause(id, format!("{}: the peer does not hear us on it any more", self.name(id)));
         } else if remote.drained && !before.is_some_and(|before| before.drained) {
