@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// Whether the kernel tells of every route when a group changes.
-pub(crate) const COMPAT_MODE: &str = "/proc/sys/net/ipv4/nexthop_compat_mode";
+pub const COMPAT_MODE: &str = "/proc/sys/net/ipv4/nexthop_compat_mode";
 /// What that means.
 pub(crate) const COMPAT_WARNING: &str = "net.ipv4.nexthop_compat_mode is 1: with each failover the kernel tells of every IPv4 route that refers to a nexthop \
      object, which takes 0.8 ms for 1,000";
