@@ -115,7 +115,7 @@ impl Life {
         let life = Self { routers, meter, places, head, server_head, known: Known::begin(backend), foreign };
         life.write(&life.known)?;
         life.routers.start_daemons()?;
-        life.settle(true)?;
+        life.wait_for_invariants(true)?;
         Ok(life)
     }
 
@@ -227,7 +227,7 @@ impl Life {
             self.foreign = foreign_routing(&self.routers.client)?;
         }
         self.known.note(step);
-        self.settle(true)
+        self.wait_for_invariants(true)
     }
 
     fn take_server_file(&self, known: &Known, how: ServerHow) -> Result<()> {
@@ -272,7 +272,7 @@ impl Life {
                 }
                 let back = || Ok(daemon.status()?["config"]["unconfirmed_until"].is_null().then_some(()));
                 self.routers.lab.wait_until("the former configuration to return", QUIET, back)?;
-                self.settle(false)?;
+                self.wait_for_invariants(false)?;
                 self.write(&self.known)?;
                 daemon.command(&["reload", "--force"])?;
             }
@@ -281,7 +281,7 @@ impl Life {
     }
 
     /// Waits until the invariants hold. `file`: the file is what runs.
-    fn settle(&self, file: bool) -> Result<()> {
+    fn wait_for_invariants(&self, file: bool) -> Result<()> {
         let mut broken = String::new();
         let holds = self.routers.lab.wait_until("the invariants to hold", QUIET, || {
             broken = self.broken(file)?;

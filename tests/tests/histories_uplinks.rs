@@ -79,7 +79,7 @@ impl Life {
         let mut life = Self { site, transport, known: Known::begin(start), crowd: None, foreign };
         life.write()?;
         life.site.daemon.start()?;
-        life.settle()?;
+        life.wait_for_invariants()?;
         Ok(life)
     }
 
@@ -166,7 +166,7 @@ impl Life {
         if !matches!(step, Step::File(..)) {
             self.known.note(step);
         }
-        self.settle()?;
+        self.wait_for_invariants()?;
         Ok(())
     }
 
@@ -199,7 +199,7 @@ impl Life {
     }
 
     /// Waits until the invariants hold, and opens the connections of the next step.
-    fn settle(&mut self) -> Result<()> {
+    fn wait_for_invariants(&mut self) -> Result<()> {
         let mut broken = String::new();
         let mut crowd = None;
         let holds = self.site.lab.wait_until("the invariants to hold", QUIET, || {

@@ -115,12 +115,12 @@ impl<'a> Middle<'a> {
         let back = random.usize(..newest.unwrap_or(MEMORY).min(memory.len()).max(1));
         let seen = memory.get(memory.len().checked_sub(1 + back)?)?;
         let wire = if random.bool() { seen.wire } else { random.usize(..self.templates.len()) };
-        let turned = random.u8(..10) == 0;
+        let reversed = random.u8(..10) == 0;
         let alive = self.truth.lock().unwrap()[wire].good;
         if wire == seen.wire && !alive && seen.at.elapsed() < OLD {
             return None;
         }
-        let direction = match (seen.direction, turned) {
+        let direction = match (seen.direction, reversed) {
             (Direction::ToServer, false) | (Direction::ToClient, true) => Direction::ToServer,
             _ => Direction::ToClient,
         };

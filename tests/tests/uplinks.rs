@@ -269,7 +269,7 @@ fn foreign(namespace: &Namespace) -> String {
 }
 
 /// Rules, routes, marks and sysctls as somebody else may have them.
-fn settle_others(router: &Namespace) {
+fn install_others(router: &Namespace) {
     router
         .command(
             &["nft", "-f", "-"],
@@ -325,7 +325,7 @@ fn what_others_have_stays_byte_for_byte() {
     let setup = SiteSetup { daemon_settings: "on-exit = \"remove\"\n".to_owned(), ..SiteSetup::default() };
     let site = Site::build(Lab::new().unwrap(), setup, &binary().unwrap()).unwrap();
     let router: &Arc<Namespace> = site.router.namespace();
-    settle_others(router);
+    install_others(router);
     let (before, sysctls_before) = (foreign(router), sysctls(router));
     assert!(before.contains("lost_marks") && before.contains("10.98.0.0/16") && before.contains("15000:"), "{before}");
     site.daemon.start().unwrap();

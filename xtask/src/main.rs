@@ -10,6 +10,7 @@
 mod apt;
 mod build;
 mod check;
+mod compare;
 mod dist;
 mod exec;
 mod files;
@@ -18,7 +19,6 @@ mod histories;
 mod install;
 mod lanes;
 mod linker;
-mod peers;
 mod privilege;
 mod project;
 mod run;
@@ -69,7 +69,7 @@ enum Task {
     },
     /// Set-up, build, and the benchmarks
     Bench {
-        /// Passed on to the benchmarks; `--peers` also installs the programs to compare with
+        /// Passed on to the benchmarks; `--compare` also installs the programs to compare with
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         args: Vec<OsString>,
     },

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use crate::privilege::Privilege;
 use crate::project::Project;
-use crate::{build, exec, peers, setup};
+use crate::{build, compare, exec, setup};
 
 /// What sysexits-like programs, link-watcher among them, say where a privilege is missing.
 const MISSING_PRIVILEGE: u8 = 77;
@@ -34,8 +34,8 @@ pub(crate) fn demo(project: &Project, args: &[OsString]) -> Result<ExitCode> {
 /// As the set-up and the build.
 pub(crate) fn bench(project: &Project, args: &[OsString]) -> Result<ExitCode> {
     setup::lab_tools(project)?;
-    if peers::wanted(args) {
-        peers::install();
+    if compare::wanted(args) {
+        compare::install();
     }
     let daemon = build::build(project)?;
     build::release(project, &["--package", "link-watcher-bench"])?;

@@ -13,7 +13,7 @@ use crate::dist::trial;
 use crate::lanes::{self, Counts, Lane};
 use crate::privilege::Privilege;
 use crate::project::Project;
-use crate::{build, dist, exec, peers, setup};
+use crate::{build, compare, dist, exec, setup};
 
 const PURE: &str = "1 pure: units, properties, simulation";
 const PROGRAM: &str = "2 the XDP program, by BPF_PROG_TEST_RUN";
@@ -35,7 +35,7 @@ const PROGRAM_PREFIX: &str = "bpf_";
 pub(crate) fn test(project: &Project, filter: Option<&str>) -> Result<ExitCode> {
     setup::lab_tools(project)?;
     setup::trial_tools();
-    peers::install();
+    compare::install();
     let daemon = build::build(project)?;
     let search_path = search_path(project)?;
     let privilege = Privilege::acquire("for network namespaces and BPF (lanes 2 and 3)");

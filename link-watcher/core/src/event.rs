@@ -136,18 +136,18 @@ pub enum Event {
     },
     /// Another verdict on an uplink may follow at once: what befalls several within one round is decided once, after all have been
     /// heard.
-    Doubted {
+    VerdictPending {
         /// Link.
         link: LinkId,
         /// When it has come, or will not, ns.
         until_ns: u64,
     },
     /// What the peer says of the link has changed.
-    Peer {
+    RemoteState {
         /// Link.
         link: LinkId,
         /// What it says now.
-        said: RemoteState,
+        state: RemoteState,
     },
     /// The interface has changed.
     Device {
@@ -308,7 +308,7 @@ pub enum Action {
         /// Link.
         link: LinkId,
         /// What.
-        said: LocalState,
+        state: LocalState,
     },
     /// Send the group's traffic there.
     Route {

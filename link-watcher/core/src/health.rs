@@ -24,6 +24,7 @@
 
 mod flaky;
 mod limits;
+mod round;
 mod target;
 mod verdict;
 mod window;
@@ -35,7 +36,6 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use self::window::{Measure, best};
 pub use self::{
     flaky::is_flaky,
     limits::{Degraded, Limits},
@@ -43,11 +43,10 @@ pub use self::{
     verdict::{Down, Figures, Verdict},
 };
 pub(crate) use self::{limits::Shares, window::Window};
-
-/// How often one target is asked in one round.
-const ASKS_A_ROUND: u32 = 2;
-/// Rounds for which a target comes last after a probe without answer.
-const SUSPECT_ROUNDS: u64 = 10;
+use self::{
+    round::{InFlight, Round},
+    window::{Measure, best},
+};
 /// Probes that a target must have had before its figures count against a threshold.
 const LEAST_PROBES: usize = 10;
 
@@ -133,7 +132,7 @@ pub enum Event {
     /// The probe could not leave: no address, no route. That is no loss.
     Unsent(ProbeId),
     /// So many replies to established connections have come in by this uplink. Only wanted while
-    /// [`Health::doubts`].
+    /// [`Health::wants_replies`].
     Replies(u64),
     /// The uplink has a new interface or address: what is in flight proves nothing.
     Moved,
@@ -183,53 +182,6 @@ struct Target {
     suspect_until: u64,
     /// It is flaky by itself.
     flaky: bool,
-}
-
-#[derive(Debug)]
-struct InFlight {
-    target: usize,
-    sent_ns: u64,
-    round: u64,
-}
-
-/// A round that is not decided.
-#[derive(Debug)]
-struct Round {
-    number: u64,
-    start_ns: u64,
-    /// In the order in which they are asked.
-    asked: Vec<Asked>,
-}
-
-/// A target in a round.
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    target: usize,
-    asks: u32,
-    last_ns: u64,
-    failed: bool,
-    answered: bool,
-}
-
-impl Asked {
-    /// It may still answer as quickly as usual.
-    const fn is_promising(&self, now_ns: u64, patience_ns: u64) -> bool {
-        self.asks > 0 && !self.answered && !self.failed && now_ns < self.last_ns + patience_ns
-    }
-
-    const fn may_be_asked(&self, now_ns: u64, patience_ns: u64) -> bool {
-        !self.answered && (self.asks == 0 || self.asks < ASKS_A_ROUND && now_ns >= self.last_ns + patience_ns)
-    }
-}
-
-impl Round {
-    fn answered(&self) -> usize {
-        self.asked.iter().filter(|asked| asked.answered).count()
-    }
-
-    fn find(&mut self, target: usize) -> Option<&mut Asked> {
-        self.asked.iter_mut().find(|asked| asked.target == target)
-    }
 }
 
 /// Replies to established connections, seen while targets are silent.
@@ -351,7 +303,7 @@ impl Health {
     }
 
     /// Targets are silent: [`Event::Replies`] is wanted before each [`Health::poll`].
-    pub fn doubts(&self) -> bool {
+    pub fn wants_replies(&self) -> bool {
         let asked_for_more = |round: &Round| round.asked.iter().filter(|asked| asked.asks > 0).count();
         self.bad_in_a_row > 0 || self.round.as_ref().is_some_and(|round| asked_for_more(round) > self.spec.required)
     }
@@ -362,7 +314,7 @@ impl Health {
         let begun = self.round.as_ref();
         let changes = match self.verdict {
             Some(Verdict::Down(_)) => self.good_in_a_row > 0 && self.good_in_a_row + 1 >= self.spec.rise,
-            _ if self.doubts() => self.bad_in_a_row + 1 >= self.spec.fall,
+            _ if self.wants_replies() => self.bad_in_a_row + 1 >= self.spec.fall,
             Some(Verdict::Degraded(_)) => self.calm_in_a_row > 0 && self.calm_in_a_row + 1 >= self.spec.rise,
             _ => false,
         };
@@ -384,28 +336,6 @@ impl Health {
             last_good_ns: self.last_good_ns,
             good_since_ns: self.good_since_ns,
         }
-    }
-
-    /// The part of its round that a probe has, if that round is not decided.
-    fn asked_now(&mut self, in_flight: &InFlight) -> Option<&mut Asked> {
-        self.round.as_mut().filter(|round| round.number == in_flight.round)?.find(in_flight.target)
-    }
-
-    fn unanswered(&mut self, in_flight: &InFlight) {
-        self.targets[in_flight.target].suspect_until = self.rounds + SUSPECT_ROUNDS;
-        if let Some(asked) = self.asked_now(in_flight) {
-            asked.failed = true;
-        }
-    }
-
-    fn lost(&mut self, in_flight: &InFlight) {
-        // An outage is told by its bad rounds. It must not be held against the uplink once more, as loss, after its end.
-        let works = matches!(self.verdict, Some(Verdict::Up | Verdict::Degraded(_))) || self.good_in_a_row > 0;
-        // Nor must a probe from then that runs out only now.
-        if works && self.alive_from_ns.is_some_and(|from_ns| in_flight.sent_ns >= from_ns) {
-            self.targets[in_flight.target].window.push(None);
-        }
-        self.unanswered(in_flight);
     }
 
     /// Whether it is called so late that answers may wait unread, or were never possible.
@@ -445,49 +375,6 @@ impl Health {
         self.in_flight.clear();
         self.round = None;
         self.next_round_ns = now_ns;
-    }
-
-    fn begin(&mut self, now_ns: u64) {
-        self.rounds += 1;
-        let mut order: Vec<usize> = (0..self.targets.len()).collect();
-        self.random.shuffle(&mut order);
-        // Stable: it stays shuffled among the equal.
-        order.sort_by_key(|&target| self.targets[target].suspect_until >= self.rounds);
-        let asked =
-            order.into_iter().map(|target| Asked { target, asks: 0, last_ns: 0, failed: false, answered: false });
-        self.round = Some(Round { number: self.rounds, start_ns: now_ns, asked: asked.collect() });
-        // Rounds keep their grid, as long as they are punctual.
-        let on_grid_ns = self.next_round_ns + self.spec.interval_ns;
-        let late = now_ns > self.next_round_ns + self.spec.timeout_ns / 4;
-        self.next_round_ns = if late { now_ns + self.spec.interval_ns } else { on_grid_ns.max(now_ns + 1) };
-    }
-
-    /// Asks as many targets as are needed for `required` answers, counting on those that may still answer soon.
-    fn ask(&mut self, now_ns: u64) {
-        let patience_ns = self.patience_ns();
-        let Some(round) = &mut self.round else { return };
-        loop {
-            let promising = |asked: &&Asked| asked.answered || asked.is_promising(now_ns, patience_ns);
-            if round.asked.iter().filter(promising).count() >= self.spec.required {
-                return;
-            }
-            // Who was not asked yet comes first, else in the order of the round.
-            let candidates = round.asked.iter_mut().filter(|asked| asked.may_be_asked(now_ns, patience_ns));
-            let Some(next) = candidates.min_by_key(|asked| asked.asks) else { return };
-            (next.asks, next.last_ns, next.failed) = (next.asks + 1, now_ns, false);
-            let probe = ProbeId(self.probes);
-            self.probes += 1;
-            self.sent += 1;
-            self.in_flight.insert(probe, InFlight { target: next.target, sent_ns: now_ns, round: round.number });
-            self.actions.push(Action::Send { probe, target: next.target });
-        }
-    }
-
-    /// How long a target may be silent before the next one is asked, ns.
-    fn patience_ns(&self) -> u64 {
-        let timeout_ns = self.spec.timeout_ns;
-        let usual_ns = self.figures.rtt_ns.map_or(timeout_ns / 4, |rtt_ns| rtt_ns.saturating_mul(2));
-        usual_ns.clamp(timeout_ns / 8, timeout_ns / 2)
     }
 
     fn deadline(&self, now_ns: u64) -> u64 {

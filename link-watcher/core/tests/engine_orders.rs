@@ -61,7 +61,7 @@ impl World {
         let mut engine = Engine::new(1);
         engine.handle(S, Event::Configure(vec![spec(role, failback, orders)]));
         let mut world = Self { engine, now_ns: S, failback, role, plan: None };
-        world.settle();
+        world.run_engine();
         world
     }
 
@@ -77,8 +77,8 @@ impl World {
         self.event(Event::Probed { link, health, why: "nobody answers".to_owned(), last_good_ns: 0 });
     }
 
-    fn peer(&mut self, link: LinkId, said: RemoteState) {
-        self.event(Event::Peer { link, said: RemoteState { instance: 9, ..said } });
+    fn peer(&mut self, link: LinkId, remote: RemoteState) {
+        self.event(Event::RemoteState { link, state: RemoteState { instance: 9, ..remote } });
     }
 
     fn configure(&mut self, orders: StandingOrders) {

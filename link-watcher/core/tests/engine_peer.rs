@@ -68,8 +68,8 @@ impl World {
     /// The peer answers on a link, and hears us there.
     fn alive(&mut self, link: LinkId) {
         self.event(Event::Alive { link });
-        let said = RemoteState { instance: 7, hears: true, ..RemoteState::default() };
-        self.event(Event::Peer { link, said });
+        let remote = RemoteState { instance: 7, hears: true, ..RemoteState::default() };
+        self.event(Event::RemoteState { link, state: remote });
     }
 
     fn active(&self) -> Vec<LinkId> {
@@ -93,7 +93,7 @@ fn a_better_link_that_never_comes_to_a_verdict_is_waited_for_twice_the_detection
 fn a_link_that_carries_since_before_the_start_and_never_comes_to_a_verdict_is_left_for_one_that_works() {
     let mut world = World::new();
     world.engine.handle(world.now_ns, Event::Adopted { group: GroupId(0), links: vec![A] });
-    world.settle();
+    world.run_engine();
     world.alive(B);
     assert_eq!(world.active(), [A], "it gets the time to show that it works");
     world.pass_until(START_NS + 2 * DETECTION_NS);
@@ -104,8 +104,8 @@ fn a_link_that_carries_since_before_the_start_and_never_comes_to_a_verdict_is_le
 fn a_server_too_waits_for_a_better_link_that_may_answer_any_moment() {
     let mut world = World::of(Role::Server);
     world.event(Event::Alive { link: B });
-    let said = RemoteState { instance: 7, hears: true, rank: 1, ..RemoteState::default() };
-    world.event(Event::Peer { link: B, said });
+    let remote = RemoteState { instance: 7, hears: true, rank: 1, ..RemoteState::default() };
+    world.event(Event::RemoteState { link: B, state: remote });
     assert_eq!(world.active(), [], "a may answer any moment, and its client waits for it as well");
     world.pass_until(START_NS + 2 * DETECTION_NS);
     assert_eq!(world.active(), [B]);

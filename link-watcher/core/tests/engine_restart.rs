@@ -76,7 +76,7 @@ impl World {
     /// The peer's daemon of this instance says on both links whether it stops, or its kernel for how long it has been silent.
     fn says(&mut self, instance: u32, restarting: bool, silence_seconds: u8) {
         for link in [A, B] {
-            let said = RemoteState {
+            let remote = RemoteState {
                 instance,
                 session: instance,
                 hears: true,
@@ -84,7 +84,7 @@ impl World {
                 silence_seconds,
                 ..RemoteState::default()
             };
-            self.event(Event::Peer { link, said });
+            self.event(Event::RemoteState { link, state: remote });
         }
     }
 

@@ -64,7 +64,7 @@ impl World {
         for id in 0..uplinks.len() {
             world.engine.handle(S, Event::Device { link: LinkId(id as u32), device: Device::Ready });
         }
-        world.settle();
+        world.run_engine();
         world
     }
 
@@ -72,7 +72,7 @@ impl World {
         self.now_ns += S;
         let event = Event::Probed { link: LinkId(link), health, why: "it was said so".to_owned(), last_good_ns: 0 };
         self.engine.handle(self.now_ns, event);
-        self.settle();
+        self.run_engine();
     }
 
     fn active(&self) -> Vec<(u32, u32)> {
@@ -170,10 +170,10 @@ fn an_interface_that_comes_back_has_to_prove_itself() {
         (Device::NoCarrier, LinkVerdict::Down),
     ] {
         world.engine.handle(world.now_ns, Event::Device { link: LinkId(0), device });
-        world.settle();
+        world.run_engine();
         assert_eq!((world.active(), world.verdict(0)), (vec![(1, 1)], verdict));
         world.engine.handle(world.now_ns, Event::Device { link: LinkId(0), device: Device::Ready });
-        world.settle();
+        world.run_engine();
         assert_eq!(world.active(), [(1, 1)], "its probes have not risen again");
         world.probed(0, Health::Up);
         assert_eq!(world.active(), [(0, 1), (1, 1)]);
@@ -191,8 +191,8 @@ fn what_befalls_several_within_one_round_is_decided_once() {
     for health in [Health::Down, Health::Up] {
         for link in 0..3 {
             for other in link + 1..3 {
-                let doubted = Event::Doubted { link: LinkId(other), until_ns: world.now_ns + ROUND_NS };
-                world.engine.handle(world.now_ns, doubted);
+                let pending = Event::VerdictPending { link: LinkId(other), until_ns: world.now_ns + ROUND_NS };
+                world.engine.handle(world.now_ns, pending);
             }
             world.now_ns += ROUND_NS / 4;
             world.probed(link, health);
@@ -200,7 +200,7 @@ fn what_befalls_several_within_one_round_is_decided_once() {
         }
     }
     // One that falls alone is left at the end of the round that the others might have lost.
-    world.engine.handle(world.now_ns, Event::Doubted { link: LinkId(1), until_ns: world.now_ns + ROUND_NS });
+    world.engine.handle(world.now_ns, Event::VerdictPending { link: LinkId(1), until_ns: world.now_ns + ROUND_NS });
     world.probed(0, Health::Down);
     assert_eq!(world.active(), all);
     assert_eq!(world.engine.next_deadline(), Some(world.now_ns - S + ROUND_NS));
@@ -208,7 +208,7 @@ fn what_befalls_several_within_one_round_is_decided_once() {
     assert_eq!(world.active(), [(1, 1), (2, 1)]);
     // And an order waits for nothing.
     world.probed(0, Health::Up);
-    world.engine.handle(world.now_ns, Event::Doubted { link: LinkId(1), until_ns: world.now_ns + ROUND_NS });
+    world.engine.handle(world.now_ns, Event::VerdictPending { link: LinkId(1), until_ns: world.now_ns + ROUND_NS });
     world.command(Command::Drain { link: LinkId(2), drained: true }).unwrap();
     assert_eq!(world.active(), [(0, 1), (1, 1)]);
 }
@@ -228,7 +228,7 @@ fn what_an_earlier_run_left_stays_until_there_are_verdicts() {
     let mut world = World::new(&[(1, 1), (1, 1)], Failback::After(0));
     let mut fresh = World::new(&[(1, 1), (1, 1)], Failback::After(0));
     world.engine.handle(world.now_ns, Event::Adopted { group: GROUP, links: vec![LinkId(0), LinkId(1)] });
-    world.settle();
+    world.run_engine();
     assert_eq!(world.active(), [(0, 1), (1, 1)]);
     world.probed(1, Health::Up);
     assert_eq!(world.active(), [(0, 1), (1, 1)], "the other has had no time to answer");

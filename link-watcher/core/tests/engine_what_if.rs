@@ -81,7 +81,7 @@ fn what_comes_back_waits_for_hold_up_and_failback() {
     let mut engine = engine(Some(Role::Client), &[1, 2], Failback::After(30 * S));
     for link in [A, B] {
         engine.handle(2 * S, Event::Alive { link });
-        engine.handle(2 * S, Event::Peer { link, said: RemoteState { hears: true, ..RemoteState::default() } });
+        engine.handle(2 * S, Event::RemoteState { link, state: RemoteState { hears: true, ..RemoteState::default() } });
     }
     engine.tick(2 * S);
     engine.handle(3 * S, Event::Silent { link: A, last_good_ns: 2 * S });

@@ -93,7 +93,7 @@ fn mend_everything(sim: &mut Sim, random: &mut Random) {
     }
 }
 
-fn settle_and_judge(mut sim: Sim, quiet_ns: u64) -> Sim {
+fn run_and_judge(mut sim: Sim, quiet_ns: u64) -> Sim {
     sim.run_for(quiet_ns);
     let mut oracle = std::mem::take(&mut sim.oracle);
     oracle.agreed(&sim);
@@ -117,7 +117,7 @@ fn nothing_happens_while_nothing_is_wrong() {
             let moves = format!("{:?}", sim.oracle.moves);
             sim.oracle.violations.push(format!("traffic moved: {moves}"));
         }
-        settle_and_judge(sim, 0)
+        run_and_judge(sim, 0)
     });
 }
 
@@ -133,7 +133,7 @@ fn links_break_and_mend() {
             sim.run_for(random.between(0, 200) * MS);
         }
         mend_everything(&mut sim, &mut random);
-        settle_and_judge(sim, 2500 * MS)
+        run_and_judge(sim, 2500 * MS)
     });
 }
 
@@ -171,7 +171,7 @@ fn daemons_stall_and_restart() {
             }
         }
         mend_everything(&mut sim, &mut random);
-        settle_and_judge(sim, 3000 * MS)
+        run_and_judge(sim, 3000 * MS)
     });
 }
 
@@ -200,7 +200,7 @@ fn operators_meddle() {
             sim.run_for(random.between(0, 250) * MS);
         }
         mend_everything(&mut sim, &mut random);
-        settle_and_judge(sim, 2500 * MS)
+        run_and_judge(sim, 2500 * MS)
     });
 }
 
@@ -248,7 +248,7 @@ fn somebody_in_between_copies_moves_holds_and_reorders() {
         let attacker = sim.attacker.as_ref().unwrap();
         let (packets, delayed) = injected.get();
         injected.set((packets + attacker.injected, delayed + attacker.delayed));
-        settle_and_judge(sim, 0)
+        run_and_judge(sim, 0)
     });
     let (packets, delayed) = injected.get();
     println!("attacker: {packets} packets sent again, {delayed} delayed");

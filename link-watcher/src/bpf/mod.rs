@@ -6,7 +6,6 @@
 #![allow(unsafe_code)] // bpf(2), mapped maps and the library's markers for plain data: each use says why it is sound.
 
 mod attach;
-mod bench;
 mod exchange;
 mod load;
 mod maps;
@@ -16,6 +15,7 @@ mod pin;
 pub mod socket;
 mod stats;
 mod sys;
+mod test_run;
 
 use std::{
     collections::BTreeSet,
@@ -35,11 +35,11 @@ use self::{
     pin::Pins,
 };
 pub use self::{
-    bench::{BATCHES, Measured, REPEAT, Run, measure},
     exchange::{Exchange, Trace, TraceParts},
     maps::{Events, SharedTables},
     packet_log::{DROPPED, LINES_A_READING, PacketLine, PacketLog, Reading},
     stats::RunTimes,
+    test_run::Run,
 };
 use crate::error::chain;
 

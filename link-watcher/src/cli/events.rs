@@ -8,7 +8,7 @@ pub fn render(record: &EventRecord, style: Style) -> String {
     let what = match record.what.as_str() {
         "link-up" => style.good("link-up"),
         what @ ("link-down" | "no-usable-link") => style.bad(what),
-        what => style.doubtful(what),
+        what => style.warning(what),
     };
     let place = match &record.link {
         Some(link) => format!("{} {link}", record.group),

@@ -64,7 +64,7 @@ impl Style {
         self.paint("31", text)
     }
 
-    pub(super) fn doubtful(self, text: &str) -> String {
+    pub(super) fn warning(self, text: &str) -> String {
         self.paint("33", text)
     }
 

@@ -5,11 +5,11 @@
 //! the first mistake: whoever writes a configuration shall see all of them at once.
 
 mod actuation;
+mod advice;
 mod control_group;
 mod cross;
 mod diagnostic;
 mod diff;
-mod doubts;
 mod group;
 mod host;
 mod meant;
@@ -295,7 +295,7 @@ fn check_document(document: &DeTable<'_>, host: &Host, absent: Severity, finding
     actuation::resolve(&mut peers, &uplinks, findings);
     host::check(&peers, host, absent, findings);
     uplinks::check_host(&uplinks, &peers, host, absent, findings);
-    doubts::check(&peers, &uplinks, findings);
+    advice::check(&peers, &uplinks, findings);
     // Both are built before either is missed: building reports what only shows when values are put together.
     let peers: Vec<Option<PeerConfig>> = peers.into_iter().map(Peer::build).collect();
     let uplinks: Vec<Option<UplinksConfig>> = uplinks.into_iter().map(Uplinks::build).collect();

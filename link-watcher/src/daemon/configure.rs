@@ -89,7 +89,7 @@ impl Core {
         self.attacher.drop_inherited();
         self.adopt().await;
         self.restore_unused();
-        self.settle().await;
+        self.step().await;
         Ok(())
     }
 

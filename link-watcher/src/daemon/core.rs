@@ -198,7 +198,7 @@ impl Core {
                 self.follow_interfaces(changed_ns);
             }
             inputs.kernel.filter(self.routes.filtered()).context("choosing the kernel's events")?;
-            self.settle().await;
+            self.step().await;
             self.revert_unconfirmed().await;
         }
         self.stop().await
@@ -215,7 +215,7 @@ impl Core {
     }
 
     /// Brings everything up to now: the engine's deadlines and actions, announcements, repairs.
-    pub(super) async fn settle(&mut self) {
+    pub(super) async fn step(&mut self) {
         self.end_orders();
         drop(self.orders.keep());
         let now_ns = clock::now_ns();
@@ -274,14 +274,14 @@ impl Core {
                 self.causes.failed(link, Cause { due_ns, woke_ns, received_ns: now_ns });
                 self.engine.handle(now_ns, Event::Silent { link, last_good_ns });
             }
-            Report::LocalState { link, said, woke_ns } => {
-                self.causes.said(link, Cause { due_ns: None, woke_ns: Some(woke_ns), received_ns: now_ns });
+            Report::RemoteState { link, state, woke_ns } => {
+                self.causes.remote_changed(link, Cause { due_ns: None, woke_ns: Some(woke_ns), received_ns: now_ns });
                 if let Some(group) = self.group_of(link) {
                     let id = group.id;
-                    group.sender.peer(now_ns, said.instance);
+                    group.sender.peer(now_ns, state.instance);
                     self.schedule_announcements(id);
                 }
-                self.engine.handle(now_ns, Event::Peer { link, said });
+                self.engine.handle(now_ns, Event::RemoteState { link, state });
             }
             Report::Impaired { link, impairment, last_good_ns, woke_ns } => {
                 self.causes.failed(link, Cause { due_ns: None, woke_ns: Some(woke_ns), received_ns: now_ns });
@@ -326,7 +326,7 @@ impl Core {
         let mut told = Vec::new();
         for action in self.engine.actions() {
             match action {
-                Action::Advertise { link, said } => self.say(link, said),
+                Action::Advertise { link, state } => self.advertise(link, state),
                 Action::Route { group, plan } => {
                     if let Some(uplinks) = self.uplink_groups.get_mut(&group) {
                         uplinks.plan = Some(plan);
@@ -364,9 +364,9 @@ impl Core {
     }
 
     /// Puts what we say of a link where prober and kernel program read it, and says it at once.
-    fn say(&self, link: LinkId, said: LocalState) {
+    fn advertise(&self, link: LinkId, state: LocalState) {
         let Some(group) = self.links.get(&link).and_then(|link| self.groups.get(&link.group)) else { return };
-        let view = said.view(group.config.role).pack();
+        let view = state.view(group.config.role).pack();
         let intent = &self.tables.intents()[link.0 as usize];
         if intent.view.swap(view, Relaxed) != view {
             self.order(Order::Kick(link));

@@ -104,7 +104,7 @@ impl Link {
     }
 
     /// What its silence may come from: that it speaks from another address than the peer expects.
-    pub(super) fn doubt(&self) -> Option<String> {
+    pub(super) fn address_hint(&self) -> Option<String> {
         let (running, rival) = (self.running.as_ref()?, self.rival?);
         (self.device == Some(Device::Ready)).then(|| {
             format!(

@@ -37,7 +37,7 @@ impl Causes {
     }
 
     /// The peer has said something of a link; its own failure, if there is one, says more.
-    pub(super) fn said(&mut self, link: LinkId, cause: Cause) {
+    pub(super) fn remote_changed(&mut self, link: LinkId, cause: Cause) {
         self.by_link.entry(link).or_insert(cause);
     }
 
@@ -88,26 +88,26 @@ impl Core {
 
     /// Tells people of a transition that was carried out; of a move of traffic with its trace.
     pub(super) fn publish(&mut self, transition: &Transition, trace: Option<Trace>) {
-        let doubted = self.doubted(transition);
-        let transition = doubted.as_ref().unwrap_or(transition);
+        let hinted = self.with_address_hint(transition);
+        let transition = hinted.as_ref().unwrap_or(transition);
         self.log(transition, trace);
         self.count(transition, trace);
         self.history.record(transition, trace, |group, link| self.names(group, link));
     }
 
     /// With what a silent link's own address has to do with it.
-    fn doubted(&self, transition: &Transition) -> Option<Transition> {
+    fn with_address_hint(&self, transition: &Transition) -> Option<Transition> {
         let silent = transition.what == TransitionKind::LinkDown;
-        let doubt = self.doubt(transition.link.filter(|_| silent)?, transition.at_ns)?;
-        Some(Transition { why: format!("{}; {doubt}", transition.why), ..transition.clone() })
+        let hint = self.address_hint(transition.link.filter(|_| silent)?, transition.at_ns)?;
+        Some(Transition { why: format!("{}; {hint}", transition.why), ..transition.clone() })
     }
 
     /// What the silence of a link may come from, while it is silent.
-    pub(super) fn doubt(&self, id: LinkId, now_ns: u64) -> Option<String> {
+    pub(super) fn address_hint(&self, id: LinkId, now_ns: u64) -> Option<String> {
         let link = self.links.get(&id)?;
         let last_ns = self.tables.states()[id.0 as usize].last_echo_ns.load(Relaxed);
         let silent = last_ns == 0 || now_ns.saturating_sub(last_ns) > link.interval_ns;
-        link.doubt().filter(|_| silent)
+        link.address_hint().filter(|_| silent)
     }
 
     fn count(&mut self, transition: &Transition, trace: Option<Trace>) {
@@ -211,9 +211,9 @@ mod tests {
     #[test]
     fn a_failure_of_the_link_that_was_left_is_the_cause() {
         let mut causes = Causes::default();
-        causes.said(LinkId(1), at(10));
+        causes.remote_changed(LinkId(1), at(10));
         causes.failed(LinkId(0), at(20));
-        causes.said(LinkId(0), at(30));
+        causes.remote_changed(LinkId(0), at(30));
         let cause = |from: &[u32], to: &[u32]| {
             let links = |ids: &[u32]| ids.iter().map(|id| LinkId(*id)).collect::<Vec<_>>();
             causes.cause(&links(from), &links(to)).map(|cause| cause.received_ns)

@@ -50,7 +50,7 @@ impl Core {
                 let result = self.order_by(&change, &author);
                 let written = self.orders.keep();
                 // The answer says what was done, so it comes when it is done, and when it would outlive this daemon.
-                self.settle().await;
+                self.step().await;
                 let drained = match &change {
                     Change::Drain { group, link, .. } => self.find_link(group, link).ok().map(|(_, link)| link),
                     _ => None,

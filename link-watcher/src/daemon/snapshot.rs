@@ -93,10 +93,11 @@ impl Core {
         let state = &self.tables.states()[status.id.0 as usize];
         let stats = self.stats.of(status.id.0);
         // Of now, not of when it went down.
-        let doubt = (status.verdict == LinkVerdict::Down).then(|| self.doubt(status.id, clock::now_ns())).flatten();
-        let last_down_reason = match (status.last_down_reason.clone(), doubt) {
-            (Some(why), Some(doubt)) => Some(format!("{why}; {doubt}")),
-            (why, doubt) => why.or(doubt),
+        let hint =
+            (status.verdict == LinkVerdict::Down).then(|| self.address_hint(status.id, clock::now_ns())).flatten();
+        let last_down_reason = match (status.last_down_reason.clone(), hint) {
+            (Some(why), Some(hint)) => Some(format!("{why}; {hint}")),
+            (why, hint) => why.or(hint),
         };
         let each_way = stats.loss_each_way();
         let (rtt_ns, jitter_ns) = (state.srtt_ns.load(Relaxed), state.jitter_ns.load(Relaxed));

@@ -94,14 +94,14 @@ struct Task<T> {
 
 impl<T: From<Order> + Send> Task<T> {
     async fn run(mut self, recent: Vec<Arc<EventRecord>>, mut events: broadcast::Receiver<Arc<EventRecord>>) {
-        recent.into_iter().for_each(|event| self.happened(event));
+        recent.into_iter().for_each(|event| self.on_event(event));
         loop {
             let now_ns = clock::now_ns();
             let wait = self.outbox.due_ns().map_or(IDLE, |due_ns| Duration::from_nanos(due_ns.saturating_sub(now_ns)));
             tokio::select! {
                 biased;
                 event = events.recv() => match event {
-                    Ok(event) => self.happened(event),
+                    Ok(event) => self.on_event(event),
                     Err(broadcast::error::RecvError::Lagged(lost)) => self.outbox.lose(lost),
                     Err(broadcast::error::RecvError::Closed) => return,
                 },
@@ -118,7 +118,7 @@ impl<T: From<Order> + Send> Task<T> {
         }
     }
 
-    fn happened(&mut self, event: Arc<EventRecord>) {
+    fn on_event(&mut self, event: Arc<EventRecord>) {
         if self.config.borrow().on.contains(&event.what.as_str()) {
             self.outbox.push(clock::now_ns(), event);
         }

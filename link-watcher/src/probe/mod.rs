@@ -149,11 +149,11 @@ pub enum Report {
         woke_ns: u64,
     },
     /// The peer says something new.
-    LocalState {
+    RemoteState {
         /// Link.
         link: LinkId,
         /// What.
-        said: RemoteState,
+        state: RemoteState,
         /// When the thread woke that saw it.
         woke_ns: u64,
     },

@@ -3,6 +3,8 @@
 //! In each round the sockets come first and the detectors last, so that an echo that waited while the thread was late is
 //! never taken for silence.
 
+mod links;
+mod look;
 mod packets;
 mod waiting;
 
@@ -18,7 +20,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use link_watcher_common::{
-    maps::{Intent, KeyState, LinkState, Party, View},
+    maps::{Intent, LinkState},
     wire::{HOPS, MAX_PACKET_LEN},
 };
 use rustix::{
@@ -28,39 +30,20 @@ use rustix::{
 use tokio::sync::mpsc;
 use tracing::{debug, warn};
 
-use self::waiting::Waiting;
+use self::{
+    links::{Probed, probed},
+    waiting::Waiting,
+};
 use super::{
-    Order, ProbedLink, Prober, Report, Stats, Tables, Threads,
-    endpoint::{EndpointKey, Endpoints},
-    frame::{Frames, Head},
-    receive::PassedWindow,
-    timers::{Lateness, TimerQueue},
+    Order, ProbedLink, Prober, Report, Stats, Tables, Threads, endpoint::Endpoints, frame::Frames, timers::TimerQueue,
 };
-use crate::{
-    clock,
-    event::{LinkId, RemoteState},
-    link::{Detector, Echoes, Edge},
-    progress::HEARTBEAT_NS,
-    slot::{begin, end},
-    system::Ethernet,
-};
+use crate::{clock, event::LinkId, progress::HEARTBEAT_NS, system::Ethernet};
 
-/// Links whose probes leave at one instant; the next ones leave a little later, so that a thousand links do not overrun
-/// a queue of a thousand packets.
-const LINKS_A_PHASE: u32 = 32;
-/// Parts of an interval over which the links are spread.
-const PHASES: u32 = 16;
 /// Priority under `SCHED_FIFO`, 1 to 99: above the daemon's other threads, below the kernel's own at 50.
 const REALTIME_PRIORITY: u8 = 20;
 
-/// Deadlines are rounded up to multiples of this, so that links that die together are noticed together, ns.
-const DEADLINE_GRID_NS: u64 = 250_000;
-
 /// Between two looks at what the kernel has dropped at the sockets, ns.
 const DROPS_PERIOD_NS: u64 = 1_000_000_000;
-
-/// Between two reports that a peer's Ethernet address is another one, ns: somebody in between could change it with each packet.
-const MOVE_GAP_NS: u64 = 1_000_000_000;
 
 const TOKEN_TIMER: u64 = u64::MAX;
 const TOKEN_ORDERS: u64 = u64::MAX - 1;
@@ -143,38 +126,6 @@ pub fn spawn(
         })
         .context("starting the probing thread")?;
     Ok(Prober { orders, wake, thread: Some(thread) })
-}
-
-/// One probed link.
-struct Probed {
-    link: ProbedLink,
-    /// Its signing key and that one's id, here because each probe needs them at once.
-    key: KeyState,
-    key_id: u8,
-    /// Index of its endpoint.
-    endpoint: usize,
-    /// Headers of its probes as frames.
-    head: Option<Head>,
-    /// Which control packets have come by the socket.
-    passed: PassedWindow,
-    detector: Detector,
-    sequence: u64,
-    control_sequence: u64,
-    next_probe_ns: u64,
-    /// Where in an interval its probes leave.
-    phase_ns: u64,
-    /// Entry in `due` that counts; older ones are void.
-    due_ns: u64,
-    /// Verdict of the detector that the daemon does not know yet.
-    pending: Option<Edge>,
-    /// What the daemon knows the peer to say.
-    told: Option<RemoteState>,
-    /// The Ethernet address that the daemon knows the peer's packets to come from.
-    neighbour: Option<Ethernet>,
-    /// When another one is told next, ns.
-    next_move_ns: u64,
-    last_error: Option<std::io::ErrorKind>,
-    lateness: Lateness,
 }
 
 struct Thread {
@@ -297,194 +248,6 @@ impl Thread {
         false
     }
 
-    fn add(&mut self, link: ProbedLink) -> Result<()> {
-        let id = link.id;
-        let key = EndpointKey { ifindex: link.ifindex, local: link.local, port: link.port };
-        let (endpoint, fresh) = self.endpoints.open(key, &link.interface)?;
-        if fresh && let Err(error) = self.watch(endpoint) {
-            self.endpoints.close(endpoint);
-            return Err(error);
-        }
-        if let Some(endpoint) = self.endpoints.get_mut(endpoint) {
-            endpoint.links.insert(link.remote, id);
-        }
-        let intent = &self.tables.intents()[id.0 as usize];
-        // The first probe leaves at once; from then on all links of one interval and phase share their instants, so that
-        // one wake-up serves them, and links that die together are noticed together.
-        let now_ns = clock::now_ns();
-        let phase_ns = u64::from(phase(id)) * link.interval_ns / u64::from(PHASES);
-        let first_ns = now_ns;
-        begin(intent, &self.tables.states()[id.0 as usize], Party { instance: self.instance, session: link.session });
-        let probed = Probed {
-            key: link.keys.states[0],
-            key_id: link.keys.ids[0],
-            endpoint,
-            head: Head::new(link.local, link.remote, link.port),
-            passed: PassedWindow::default(),
-            detector: Detector::new(link.interval_ns, link.multiplier, link.limits, now_ns),
-            sequence: 0,
-            control_sequence: 0,
-            next_probe_ns: first_ns,
-            phase_ns,
-            due_ns: first_ns,
-            pending: None,
-            told: None,
-            neighbour: None,
-            next_move_ns: 0,
-            last_error: None,
-            lateness: Lateness::default(),
-            link,
-        };
-        self.links[id.0 as usize] = Some(probed);
-        self.share_stack_probes();
-        self.fit(endpoint);
-        self.due.push(first_ns, id);
-        Ok(())
-    }
-
-    fn remove(&mut self, id: LinkId) {
-        let Some(probed) = self.links.get_mut(id.0 as usize).and_then(Option::take) else { return };
-        end(&self.tables.intents()[id.0 as usize], &self.tables.states()[id.0 as usize]);
-        self.share_stack_probes();
-        let Some(endpoint) = self.endpoints.get_mut(probed.endpoint) else { return };
-        endpoint.links.remove(&probed.link.remote);
-        if endpoint.links.is_empty() {
-            // Closing the socket takes it out of epoll.
-            self.endpoints.close(probed.endpoint);
-        } else {
-            self.fit(probed.endpoint);
-        }
-    }
-
-    /// Tells every link how many share the time for stack-probes.
-    fn share_stack_probes(&mut self) {
-        let links = u32::try_from(self.links.iter().flatten().count()).unwrap_or(u32::MAX);
-        for probed in self.links.iter_mut().flatten() {
-            probed.detector.stack.share(links, phase(probed.link.id), PHASES);
-        }
-    }
-
-    /// Serves every link whose time has come.
-    fn serve_due(&mut self) {
-        let now_ns = clock::now_ns();
-        while let Some((due_ns, ids)) = self.due.pop(now_ns) {
-            for &id in &ids {
-                self.try_again(id, now_ns);
-                let Some(probed) = probed(&mut self.links, id) else { continue };
-                if probed.due_ns != due_ns {
-                    continue;
-                }
-                let worst_ns = probed.lateness.worst(now_ns, now_ns - due_ns);
-                self.stats.of(id.0).worst_lateness_ns.store(worst_ns, Relaxed);
-                // Each packet bears its own time: those before it have taken theirs.
-                let now_ns = clock::now_ns();
-                if probed.next_probe_ns <= now_ns {
-                    // Missed instants are not made up for: a burst of probes proves nothing.
-                    let interval_ns = probed.link.interval_ns;
-                    probed.next_probe_ns =
-                        (now_ns - probed.phase_ns) / interval_ns * interval_ns + interval_ns + probed.phase_ns;
-                    self.probe(id, now_ns);
-                }
-                self.look(id, now_ns);
-                self.schedule(id, now_ns);
-            }
-            self.due.recycle(ids);
-        }
-    }
-
-    /// Enters when a link wants attention next: strictly later than now, or serving would not end.
-    fn schedule(&mut self, id: LinkId, now_ns: u64) {
-        let Some(probed) = probed(&mut self.links, id) else { return };
-        let deadline_ns = on_grid(probed.detector.deadline_ns());
-        probed.due_ns = probed.next_probe_ns.min(deadline_ns).max(now_ns + 1);
-        self.due.push(probed.due_ns, id);
-    }
-
-    /// Looks at a link: does it answer, and does the peer say something new?
-    fn look(&mut self, id: LinkId, now_ns: u64) {
-        let Some(probed) = probed(&mut self.links, id) else { return };
-        let state = &self.tables.states()[id.0 as usize];
-        let echoes = Echoes::of(state);
-        let edge = probed.detector.poll(now_ns, echoes);
-        let intent = &self.tables.intents()[id.0 as usize];
-        intent.max_age_ns.store(probed.detector.max_age_ns(), Relaxed);
-        intent.max_lag.store(probed.detector.max_lag(), Relaxed);
-        if let Some(edge) = edge {
-            self.lost_one |= matches!(edge, Edge::Silent { .. });
-            probed.pending = Some(edge);
-        }
-        let stats = self.stats.of(id.0);
-        stats.loss_ppm.store((probed.detector.loss() * 1e6) as u64, Relaxed);
-        stats.note_loss_each_way(probed.detector.loss_each_way());
-        self.report(id);
-    }
-
-    /// Looks whether other links are about to follow one that has just turned silent.
-    fn join(&mut self) {
-        let now_ns = clock::now_ns();
-        let joined: Vec<LinkId> = self
-            .links
-            .iter_mut()
-            .flatten()
-            .filter_map(|probed| {
-                probed.pending = Some(probed.detector.join(now_ns)?);
-                Some(probed.link.id)
-            })
-            .collect();
-        for id in joined {
-            self.report(id);
-        }
-    }
-
-    /// Puts what the daemon does not know yet about a link into the outbox.
-    fn report(&mut self, id: LinkId) {
-        let Some(probed) = probed(&mut self.links, id) else { return };
-        let state = &self.tables.states()[id.0 as usize];
-        // Before an echo its session and view are those of an earlier time.
-        if state.last_echo_ns.load(Relaxed) != 0 {
-            let peer = Party::unpack(state.peer.load(Relaxed));
-            let said = RemoteState::heard(peer, View::unpack(state.peer_view.load(Relaxed)));
-            if probed.told.replace(said) != Some(said) {
-                self.outbox.push(Report::LocalState { link: id, said, woke_ns: self.woke_ns });
-            }
-        }
-        let ethernet = origin(state).0;
-        if ethernet.is_some() && ethernet != probed.neighbour && self.woke_ns >= probed.next_move_ns {
-            // The first one is no move, and delays none.
-            if probed.neighbour.is_some() {
-                probed.next_move_ns = self.woke_ns + MOVE_GAP_NS;
-            }
-            probed.neighbour = ethernet;
-            self.outbox.extend(ethernet.map(|to| Report::Moved { link: id, to }));
-        }
-        self.outbox.extend(probed.pending.take().map(|edge| match edge {
-            Edge::Alive => Report::Alive(id),
-            Edge::Impaired(impairment) => Report::Impaired {
-                link: id,
-                impairment,
-                last_good_ns: state.last_echo_ns.load(Relaxed),
-                woke_ns: self.woke_ns,
-            },
-            Edge::Silent { last_good_ns, due_ns } => Report::Silent {
-                link: id,
-                last_good_ns,
-                due_ns: on_grid(due_ns).min(self.woke_ns),
-                woke_ns: self.woke_ns,
-            },
-        }));
-    }
-
-    /// Hands the outbox to the daemon. With its queue full the reports stay, and go with the next round's: a link
-    /// adds at most a few a round, and only when something changes.
-    fn flush(&mut self) {
-        if self.outbox.is_empty() {
-            return;
-        }
-        if let Ok(permit) = self.reports.try_reserve() {
-            permit.send(std::mem::take(&mut self.outbox));
-        }
-    }
-
     /// Sets the timer to the next instant at which something is due, or the thread has to show that it gets on.
     fn arm(&mut self) {
         let resume_ns = self.paused.first().map(|(resume_ns, _)| *resume_ns);
@@ -520,21 +283,6 @@ fn destination(link: &ProbedLink, intent: &Intent<AtomicU64>, state: &LinkState<
     let routed = intent.min_hops.load(Relaxed) < u64::from(HOPS);
     let translated = origin(state).1.filter(|_| routed);
     SocketAddr::new(link.remote, translated.unwrap_or(link.port))
-}
-
-/// Which of the phases a link's packets leave in.
-const fn phase(id: LinkId) -> u32 {
-    (id.0 / LINKS_A_PHASE) % PHASES
-}
-
-/// A deadline as the timer is set for it.
-fn on_grid(deadline_ns: u64) -> u64 {
-    deadline_ns.checked_next_multiple_of(DEADLINE_GRID_NS).unwrap_or(deadline_ns)
-}
-
-/// A link, if it is probed.
-fn probed(links: &mut [Option<Probed>], id: LinkId) -> Option<&mut Probed> {
-    links.get_mut(id.0 as usize)?.as_mut()
 }
 
 #[cfg(test)]

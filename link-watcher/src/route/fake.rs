@@ -193,7 +193,7 @@ impl RouteKernel for FakeKernel {
 #[derive(Debug, Default)]
 #[allow(dead_code)] // For whoever drives a sink.
 pub(crate) struct RecordingRoutes {
-    /// The wishes of the groups, one behind the other.
+    /// What the groups want, one behind the other.
     pub(crate) applied: Vec<(GroupId, GroupRoutes)>,
     /// What `adopt` finds.
     pub(crate) adoptable: BTreeMap<GroupId, Vec<Nexthop>>,

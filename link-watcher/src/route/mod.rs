@@ -19,7 +19,6 @@
 //! its old ones.
 
 mod backend;
-mod bench;
 #[cfg(test)]
 pub(crate) mod fake;
 mod kernel;
@@ -34,6 +33,7 @@ mod table_kernel;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod ways;
 
 use std::{fmt, net::IpAddr, ops::Range, sync::Arc};
 
@@ -42,13 +42,13 @@ use ipnet::IpNet;
 pub(crate) use self::reconcile::{BACKOFF_MAX_NS, GAP_NS, backoff_ns};
 pub use self::{
     backend::RouteBackend,
-    bench::{Failovers, failovers, flows_moved},
     kernel::{Change, NetlinkRoutes, RouteKernel},
-    nexthop::{NetlinkObjects, NexthopGroups, ObjectChange, ObjectKernel},
+    nexthop::{COMPAT_MODE, NetlinkObjects, NexthopGroups, ObjectChange, ObjectKernel},
     routes::Routes,
     sink::Actuation,
     table_kernel::{BulkKernel, NetlinkTables, Portion, TableChange, TableKernel},
     tables::{LearnedRoute, MAX_LINKS, PRIORITIES, PeerTables, TABLES},
+    ways::udp_ways,
 };
 pub(crate) use crate::netlink::canonical;
 pub use crate::netlink::{

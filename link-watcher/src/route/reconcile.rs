@@ -32,7 +32,7 @@ impl<K: RouteKernel> Routes<K> {
         match event {
             KernelEvent::Route(event) => return self.route_event(now_ns, event),
             KernelEvent::Resync => {
-                self.doubt(|_, _| true);
+                self.mark_unverified(|_, _| true);
                 self.due(now_ns);
             }
             // The kernel drops routes with the interface or its last address, and says nothing (IPv4).
@@ -41,7 +41,7 @@ impl<K: RouteKernel> Routes<K> {
             | KernelEvent::AddressRemoved { ifindex, .. }
                 if self.concerned(*ifindex) =>
             {
-                self.doubt(|_, egress| egress.uses(*ifindex));
+                self.mark_unverified(|_, egress| egress.uses(*ifindex));
                 self.due_soon(now_ns);
             }
             // What could not be written before may be possible now.
@@ -63,10 +63,10 @@ impl<K: RouteKernel> Routes<K> {
 
     /// Whether there is a reason to compare them, beyond that it has not been done for a while: the kernel tells of
     /// everything that happens to them, or that it could not tell.
-    pub(super) fn doubts(&self, now_ns: u64) -> bool {
+    pub(super) fn needs_comparison(&self, now_ns: u64) -> bool {
         let group = |group: &super::routes::Group| {
             let expired = !group.orphans.is_empty() && group.orphans_until_ns <= now_ns;
-            expired || !group.doubtful.is_empty() || !group.unsure.is_empty()
+            expired || !group.unverified.is_empty() || !group.unsure.is_empty()
         };
         let open = !(self.refused.is_empty() && self.failed.is_empty() && self.fights.is_empty());
         self.freed || open || self.groups.values().any(group)
@@ -78,10 +78,10 @@ impl<K: RouteKernel> Routes<K> {
     }
 
     /// From now until the next comparison these places may be empty, or somebody else's.
-    fn doubt(&mut self, which: impl Fn(&RouteKey, &Egress) -> bool) {
+    fn mark_unverified(&mut self, which: impl Fn(&RouteKey, &Egress) -> bool) {
         for group in self.groups.values_mut() {
-            let doubtful = group.held.iter().filter(|(key, egress)| which(key, egress)).map(|(key, _)| *key);
-            group.doubtful.extend(doubtful);
+            let unverified = group.held.iter().filter(|(key, egress)| which(key, egress)).map(|(key, _)| *key);
+            group.unverified.extend(unverified);
         }
     }
 
@@ -89,7 +89,7 @@ impl<K: RouteKernel> Routes<K> {
     pub(super) fn lost(&mut self, now_ns: u64, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let referring = group.held.iter().filter(|(_, egress)| matches!(egress, Egress::Object(_)));
-        group.doubtful.extend(referring.map(|(key, _)| *key));
+        group.unverified.extend(referring.map(|(key, _)| *key));
         self.due(now_ns);
     }
 
@@ -131,7 +131,7 @@ impl<K: RouteKernel> Routes<K> {
         if !held && !wanted {
             return None;
         }
-        self.doubt(|held, _| *held == key);
+        self.mark_unverified(|held, _| *held == key);
         // The kernel's own doing comes from port 0 and is no fight.
         if wanted && event.port_id != 0 {
             self.fights.entry(key).or_default().port_id = event.port_id;
@@ -211,7 +211,7 @@ impl<K: RouteKernel> Routes<K> {
             if let Err(error) = self.sync(now_ns, id, Cause::Repair).await {
                 notices.push(Notice::Failed(error));
             }
-            self.settle(now_ns, id, lost, &mut notices);
+            self.report_repairs(now_ns, id, lost, &mut notices);
         }
         self.suspects.clear();
         self.freed = false;
@@ -256,7 +256,7 @@ impl<K: RouteKernel> Routes<K> {
     /// Corrects what the group believes to hold. Gives the wanted places that are not as they were.
     fn take_stock(&mut self, id: GroupId, actual: &BTreeMap<RouteKey, FoundRoute>) -> Vec<RouteKey> {
         let Some(group) = self.groups.get_mut(&id) else { return Vec::new() };
-        group.doubtful.clear();
+        group.unverified.clear();
         let mut lost = Vec::new();
         let held = std::mem::take(&mut group.held);
         for (key, egress) in held {
@@ -332,7 +332,7 @@ impl<K: RouteKernel> Routes<K> {
     }
 
     /// Keeps the books of a group's fights, and says what was repaired and what waits.
-    fn settle(&mut self, now_ns: u64, id: GroupId, lost: Vec<RouteKey>, notices: &mut Vec<Notice>) {
+    fn report_repairs(&mut self, now_ns: u64, id: GroupId, lost: Vec<RouteKey>, notices: &mut Vec<Notice>) {
         let Some(group) = self.groups.get(&id) else { return };
         let mut repaired: BTreeSet<RouteKey> = lost.into_iter().filter(|key| group.stands(key)).collect();
         let mut waiting: Vec<(RouteKey, Fight)> = Vec::new();

@@ -98,7 +98,7 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
 
     /// Whether what the group wants stands as far as the kernel takes it, so that nothing else need carry its traffic.
     pub fn stands(&self, group: GroupId) -> bool {
-        self.groups.get(&group).is_some_and(|served| !served.by_tables || self.tables.settled(group))
+        self.groups.get(&group).is_some_and(|served| !served.by_tables || self.tables.in_sync(group))
     }
 
     /// Whether something of the group is in the kernel still, or about to be.
@@ -133,7 +133,7 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
             if self.choose(now_ns, id, &served.desired, served.by_tables) != served.by_tables {
                 let desired = served.desired.clone();
                 self.apply(now_ns, id, &desired).await;
-            } else if served.by_tables && served.by_routes && self.tables.settled(id) {
+            } else if served.by_tables && served.by_routes && self.tables.in_sync(id) {
                 let (group, prefixes) = (id, served.desired.prefixes.len());
                 let none = GroupRoutes { prefixes: Default::default(), ..served.desired.clone() };
                 self.routes.apply(now_ns, id, &none).await;
@@ -179,7 +179,7 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
         }
         let Some(served) = self.groups.get(&id) else { return Report::default() };
         // Only what concerns the routes, so that a failover changes nothing here.
-        let wish = GroupRoutes {
+        let referring = GroupRoutes {
             active: Vec::new(),
             backups: Vec::new(),
             links: Vec::new(),
@@ -188,16 +188,16 @@ impl<R: RouteKernel, T: BulkKernel, N: ObjectKernel> Actuation<R, T, N> {
         };
         // Never by comparing lists, which may be long: the same one again costs the back-end of routes nothing but time.
         let same = |carried: &GroupRoutes| {
-            let place = |wish: &GroupRoutes| (wish.table, wish.metric, wish.range, wish.objects);
-            Arc::ptr_eq(&carried.prefixes, &wish.prefixes) && place(carried) == place(&wish)
+            let place = |routes: &GroupRoutes| (routes.table, routes.metric, routes.range, routes.objects);
+            Arc::ptr_eq(&carried.prefixes, &referring.prefixes) && place(carried) == place(&referring)
         };
         if served.carried.as_ref().is_some_and(same) {
             return Report { written: 0, ..served.report.clone() };
         }
-        let report = self.routes.apply(now_ns, id, &wish).await;
+        let report = self.routes.apply(now_ns, id, &referring).await;
         let report = self.explain(id, report);
         if let Some(served) = self.groups.get_mut(&id) {
-            (served.carried, served.report) = (Some(wish), report.clone());
+            (served.carried, served.report) = (Some(referring), report.clone());
         }
         report
     }

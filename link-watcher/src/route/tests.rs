@@ -18,7 +18,7 @@ fn net(i: u32) -> IpNet {
     format!("10.{}.{}.0/24", i / 250, i % 250).parse().unwrap()
 }
 
-fn wish(prefixes: u32, active: &[u32], backups: &[u32]) -> GroupRoutes {
+fn group_routes(prefixes: u32, active: &[u32], backups: &[u32]) -> GroupRoutes {
     GroupRoutes {
         table: 254,
         metric: 0,
@@ -48,7 +48,7 @@ fn pair() -> (FakeKernel, Routes<FakeKernel>) {
 }
 
 /// Hands the events over, and does what is due `now_ns`.
-fn settle(kernel: &FakeKernel, routes: &mut Routes<FakeKernel>, now_ns: u64) -> Vec<Notice> {
+fn run_due(kernel: &FakeKernel, routes: &mut Routes<FakeKernel>, now_ns: u64) -> Vec<Notice> {
     let mut notices = Vec::new();
     let events = std::mem::take(&mut kernel.state().events);
     for event in events {
@@ -62,9 +62,9 @@ fn settle(kernel: &FakeKernel, routes: &mut Routes<FakeKernel>, now_ns: u64) -> 
 #[test]
 fn what_carries_traffic_is_written_first_and_removals_come_last() {
     let (kernel, mut routes) = pair();
-    run(routes.apply(0, GROUP, &wish(300, &[1], &[2, 3])));
+    run(routes.apply(0, GROUP, &group_routes(300, &[1], &[2, 3])));
     kernel.state().calls.clear();
-    let report = run(routes.apply(0, GROUP, &wish(300, &[2], &[3])));
+    let report = run(routes.apply(0, GROUP, &group_routes(300, &[2], &[3])));
     assert_eq!((report.installed, report.written), (300, 900));
     let calls = std::mem::take(&mut kernel.state().calls);
     assert!(calls.iter().all(|call| call.len() <= 200), "the answers of a call fit the receive buffer");
@@ -77,15 +77,15 @@ fn what_carries_traffic_is_written_first_and_removals_come_last() {
 #[test]
 fn a_prefix_keeps_its_old_route_where_the_new_one_is_refused() {
     let (kernel, mut routes) = pair();
-    run(routes.apply(0, GROUP, &wish(2, &[1], &[])));
+    run(routes.apply(0, GROUP, &group_routes(2, &[1], &[])));
     kernel.foreign_write(foreign(key(0, 50), 16));
-    let report = run(routes.apply(0, GROUP, &GroupRoutes { metric: 50, ..wish(2, &[1], &[]) }));
+    let report = run(routes.apply(0, GROUP, &GroupRoutes { metric: 50, ..group_routes(2, &[1], &[]) }));
     assert_eq!((report.installed, report.refused.len()), (1, 1));
     let standing: Vec<RouteKey> = kernel.state().routes.keys().copied().collect();
     assert_eq!(standing, [key(0, 0), key(0, 50), key(1, 50)]);
     // Nor does it move without any next hop.
     kernel.state().calls.clear();
-    run(routes.apply(0, GROUP, &GroupRoutes { metric: 50, ..wish(2, &[], &[]) }));
+    run(routes.apply(0, GROUP, &GroupRoutes { metric: 50, ..group_routes(2, &[], &[]) }));
     assert!(kernel.state().calls.is_empty());
 }
 
@@ -93,14 +93,14 @@ fn a_prefix_keeps_its_old_route_where_the_new_one_is_refused() {
 fn a_backup_that_nothing_wants_goes_though_the_route_before_it_is_refused() {
     let (kernel, mut routes) = pair();
     kernel.foreign_write(foreign(key(0, 0), 16));
-    run(routes.apply(0, GROUP, &wish(1, &[1], &[2])));
+    run(routes.apply(0, GROUP, &group_routes(1, &[1], &[2])));
     assert_eq!(kernel.state().routes.len(), 2, "theirs, and our backup behind it");
-    run(routes.apply(0, GROUP, &wish(1, &[1], &[])));
+    run(routes.apply(0, GROUP, &group_routes(1, &[1], &[])));
     assert_eq!(kernel.state().routes.keys().copied().collect::<Vec<_>>(), [key(0, 0)]);
     // Ours is there as soon as theirs is gone.
-    settle(&kernel, &mut routes, SECOND);
+    run_due(&kernel, &mut routes, SECOND);
     kernel.foreign_delete(&key(0, 0));
-    settle(&kernel, &mut routes, 5 * SECOND);
+    run_due(&kernel, &mut routes, 5 * SECOND);
     assert_eq!(routes.report(GROUP).installed, 1);
 }
 
@@ -108,12 +108,12 @@ fn a_backup_that_nothing_wants_goes_though_the_route_before_it_is_refused() {
 fn lost_answers_are_looked_up() {
     let (kernel, mut routes) = pair();
     kernel.state().lose_answers = true;
-    let report = run(routes.apply(0, GROUP, &wish(3, &[1], &[])));
+    let report = run(routes.apply(0, GROUP, &group_routes(3, &[1], &[])));
     assert!(report.error.is_some());
     assert_eq!(report.installed, 0);
     let due_ns = routes.next_deadline_ns();
     assert!(due_ns <= SECOND);
-    assert_eq!(settle(&kernel, &mut routes, due_ns), []);
+    assert_eq!(run_due(&kernel, &mut routes, due_ns), []);
     assert_eq!(routes.report(GROUP).installed, 3);
 }
 
@@ -121,10 +121,10 @@ fn lost_answers_are_looked_up() {
 fn an_owner_is_looked_up_once() {
     let (kernel, mut routes) = pair();
     kernel.foreign_write(foreign(key(0, 0), 16));
-    run(routes.apply(0, GROUP, &wish(2, &[1], &[])));
+    run(routes.apply(0, GROUP, &group_routes(2, &[1], &[])));
     for i in 1..20u64 {
-        run(routes.apply(i, GROUP, &wish(2, &[1 + (i % 2) as u32], &[])));
-        settle(&kernel, &mut routes, i * 31 * SECOND);
+        run(routes.apply(i, GROUP, &group_routes(2, &[1 + (i % 2) as u32], &[])));
+        run_due(&kernel, &mut routes, i * 31 * SECOND);
     }
     assert_eq!(kernel.state().lookups, 1, "reading a table of a million routes is not for every comparison");
     assert_eq!(routes.report(GROUP).refused[0].why, Why::Foreign(Some(16)));
@@ -134,25 +134,25 @@ fn an_owner_is_looked_up_once() {
 fn what_one_group_wants_no_more_another_one_gets_that_was_refused() {
     let (kernel, mut routes) = pair();
     let other = GroupId(1);
-    run(routes.apply(0, GROUP, &wish(2, &[1], &[])));
-    let report = run(routes.apply(0, other, &wish(2, &[2], &[])));
+    run(routes.apply(0, GROUP, &group_routes(2, &[1], &[])));
+    let report = run(routes.apply(0, other, &group_routes(2, &[2], &[])));
     assert_eq!((report.installed, &report.refused[0].why), (0, &Why::OtherGroup(GROUP)));
     assert_eq!(
         report.refused[0].say(&|group| format!("peer{}", group.0)),
         "10.0.0.0/24: peer0 has the same prefix, metric and table"
     );
-    run(routes.apply(SECOND, GROUP, &wish(1, &[1], &[])));
-    settle(&kernel, &mut routes, SECOND);
+    run(routes.apply(SECOND, GROUP, &group_routes(1, &[1], &[])));
+    run_due(&kernel, &mut routes, SECOND);
     assert_eq!((routes.report(GROUP).installed, routes.report(other).installed), (1, 1));
 }
 
 #[test]
 fn silent_losses_are_repaired_and_are_no_fight() {
     let (kernel, mut routes) = pair();
-    run(routes.apply(0, GROUP, &wish(2, &[1], &[])));
+    run(routes.apply(0, GROUP, &group_routes(2, &[1], &[])));
     for i in 1..100 {
         kernel.drop_silently(&key(0, 0));
-        let notices = settle(&kernel, &mut routes, i * 31 * SECOND);
+        let notices = run_due(&kernel, &mut routes, i * 31 * SECOND);
         assert!(matches!(notices[..], [Notice::Repaired { count: 1, by: None, .. }]), "{notices:?}");
     }
 }
@@ -161,21 +161,21 @@ fn silent_losses_are_repaired_and_are_no_fight() {
 fn what_the_kernel_refuses_is_tried_again() {
     let (kernel, mut routes) = pair();
     kernel.state().absent.insert(1);
-    let report = run(routes.apply(0, GROUP, &wish(2, &[1], &[2])));
+    let report = run(routes.apply(0, GROUP, &group_routes(2, &[1], &[2])));
     assert_eq!((report.installed, report.refused.len()), (0, 2));
     kernel.state().absent.clear();
-    settle(&kernel, &mut routes, 5 * SECOND);
+    run_due(&kernel, &mut routes, 5 * SECOND);
     assert_eq!(routes.report(GROUP).installed, 2);
 }
 
 #[test]
 fn metrics_stay_in_their_range() {
     let many: Vec<u32> = (2..100).collect();
-    let wanted = plan::Wanted::of(&wish(1, &[1], &many));
+    let wanted = plan::Wanted::of(&group_routes(1, &[1], &many));
     assert_eq!(wanted.routes.keys().last().unwrap().metric, MAX_BACKUPS);
-    let wanted = plan::Wanted::of(&GroupRoutes { metric: u32::MAX, ..wish(1, &[1], &[2]) });
+    let wanted = plan::Wanted::of(&GroupRoutes { metric: u32::MAX, ..group_routes(1, &[1], &[2]) });
     assert_eq!(wanted.routes.len(), 1);
-    let v6 = GroupRoutes { prefixes: ["::/0".parse().unwrap()].into(), ..wish(1, &[1], &[]) };
+    let v6 = GroupRoutes { prefixes: ["::/0".parse().unwrap()].into(), ..group_routes(1, &[1], &[]) };
     assert_eq!(plan::Wanted::of(&v6).leads.values().collect::<Vec<_>>(), [&None]);
 }
 
@@ -201,9 +201,9 @@ fn random_histories_end_as_wanted() {
             match random(8) {
                 0 | 1 => {
                     // Whoever writes routes reads the news first.
-                    settle(&kernel, &mut routes, now_ns);
+                    run_due(&kernel, &mut routes, now_ns);
                     let (active, backup) = (1 + random(3) as u32, 1 + random(3) as u32);
-                    last = wish(random(5) as u32, &[active], &[backup]);
+                    last = group_routes(random(5) as u32, &[active], &[backup]);
                     run(routes.apply(now_ns, GROUP, &last));
                 }
                 2 => {
@@ -223,7 +223,7 @@ fn random_histories_end_as_wanted() {
                 }
                 5 => kernel.state().lose_answers = true,
                 _ => {
-                    settle(&kernel, &mut routes, now_ns);
+                    run_due(&kernel, &mut routes, now_ns);
                 }
             }
             for (key, route) in &foreigners {
@@ -233,7 +233,7 @@ fn random_histories_end_as_wanted() {
         // Long enough for every fight to be over.
         for _ in 0..20 {
             now_ns += 61 * SECOND;
-            settle(&kernel, &mut routes, now_ns);
+            run_due(&kernel, &mut routes, now_ns);
         }
         let wanted = plan::Wanted::of(&last);
         let state = kernel.state();

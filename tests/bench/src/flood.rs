@@ -3,7 +3,7 @@
 use anyhow::{Context as _, Result};
 
 use crate::{
-    peers::{Flooded, LinkWatcher, Program as _, Round, Timers, flood, flood_of_copies},
+    compare::{Flooded, LinkWatcher, Program as _, Round, Timers, flood, flood_of_copies},
     rig::Rig,
     table::Table,
 };

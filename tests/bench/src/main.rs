@@ -3,11 +3,11 @@
 //! `cargo xtask bench`; as root, because it loads the program and builds routers in network namespaces. Medians stand
 //! between the least and the greatest value seen. Nothing is left behind, also when it is interrupted.
 
+mod compare;
 mod flood;
 mod forward;
 mod outage;
 mod packets;
-mod peers;
 mod record;
 mod rig;
 mod routes;
@@ -50,7 +50,7 @@ struct Arguments {
     packets_only: bool,
     /// The comparison with other programs, or with these of them; other parts only where `--only` names them
     #[arg(long, value_enum, value_name = "PROGRAM", num_args = 0.., require_equals = true, value_delimiter = ',')]
-    peers: Option<Vec<peers::Name>>,
+    compare: Option<Vec<compare::Name>>,
     /// Adds the results to the history in performance.md of this directory, and draws its chart if every part was run
     #[arg(long, value_name = "DIRECTORY")]
     record: Option<PathBuf>,
@@ -82,7 +82,7 @@ fn main() -> Result<()> {
     let mut table = Table::new(!arguments.json);
     let wanted = |part: Part| match (arguments.packets_only, arguments.only.as_slice()) {
         (true, _) => part == Part::Packets,
-        (false, []) => arguments.peers.is_none() && (arguments.load.is_empty() || part == Part::Scale),
+        (false, []) => arguments.compare.is_none() && (arguments.load.is_empty() || part == Part::Scale),
         (false, only) => only.contains(&part),
     };
     let whole = Part::value_variants().iter().all(|part| wanted(*part));
@@ -107,8 +107,8 @@ fn main() -> Result<()> {
     if wanted(Part::Scale) {
         scale::run(&rig, &mut table, &arguments.load)?;
     }
-    if let Some(programs) = &arguments.peers {
-        peers::run(&rig, &mut table, programs, arguments.cuts)?;
+    if let Some(programs) = &arguments.compare {
+        compare::run(&rig, &mut table, programs, arguments.cuts)?;
     }
     if arguments.json {
         println!("{}", serde_json::to_string_pretty(&table.record())?);

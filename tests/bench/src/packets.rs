@@ -1,8 +1,10 @@
 //! Cost of a packet in the kernel program, beside the same signature in user space.
 
-use anyhow::{Context as _, Result};
-use link_watcher::bpf;
+mod cases;
 
+use anyhow::{Context as _, Result};
+
+pub(crate) use self::cases::REPEAT;
 use crate::{
     rig::Rig,
     signature,
@@ -25,7 +27,7 @@ const RATIO: f64 = 1.7;
 pub(crate) fn run(rig: &Rig, table: &mut Table) -> Result<()> {
     let object =
         link_watcher::bpf_object().context("built without the kernel program; `cargo xtask bench` builds it")?;
-    let cases = bpf::measure(object, &rig.pins, 1)?;
+    let cases = cases::measure(object, &rig.pins, 1)?;
     for case in &cases {
         table.add(PART, case.name, Some(f64::from(case.target_ns)), &mut case.ns.clone());
     }

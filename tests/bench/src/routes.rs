@@ -1,16 +1,18 @@
 //! Failing over between two links by each back-end, and what becomes of flows: the part that the kernel's tables take.
 
+mod kernel;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
-use link_watcher::route::{Family, RouteBackend, failovers, flows_moved};
-
+use link_watcher::route::{Family, RouteBackend};
 use link_watcher_lab::{
     announcement::{ACCEPTS, announce},
     setup::Setup,
     trial::Trial,
 };
 
+use self::kernel::{failovers, flows_moved};
 use crate::{rig::Rig, table::Table};
 
 const PART: &str = "Moving prefixes to another link, in the kernel alone, ms";
@@ -41,9 +43,9 @@ pub(crate) fn run(rig: &Rig, table: &mut Table) -> Result<()> {
                 continue;
             }
             let rounds = if choice == RouteBackend::Routes && prefixes > 10_000 { 3 } else { 21 };
-            let measured = failovers(choice, family, prefixes, rounds)
+            let moved_ns = failovers(choice, family, prefixes, rounds)
                 .with_context(|| format!("{prefixes} prefixes by {name}"))?;
-            let mut moved_ms: Vec<f64> = measured.moved_ns.iter().map(|ns| *ns as f64 / 1e6).collect();
+            let mut moved_ms: Vec<f64> = moved_ns.iter().map(|ns| *ns as f64 / 1e6).collect();
             let version = if family == Family::V4 { "IPv4" } else { "IPv6" };
             let title = format!("{prefixes} {version} by {name}");
             let promised = choice != RouteBackend::Routes;

@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use ::hmac::{Hmac, KeyInit, Mac as _};
-use link_watcher::bpf::REPEAT;
 use link_watcher_common::{hmac, maps::KeyState, wire::HEADER_LEN};
 use sha2::Sha256;
+
+use crate::packets::REPEAT;
 
 const KEY: [u8; 32] = [7; 32];
 

@@ -64,8 +64,8 @@ struct Live<'a> {
     log: VecDeque<String>,
     /// Since when, and what: an incident whose cost is not known yet.
     incident: Option<(u64, String)>,
-    /// When the cost of the last incident was known.
-    settled_ns: u64,
+    /// When the cost of the last incident was reported.
+    reported_ns: u64,
     /// The client's active links when we last looked.
     active: Vec<String>,
 }
@@ -123,7 +123,7 @@ impl<'a> Live<'a> {
             selected: 0,
             log: VecDeque::new(),
             incident: None,
-            settled_ns: 0,
+            reported_ns: 0,
             active: vec![stage.trial.first().to_owned()],
         }
     }
@@ -173,7 +173,7 @@ impl<'a> Live<'a> {
             // A move of its own accord, such as the return to a repaired link: what it costs is of interest too. Unless it is
             // one that was accounted for before the daemon told of it.
             let now_ns = monotonic_ns();
-            if self.incident.is_none() && now_ns > self.settled_ns + NEWS_NS {
+            if self.incident.is_none() && now_ns > self.reported_ns + NEWS_NS {
                 self.incident = Some((now_ns - QUIET_NS, "moved by itself".to_owned()));
             }
         }
@@ -190,7 +190,7 @@ impl<'a> Live<'a> {
                 reports[0].lost + reports[1].lost
             );
             self.incident = None;
-            self.settled_ns = monotonic_ns();
+            self.reported_ns = monotonic_ns();
             self.note(&text);
         }
     }

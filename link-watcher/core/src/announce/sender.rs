@@ -222,7 +222,7 @@ impl Sender {
             return true;
         }
         self.asked_ns = now_ns;
-        if self.settled() {
+        if self.is_answered() {
             self.refresh_ns = now_ns;
         }
         // What is still tried link by link goes on so; what had been given up is tried at once.
@@ -257,7 +257,7 @@ impl Sender {
         if let Some(at) = ways.iter().position(|way| Some(way.link) == self.good) {
             ways[..=at].rotate_right(1);
         }
-        if self.settled() {
+        if self.is_answered() {
             if self.refresh_ns <= now_ns {
                 self.refresh_ns = now_ns + REFRESH_NS;
                 bodies.extend(self.chunks.first().map(|chunk| (ways[0].link, chunk.body.clone())));
@@ -299,7 +299,7 @@ impl Sender {
         let told_ns = self.unanswered_since_ns.filter(|_| !self.unanswered).map(|since_ns| since_ns + UNANSWERED_NS);
         let due_ns = match self.peer.current {
             Some(_) if self.generation != 0 && !self.ways.is_empty() => {
-                if self.settled() {
+                if self.is_answered() {
                     Some(self.refresh_ns)
                 } else {
                     let open = self.chunks.iter().filter(|chunk| !chunk.acknowledged).take(CHUNKS_ON_THE_WAY);
@@ -325,7 +325,7 @@ impl Sender {
     }
 
     /// The peer has said all that it has to say of the list.
-    const fn settled(&self) -> bool {
+    const fn is_answered(&self) -> bool {
         self.in_use || self.too_long.is_some()
     }
 

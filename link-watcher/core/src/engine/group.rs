@@ -1,24 +1,24 @@
 //! One group: its links, its choice, its agreement with the peer.
 
 mod choice;
+mod notify;
 mod orders;
+mod peer;
 mod restart;
 mod status;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use link_watcher_common::verify::older;
-
 use crate::{
     event::{
-        Action, Device, Failback, GroupId, GroupSpec, Health, Impairment, LinkId, LinkVerdict, LocalState, Plan,
-        RemoteState, Role, StandingOrders, Transition, TransitionKind,
+        Action, Device, Failback, GroupId, GroupSpec, Health, Impairment, LinkId, LinkVerdict, LocalState, Plan, Role,
+        StandingOrders, TransitionKind,
     },
     link::{LONGEST_RTT_NS, Link, StateChange},
     select::Choice,
 };
 
-use self::restart::{PLANNED_STOP_SECONDS, Stop};
+use self::restart::Stop;
 pub use self::status::{GroupStatus, LinkStatus};
 
 #[derive(Clone, Debug)]
@@ -54,15 +54,15 @@ pub(super) struct Group {
     /// It has been told that nothing is usable.
     told_none: bool,
     /// Uplinks whose verdict may change at once, and until when to wait for that, ns.
-    doubted: BTreeMap<LinkId, u64>,
+    pending_verdicts: BTreeMap<LinkId, u64>,
     /// The next choice is ready, and waits for these.
     waits: bool,
     /// What has happened since the last choice, for the log.
     why: Option<String>,
     plan: Option<Plan>,
-    said: Vec<(LinkId, LocalState)>,
+    advertised: Vec<(LinkId, LocalState)>,
     /// When it was last brought up to now: what is due later is still to be done.
-    settled_ns: u64,
+    decided_ns: u64,
 }
 
 impl Group {
@@ -90,12 +90,12 @@ impl Group {
             told_silent: false,
             stop: Stop::default(),
             told_none: false,
-            doubted: BTreeMap::new(),
+            pending_verdicts: BTreeMap::new(),
             waits: false,
             why: None,
             plan: None,
-            said: Vec::new(),
-            settled_ns: now_ns,
+            advertised: Vec::new(),
+            decided_ns: now_ns,
             spec,
         };
         group.stand(orders);
@@ -139,14 +139,14 @@ impl Group {
         let links: BTreeSet<LinkId> = self.links.iter().map(|link| link.spec.id).collect();
         self.active.retain(|id| links.contains(id));
         self.carried.retain(|id| links.contains(id));
-        self.said.retain(|(id, _)| links.contains(id));
-        self.doubted.retain(|id, _| links.contains(id));
+        self.advertised.retain(|(id, _)| links.contains(id));
+        self.pending_verdicts.retain(|id, _| links.contains(id));
         self.stop.retain(|id| links.contains(&id));
         if let Some((_, chosen)) = &mut self.clients_choice {
             chosen.retain(|id| links.contains(id));
         }
         self.why = Some("the configuration has changed".to_owned());
-        self.settle(now_ns, actions);
+        self.decide(now_ns, actions);
     }
 
     /// The kernel's routes send the traffic there already.
@@ -162,8 +162,8 @@ impl Group {
     pub(super) fn alive(&mut self, now_ns: u64, id: LinkId, actions: &mut Vec<Action>) {
         self.stop.forget(id);
         let hold_up_ns = self.spec.hold_up_ns;
-        let turn = self.link_mut(id).and_then(|link| link.on_alive(now_ns, hold_up_ns));
-        self.report_state_change(now_ns, id, turn, actions);
+        let change = self.link_mut(id).and_then(|link| link.on_alive(now_ns, hold_up_ns));
+        self.report_state_change(now_ns, id, change, actions);
     }
 
     pub(super) fn probed(
@@ -174,14 +174,14 @@ impl Group {
         last_good_ns: u64,
         actions: &mut Vec<Action>,
     ) {
-        self.doubted.remove(&id);
+        self.pending_verdicts.remove(&id);
         let hold_up_ns = self.spec.hold_up_ns;
-        let turn = self.link_mut(id).and_then(|link| link.on_probed(now_ns, health, why, last_good_ns, hold_up_ns));
-        self.report_state_change(now_ns, id, turn, actions);
+        let change = self.link_mut(id).and_then(|link| link.on_probed(now_ns, health, why, last_good_ns, hold_up_ns));
+        self.report_state_change(now_ns, id, change, actions);
     }
 
-    pub(super) fn doubt(&mut self, id: LinkId, until_ns: u64) {
-        self.doubted.insert(id, until_ns);
+    pub(super) fn await_verdict(&mut self, id: LinkId, until_ns: u64) {
+        self.pending_verdicts.insert(id, until_ns);
     }
 
     pub(super) fn impaired(
@@ -193,8 +193,8 @@ impl Group {
         actions: &mut Vec<Action>,
     ) {
         self.stop.forget(id);
-        let turn = self.link_mut(id).and_then(|link| link.on_impaired(now_ns, impairment, last_good_ns));
-        self.report_state_change(now_ns, id, turn, actions);
+        let change = self.link_mut(id).and_then(|link| link.on_impaired(now_ns, impairment, last_good_ns));
+        self.report_state_change(now_ns, id, change, actions);
     }
 
     pub(super) fn silent(&mut self, now_ns: u64, id: LinkId, last_good_ns: u64, actions: &mut Vec<Action>) {
@@ -205,8 +205,8 @@ impl Group {
 
     fn judge_silence(&mut self, now_ns: u64, id: LinkId, last_good_ns: u64, actions: &mut Vec<Action>) {
         let detection_ns = self.spec.detection_ns;
-        let turn = self.link_mut(id).and_then(|link| link.on_silent(now_ns, last_good_ns, detection_ns));
-        self.report_state_change(now_ns, id, turn, actions);
+        let change = self.link_mut(id).and_then(|link| link.on_silent(now_ns, last_good_ns, detection_ns));
+        self.report_state_change(now_ns, id, change, actions);
     }
 
     pub(super) fn device(&mut self, now_ns: u64, id: LinkId, device: Device, actions: &mut Vec<Action>) {
@@ -215,121 +215,8 @@ impl Group {
             self.stop.forget(id);
         }
         let hold_up_ns = self.spec.hold_up_ns;
-        let turn = self.link_mut(id).and_then(|link| link.on_device(now_ns, device, hold_up_ns));
-        self.report_state_change(now_ns, id, turn, actions);
-    }
-
-    fn report_state_change(&mut self, now_ns: u64, id: LinkId, turn: Option<StateChange>, actions: &mut Vec<Action>) {
-        let last_good_ns = self.link(id).map_or(0, |link| link.last_good_ns);
-        let (what, why, last_good_ns) = match turn {
-            None => return,
-            Some(StateChange::Up) if self.spec.role.is_none() => {
-                (TransitionKind::LinkUp, "its targets answer".to_owned(), 0)
-            }
-            Some(StateChange::Up) => (TransitionKind::LinkUp, "echoes arrive".to_owned(), 0),
-            Some(StateChange::Down(why)) => (TransitionKind::LinkDown, why, last_good_ns),
-            Some(StateChange::Degraded(why)) => (TransitionKind::LinkDegraded, why, last_good_ns),
-            Some(StateChange::Dampened(why)) => (TransitionKind::LinkDampened, why, last_good_ns),
-            Some(StateChange::Quiet(why)) => (TransitionKind::LinkUp, why, 0),
-        };
-        let name = self.name(id);
-        let because = if what == TransitionKind::LinkUp { format!("{name} answers") } else { format!("{name}: {why}") };
-        self.note_cause(id, because);
-        self.tell(now_ns, Some(id), what, why, last_good_ns, actions);
-    }
-
-    /// Notes why the next choice may differ; what befell an active link says more than anything else.
-    fn note_cause(&mut self, id: LinkId, why: String) {
-        if self.why.is_none() || self.carried.contains(&id) {
-            self.why = Some(why);
-        }
-    }
-
-    pub(super) fn peer_said(&mut self, now_ns: u64, id: LinkId, said: RemoteState, actions: &mut Vec<Action>) {
-        let hold_up_ns = self.spec.hold_up_ns;
-        let Some((before, turn)) = self.link_mut(id).map(|link| link.on_peer(now_ns, said, hold_up_ns)) else { return };
-        let is_another = self.peer_instance != Some(said.instance);
-        self.hear_of_stop(now_ns, said, is_another);
-        if is_another && before.map(|before| before.instance) != Some(said.instance) {
-            // They are learned from fresh echoes only, so the newest is the one in force.
-            if self.peer_instance.replace(said.instance).is_some() {
-                self.tell(
-                    now_ns,
-                    None,
-                    TransitionKind::PeerRestarted,
-                    "its daemon has started anew".to_owned(),
-                    0,
-                    actions,
-                );
-            }
-            (self.fell_at_epoch, self.followed_epoch, self.clients_choice) = (None, None, None);
-        }
-        self.hear_silence(now_ns, actions);
-        self.report_state_change(now_ns, id, turn, actions);
-        if before.is_some_and(|before| before.hears) && !said.hears {
-            self.note_cause(id, format!("{}: the peer does not hear us on it any more", self.name(id)));
-        } else if said.drained && !before.is_some_and(|before| before.drained) {
-            self.note_cause(id, format!("{}: drained by the peer", self.name(id)));
-        } else if self.spec.role == Some(Role::Server) && said.active {
-            self.note_cause(id, "the client chose it".to_owned());
-        }
-        if self.spec.role == Some(Role::Client) && older(self.epoch, said.epoch) {
-            // It still follows our life before the start, when the clock that our first epoch came from was ahead. Of a
-            // session's words those with a lower epoch count as overtaken, so ours must be the highest again.
-            self.epoch = said.epoch.wrapping_add(1);
-            self.followed_epoch = None;
-        }
-        if self.spec.role == Some(Role::Client) && self.server_left(id, said) {
-            let why = match self.active.is_empty() {
-                true => format!("the server sends by {} already", self.name(id)),
-                false => format!("the server has left {}", self.names(&self.active)),
-            };
-            self.note_cause(id, why);
-            self.follow_server(now_ns, id);
-        }
-    }
-
-    /// Whether the peer's daemon lives, by what its kernel says of it on the links that answer. A path whose far end has lost
-    /// its daemon is no dead path; but people want to know.
-    fn hear_silence(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
-        let answering = self
-            .links
-            .iter()
-            .filter(|link| matches!(link.verdict(), LinkVerdict::Up | LinkVerdict::Degraded | LinkVerdict::Starting));
-        let said = answering.filter_map(|link| link.peer).filter(|peer| Some(peer.instance) == self.peer_instance);
-        // One link on which it lives is enough.
-        let (silence_seconds, restarting) = said
-            .map(|peer| (peer.silence_seconds, peer.restarting))
-            .min()
-            .unwrap_or((self.peer_silence_seconds, false));
-        self.peer_silence_seconds = silence_seconds;
-        let missed = silence_seconds > if restarting { PLANNED_STOP_SECONDS } else { 0 };
-        if missed == self.told_silent {
-            return;
-        }
-        self.told_silent = missed;
-        if missed {
-            let why = format!(
-                "its daemon has given no sign of life for {silence_seconds} s; its kernel still answers, so the paths are \
-                 judged as ever, but nobody moves its routes"
-            );
-            self.tell(now_ns, None, TransitionKind::PeerSilent, why, 0, actions);
-        } else if silence_seconds == 0 {
-            self.tell(now_ns, None, TransitionKind::PeerBack, "its daemon lives again".to_owned(), 0, actions);
-        }
-    }
-
-    /// Whether the server, which had followed the present choice, now sends its traffic elsewhere: it does so only
-    /// when it finds all of the choice dead.
-    fn server_left(&mut self, id: LinkId, said: RemoteState) -> bool {
-        if !said.active || said.epoch != self.epoch || Some(said.instance) != self.peer_instance {
-            return false;
-        }
-        if self.active.contains(&id) {
-            self.followed_epoch = Some(said.epoch);
-            return false;
-        }
-        self.followed_epoch == Some(said.epoch)
+        let change = self.link_mut(id).and_then(|link| link.on_device(now_ns, device, hold_up_ns));
+        self.report_state_change(now_ns, id, change, actions);
     }
 
     /// When a link without a verdict is not waited for any more: one that can be probed has its first within an interval and
@@ -353,35 +240,18 @@ impl Group {
     fn is_starting(&self, link: &Link, now_ns: u64) -> bool {
         link.verdict() == LinkVerdict::Starting && !link.drained && now_ns < self.first_echo_due_ns(link)
     }
-
-    /// Leaves the links that the server has left, as if they had failed, in favour of the one that it took.
-    fn follow_server(&mut self, now_ns: u64, to: LinkId) {
-        let usable = !self.orders.failover_off
-            && self.orders.pinned.is_none()
-            && self.link(to).is_some_and(|link| link.usable(now_ns));
-        if !usable {
-            return;
-        }
-        for id in self.active.clone() {
-            if let Some(link) = self.link_mut(id) {
-                link.doubt(now_ns);
-            }
-        }
-        // The next choice starts from there.
-        self.active = vec![to];
-    }
 }
 
-// Settling.
+// Deciding.
 impl Group {
     /// Brings the group up to now: who is usable, what is chosen, what is said.
-    pub(super) fn settle(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
-        self.settled_ns = now_ns;
+    pub(super) fn decide(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
+        self.decided_ns = now_ns;
         self.judge_silent(now_ns, actions);
-        let turns: Vec<(LinkId, StateChange)> =
-            self.links.iter_mut().filter_map(|link| Some((link.spec.id, link.settle(now_ns)?))).collect();
-        for (id, turn) in turns {
-            self.report_state_change(now_ns, id, Some(turn), actions);
+        let changes: Vec<(LinkId, StateChange)> =
+            self.links.iter_mut().filter_map(|link| Some((link.spec.id, link.advance(now_ns)?))).collect();
+        for (id, change) in changes {
+            self.report_state_change(now_ns, id, Some(change), actions);
         }
         let choice = self.choice(now_ns);
         if self.waits_for_others(now_ns, &choice) {
@@ -396,7 +266,7 @@ impl Group {
             self.epoch = self.epoch.wrapping_add(1);
             self.followed_epoch = None;
         }
-        self.say(actions);
+        self.advertise(actions);
         self.plan(now_ns, actions);
         if self.active != self.carried {
             let from = std::mem::replace(&mut self.carried, self.active.clone());
@@ -413,11 +283,11 @@ impl Group {
 
     /// Whether what would move depends on a link whose verdict is about to change as well.
     fn waits_for_others(&mut self, now_ns: u64, choice: &Choice) -> bool {
-        self.doubted.retain(|_, until_ns| *until_ns > now_ns);
+        self.pending_verdicts.retain(|_, until_ns| *until_ns > now_ns);
         let mut chosen = choice.active.clone();
         chosen.sort_unstable();
         let concerns = |id: &LinkId| chosen.contains(id) || self.carried.contains(id);
-        self.waits = !self.carried.is_empty() && chosen != self.carried && self.doubted.keys().any(concerns);
+        self.waits = !self.carried.is_empty() && chosen != self.carried && self.pending_verdicts.keys().any(concerns);
         self.waits
     }
 
@@ -450,77 +320,10 @@ impl Group {
     fn any_of_the_chosen(&self, test: impl Fn(&Link) -> bool) -> bool {
         self.links.iter().filter(|link| !self.never_chosen(link)).any(test)
     }
-
-    fn tell_if_none(&mut self, now_ns: u64, actions: &mut Vec<Action>) {
-        let works = self.any_works(now_ns);
-        // That a link which flaps is there again for a moment is no news.
-        let any = works
-            && (!self.told_none
-                || self
-                    .any_of_the_chosen(|link| matches!(link.shown_verdict(), LinkVerdict::Up | LinkVerdict::Degraded)));
-        if !any && !self.told_none {
-            let why = match self.spec.role {
-                Some(_) => "no link is usable; the routes stay where they are".to_owned(),
-                None => "no uplink is usable; nothing moves. Where all fall silent at once, look at the targets of their probes \
-                         first"
-                    .to_owned(),
-            };
-            self.tell(now_ns, None, TransitionKind::NoUsableLink, why, 0, actions);
-        }
-        self.told_none = !any;
-    }
-
-    fn tell(
-        &self,
-        at_ns: u64,
-        link: Option<LinkId>,
-        what: TransitionKind,
-        why: String,
-        last_good_ns: u64,
-        actions: &mut Vec<Action>,
-    ) {
-        actions.push(Action::Notify(Transition { at_ns, group: self.spec.id, link, what, why, last_good_ns }));
-    }
-
-    /// Says on each link what has changed.
-    pub(super) fn say(&mut self, actions: &mut Vec<Action>) {
-        if self.spec.role.is_none() {
-            return;
-        }
-        for (rank, id) in self.preference().into_iter().enumerate() {
-            let Some(link) = self.link(id) else { continue };
-            let said = LocalState {
-                epoch: self.epoch,
-                rank: u16::try_from(rank).unwrap_or(u16::MAX),
-                active: self.active.contains(&id),
-                drained: link.drained,
-                // No verdict yet is no complaint: a restart must not look like a deaf peer.
-                hears: !matches!(link.verdict(), LinkVerdict::Down | LinkVerdict::Absent),
-            };
-            match self.said.iter_mut().find(|(known, _)| *known == id) {
-                Some((_, before)) if *before == said => continue,
-                Some((_, before)) => *before = said,
-                None => self.said.push((id, said)),
-            }
-            actions.push(Action::Advertise { link: id, said });
-        }
-    }
 }
 
 // Looking.
 impl Group {
-    /// Whether the far end has a say in its links.
-    pub(super) const fn has_peer(&self) -> bool {
-        self.spec.role.is_some()
-    }
-
-    /// What the peer says of a link; of one that it has said nothing on, what its daemon says at its start.
-    pub(super) fn said_by_peer(&self, id: LinkId) -> RemoteState {
-        let elsewhere = || self.links.iter().find_map(|link| link.peer);
-        let fresh = |said: RemoteState| RemoteState { active: false, drained: false, ..said };
-        self.link(id).and_then(|link| link.peer).or_else(|| elsewhere().map(fresh)).unwrap_or_default()
-    }
-
     pub(super) fn is_drained(&self, id: LinkId) -> bool {
         self.link(id).is_some_and(|link| link.drained)
     }
@@ -533,7 +336,7 @@ impl Group {
     /// It depends on what was done, not on the time of asking: a deadline that passes between deciding and asking is
     /// still to be met.
     pub(super) fn next_deadline_ns(&self) -> Option<u64> {
-        let holds = self.links.iter().filter_map(|link| link.next_deadline_ns(self.settled_ns));
+        let holds = self.links.iter().filter_map(|link| link.next_deadline_ns(self.decided_ns));
         let failbacks = self.links.iter().filter_map(|link| match self.spec.failback {
             Failback::After(ns) if !self.active.contains(&link.spec.id) => {
                 link.usable_since_ns().map(|since| since + ns)
@@ -542,7 +345,7 @@ impl Group {
         });
         let starting = || self.links.iter().filter(|link| link.verdict() == LinkVerdict::Starting || link.undecided());
         let verdicts = starting().flat_map(|link| [self.verdict_due_ns(link), self.first_echo_due_ns(link)]);
-        let doubts = self.doubted.values().copied().chain(self.stop.deadlines_ns());
-        holds.chain(failbacks.chain(verdicts).chain(doubts).filter(|at_ns| *at_ns > self.settled_ns)).min()
+        let pending = self.pending_verdicts.values().copied().chain(self.stop.deadlines_ns());
+        holds.chain(failbacks.chain(verdicts).chain(pending).filter(|at_ns| *at_ns > self.decided_ns)).min()
     }
 }

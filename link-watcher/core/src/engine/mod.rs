@@ -22,8 +22,8 @@ pub struct Engine {
     groups: BTreeMap<GroupId, Group>,
     /// Which group each link is of.
     links: BTreeMap<LinkId, GroupId>,
-    /// Groups to which something has happened since they were settled.
-    unsettled: BTreeSet<GroupId>,
+    /// Groups to which something has happened since they last decided.
+    touched: BTreeSet<GroupId>,
     /// When each of the others has something to do by itself, soonest first, and the same by group.
     deadlines: BTreeSet<(u64, GroupId)>,
     deadline_of: BTreeMap<GroupId, u64>,
@@ -41,7 +41,7 @@ impl Engine {
         Self {
             groups: BTreeMap::new(),
             links: BTreeMap::new(),
-            unsettled: BTreeSet::new(),
+            touched: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             deadline_of: BTreeMap::new(),
             order: Vec::new(),
@@ -73,9 +73,9 @@ impl Engine {
                 let verdict = (health, why);
                 self.with(link, |group, actions| group.probed(now_ns, link, verdict, last_good_ns, actions));
             }
-            Event::Doubted { link, until_ns } => self.with(link, |group, _| group.doubt(link, until_ns)),
-            Event::Peer { link, said } => {
-                self.with(link, |group, actions| group.peer_said(now_ns, link, said, actions))
+            Event::VerdictPending { link, until_ns } => self.with(link, |group, _| group.await_verdict(link, until_ns)),
+            Event::RemoteState { link, state } => {
+                self.with(link, |group, actions| group.on_remote_state(now_ns, link, state, actions))
             }
             Event::Device { link, device } => {
                 self.with(link, |group, actions| group.device(now_ns, link, device, actions));
@@ -110,9 +110,9 @@ impl Engine {
         {
             self.touch(id);
         }
-        for id in std::mem::take(&mut self.unsettled) {
+        for id in std::mem::take(&mut self.touched) {
             let Some(group) = self.groups.get_mut(&id) else { continue };
-            group.settle(now_ns, &mut self.actions);
+            group.decide(now_ns, &mut self.actions);
             if let Some(at_ns) = group.next_deadline_ns() {
                 self.deadlines.insert((at_ns, id));
                 self.deadline_of.insert(id, at_ns);
@@ -122,7 +122,7 @@ impl Engine {
 
     /// What happens to a group is decided by the next [`Engine::tick`], and its deadline anew.
     fn touch(&mut self, id: GroupId) {
-        self.unsettled.insert(id);
+        self.touched.insert(id);
         if let Some(at_ns) = self.deadline_of.remove(&id) {
             self.deadlines.remove(&(at_ns, id));
         }
@@ -135,8 +135,8 @@ impl Engine {
 
     /// When [`Engine::tick`] has something to do.
     pub fn next_deadline(&self) -> Option<u64> {
-        let unsettled = self.unsettled.iter().filter_map(|id| self.groups.get(id)?.next_deadline_ns());
-        unsettled.chain(self.deadlines.first().map(|(at_ns, _)| *at_ns)).min()
+        let touched = self.touched.iter().filter_map(|id| self.groups.get(id)?.next_deadline_ns());
+        touched.chain(self.deadlines.first().map(|(at_ns, _)| *at_ns)).min()
     }
 
     /// How everything stands, in the order of the file.
@@ -164,7 +164,7 @@ impl Engine {
                 Some(group) => group.reconfigure(now_ns, spec, &mut self.actions),
                 None => {
                     let mut group = Group::new(spec, self.epoch, now_ns);
-                    group.say(&mut self.actions);
+                    group.advertise(&mut self.actions);
                     self.groups.insert(group.id(), group);
                 }
             }

@@ -93,13 +93,13 @@ impl Engine {
                 self.handle(now_ns, Event::Probed { link, health: Health::Down, why, last_good_ns });
             }
             Supposed::Up => {
-                let said = group.said_by_peer(link);
+                let remote = group.remote_state(link);
                 let drained = group.is_drained(link);
                 self.handle(now_ns, Event::Device { link, device: Device::Ready });
                 if peer {
                     self.handle(now_ns, Event::Alive { link });
-                    let said = RemoteState { hears: true, drained: false, ..said };
-                    self.handle(now_ns, Event::Peer { link, said });
+                    let remote = RemoteState { hears: true, drained: false, ..remote };
+                    self.handle(now_ns, Event::RemoteState { link, state: remote });
                 } else {
                     let why = String::new();
                     self.handle(now_ns, Event::Probed { link, health: Health::Up, why, last_good_ns });

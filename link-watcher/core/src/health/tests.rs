@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeMap, ops::Range};
 
-use super::*;
+use super::{round::ASKS_A_ROUND, *};
 
 const MS: u64 = 1_000_000;
 const S: u64 = 1_000 * MS;
@@ -85,7 +85,7 @@ impl Sim {
     }
 
     fn poll(&mut self) {
-        if self.health.doubts() {
+        if self.health.wants_replies() {
             self.health.handle(self.now_ns, Event::Replies((self.replies)(self.now_ns - START)));
         }
         if self.compares {
@@ -384,13 +384,13 @@ fn replies_before_the_death_do_not_count() {
 #[test]
 fn replies_are_only_wanted_in_doubt() {
     let mut health = Health::new(spec(), 1, START);
-    assert!(!health.doubts());
+    assert!(!health.wants_replies());
     let Action::Send { probe: first, .. } = health.poll(START)[0] else { panic!("it asks at once") };
-    assert!(!health.doubts());
+    assert!(!health.wants_replies());
     let next = health.next_deadline();
     health.handle(next, Event::Answered { probe: first, rtt_ns: MS });
     health.poll(next);
-    assert!(health.doubts(), "one was too slow");
+    assert!(health.wants_replies(), "one was too slow");
 }
 
 #[test]

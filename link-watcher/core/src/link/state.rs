@@ -35,7 +35,7 @@ pub struct Link {
     /// This break is counted as a flap already.
     flapped: bool,
     /// Flaps that were not told because it is dampened.
-    untold_flaps: u64,
+    unreported_flaps: u64,
     /// Last good packet before it went down; 0: never.
     pub last_good_ns: u64,
     /// How often it went down after having been up.
@@ -78,7 +78,7 @@ impl Link {
             was_up: false,
             dampening: dampening.then(Dampening::default),
             flapped: false,
-            untold_flaps: 0,
+            unreported_flaps: 0,
             last_good_ns: 0,
             flaps: 0,
             last_down_reason: None,
@@ -189,13 +189,13 @@ impl Link {
     pub fn on_peer(
         &mut self,
         now_ns: u64,
-        said: RemoteState,
+        remote: RemoteState,
         hold_up_ns: u64,
     ) -> (Option<RemoteState>, Option<StateChange>) {
-        let before = self.peer.replace(said);
-        let complains = !said.hears && before.is_some_and(|before| before.hears);
+        let before = self.peer.replace(remote);
+        let complains = !remote.hears && before.is_some_and(|before| before.hears);
         self.unheard |= complains;
-        if said.hears && std::mem::take(&mut self.unheard) {
+        if remote.hears && std::mem::take(&mut self.unheard) {
             self.hold_until_ns = self.hold_until_ns.max(now_ns + hold_up_ns);
         }
         let flaps = complains && self.verdict == LinkVerdict::Up && self.flap(now_ns);
@@ -236,7 +236,7 @@ impl Link {
             return Some(self.turn_dampened(now_ns, &why));
         }
         if self.is_dampened() {
-            self.untold_flaps += u64::from(before == LinkVerdict::Up);
+            self.unreported_flaps += u64::from(before == LinkVerdict::Up);
             return None;
         }
         if verdict == LinkVerdict::Degraded {
@@ -254,7 +254,7 @@ impl Link {
     }
 
     fn turn_dampened(&mut self, now_ns: u64, why: &str) -> StateChange {
-        self.untold_flaps = 0;
+        self.unreported_flaps = 0;
         StateChange::Dampened(format!("{why}; {}", self.dampened_because(now_ns)))
     }
 
@@ -303,14 +303,14 @@ impl Link {
 
     /// Brings it up to now: since when it has been usable, and whether it has been quiet for long enough. Call it after every
     /// change and at every deadline.
-    pub fn settle(&mut self, now_ns: u64) -> Option<StateChange> {
+    pub fn advance(&mut self, now_ns: u64) -> Option<StateChange> {
         self.flapped &= !self.answers_both_ways();
         let released = self.dampening.as_mut().is_some_and(|dampening| dampening.release(now_ns));
         self.note_usable(now_ns);
         if !released {
             return None;
         }
-        let meanwhile = format!("it has been quiet ({} more flaps while it was left out)", self.untold_flaps);
+        let meanwhile = format!("it has been quiet ({} more flaps while it was left out)", self.unreported_flaps);
         match self.verdict {
             LinkVerdict::Up => Some(StateChange::Quiet(meanwhile)),
             LinkVerdict::Degraded => Some(StateChange::Degraded(self.last_down_reason.clone().unwrap_or(meanwhile))),
@@ -331,7 +331,7 @@ impl Link {
     }
 
     /// The peer has left it for a reason that we do not see: its time counts anew.
-    pub const fn doubt(&mut self, now_ns: u64) {
+    pub const fn restart_failback_timer(&mut self, now_ns: u64) {
         if self.usable_since_ns.is_some() {
             self.usable_since_ns = Some(now_ns);
         }
@@ -368,9 +368,9 @@ impl Link {
         })
     }
 
-    /// When it stops holding, if it did at `settled_ns`, or being dampened.
-    pub fn next_deadline_ns(&self, settled_ns: u64) -> Option<u64> {
-        let holds = (self.verdict == LinkVerdict::Up && self.holds(settled_ns)).then_some(self.hold_until_ns);
+    /// When it stops holding, if it did at `decided_ns`, or being dampened.
+    pub fn next_deadline_ns(&self, decided_ns: u64) -> Option<u64> {
+        let holds = (self.verdict == LinkVerdict::Up && self.holds(decided_ns)).then_some(self.hold_until_ns);
         holds.into_iter().chain(self.dampening.and_then(|dampening| dampening.reuse_at_ns())).min()
     }
 

@@ -150,8 +150,8 @@ impl Watched<'_> {
 }
 
 fn said_in(event: &Event) -> Option<(usize, Word)> {
-    let Event::Peer { link, said } = event else { return None };
-    let RemoteState { instance, epoch, active, hears, .. } = *said;
+    let Event::RemoteState { link, state } = event else { return None };
+    let RemoteState { instance, epoch, active, hears, .. } = *state;
     Some((link.0 as usize, Word { life: instance, epoch, active, hears }))
 }
 

@@ -119,7 +119,7 @@ impl World {
         is_taken(known, word, self.round_trip(link)).then_some(word).filter(|word| known != Some(*word))
     }
 
-    pub fn is_settled(&self) -> bool {
+    pub fn is_decided(&self) -> bool {
         self.held.is_none() && self.ends.iter().all(|end| !end.stirred)
     }
 
@@ -470,6 +470,6 @@ impl World {
             known.verdict == Verdict::Up && !known.holds && known.heard == Some(self.ends[1 - at].links[link].said)
         };
         let all_know = (0..LINKS).all(|link| self.round_trip(link) && knows(CLIENT, link) && knows(SERVER, link));
-        all_know && self.is_settled() && self.ends[CLIENT].carried != self.ends[SERVER].carried
+        all_know && self.is_decided() && self.ends[CLIENT].carried != self.ends[SERVER].carried
     }
 }

@@ -16,7 +16,7 @@ pub trait Clocked {
     fn carry_out(&mut self, action: Action);
 
     /// Brings the engine up to now, and does what it wants done.
-    fn settle(&mut self) {
+    fn run_engine(&mut self) {
         let (engine, now_ns) = self.parts();
         engine.tick(*now_ns);
         for action in engine.actions() {
@@ -28,14 +28,14 @@ pub trait Clocked {
     fn event(&mut self, event: Event) {
         let (engine, now_ns) = self.parts();
         engine.handle(*now_ns, event);
-        self.settle();
+        self.run_engine();
     }
 
     /// An order.
     fn command(&mut self, command: Command) -> Result<String, String> {
         let (engine, now_ns) = self.parts();
         let answer = engine.command(*now_ns, command);
-        self.settle();
+        self.run_engine();
         answer
     }
 
@@ -45,7 +45,7 @@ pub trait Clocked {
             let (engine, now_ns) = self.parts();
             let Some(due_ns) = engine.next_deadline().filter(|due_ns| *due_ns <= until_ns) else { break };
             *now_ns = due_ns.max(*now_ns);
-            self.settle();
+            self.run_engine();
         }
         *self.parts().1 = until_ns;
     }

@@ -65,7 +65,7 @@ impl Oracle {
         }
     }
 
-    fn settled_ns(sim: &Sim) -> u64 {
+    fn known_after_ns(sim: &Sim) -> u64 {
         sim.setup.detection_ns() + 2 * sim.setup.interval_ns + sim.setup.rtt_ns() + 3 * MS
     }
 
@@ -93,7 +93,7 @@ impl Oracle {
         if !status.failover || !sim.sides[1 - at].status(sim.now_ns).is_some_and(|other| other.failover) {
             return;
         }
-        let settled_ns = Self::settled_ns(sim);
+        let known_after_ns = Self::known_after_ns(sim);
         let dead_since_ns = side.routes.iter().filter_map(|link| sim.wires[*link].dead_since_ns[at]).min();
         let Some(dead_since_ns) = dead_since_ns else { return };
         let other = (0..sim.wires.len())
@@ -107,7 +107,8 @@ impl Oracle {
         if !self.calm(sim, 0) {
             return;
         }
-        let from_ns = dead_since_ns.max(*excused_ns + settled_ns).max(good_since_ns + settled_ns).max(self.ordered_ns);
+        let from_ns =
+            dead_since_ns.max(*excused_ns + known_after_ns).max(good_since_ns + known_after_ns).max(self.ordered_ns);
         let outage_ns = sim.now_ns.saturating_sub(from_ns);
         self.worst_outage_ns = self.worst_outage_ns.max(outage_ns);
         let most_ns = sim.setup.detection_ns() + sim.setup.interval_ns + sim.setup.rtt_ns() + MS;
@@ -119,16 +120,16 @@ impl Oracle {
 
     /// No link goes down that works.
     fn down(&mut self, sim: &Sim, at: usize, link: usize, why: &str) {
-        let settled_ns = Self::settled_ns(sim);
+        let known_after_ns = Self::known_after_ns(sim);
         // A core that was stalled tells old news.
-        let on_time = sim.sides[at].core_stalled_until_ns + settled_ns <= sim.now_ns;
+        let on_time = sim.sides[at].core_stalled_until_ns + known_after_ns <= sim.now_ns;
         // A new session is learned from the peer's own probes, or when those have stayed away for the detection time.
         let peer_probes =
-            sim.sides[1 - at].engine.is_some() && self.disturbed_until_ns[1 - at] + settled_ns <= sim.now_ns;
-        let starting = self.disturbed_until_ns[at] + settled_ns > sim.now_ns;
+            sim.sides[1 - at].engine.is_some() && self.disturbed_until_ns[1 - at] + known_after_ns <= sim.now_ns;
+        let starting = self.disturbed_until_ns[at] + known_after_ns > sim.now_ns;
         // Sessions are exchanged in two round trips, and where these last an interval each, that is the detection time.
         let peer_probes = peer_probes && 2 * sim.setup.rtt_ns() < sim.setup.detection_ns();
-        if Self::good(sim, link, settled_ns) && on_time && (peer_probes || !starting) {
+        if Self::good(sim, link, known_after_ns) && on_time && (peer_probes || !starting) {
             self.false_downs += 1;
             let text = format!("{} takes link{link} down, which works: {why}", sim.sides[at].name());
             self.violated(sim, text);
@@ -137,11 +138,11 @@ impl Oracle {
 
     /// No traffic leaves a link that works, but for a better one that has proved itself, or by order.
     fn moved(&mut self, sim: &Sim, at: usize, from: Vec<usize>, to: Vec<usize>, why: &str) {
-        let settled_ns = Self::settled_ns(sim);
-        let settled_and_held_ns = settled_ns + sim.setup.hold_up_ns;
-        let calm = self.calm(sim, settled_and_held_ns) && self.ordered_ns + settled_and_held_ns <= sim.now_ns;
+        let known_after_ns = Self::known_after_ns(sim);
+        let known_and_held_ns = known_after_ns + sim.setup.hold_up_ns;
+        let calm = self.calm(sim, known_and_held_ns) && self.ordered_ns + known_and_held_ns <= sim.now_ns;
         let left: Vec<usize> = from.iter().filter(|link| !to.contains(link)).copied().collect();
-        let works = |link: &usize| Self::good(sim, *link, settled_and_held_ns) && !Self::drained(sim, *link);
+        let works = |link: &usize| Self::good(sim, *link, known_and_held_ns) && !Self::drained(sim, *link);
         let needless = !left.is_empty() && left.iter().all(works);
         if calm && needless {
             // The client's word comes link by link, and takes its time.
@@ -158,7 +159,7 @@ impl Oracle {
                 // That it has just died is not known yet, and a break that is shorter than a detection is noticed by nobody.
                 Failback::After(ns) => to.iter().any(|link| {
                     Self::good(sim, *link, ns.saturating_sub(sim.setup.detection_ns()))
-                        || sim.wires[*link].broke_ns + settled_ns > sim.now_ns
+                        || sim.wires[*link].broke_ns + known_after_ns > sim.now_ns
                 }),
             };
             let failed_back = at == CLIENT && tier(&to) < tier(&from) && proved;

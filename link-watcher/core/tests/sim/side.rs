@@ -266,8 +266,8 @@ impl Side {
         for action in self.engine.as_mut().unwrap().actions() {
             lines.push(format!("{} does {action:?}", self.name()));
             match action {
-                Action::Advertise { link, said } => {
-                    let view = said.view(self.role()).pack();
+                Action::Advertise { link, state } => {
+                    let view = state.view(self.role()).pack();
                     let link = link.0 as usize;
                     if self.kernel[link].0.view.swap(view, Relaxed) != view {
                         self.probe(now_ns, link, sent);
@@ -345,9 +345,9 @@ impl Side {
         self.kernel[link].0.max_lag.store(prober.detector.max_lag(), Relaxed);
         if state.last_echo_ns.load(Relaxed) != 0 {
             let peer = Party::unpack(state.peer.load(Relaxed));
-            let said = RemoteState::heard(peer, View::unpack(state.peer_view.load(Relaxed)));
-            if prober.told.replace(said) != Some(said) {
-                self.inbox.push((now_ns, Event::Peer { link: LinkId(link as u32), said }));
+            let remote = RemoteState::heard(peer, View::unpack(state.peer_view.load(Relaxed)));
+            if prober.told.replace(remote) != Some(remote) {
+                self.inbox.push((now_ns, Event::RemoteState { link: LinkId(link as u32), state: remote }));
             }
         }
         let Some(edge) = edge else { return false };

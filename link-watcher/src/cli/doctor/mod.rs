@@ -236,7 +236,7 @@ fn render(report: &Report, style: Style) -> String {
         // Padded before it is painted: colours have no width.
         let level = match finding.level {
             Level::Ok => style.good("ok     "),
-            Level::Warning => style.doubtful("warning"),
+            Level::Warning => style.warning("warning"),
             Level::Missing => style.bad("missing"),
         };
         out += &format!("{level}  {:width$}  {}\n", title(finding), finding.message);

@@ -131,7 +131,7 @@ fn render_links(group: &GroupSnapshot, now: SystemTime, style: Style) -> String 
         let paint = |column: usize, cell: String| match (column, link.state.as_str()) {
             (STATE, "up") => style.good(&cell),
             (STATE, "down" | "absent") => style.bad(&cell),
-            (STATE, _) => style.doubtful(&cell),
+            (STATE, _) => style.warning(&cell),
             _ => cell,
         };
         let line: String = row.iter().enumerate().map(|(column, cell)| paint(column, pad(cell, column))).collect();

@@ -84,7 +84,7 @@ pub(super) fn paragraph(head: &str, text: &str) -> String {
 /// A paragraph that deserves a look.
 pub(super) fn note(indent: usize, text: &str, style: Style) -> String {
     let spaces = " ".repeat(indent);
-    paragraph(&format!("{spaces}! "), text).replacen('!', &style.doubtful("!"), 1)
+    paragraph(&format!("{spaces}! "), text).replacen('!', &style.warning("!"), 1)
 }
 
 #[cfg(test)]

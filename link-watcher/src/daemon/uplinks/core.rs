@@ -47,7 +47,9 @@ impl Core {
                 self.causes.failed(link, noticed);
                 self.engine.handle(now_ns, Event::Probed { link, health, why, last_good_ns });
             }
-            Report::Doubted { link, until_ns } => self.engine.handle(now_ns, Event::Doubted { link, until_ns }),
+            Report::VerdictPending { link, until_ns } => {
+                self.engine.handle(now_ns, Event::VerdictPending { link, until_ns })
+            }
             Report::Adopted { group, links } => self.engine.handle(now_ns, Event::Adopted { group, links }),
             Report::Done { done, done_ns } => {
                 let Some(group) = self.uplink_groups.get_mut(&done.group) else { return };

@@ -164,7 +164,7 @@ pub(super) enum Report {
     /// Its probes have come to a verdict; why the last one without answer had none.
     Probed { link: LinkId, verdict: Verdict, last_good_ns: u64, last_failure: Option<String> },
     /// Another verdict may come at once, or by then: it is to be decided together with the next.
-    Doubted { link: LinkId, until_ns: u64 },
+    VerdictPending { link: LinkId, until_ns: u64 },
     /// An earlier run left the group's traffic there.
     Adopted { group: GroupId, links: Vec<LinkId> },
     /// A decision about the group stands in the kernel.

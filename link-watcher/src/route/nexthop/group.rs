@@ -47,7 +47,7 @@ pub(super) struct Group {
     /// It is to be brought about; else what stands waits for its routes to go.
     pub(super) serving: bool,
     /// What stands is to be looked at before anything is written.
-    pub(super) doubtful: bool,
+    pub(super) unverified: bool,
     /// Every id of the range has been looked at.
     explored: bool,
     pub(super) unfit: Option<&'static str>,
@@ -78,7 +78,7 @@ impl Group {
             blocked: BTreeMap::new(),
             group_error: None,
             serving: false,
-            doubtful: true,
+            unverified: true,
             explored: false,
             unfit: None,
             due_ns: u64::MAX,
@@ -103,7 +103,7 @@ impl Group {
         [Family::V4, Family::V6].into_iter().any(|family| self.group_id(family) == id)
     }
 
-    /// Takes a new wish.
+    /// Takes in what is wanted from now on.
     pub(super) fn want(&mut self, desired: &GroupRoutes) {
         if !Arc::ptr_eq(&self.prefixes, &desired.prefixes) {
             self.prefixes = Arc::clone(&desired.prefixes);
@@ -156,8 +156,8 @@ impl Group {
     }
 
     /// To be looked at, at `at_ns` or with the next write.
-    pub(super) fn doubt(&mut self, at_ns: u64) {
-        self.doubtful = true;
+    pub(super) fn mark_unverified(&mut self, at_ns: u64) {
+        self.unverified = true;
         self.due_ns = self.due_ns.min(at_ns);
     }
 
@@ -287,7 +287,7 @@ impl Group {
                 (change, Err(error)) => {
                     complete = false;
                     // Whatever was thought to stand is to be looked at.
-                    self.doubtful = true;
+                    self.unverified = true;
                     self.refuse(change, error);
                 }
             }
@@ -372,7 +372,7 @@ impl Group {
             let own = standing.get(id).is_none_or(|object| *object == Object::Hop { ifindex, gateway });
             own && !foreign.contains(id)
         });
-        (self.doubtful, self.explored) = (false, true);
+        (self.unverified, self.explored) = (false, true);
         self.number();
         let gone = before.iter().find(|(id, object)| self.standing.get(id) != Some(object));
         if let Some((id, object)) = gone {

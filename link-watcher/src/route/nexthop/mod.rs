@@ -40,7 +40,7 @@ use crate::{
 };
 
 /// Whether the kernel tells of every route when a group changes.
-pub(crate) const COMPAT_MODE: &str = "/proc/sys/net/ipv4/nexthop_compat_mode";
+pub const COMPAT_MODE: &str = "/proc/sys/net/ipv4/nexthop_compat_mode";
 /// What that means.
 pub(crate) const COMPAT_WARNING: &str = "net.ipv4.nexthop_compat_mode is 1: with each failover the kernel tells of every IPv4 route that refers to a nexthop \
      object, which takes 0.8 ms for 1,000";
@@ -191,7 +191,7 @@ impl<K: ObjectKernel> NexthopGroups<K> {
                 KernelEvent::Nexthop { id, port_id } => {
                     if *port_id != self.kernel.port_id() && group.range.has(*id) {
                         group.by = Some(*port_id);
-                        group.doubt(now_ns.max(group.next_repair_ns));
+                        group.mark_unverified(now_ns.max(group.next_repair_ns));
                     }
                 }
                 KernelEvent::Link(Link { ifindex, .. })
@@ -201,10 +201,10 @@ impl<K: ObjectKernel> NexthopGroups<K> {
                     // The kernel deletes a nexthop with its carrier and says nothing; what was refused may work now.
                     if group.uses(*ifindex) {
                         group.unblock(*ifindex);
-                        group.doubt(now_ns);
+                        group.mark_unverified(now_ns);
                     }
                 }
-                KernelEvent::Resync => group.doubt(now_ns),
+                KernelEvent::Resync => group.mark_unverified(now_ns),
                 KernelEvent::Route(_) | KernelEvent::Rule { .. } => {}
             }
         }
@@ -222,7 +222,7 @@ impl<K: ObjectKernel> NexthopGroups<K> {
         for id in due {
             if let Some(group) = self.groups.get_mut(&id) {
                 if group.looked_ns + PERIOD_NS <= now_ns {
-                    group.doubtful = true;
+                    group.unverified = true;
                     group.blocked.clear();
                 }
                 group.due_ns = now_ns + PERIOD_NS;
@@ -231,18 +231,18 @@ impl<K: ObjectKernel> NexthopGroups<K> {
                 }
             }
             self.sync(now_ns, id, Extent::All);
-            self.settle(now_ns, id);
+            self.report_repairs(now_ns, id);
         }
         std::mem::take(&mut self.notices)
     }
 
     /// Says what was repaired, and sets the time of the next look.
-    fn settle(&mut self, now_ns: u64, id: GroupId) {
+    fn report_repairs(&mut self, now_ns: u64, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         if group.group_error.is_some() {
             group.due_ns = now_ns + RETRY_NS;
         }
-        if group.unfit.is_some() || group.doubtful {
+        if group.unfit.is_some() || group.unverified {
             return;
         }
         if !group.changes(Extent::All).is_empty() {
@@ -264,7 +264,7 @@ impl<K: ObjectKernel> NexthopGroups<K> {
     fn sync(&mut self, now_ns: u64, id: GroupId, extent: Extent) -> usize {
         let mut written = 0;
         for _ in 0..ATTEMPTS {
-            if self.groups.get(&id).is_some_and(|group| group.doubtful)
+            if self.groups.get(&id).is_some_and(|group| group.unverified)
                 && let Err(error) = self.look(now_ns, id)
             {
                 self.notices.push(Notice::Failed(format!("nexthop objects: {error}")));
@@ -285,7 +285,7 @@ impl<K: ObjectKernel> NexthopGroups<K> {
                         break;
                     }
                 }
-                Err(_) => group.doubtful = true,
+                Err(_) => group.unverified = true,
             }
             group.due_ns = group.due_ns.min(now_ns + RETRY_NS / 10);
         }
@@ -308,7 +308,7 @@ impl<K: ObjectKernel> NexthopGroups<K> {
                 group.due_ns = group.due_ns.min(now_ns + RETRY_NS);
                 if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP)) {
                     group.unfit = Some("this kernel has no nexthop objects; they came with Linux 5.3");
-                    group.doubtful = false;
+                    group.unverified = false;
                     return Ok(());
                 }
                 Err(error)

@@ -27,7 +27,7 @@ fn net(i: u32) -> IpNet {
     format!("10.{}.{}.0/24", i / 250, i % 250).parse().unwrap()
 }
 
-fn wish(active: &[Nexthop], backups: &[u32]) -> GroupRoutes {
+fn group_routes(active: &[Nexthop], backups: &[u32]) -> GroupRoutes {
     GroupRoutes {
         table: 254,
         prefixes: (0..10).map(net).collect(),
@@ -73,7 +73,7 @@ impl Bench {
     }
 
     /// Everything that is due within `after_ns`.
-    fn settle(&mut self, after_ns: u64) -> Vec<Notice> {
+    fn run_due(&mut self, after_ns: u64) -> Vec<Notice> {
         let end_ns = self.now_ns + after_ns;
         let mut notices = Vec::new();
         for _ in 0..10_000 {
@@ -92,11 +92,11 @@ impl Bench {
         self.sink.observe(self.now_ns, event);
     }
 
-    /// Installs a wish, and forgets what that took.
+    /// Installs what is wanted, and forgets what that took.
     fn installed(desired: &GroupRoutes) -> Self {
         let mut bench = Self::new();
         assert_eq!(bench.apply(desired).installed, 10);
-        bench.settle(SECOND);
+        bench.run_due(SECOND);
         bench.forget();
         bench
     }
@@ -122,25 +122,25 @@ fn calls(state: &State) -> Vec<ObjectChange> {
 
 #[test]
 fn a_failover_is_one_message_and_touches_no_route() {
-    let mut bench = Bench::installed(&wish(&[hop(1)], &[2, 3]));
+    let mut bench = Bench::installed(&group_routes(&[hop(1)], &[2, 3]));
     assert_eq!(bench.shares(), [(1, 128)]);
     assert_eq!(bench.objects(), 4, "three links and a group");
-    let report = bench.apply(&wish(&[hop(2)], &[3]));
+    let report = bench.apply(&group_routes(&[hop(2)], &[3]));
     assert_eq!((report.written, report.installed), (1, 10));
     assert_eq!(bench.shares(), [(2, 128)]);
     assert_eq!(bench.objects.state().looks, 0, "nothing gave reason to doubt");
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     assert!(matches!(&calls(&bench.objects.state())[..], [ObjectChange::Replace(BASE, _)]));
     assert!(bench.routes.state().calls.is_empty());
 }
 
 #[test]
 fn who_gives_traffic_up_leaves_before_it_stands_by() {
-    let mut bench = Bench::installed(&wish(&[hop(1)], &[2]));
+    let mut bench = Bench::installed(&group_routes(&[hop(1)], &[2]));
     // Both work: somebody has asked for the other one.
-    assert_eq!(bench.apply(&wish(&[hop(2)], &[1])).written, 1);
+    assert_eq!(bench.apply(&group_routes(&[hop(2)], &[1])).written, 1);
     assert_eq!(bench.shares(), [(2, 128)], "no flow is left on the old link, however busy");
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     assert_eq!(bench.shares(), [(2, 128)]);
     // The daemon does nothing: the kernel goes to the one that stands by.
     let _ = bench.objects.carrier(2, false);
@@ -151,29 +151,29 @@ fn who_gives_traffic_up_leaves_before_it_stands_by() {
 #[test]
 fn several_share_by_weight_and_no_healthy_flow_moves() {
     let several = [weighted(1, 5), weighted(2, 3), weighted(3, 2)];
-    let mut bench = Bench::installed(&wish(&several, &[]));
+    let mut bench = Bench::installed(&group_routes(&several, &[]));
     assert_eq!(bench.shares(), [(1, 64), (2, 39), (3, 25)]);
     let before = bench.objects.state().buckets[&BASE].clone();
-    bench.apply(&wish(&several[..2], &[]));
+    bench.apply(&group_routes(&several[..2], &[]));
     let after = bench.objects.state().buckets[&BASE].clone();
     let dead = before.iter().zip(&after).filter(|(old, new)| old != new).count();
     assert_eq!(dead, 25, "what the dead link had, and nothing else");
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     // The same in another order is the same.
     bench.forget();
-    assert_eq!(bench.apply(&wish(&[several[1], several[0]], &[])).written, 0);
-    bench.settle(SECOND);
+    assert_eq!(bench.apply(&group_routes(&[several[1], several[0]], &[])).written, 0);
+    bench.run_due(SECOND);
     assert!(calls(&bench.objects.state()).is_empty());
 }
 
 #[test]
 fn carrier_loss_is_survived_and_repaired() {
-    let mut bench = Bench::installed(&wish(&[hop(1)], &[2]));
+    let mut bench = Bench::installed(&group_routes(&[hop(1)], &[2]));
     let event = bench.objects.carrier(1, false);
     assert_eq!(bench.shares(), [(2, 128)]);
     bench.observe(&event);
-    assert_eq!(bench.apply(&wish(&[hop(2)], &[])).written, 1);
-    bench.settle(SECOND);
+    assert_eq!(bench.apply(&group_routes(&[hop(2)], &[])).written, 1);
+    bench.run_due(SECOND);
     assert_eq!(bench.objects(), 3, "no object for a link without carrier");
     // Now the last one with carrier, too.
     for i in [2, 3] {
@@ -181,24 +181,24 @@ fn carrier_loss_is_survived_and_repaired() {
         bench.observe(&event);
     }
     assert_eq!((bench.objects(), bench.routes.state().routes.len()), (0, 0));
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     assert_eq!(bench.sink.report(GROUP).installed, 0);
     assert!(bench.sink.report(GROUP).refused[0].say(&|_| String::new()).contains("the kernel refused"));
     let event = bench.objects.carrier(2, true);
     bench.observe(&event);
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     assert_eq!((bench.shares(), bench.sink.report(GROUP).installed), (vec![(2, 128)], 10));
     for i in [1, 3] {
         let event = bench.objects.carrier(i, true);
         bench.observe(&event);
     }
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     assert_eq!((bench.shares(), bench.objects()), (vec![(2, 128)], 4));
 }
 
 #[test]
 fn what_others_remove_is_put_back_ever_more_slowly() {
-    let mut bench = Bench::installed(&wish(&[hop(1)], &[2]));
+    let mut bench = Bench::installed(&group_routes(&[hop(1)], &[2]));
     let mut waits = Vec::new();
     for _ in 0..4 {
         let event = bench.objects.foreign_delete(BASE);
@@ -216,7 +216,7 @@ fn what_others_remove_is_put_back_ever_more_slowly() {
     let event = bench.objects.foreign_delete(link);
     assert_eq!(bench.shares(), [(2, 128)]);
     bench.observe(&event);
-    let notices = bench.settle(2 * SECOND);
+    let notices = bench.run_due(2 * SECOND);
     assert!(notices.iter().any(|notice| matches!(notice, Notice::ObjectGone { .. })), "{notices:?}");
     // What stood by meanwhile gives everything back at once.
     assert_eq!(bench.shares(), [(1, 128)]);
@@ -224,16 +224,16 @@ fn what_others_remove_is_put_back_ever_more_slowly() {
 
 #[test]
 fn a_restart_writes_nothing() {
-    let mut bench = Bench::installed(&wish(&[weighted(2, 2), weighted(3, 1)], &[1]));
+    let mut bench = Bench::installed(&group_routes(&[weighted(2, 2), weighted(3, 1)], &[1]));
     bench.restart();
-    let adopted = run(bench.sink.adopt(bench.now_ns, GROUP, &wish(&[], &[])));
+    let adopted = run(bench.sink.adopt(bench.now_ns, GROUP, &group_routes(&[], &[])));
     let mut carrying: Vec<u32> = adopted.active.iter().map(|nexthop| nexthop.ifindex).collect();
     carrying.sort_unstable();
     assert_eq!((carrying, adopted.routes), (vec![2, 3], 10));
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     // Nothing is known of the one that stands by yet.
-    bench.apply(&wish(&[weighted(2, 2), weighted(3, 1)], &[]));
-    bench.settle(200 * SECOND);
+    bench.apply(&group_routes(&[weighted(2, 2), weighted(3, 1)], &[]));
+    bench.run_due(200 * SECOND);
     assert!(calls(&bench.objects.state()).is_empty() && bench.routes.state().calls.is_empty());
 }
 
@@ -246,8 +246,8 @@ fn foreign_objects_stay() {
         bench.objects.state().objects.insert(id, (protocol, foreign.clone()));
     }
     let before = bench.objects.state().objects.clone();
-    assert_eq!(bench.apply(&wish(&[hop(1)], &[2])).installed, 10);
-    bench.settle(100 * SECOND);
+    assert_eq!(bench.apply(&group_routes(&[hop(1)], &[2])).installed, 10);
+    bench.run_due(100 * SECOND);
     assert_eq!(bench.shares(), [(1, 128)]);
     run(bench.sink.remove_all(bench.now_ns));
     assert_eq!(bench.objects.state().objects, before);
@@ -259,10 +259,10 @@ fn without_groups_routes_do() {
     let unfit = |prepare: &dyn Fn(&mut State)| {
         let mut bench = Bench::new();
         prepare(&mut bench.objects.state());
-        assert_eq!(bench.apply(&wish(&[hop(1)], &[2])).installed, 10);
+        assert_eq!(bench.apply(&group_routes(&[hop(1)], &[2])).installed, 10);
         let egress = bench.routes.state().routes.values().next().unwrap().egress.clone();
         assert_eq!(egress, Some(crate::route::Egress::Nexthops(vec![hop(1)])));
-        let notices = bench.settle(SECOND);
+        let notices = bench.run_due(SECOND);
         let Some(Notice::Unfit { why, .. }) = notices.first() else { panic!("{notices:?}") };
         (*why, bench.objects())
     };
@@ -277,34 +277,34 @@ fn without_groups_routes_do() {
 
 #[test]
 fn another_choice_replaces_each_route_and_drops_the_objects() {
-    let mut bench = Bench::installed(&wish(&[hop(1)], &[2]));
-    let by_routes = GroupRoutes { choice: RouteBackend::Routes, ..wish(&[hop(1)], &[2]) };
+    let mut bench = Bench::installed(&group_routes(&[hop(1)], &[2]));
+    let by_routes = GroupRoutes { choice: RouteBackend::Routes, ..group_routes(&[hop(1)], &[2]) };
     assert_eq!(bench.apply(&by_routes).installed, 10);
     assert_eq!((bench.objects(), bench.routes.state().routes.len()), (0, 20));
-    assert_eq!(bench.apply(&wish(&[hop(1)], &[2])).installed, 10);
+    assert_eq!(bench.apply(&group_routes(&[hop(1)], &[2])).installed, 10);
     assert_eq!(bench.routes.state().routes.len(), 10);
     // Another run has another choice: what it does not want yet must not go with its group.
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     bench.restart();
     run(bench.sink.adopt(bench.now_ns, GROUP, &by_routes));
     let fewer = GroupRoutes { prefixes: (0..5).map(net).collect(), ..by_routes };
     bench.apply(&fewer);
-    bench.settle(100 * SECOND);
+    bench.run_due(100 * SECOND);
     assert_eq!(bench.routes.state().routes.len(), 15);
-    bench.settle(100 * SECOND);
+    bench.run_due(100 * SECOND);
     assert_eq!((bench.objects(), bench.routes.state().routes.len()), (0, 10));
 }
 
 #[test]
 fn lost_answers_and_events_are_no_harm() {
-    let mut bench = Bench::installed(&wish(&[hop(1)], &[2, 3]));
+    let mut bench = Bench::installed(&group_routes(&[hop(1)], &[2, 3]));
     bench.objects.state().lose_answers = true;
-    bench.apply(&wish(&[hop(2)], &[3]));
+    bench.apply(&group_routes(&[hop(2)], &[3]));
     assert_eq!(bench.shares(), [(2, 128)]);
-    bench.settle(10 * SECOND);
+    bench.run_due(10 * SECOND);
     let _ = bench.objects.foreign_delete(BASE);
     bench.observe(&KernelEvent::Resync);
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     assert_eq!((bench.shares(), bench.routes.state().routes.len()), (vec![(2, 128)], 10));
 }
 
@@ -314,11 +314,11 @@ fn each_family_has_its_group() {
     let mixed = GroupRoutes {
         prefixes: [net(1), "2001:db8:1::/48".parse().unwrap()].into_iter().collect(),
         links: vec![hop(1), six(2), six(3)],
-        ..wish(&[hop(1), six(2)], &[])
+        ..group_routes(&[hop(1), six(2)], &[])
     };
     let mut bench = Bench::new();
     assert_eq!(bench.apply(&mixed).installed, 2);
-    bench.settle(SECOND);
+    bench.run_due(SECOND);
     assert_eq!(bench.shares(), [(1, 64), (2, 64)]);
     assert_eq!(bench.objects.shares(BASE + 1).into_iter().collect::<Vec<_>>(), [(2, 128)]);
     let report = bench.apply(&GroupRoutes { active: vec![six(3)], ..mixed });

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use super::{
     BulkKernel, CHUNK, Group, PeerTables, RETRY_NS, SCAN,
-    slot::{Progress, Slot, Standing},
+    slot::{EntryState, Progress, Slot},
 };
 use crate::{
     event::GroupId,
@@ -34,9 +34,9 @@ impl Group {
             let entry = at % count;
             let wanted = self.wants(slot, entry);
             match (at < count, slot.standing[entry]) {
-                (true, Standing::Nothing | Standing::Other) if wanted => steps.push(Step::Write(entry)),
+                (true, EntryState::Nothing | EntryState::Other) if wanted => steps.push(Step::Write(entry)),
                 // What an earlier run left waits for its time.
-                (false, Standing::Ours | Standing::Other)
+                (false, EntryState::Ours | EntryState::Other)
                     if !wanted && (self.orphans_until_ns == 0 || slot.unwanted) =>
                 {
                     steps.push(Step::Remove(entry));
@@ -70,7 +70,7 @@ impl Group {
                 }
                 let route = TableRoute { key: place(at), way: Way::Through { hops, source: None } };
                 match slot.standing[at] {
-                    Standing::Other => TableChange::ReplaceRoute(route),
+                    EntryState::Other => TableChange::ReplaceRoute(route),
                     _ => TableChange::CreateRoute(route),
                 }
             }
@@ -132,15 +132,15 @@ impl<K: BulkKernel> PeerTables<K> {
             let result = result.map_err(|error| (error.errno, error));
             match (step, result) {
                 (Step::Throw(prefix), Ok(())) => drop(slot.throws.insert(prefix)),
-                (Step::Write(at), Ok(())) => slot.set(at, Standing::Ours),
+                (Step::Write(at), Ok(())) => slot.set(at, EntryState::Ours),
                 (Step::Unthrow(prefix), Ok(()) | Err((libc::ESRCH, _))) => drop(slot.throws.remove(&prefix)),
-                (Step::Remove(at), Ok(()) | Err((libc::ESRCH, _))) => slot.set(at, Standing::Nothing),
+                (Step::Remove(at), Ok(()) | Err((libc::ESRCH, _))) => slot.set(at, EntryState::Nothing),
                 (Step::Throw(_) | Step::Write(_), Err((libc::EEXIST, _))) => {
                     progress = Progress::Unread;
                     slot.retry_ns = now_ns + RETRY_NS / 10;
                 }
                 (Step::Write(at), Err((errno, error))) if !of_way(errno) => {
-                    slot.set(at, Standing::Refused);
+                    slot.set(at, EntryState::Refused);
                     slot.error = Some(error);
                 }
                 (_, Err((_, error))) => {
@@ -158,8 +158,8 @@ impl<K: BulkKernel> PeerTables<K> {
 }
 
 /// What a found route is, among ours.
-pub(super) fn classify(slot: &Slot, key: &RouteKey, way: Option<&Way>, ours: bool) -> Standing {
-    let Some(Way::Through { hops, .. }) = way.filter(|_| ours) else { return Standing::Foreign };
+pub(super) fn classify(slot: &Slot, key: &RouteKey, way: Option<&Way>, ours: bool) -> EntryState {
+    let Some(Way::Through { hops, .. }) = way.filter(|_| ours) else { return EntryState::Foreign };
     let wanted = slot.way.iter().filter(|nexthop| serves(nexthop.gateway, &key.prefix));
     let mut wanted: Vec<(u32, _, u32)> =
         wanted.map(|nexthop| (nexthop.ifindex, Some(nexthop.gateway), nexthop.weight)).collect();
@@ -169,5 +169,5 @@ pub(super) fn classify(slot: &Slot, key: &RouteKey, way: Option<&Way>, ours: boo
     let mut found: Vec<(u32, _, u32)> = hops.iter().map(|hop| (hop.ifindex, hop.gateway, hop.weight)).collect();
     wanted.sort_unstable();
     found.sort_unstable();
-    if found == wanted { Standing::Ours } else { Standing::Other }
+    if found == wanted { EntryState::Ours } else { EntryState::Other }
 }

@@ -70,7 +70,7 @@ impl Default for Foreign {
 
 impl Foreign {
     /// It is to be read again, at this time or later.
-    pub(super) fn doubt(&mut self, at_ns: u64) {
+    pub(super) fn schedule_read(&mut self, at_ns: u64) {
         let at_ns =
             if self.known || !self.protocols.is_empty() { at_ns.max(self.read_ns + READ_GAP_NS) } else { at_ns };
         self.due_ns = self.due_ns.min(at_ns);
@@ -94,7 +94,7 @@ impl Foreign {
         if self.protocols != *protocols {
             self.protocols.clone_from(protocols);
             self.armed = false;
-            self.doubt(now_ns);
+            self.schedule_read(now_ns);
         }
     }
 
@@ -161,7 +161,7 @@ impl Foreign {
         if self.added.len() < FOREIGN_MAX {
             self.added.push((key.prefix, best));
         } else {
-            self.doubt(self.read_ns + GAP_NS);
+            self.schedule_read(self.read_ns + GAP_NS);
         }
         if !self.overflow && self.routes.len() >= FOREIGN_MAX {
             self.overflow = true;

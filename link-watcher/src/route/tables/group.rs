@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use super::{
     Claim, GAP_NS, MAX_LINKS,
     foreign::{Best, Foreign},
-    slot::{Progress, Slot, Standing},
+    slot::{EntryState, Progress, Slot},
     way_of,
 };
 use crate::{
@@ -132,7 +132,7 @@ impl Group {
         self.rules.iter().min_by_key(|rule| rule.priority).map(|rule| rule.table)
     }
 
-    /// Takes a new wish.
+    /// Takes in what is wanted from now on.
     pub(super) fn want(&mut self, desired: &GroupRoutes) {
         (self.leaving, self.given_up) = (false, false);
         if self.metric != desired.metric || !same(&self.prefixes, &desired.prefixes) {
@@ -250,7 +250,7 @@ impl Group {
 
     /// Whether anything stands at this place of the list in any table.
     fn stands_anywhere(&self, at: usize) -> bool {
-        self.slots.values().any(|slot| slot.standing[at] != Standing::Nothing)
+        self.slots.values().any(|slot| slot.standing[at] != EntryState::Nothing)
     }
 
     /// What stands in some table though nothing wants it, in order.
@@ -276,7 +276,7 @@ impl Group {
             from.push(old.next_if(|at| self.list[*at] == prefix));
         }
         for slot in self.slots.values_mut() {
-            slot.standing = from.iter().map(|at| at.map_or(Standing::Nothing, |at| slot.standing[at])).collect();
+            slot.standing = from.iter().map(|at| at.map_or(EntryState::Nothing, |at| slot.standing[at])).collect();
             slot.full = false;
             slot.restart();
         }
@@ -315,7 +315,7 @@ impl Group {
     }
 
     /// Tables are to be read.
-    pub(super) fn doubt(&mut self, which: impl Fn(&Slot) -> bool) {
+    pub(super) fn mark_unread(&mut self, which: impl Fn(&Slot) -> bool) {
         self.slots.values_mut().filter(|slot| which(slot)).for_each(|slot| slot.progress = Progress::Unread);
     }
 
@@ -331,10 +331,10 @@ impl Group {
                 }
             }
             (RouteChange::Removed, Some(false), Ok(at)) if event.route.protocol == PROTOCOL => {
-                if slot.standing[at] != Standing::Ours {
+                if slot.standing[at] != EntryState::Ours {
                     return false;
                 }
-                slot.set(at, Standing::Nothing);
+                slot.set(at, EntryState::Nothing);
                 slot.full = false;
             }
             _ => slot.progress = Progress::Unread,
@@ -409,7 +409,7 @@ impl Group {
             || self.rules.iter().any(|rule| rule.table == table && rule.priority == self.range.rule_priority)
     }
 
-    pub(super) fn settled(&self) -> bool {
+    pub(super) fn in_sync(&self) -> bool {
         let slots = self.slots.values().all(|slot| slot.complete() || slot.error.is_some());
         let lead = self.leads().and_then(|table| self.slots.get(&table));
         !self.retarget && slots && !self.rules_due() && (self.families.is_empty() || lead.is_some_and(Slot::complete))
@@ -434,11 +434,11 @@ impl Group {
                     refused.extend(prefixes.map(|prefix| Refusal { prefix, why: why.clone() }));
                 }
                 Some(slot) if (slot.full || slot.complete()) && slot.count < self.wanted => {
-                    let missing = of_family.filter(|(at, _)| slot.standing[*at] != Standing::Ours).take(REFUSALS_MAX);
+                    let missing = of_family.filter(|(at, _)| slot.standing[*at] != EntryState::Ours).take(REFUSALS_MAX);
                     refused.extend(missing.map(|(at, (prefix, _))| {
                         let why = match (slot.standing[at], &slot.error) {
                             _ if !slot.serves(prefix) => Why::NoNexthop,
-                            (Standing::Foreign, _) => Why::Foreign(None),
+                            (EntryState::Foreign, _) => Why::Foreign(None),
                             (_, Some(error)) => Why::Kernel(error.clone()),
                             (_, None) => Why::Waiting,
                         };

@@ -138,9 +138,9 @@ impl<K: BulkKernel> PeerTables<K> {
         self.groups.contains_key(&group)
     }
 
-    /// Whether the group's wish stands in every detail, so that nothing else need carry its traffic.
-    pub fn settled(&self, group: GroupId) -> bool {
-        self.groups.get(&group).is_some_and(Group::settled)
+    /// Whether what is wanted of the group stands in every detail, so that nothing else need carry its traffic.
+    pub fn in_sync(&self, group: GroupId) -> bool {
+        self.groups.get(&group).is_some_and(Group::in_sync)
     }
 
     /// Why the group cannot be served here, in words.
@@ -290,7 +290,7 @@ impl<K: BulkKernel> PeerTables<K> {
         if self.audit_due_ns == u64::MAX {
             self.audit_due_ns = now_ns + PERIOD_NS;
         }
-        self.foreign.doubt(now_ns);
+        self.foreign.schedule_read(now_ns);
     }
 
     /// Takes notice of what happens in the kernel.
@@ -311,15 +311,15 @@ impl<K: BulkKernel> PeerTables<K> {
                 }
             }
             KernelEvent::Resync => {
-                self.foreign.doubt(now_ns);
+                self.foreign.schedule_read(now_ns);
                 self.rules_due_ns = self.rules_due_ns.min(now_ns);
-                self.groups.values_mut().for_each(|group| group.doubt(|_| true));
+                self.groups.values_mut().for_each(|group| group.mark_unread(|_| true));
             }
             KernelEvent::Link(Link { ifindex, admin_up: false, .. })
             | KernelEvent::LinkRemoved { ifindex, .. }
             | KernelEvent::AddressRemoved { ifindex, .. } => {
                 // The kernel drops routes with the interface or its last address, and says nothing (IPv4).
-                self.foreign.doubt(now_ns + GAP_NS);
+                self.foreign.schedule_read(now_ns + GAP_NS);
                 for slot in self.groups.values_mut().flat_map(|group| group.slots.values_mut()) {
                     if slot.uses(*ifindex) {
                         (slot.progress, slot.full) = (slot::Progress::Unread, false);
@@ -347,18 +347,18 @@ impl<K: BulkKernel> PeerTables<K> {
             if self.groups.is_empty() {
                 // What was replaced may have been one of those.
                 if followed || event.change == RouteChange::Replaced {
-                    self.foreign.doubt(now_ns + GAP_NS);
+                    self.foreign.schedule_read(now_ns + GAP_NS);
                 }
             } else if event.change == RouteChange::Added && !ours {
                 if followed {
-                    self.foreign.doubt(now_ns + GAP_NS);
+                    self.foreign.schedule_read(now_ns + GAP_NS);
                 }
                 if self.foreign.insert(key, event.route.protocol) {
                     self.groups.values_mut().for_each(|group| group.retarget = true);
                 }
             } else if !ours {
                 // What is left there now is not known.
-                self.foreign.doubt(now_ns + GAP_NS);
+                self.foreign.schedule_read(now_ns + GAP_NS);
             }
             return None;
         }
@@ -409,13 +409,13 @@ impl<K: BulkKernel> PeerTables<K> {
         if self.audit_due_ns <= now_ns {
             self.audit_due_ns = now_ns + PERIOD_NS;
             self.rules_due_ns = self.rules_due_ns.min(now_ns + 1);
-            self.foreign.doubt(now_ns);
-            self.groups.values_mut().for_each(|group| group.doubt(|_| true));
+            self.foreign.schedule_read(now_ns);
+            self.groups.values_mut().for_each(|group| group.mark_unread(|_| true));
         }
         let ids: Vec<GroupId> = self.groups.keys().copied().filter(|id| only.is_none_or(|only| only == *id)).collect();
         let mut done = 0;
         for id in &ids {
-            done += self.settle_group(now_ns, *id);
+            done += self.sync_group(now_ns, *id);
         }
         if done > 0 {
             return done;
@@ -432,13 +432,13 @@ impl<K: BulkKernel> PeerTables<K> {
         let Some((id, table)) = next else { return 0 };
         let done = self.fill(now_ns, id, table);
         if self.groups.get(&id).and_then(|group| group.slots.get(&table)).is_some_and(slot::Slot::complete) {
-            self.settle_group(now_ns, id);
+            self.sync_group(now_ns, id);
         }
         done
     }
 
     /// What is small and due of a group: targets, rules, the end of it. Gives the messages sent.
-    fn settle_group(&mut self, now_ns: u64, id: GroupId) -> usize {
+    fn sync_group(&mut self, now_ns: u64, id: GroupId) -> usize {
         let Some(group) = self.groups.get_mut(&id) else { return 0 };
         // What is given up stays as it is.
         group.retarget &= !group.given_up;

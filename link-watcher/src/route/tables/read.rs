@@ -11,7 +11,7 @@ use super::{
     BulkKernel, Group, Nexthop, PROTOCOL, PeerTables, RETRY_NS, fill,
     foreign::{Best, FOREIGN_MAX, LearnedRoute, better, note},
     group::THROWS_MAX,
-    slot::{Progress, Standing},
+    slot::{EntryState, Progress},
     way_of,
 };
 use crate::{
@@ -36,10 +36,10 @@ enum What {
         group: GroupId,
         table: u32,
         /// For each entry of the group's list what stands there.
-        standing: Vec<Standing>,
+        standing: Vec<EntryState>,
         throws: BTreeSet<IpNet>,
         /// What the list does not have.
-        extra: Vec<(IpNet, Standing)>,
+        extra: Vec<(IpNet, EntryState)>,
     },
 }
 
@@ -120,7 +120,7 @@ impl<K: BulkKernel> PeerTables<K> {
         } else if let Some((id, group, table, _)) =
             unread.find(|(_, _, _, slot)| slot.progress == Progress::Unread && slot.retry_ns <= now_ns)
         {
-            let standing = vec![Standing::Nothing; group.list.len()];
+            let standing = vec![EntryState::Nothing; group.list.len()];
             What::Slot { group: id, table, standing, throws: BTreeSet::new(), extra: Vec::new() }
         } else {
             return false;
@@ -188,7 +188,7 @@ impl<K: BulkKernel> PeerTables<K> {
                     match (Group::is_throw(&route.key), at) {
                         // Somebody else's stays.
                         (Some(true), _) => drop(throws.insert(route.key.prefix)),
-                        (Some(false), Ok(at)) if standing[at] == Standing::Nothing => {
+                        (Some(false), Ok(at)) if standing[at] == EntryState::Nothing => {
                             standing[at] = fill::classify(slot, &route.key, route.way.as_ref(), ours);
                         }
                         (Some(false), Err(_)) if ours => {
@@ -239,12 +239,12 @@ impl Group {
     }
 
     /// Corrects what the group believes to stand in a table.
-    fn take_stock(&mut self, now_ns: u64, table: u32, standing: Vec<Standing>, throws: BTreeSet<IpNet>) {
+    fn take_stock(&mut self, now_ns: u64, table: u32, standing: Vec<EntryState>, throws: BTreeSet<IpNet>) {
         let Some(slot) = self.slots.get_mut(&table) else { return };
         let lost = slot.standing.iter().zip(&standing);
-        let mut lost = lost.enumerate().filter(|(_, (old, new))| **old == Standing::Ours && old != new);
+        let mut lost = lost.enumerate().filter(|(_, (old, new))| **old == EntryState::Ours && old != new);
         let lost = lost.next().map(|(first, _)| (first, 1 + lost.count()));
-        slot.count = standing.iter().filter(|standing| **standing == Standing::Ours).count();
+        slot.count = standing.iter().filter(|standing| **standing == EntryState::Ours).count();
         (slot.standing, slot.throws) = (standing, throws);
         slot.progress = Progress::Filling(0);
         slot.full &= lost.is_none();
@@ -255,7 +255,7 @@ impl Group {
     }
 
     /// Enters what stands in a table although nothing wanted it so far.
-    fn found_beside(&mut self, table: u32, extra: &[(IpNet, Standing)]) {
+    fn found_beside(&mut self, table: u32, extra: &[(IpNet, EntryState)]) {
         let Self { slots, list, .. } = self;
         let Some(slot) = slots.get_mut(&table) else { return };
         for (prefix, standing) in extra {

@@ -11,7 +11,7 @@ use crate::{
 
 /// What stands in a table for a prefix.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum EntryState {
     Nothing,
     /// As wanted.
     Ours,
@@ -39,8 +39,8 @@ pub(super) struct Slot {
     /// In canonical order.
     pub(super) way: Vec<Nexthop>,
     /// One for each entry of the group's list.
-    pub(super) standing: Vec<Standing>,
-    /// How many are [`Standing::Ours`].
+    pub(super) standing: Vec<EntryState>,
+    /// How many are [`EntryState::Ours`].
     pub(super) count: usize,
     /// Throw routes that stand.
     pub(super) throws: BTreeSet<IpNet>,
@@ -61,7 +61,7 @@ impl Slot {
     pub(super) fn new(way: Vec<Nexthop>, entries: usize) -> Self {
         Self {
             way,
-            standing: vec![Standing::Nothing; entries],
+            standing: vec![EntryState::Nothing; entries],
             count: 0,
             throws: BTreeSet::new(),
             progress: Progress::Unread,
@@ -96,14 +96,14 @@ impl Slot {
         }
     }
 
-    pub(super) fn set(&mut self, at: usize, standing: Standing) {
+    pub(super) fn set(&mut self, at: usize, standing: EntryState) {
         let before = std::mem::replace(&mut self.standing[at], standing);
-        self.count -= usize::from(before == Standing::Ours);
-        self.count += usize::from(standing == Standing::Ours);
+        self.count -= usize::from(before == EntryState::Ours);
+        self.count += usize::from(standing == EntryState::Ours);
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        let stands = |standing: &Standing| matches!(standing, Standing::Ours | Standing::Other);
+        let stands = |standing: &EntryState| matches!(standing, EntryState::Ours | EntryState::Other);
         self.throws.is_empty() && !self.standing.iter().any(stands)
     }
 }

@@ -31,7 +31,7 @@ fn inside(i: u32) -> IpAddr {
     format!("10.{}.{}.9", i / 250, i % 250).parse().unwrap()
 }
 
-fn wish(prefixes: impl IntoIterator<Item = u32>, active: &[u32], backups: &[u32]) -> GroupRoutes {
+fn group_routes(prefixes: impl IntoIterator<Item = u32>, active: &[u32], backups: &[u32]) -> GroupRoutes {
     GroupRoutes {
         table: 254,
         prefixes: prefixes.into_iter().map(net).collect(),
@@ -65,7 +65,7 @@ fn pair() -> (FakeKernel, PeerTables<FakeKernel>) {
 }
 
 /// Does everything that is due at this time, in bounded portions.
-fn settle(tables: &mut PeerTables<FakeKernel>, now_ns: &mut u64) -> Vec<Notice> {
+fn run_due(tables: &mut PeerTables<FakeKernel>, now_ns: &mut u64) -> Vec<Notice> {
     let mut notices = Vec::new();
     for _ in 0..100_000 {
         if tables.next_deadline_ns() > *now_ns + 10 * PAUSE_NS {
@@ -87,22 +87,24 @@ fn failing_over_to_the_best_backup_is_one_message_however_many_prefixes() {
         let (kernel, mut tables) = pair();
         let mut now_ns = SECOND;
         let list: std::sync::Arc<[IpNet]> = (0..prefixes).map(net).collect();
-        let wish =
-            |active: &[u32], backups: &[u32]| GroupRoutes { prefixes: list.clone(), ..wish([], active, backups) };
-        tables.apply(now_ns, GROUP, &wish(&[1], &[2, 3]));
-        settle(&mut tables, &mut now_ns);
-        assert!(tables.settled(GROUP));
+        let group_routes = |active: &[u32], backups: &[u32]| GroupRoutes {
+            prefixes: list.clone(),
+            ..group_routes([], active, backups)
+        };
+        tables.apply(now_ns, GROUP, &group_routes(&[1], &[2, 3]));
+        run_due(&mut tables, &mut now_ns);
+        assert!(tables.in_sync(GROUP));
         assert_eq!(tables.report(GROUP).installed, prefixes as usize);
         assert!(kernel.state().calls.iter().all(|call| call.len() <= CHUNK), "a failover waits for no more");
         assert_eq!(lead(&kernel.state(), prefixes - 1), Some(vec![1]));
         kernel.state().calls.clear();
-        let report = tables.apply(now_ns, GROUP, &wish(&[2], &[3]));
+        let report = tables.apply(now_ns, GROUP, &group_routes(&[2], &[3]));
         assert_eq!((report.written, report.installed), (1, prefixes as usize));
         let calls = std::mem::take(&mut kernel.state().calls);
         assert!(matches!(calls[0][..], [TableChange::DeleteRule(_)]), "{calls:?}");
         assert_eq!(lead(&kernel.state(), 0), Some(vec![2]));
-        assert_eq!(tables.apply(now_ns, GROUP, &wish(&[2], &[3])).written, 0, "it leads there already");
-        settle(&mut tables, &mut now_ns);
+        assert_eq!(tables.apply(now_ns, GROUP, &group_routes(&[2], &[3])).written, 0, "it leads there already");
+        run_due(&mut tables, &mut now_ns);
         let order: Vec<(u32, u32)> = {
             let mut rules: Vec<_> = kernel.state().rules.iter().map(|rule| (rule.priority, rule.table)).collect();
             rules.sort_unstable();
@@ -111,11 +113,11 @@ fn failing_over_to_the_best_backup_is_one_message_however_many_prefixes() {
         assert_eq!(order, [(32_600, 7001), (32_601, 7002)], "active, then the backup that is usable");
         // To a link that is no backup, as by hand: its rule is made behind the old one, which goes.
         kernel.state().calls.clear();
-        assert_eq!(tables.apply(now_ns, GROUP, &wish(&[1], &[2, 3])).written, 2);
+        assert_eq!(tables.apply(now_ns, GROUP, &group_routes(&[1], &[2, 3])).written, 2);
         let calls = std::mem::take(&mut kernel.state().calls);
         assert!(matches!(calls[0][..], [TableChange::CreateRule(_), TableChange::DeleteRule(_)]), "{calls:?}");
         assert_eq!(lead(&kernel.state(), 0), Some(vec![1]));
-        settle(&mut tables, &mut now_ns);
+        run_due(&mut tables, &mut now_ns);
         tables.clear(now_ns, GROUP);
         assert!(kernel.ours().is_empty());
     }
@@ -132,11 +134,11 @@ fn the_longest_prefix_wins_whosever_it_is() {
     {
         kernel.state().routes.push(route(254, prefix.parse().unwrap(), metric, protocol, 90));
     }
-    let mut desired = wish([2, 3], &[1], &[2]);
+    let mut desired = group_routes([2, 3], &[1], &[2]);
     desired.prefixes = [wide].into_iter().chain(desired.prefixes.iter().copied()).collect();
     let report = tables.apply(now_ns, GROUP, &desired);
     assert_eq!(report.written, 0, "nothing is caught before it is known what others have");
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     let through = |i| lead(&kernel.state(), i).unwrap();
     assert_eq!((through(7), through(3)), (vec![90], vec![90]));
     assert_eq!((through(2), through(9)), (vec![1], vec![1]));
@@ -148,12 +150,12 @@ fn the_longest_prefix_wins_whosever_it_is() {
     let found = crate::route::FoundRoute { key: route(254, net(9), 0, 2, 91).key, protocol: 2, egress: None };
     let event = RouteEvent { change: RouteChange::Added, port_id: 0, route: found };
     tables.observe(now_ns, &KernelEvent::Route(event));
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     assert_eq!(lead(&kernel.state(), 9).unwrap(), [91]);
     // It goes, and what is left is read some time later.
     kernel.state().routes.retain(|route| route.key.prefix != net(9) || route.key.table != 254);
     now_ns += 31 * SECOND;
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     assert_eq!(lead(&kernel.state(), 9).unwrap(), [1]);
 }
 
@@ -168,28 +170,28 @@ fn what_others_had_at_a_restart_is_no_longer_left_to_them_when_it_goes() {
     let narrow: IpNet = "172.16.5.0/24".parse().unwrap();
     kernel.state().routes.push(route(254, narrow, 0, 4, 90));
     let wide = |others: &[&str]| {
-        let mut desired = wish([2, 3], &[1], &[2]);
+        let mut desired = group_routes([2, 3], &[1], &[2]);
         let others = ["10.0.0.0/8"].iter().chain(others).map(|prefix| prefix.parse::<IpNet>().unwrap());
         desired.prefixes = others.chain(desired.prefixes.iter().copied()).collect();
         desired
     };
     tables.apply(now_ns, GROUP, &wide(&["172.16.0.0/16"]));
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     let mut tables = PeerTables::new(kernel.clone());
-    tables.adopt(now_ns, GROUP, &wish([], &[], &[]), None);
+    tables.adopt(now_ns, GROUP, &group_routes([], &[], &[]), None);
     tables.apply(now_ns, GROUP, &wide(&[]));
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     let through = |i| lead(&kernel.state(), i).unwrap();
     let to = |address: &str| kernel.state().lookup(address.parse().unwrap()).map(|(_, through)| through);
     assert_eq!((through(2), through(9), through(3)), (vec![90], vec![90], vec![1]));
     assert_eq!((to("172.16.5.9"), to("172.16.6.9")), (Some(vec![90]), Some(vec![1])));
     kernel.state().routes.retain(|route| route.key.table != 254 || route.key.prefix == narrow);
     now_ns += 31 * SECOND;
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     assert_eq!((through(2), through(9)), (vec![1], vec![1]));
     assert_eq!((to("172.16.5.9"), to("172.16.6.9")), (Some(vec![90]), Some(vec![1])), "theirs, within what waits");
     now_ns += ORPHAN_GRACE_NS;
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     assert_eq!((to("172.16.5.9"), to("172.16.6.9")), (Some(vec![90]), None));
     let throws = kernel.state().routes.iter().filter(|route| route.way == Some(Way::Throw)).count();
     assert_eq!(throws, 0, "nothing is left that is for nobody");
@@ -199,12 +201,12 @@ fn what_others_had_at_a_restart_is_no_longer_left_to_them_when_it_goes() {
 fn several_active_links_share_a_table_once_it_is_full() {
     let (kernel, mut tables) = pair();
     let mut now_ns = SECOND;
-    tables.apply(now_ns, GROUP, &wish(0..500, &[1, 2], &[3]));
-    settle(&mut tables, &mut now_ns);
+    tables.apply(now_ns, GROUP, &group_routes(0..500, &[1, 2], &[3]));
+    run_due(&mut tables, &mut now_ns);
     assert_eq!(lead(&kernel.state(), 17), Some(vec![1, 2]));
-    let report = tables.apply(now_ns, GROUP, &wish(0..500, &[2], &[3]));
+    let report = tables.apply(now_ns, GROUP, &group_routes(0..500, &[2], &[3]));
     assert_eq!((report.written, lead(&kernel.state(), 17)), (2, Some(vec![2])));
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     assert_eq!(kernel.state().routes.len(), 1500, "the shared table is gone");
 }
 
@@ -212,21 +214,21 @@ fn several_active_links_share_a_table_once_it_is_full() {
 fn a_restart_takes_over_and_lets_the_peer_announce_again() {
     let (kernel, mut tables) = pair();
     let mut now_ns = SECOND;
-    tables.apply(now_ns, GROUP, &wish(0..400, &[2], &[1, 3]));
-    settle(&mut tables, &mut now_ns);
+    tables.apply(now_ns, GROUP, &group_routes(0..400, &[2], &[1, 3]));
+    run_due(&mut tables, &mut now_ns);
     let stood = kernel.ours();
     let mut tables = PeerTables::new(kernel.clone());
-    let adopted = tables.adopt(now_ns, GROUP, &wish([], &[], &[]), None);
+    let adopted = tables.adopt(now_ns, GROUP, &group_routes([], &[], &[]), None);
     assert_eq!(adopted.active, [hop(2)]);
-    tables.apply(now_ns, GROUP, &wish(0..5, &[2], &[1, 3]));
-    settle(&mut tables, &mut now_ns);
+    tables.apply(now_ns, GROUP, &group_routes(0..5, &[2], &[1, 3]));
+    run_due(&mut tables, &mut now_ns);
     assert_eq!(kernel.ours(), stood);
-    tables.apply(now_ns, GROUP, &wish(0..350, &[2], &[1, 3]));
-    settle(&mut tables, &mut now_ns);
+    tables.apply(now_ns, GROUP, &group_routes(0..350, &[2], &[1, 3]));
+    run_due(&mut tables, &mut now_ns);
     assert_eq!(kernel.ours(), stood);
     // It never announces the rest.
     now_ns += ORPHAN_GRACE_NS;
-    settle(&mut tables, &mut now_ns);
+    run_due(&mut tables, &mut now_ns);
     assert_eq!(kernel.state().routes.len(), 3 * 350);
 }
 
@@ -236,19 +238,19 @@ fn what_others_remove_stands_again_and_foreign_routes_stay() {
     let mut now_ns = SECOND;
     let foreign = route(7000, net(5), 1024, 4, 77);
     kernel.state().routes.push(foreign.clone());
-    tables.apply(now_ns, GROUP, &wish(0..20, &[1], &[2]));
-    settle(&mut tables, &mut now_ns);
+    tables.apply(now_ns, GROUP, &group_routes(0..20, &[1], &[2]));
+    run_due(&mut tables, &mut now_ns);
     let stood = kernel.ours();
     for round in 0..3 {
         now_ns += 61 * SECOND;
-        settle(&mut tables, &mut now_ns);
+        run_due(&mut tables, &mut now_ns);
         let at = kernel.state().routes.iter().position(|route| route.protocol == PROTOCOL).unwrap();
         let events = [kernel.foreign_delete(at), kernel.foreign_delete_rule(0)];
         for event in events {
             tables.observe(now_ns, &event);
         }
         now_ns += 2 * SECOND;
-        let notices = settle(&mut tables, &mut now_ns);
+        let notices = run_due(&mut tables, &mut now_ns);
         assert!(
             notices.iter().any(|notice| matches!(notice, Notice::Repaired { count: 1, .. })),
             "{round}: {notices:?}"
@@ -263,8 +265,8 @@ fn what_others_remove_stands_again_and_foreign_routes_stay() {
 fn a_rule_that_somebody_keeps_removing_counts_as_missing_though_a_backups_stands() {
     let (kernel, mut tables) = pair();
     let mut now_ns = SECOND;
-    tables.apply(now_ns, GROUP, &wish(0..3, &[1], &[2]));
-    settle(&mut tables, &mut now_ns);
+    tables.apply(now_ns, GROUP, &group_routes(0..3, &[1], &[2]));
+    run_due(&mut tables, &mut now_ns);
     let mut missing = 0;
     for round in 0..200 {
         now_ns += SECOND / 10;
@@ -273,7 +275,7 @@ fn a_rule_that_somebody_keeps_removing_counts_as_missing_though_a_backups_stands
             let event = kernel.foreign_delete_rule(at);
             tables.observe(now_ns, &event);
         }
-        settle(&mut tables, &mut now_ns);
+        run_due(&mut tables, &mut now_ns);
         let active = lead(&kernel.state(), 0) == Some(vec![1]);
         let report = tables.report(GROUP);
         assert_eq!(report.installed, if active { 3 } else { 0 }, "round {round}: {report:?}");
@@ -287,18 +289,18 @@ fn a_rule_that_somebody_keeps_removing_counts_as_missing_though_a_backups_stands
 fn a_dead_interface_costs_nothing_but_its_own_table() {
     let (kernel, mut tables) = pair();
     let mut now_ns = SECOND;
-    tables.apply(now_ns, GROUP, &wish(0..200, &[1], &[2]));
-    settle(&mut tables, &mut now_ns);
+    tables.apply(now_ns, GROUP, &group_routes(0..200, &[1], &[2]));
+    run_due(&mut tables, &mut now_ns);
     let event = kernel.drop_interface(1);
     tables.observe(now_ns, &event);
-    tables.apply(now_ns, GROUP, &wish(0..200, &[2], &[]));
+    tables.apply(now_ns, GROUP, &group_routes(0..200, &[2], &[]));
     assert_eq!(lead(&kernel.state(), 3), Some(vec![2]));
-    let notices = settle(&mut tables, &mut now_ns);
+    let notices = run_due(&mut tables, &mut now_ns);
     assert!(notices.is_empty(), "{notices:?}");
     kernel.state().absent.clear();
     now_ns += 6 * SECOND;
-    settle(&mut tables, &mut now_ns);
-    assert!(tables.settled(GROUP));
+    run_due(&mut tables, &mut now_ns);
+    assert!(tables.in_sync(GROUP));
     assert_eq!(kernel.state().routes.len(), 3 * 200);
 }
 
@@ -312,7 +314,7 @@ fn the_number_of_prefixes_decides_with_some_patience() {
     let (routes, kernel) = (FakeRoutes::default(), FakeKernel::default());
     let mut sink = Actuation::new(routes.clone(), kernel.clone(), FakeObjects::default());
     let mut now_ns = SECOND;
-    let auto = |count| GroupRoutes { choice: RouteBackend::Auto, ..wish(0..count, &[1], &[2]) };
+    let auto = |count| GroupRoutes { choice: RouteBackend::Auto, ..group_routes(0..count, &[1], &[2]) };
     for (count, by_tables) in [(1000, false), (1001, true), (500, true), (499, false), (1000, false)] {
         run(sink.apply(now_ns, GROUP, &auto(count)));
         for _ in 0..500 {
@@ -346,7 +348,7 @@ fn random_histories_end_as_wanted() {
         };
         let (kernel, mut tables) = pair();
         let mut now_ns = SECOND;
-        let mut last = wish([], &[1], &[]);
+        let mut last = group_routes([], &[1], &[]);
         let mut foreigners = Vec::new();
         for step in 0..60 {
             now_ns += random(3 * SECOND);
@@ -354,7 +356,7 @@ fn random_histories_end_as_wanted() {
                 0..=2 => {
                     let (active, backup) = (1 + random(3) as u32, 1 + random(3) as u32);
                     let first = random(60) as u32;
-                    let mut desired = wish(first..first + random(140) as u32, &[active], &[backup]);
+                    let mut desired = group_routes(first..first + random(140) as u32, &[active], &[backup]);
                     if random(2) == 0 {
                         desired.prefixes = last.prefixes.clone();
                     }
@@ -412,9 +414,9 @@ fn random_histories_end_as_wanted() {
         }
         for _ in 0..20 {
             now_ns += 61 * SECOND;
-            settle(&mut tables, &mut now_ns);
+            run_due(&mut tables, &mut now_ns);
         }
-        assert!(tables.settled(GROUP), "seed {seed}");
+        assert!(tables.in_sync(GROUP), "seed {seed}");
         let state = kernel.state();
         for foreign in &foreigners {
             assert!(state.routes.contains(foreign), "seed {seed}: {foreign:?}");

@@ -46,7 +46,7 @@ pub(super) async fn run(mut changes: watch::Receiver<Arc<ProbedUplink>>, shared:
         uplink,
         probes: JoinSet::new(),
         last_failure: None,
-        doubted_since_ns: None,
+        silent_since_ns: None,
         deferred: None,
         shared: shared.clone(),
     };
@@ -106,7 +106,7 @@ struct Task {
     probes: JoinSet<(ProbeId, Result<Duration, Failure>)>,
     last_failure: Option<String>,
     /// Since when its targets are silent, ns; nothing: they are not.
-    doubted_since_ns: Option<u64>,
+    silent_since_ns: Option<u64>,
     /// The latest verdict, while the daemon has no room for it.
     deferred: Option<UplinkReport>,
     shared: Shared,
@@ -115,9 +115,9 @@ struct Task {
 impl Task {
     fn work(&mut self) {
         let now_ns = clock::now_ns();
-        self.doubted_since_ns = self.health.doubts().then(|| self.doubted_since_ns.unwrap_or(now_ns));
+        self.silent_since_ns = self.health.wants_replies().then(|| self.silent_since_ns.unwrap_or(now_ns));
         // What came before says nothing of now.
-        if let Some(since_ns) = self.doubted_since_ns
+        if let Some(since_ns) = self.silent_since_ns
             && let Some(replies) = self.shared.evidence.replies(self.uplink.link, since_ns)
         {
             self.health.handle(now_ns, Event::Replies(replies));

@@ -30,8 +30,8 @@ impl Group {
         self.tell(now_ns, link, TransitionKind::Ordered, done.clone(), 0, actions);
         self.why = Some(why.to_owned());
         // Who orders something does not want to wait for verdicts.
-        self.doubted.clear();
-        self.settle(now_ns, actions);
+        self.pending_verdicts.clear();
+        self.decide(now_ns, actions);
         Ok(format!("{done}; {}", self.outcome(now_ns, &command)))
     }
 

@@ -43,10 +43,10 @@ impl Stop {
 
 impl Group {
     /// Takes what the peer says of itself.
-    pub(super) fn hear_of_stop(&mut self, now_ns: u64, said: RemoteState, is_another: bool) {
-        if said.restarting && said.silence_seconds == 0 {
+    pub(super) fn hear_of_stop(&mut self, now_ns: u64, remote: RemoteState, is_another: bool) {
+        if remote.restarting && remote.silence_seconds == 0 {
             self.stop.since_ns.get_or_insert(now_ns);
-        } else if is_another || said.silence_seconds > 0 {
+        } else if is_another || remote.silence_seconds > 0 {
             // It is back, or its kernel answers: what is silent now has as long as a link that starts.
             self.stop.since_ns = None;
             let until_ns = now_ns.saturating_add(2 * self.spec.detection_ns);

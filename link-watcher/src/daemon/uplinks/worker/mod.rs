@@ -269,16 +269,16 @@ impl Worker {
         let together = held.ready(clock::now_ns(), |link| self.group_of(link));
         self.held = held;
         let links: BTreeSet<LinkId> = together.iter().map(|report| report.link).collect();
-        let beside: Vec<Report> = links.iter().flat_map(|link| self.doubted_beside(*link)).collect();
-        // A further verdict of one that is told here is doubtful as well, but follows by itself.
-        let fresh = |report: &Report| matches!(report, Report::Doubted { link, .. } if !links.contains(link));
-        for doubted in beside.into_iter().filter(fresh) {
-            self.tell(doubted).await;
+        let beside: Vec<Report> = links.iter().flat_map(|link| self.pending_beside(*link)).collect();
+        // A further verdict on one that is told here is pending as well, but follows by itself.
+        let fresh = |report: &Report| matches!(report, Report::VerdictPending { link, .. } if !links.contains(link));
+        for pending in beside.into_iter().filter(fresh) {
+            self.tell(pending).await;
         }
         // The last one decides.
         let until_ns = clock::now_ns() + VERDICT_NS;
         for report in together.iter().skip(1) {
-            self.tell(Report::Doubted { link: report.link, until_ns }).await;
+            self.tell(Report::VerdictPending { link: report.link, until_ns }).await;
         }
         for UplinkReport { link, verdict, last_good_ns, last_failure } in together {
             self.tell(Report::Probed { link, verdict, last_good_ns, last_failure }).await;
@@ -286,10 +286,10 @@ impl Worker {
     }
 
     /// The other uplinks of a group whose verdicts are about to change as well.
-    fn doubted_beside(&self, link: LinkId) -> Vec<Report> {
+    fn pending_beside(&self, link: LinkId) -> Vec<Report> {
         let due = |other: &LinkId| {
             let until_ns = self.prober.figures(*other)?.verdict_due_ns?;
-            Some(Report::Doubted { link: *other, until_ns })
+            Some(Report::VerdictPending { link: *other, until_ns })
         };
         self.others(link).filter_map(due).collect()
     }

@@ -4,50 +4,32 @@
 use std::{
     fs, io,
     net::{Ipv4Addr, Ipv6Addr},
+    ops::Range,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use link_watcher_programs::IP;
-
-use super::{
-    Actuation, Family, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop, RouteBackend,
-    RouteSink as _, TableRange, nexthop::COMPAT_MODE,
-};
-use crate::{
+use link_watcher::{
     clock,
     event::GroupId,
-    netlink::{
-        Batch, Requests,
-        route::{look_up, parse_way_out},
+    route::{
+        Actuation, COMPAT_MODE, Family, GroupRoutes, NetlinkObjects, NetlinkRoutes, NetlinkTables, Nexthop,
+        RouteBackend, RouteSink as _, TableRange, udp_ways,
     },
     system::{Interfaces, KernelEvents},
 };
+use link_watcher_programs::IP;
 
 const GROUP: GroupId = GroupId(0);
-/// Flows of which it is seen whether they move.
-const FLOWS: u32 = 20_000;
+/// Source ports of the flows of which it is seen whether they move.
+const FLOW_PORTS: Range<u16> = 10_000..30_000;
 /// Longest time until everything stands.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What was measured.
-#[derive(Clone, Debug)]
-pub struct Failovers {
-    /// From the decision until the traffic is led through the other link, ns, each.
-    pub moved_ns: Vec<u64>,
-    /// Until every prefix stands in every place, at the beginning, ns.
-    pub filled_ns: u64,
-    /// The longest time that the back-end kept its caller waiting meanwhile, ns: what a failover would have waited.
-    pub longest_wait_ns: u64,
-}
-
-/// Fails over `rounds` times between two links with so many prefixes.
-///
-/// # Errors
-///
-/// Without root, or where the kernel refuses what is asked.
-pub fn failovers(choice: RouteBackend, family: Family, prefixes: u32, rounds: u32) -> io::Result<Failovers> {
+/// Fails over `rounds` times between two links with so many prefixes: from the decision until the traffic is led through the
+/// other link, ns, each.
+pub(super) fn failovers(choice: RouteBackend, family: Family, prefixes: u32, rounds: u32) -> io::Result<Vec<u64>> {
     alone(move || measure(choice, family, prefixes, rounds))
 }
 
@@ -65,7 +47,7 @@ fn alone<T: Send + 'static, F: Future<Output = io::Result<T>>>(
     thread.join().unwrap_or_else(|_| Err(io::Error::other("the measuring thread has panicked")))
 }
 
-async fn measure(choice: RouteBackend, family: Family, prefixes: u32, rounds: u32) -> io::Result<Failovers> {
+async fn measure(choice: RouteBackend, family: Family, prefixes: u32, rounds: u32) -> io::Result<Vec<u64>> {
     if choice == RouteBackend::Nexthop {
         // Nobody else reads routes here.
         fs::write(COMPAT_MODE, "0")?;
@@ -74,18 +56,17 @@ async fn measure(choice: RouteBackend, family: Family, prefixes: u32, rounds: u3
     // tables, 20 ms for 100,000 routes, for which everybody waits. Those of a router have done so long ago.
     fs::write("/proc/sys/net/ipv6/conf/default/accept_dad", "0")?;
     let links = [link(1, family)?, link(2, family)?];
-    let wish = wish(choice, family, prefixes, &links);
+    let wanted = wanted(choice, family, prefixes, &links);
     let mut events = KernelEvents::open()?;
     let mut sink = sink()?;
-    let mut measured = Failovers { moved_ns: Vec::new(), filled_ns: 0, longest_wait_ns: 0 };
-    let start = Instant::now();
+    let mut moved_ns = Vec::new();
     for round in 0..=rounds as usize {
         let (active, backup) = (links[round % 2], links[(round + 1) % 2]);
-        let desired = GroupRoutes { active: vec![active], backups: vec![backup], ..wish.clone() };
+        let desired = GroupRoutes { active: vec![active], backups: vec![backup], ..wanted.clone() };
         let before = Instant::now();
         sink.apply(clock::now_ns(), GROUP, &desired).await;
         if round > 0 {
-            measured.moved_ns.push(before.elapsed().as_nanos() as u64);
+            moved_ns.push(before.elapsed().as_nanos() as u64);
         }
         let deadline = Instant::now() + PATIENCE;
         while sink.report(GROUP).installed < prefixes as usize
@@ -98,18 +79,13 @@ async fn measure(choice: RouteBackend, family: Family, prefixes: u32, rounds: u3
             while let Some(event) = events.try_next() {
                 sink.observe(clock::now_ns(), &event);
             }
-            let before = Instant::now();
             sink.tick(clock::now_ns()).await;
-            measured.longest_wait_ns = measured.longest_wait_ns.max(before.elapsed().as_nanos() as u64);
-        }
-        if round == 0 {
-            measured.filled_ns = start.elapsed().as_nanos() as u64;
         }
     }
-    Ok(measured)
+    Ok(moved_ns)
 }
 
-fn wish(choice: RouteBackend, family: Family, prefixes: u32, links: &[Nexthop]) -> GroupRoutes {
+fn wanted(choice: RouteBackend, family: Family, prefixes: u32, links: &[Nexthop]) -> GroupRoutes {
     GroupRoutes {
         table: 254,
         prefixes: (0..prefixes).map(|i| prefix(family, i)).collect::<Arc<[IpNet]>>(),
@@ -126,41 +102,25 @@ fn sink() -> io::Result<Actuation<NetlinkRoutes, NetlinkTables, NetlinkObjects>>
 
 /// Of flows over three links with equal weights: the share that moves though its own link stays, when another one goes,
 /// 0 to 1.
-///
-/// # Errors
-///
-/// As [`failovers`].
-pub fn flows_moved(choice: RouteBackend) -> io::Result<f64> {
+pub(super) fn flows_moved(choice: RouteBackend) -> io::Result<f64> {
     alone(move || async move {
         // By addresses and ports (Documentation/networking/ip-sysctl.rst).
         fs::write("/proc/sys/net/ipv4/fib_multipath_hash_policy", "1")?;
         let links = [link(1, Family::V4)?, link(2, Family::V4)?, link(3, Family::V4)?];
-        let wish = wish(choice, Family::V4, 1, &links);
+        let wanted = wanted(choice, Family::V4, 1, &links);
         let mut sink = sink()?;
         let mut outs = Vec::new();
         for active in [&links[..], &links[..2]] {
-            sink.apply(clock::now_ns(), GROUP, &GroupRoutes { active: active.to_vec(), ..wish.clone() }).await;
+            sink.apply(clock::now_ns(), GROUP, &GroupRoutes { active: active.to_vec(), ..wanted.clone() }).await;
             while sink.next_deadline_ns() <= clock::now_ns() {
                 sink.tick(clock::now_ns()).await;
             }
-            outs.push(interfaces_of_flows()?);
+            outs.push(udp_ways(Ipv4Addr::new(32, 0, 0, 9), FLOW_PORTS)?);
         }
         let gone = links[2].ifindex;
         let moved = outs[0].iter().zip(&outs[1]).filter(|(before, after)| before != after && **before != gone);
-        Ok(moved.count() as f64 / f64::from(FLOWS))
+        Ok(moved.count() as f64 / FLOW_PORTS.len() as f64)
     })
-}
-
-/// Where the kernel sends UDP from each source port.
-fn interfaces_of_flows() -> io::Result<Vec<u32>> {
-    let (mut requests, mut batch) = (Requests::open()?, Batch::default());
-    (0..FLOWS)
-        .map(|flow| {
-            batch.clear();
-            look_up(&mut batch, Ipv4Addr::new(32, 0, 0, 9), 10_000 + flow as u16, 9);
-            requests.ask_one(&mut batch, |message| parse_way_out(message.payload()))
-        })
-        .collect()
 }
 
 /// Makes a link to a router behind it.

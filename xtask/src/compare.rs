@@ -8,31 +8,31 @@ use link_watcher_programs::{BIRD, FRR_BFDD, KEEPALIVED, Program};
 use crate::apt;
 
 /// A program, and its package's service.
-struct Peer {
+struct Compared {
     program: Program,
     service: &'static str,
 }
 
-const PEERS: [Peer; 3] = [
-    Peer { program: BIRD, service: "bird" },
-    Peer { program: FRR_BFDD, service: "frr" },
-    Peer { program: KEEPALIVED, service: "keepalived" },
+const PROGRAMS: [Compared; 3] = [
+    Compared { program: BIRD, service: "bird" },
+    Compared { program: FRR_BFDD, service: "frr" },
+    Compared { program: KEEPALIVED, service: "keepalived" },
 ];
 
-/// Whether the benchmarks are told to compare: `--peers`, or `--peers=PROGRAM,…`.
+/// Whether the benchmarks are told to compare: `--compare`, or `--compare=PROGRAM,…`.
 pub(crate) fn wanted(args: &[OsString]) -> bool {
-    args.iter().filter_map(|arg| arg.to_str()).any(|arg| arg == "--peers" || arg.starts_with("--peers="))
+    args.iter().filter_map(|arg| arg.to_str()).any(|arg| arg == "--compare" || arg.starts_with("--compare="))
 }
 
 /// Installs the programs that are missing. Without them there is still something to compare: what cannot be had is said, and
 /// the benchmarks report it as missing.
 pub(crate) fn install() {
-    let missing: Vec<&Peer> = PEERS.iter().filter(|peer| peer.program.path().is_none()).collect();
+    let missing: Vec<&Compared> = PROGRAMS.iter().filter(|compared| compared.program.path().is_none()).collect();
     if missing.is_empty() {
         return;
     }
-    let packages: Vec<String> = missing.iter().map(|peer| peer.program.packages()[0].to_owned()).collect();
-    let services: Vec<&str> = missing.iter().map(|peer| peer.service).collect();
+    let packages: Vec<String> = missing.iter().map(|compared| compared.program.packages()[0].to_owned()).collect();
+    let services: Vec<&str> = missing.iter().map(|compared| compared.service).collect();
     if let Err(error) = install_stopped(&packages, &services) {
         eprintln!("going on without {}: {error:#}", packages.join(", "));
     }
@@ -87,8 +87,8 @@ mod tests {
     #[test]
     fn the_comparison_is_asked_for_by_name() {
         let args = |args: &[&str]| args.iter().map(OsString::from).collect::<Vec<_>>();
-        assert!(wanted(&args(&["--json", "--peers"])));
-        assert!(wanted(&args(&["--peers=bird,frr"])));
+        assert!(wanted(&args(&["--json", "--compare"])));
+        assert!(wanted(&args(&["--compare=bird,frr"])));
         assert!(!wanted(&args(&["--only", "outage"])));
     }
 

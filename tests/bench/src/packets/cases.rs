@@ -1,119 +1,30 @@
-//! Running the program on a packet of one's own (`BPF_PROG_TEST_RUN`): for the tests, which see every verdict, and for the
-//! benchmark, which lets the kernel repeat one packet a million times and tell how long that took.
+//! The kernel program on single packets: one of each kind that it tells apart.
 
-use std::{net::Ipv4Addr, path::Path, sync::atomic::Ordering::Relaxed, time::Duration};
+use std::{net::Ipv4Addr, path::Path, sync::atomic::Ordering::Relaxed};
 
-use aya::programs::{Program, TestRun as _, TestRunOptions};
+use anyhow::{Result, ensure};
+use link_watcher::bpf::{Hook, Kernel, LinkLayer};
 use link_watcher_common::{
     hmac,
     maps::{KeySet, LinkKey, Party},
     wire::{DEFAULT_PORT, Header, Kind, PACKET_LEN, Packet, flags},
 };
 
-use super::{Error, Hook, Kernel, LinkLayer, load};
-use crate::error::chain;
-
-/// What the program did with a packet.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Run {
-    /// Its verdict: `XDP_DROP` 1, `XDP_PASS` 2, `XDP_TX` 3 (linux/bpf.h); at tc `TC_ACT_UNSPEC` -1, `TC_ACT_SHOT` 2,
-    /// `TC_ACT_REDIRECT` 7 (linux/pkt_cls.h).
-    pub verdict: u32,
-    /// The packet afterwards.
-    pub packet: Vec<u8>,
-    /// Time a run took, in the mean over the repetitions.
-    pub duration: Duration,
-}
-
-impl Kernel {
-    /// As [`Kernel::load`], with programs for benchmarks: they forget what they have seen of a link before each packet, and
-    /// undo an answer at once, so that one packet can be repeated. Both cost a few nanoseconds, which the figures contain.
-    ///
-    /// # Errors
-    ///
-    /// As [`Kernel::load`].
-    pub fn load_for_benchmark(object: &[u8], directory: &Path, links: u32) -> Result<Self, Error> {
-        Self::load_as(object, directory, links, None, true)
-    }
-
-    /// Runs the program of a hook for such devices on a packet as if it came in by an existing interface that is up. The packet
-    /// has at least 14 bytes.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses the packet or the interface.
-    pub fn run(
-        &mut self,
-        hook: Hook,
-        layer: LinkLayer,
-        ifindex: u32,
-        packet: &[u8],
-        repeat: u32,
-    ) -> Result<Run, Error> {
-        // Both in linux/bpf.h.
-        let context = match hook {
-            // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-            Hook::Xdp => [0, packet.len() as u32, 0, ifindex, 0, 0].map(u32::to_ne_bytes).concat(),
-            // `struct __sk_buff` up to its 11th word, `ifindex`. The others are the kernel's to say.
-            Hook::Tc => [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, ifindex].map(u32::to_ne_bytes).concat(),
-        };
-        let mut after = vec![0; packet.len()];
-        let options = TestRunOptions {
-            data_in: Some(packet),
-            data_out: Some(&mut after),
-            ctx_in: Some(&context),
-            repeat,
-            ..TestRunOptions::default()
-        };
-        let name = load::name(hook, layer);
-        load::program(&mut self.ebpf, hook, layer)?;
-        let result = match self.ebpf.program(name) {
-            Some(Program::Xdp(program)) => program.test_run(options),
-            Some(Program::SchedClassifier(program)) => program.test_run(options),
-            _ => return Err(Error::Object(format!("has a program {name} of another type"))),
-        };
-        let result = result.map_err(|error| Error::Run(chain(&error)))?;
-        Ok(Run { verdict: result.return_value, packet: after, duration: result.duration })
-    }
-
-    /// How many instructions the kernel's verifier went through until it took the program of a hook for such devices: it gives
-    /// up at a million (`BPF_COMPLEXITY_LIMIT_INSNS`). Nothing before Linux 5.16, which does not tell.
-    ///
-    /// # Errors
-    ///
-    /// If the kernel refuses the program, or tells nothing of it.
-    pub fn verified_instructions(&mut self, hook: Hook, layer: LinkLayer) -> Result<Option<u32>, Error> {
-        let name = load::name(hook, layer);
-        load::program(&mut self.ebpf, hook, layer)?;
-        let info = match self.ebpf.program(name) {
-            Some(Program::Xdp(program)) => program.info(),
-            Some(Program::SchedClassifier(program)) => program.info(),
-            _ => return Err(Error::Object(format!("has a program {name} of another type"))),
-        };
-        info.map(|info| info.verified_instruction_count()).map_err(|error| Error::Run(chain(&error)))
-    }
-}
-
 /// A measured case.
 #[derive(Clone, Debug)]
-pub struct Measured {
+pub(super) struct Measured {
     /// What the packet was.
-    pub name: &'static str,
+    pub(super) name: &'static str,
     /// What the design allows, ns.
-    pub target_ns: u32,
+    pub(super) target_ns: u32,
     /// Time the program took, ns a packet, in the mean of each batch. Batches of the same index followed each other in all
     /// cases, so that they can be subtracted.
-    pub ns: Vec<f64>,
+    pub(super) ns: Vec<f64>,
 }
 
 /// Measures the program by running it on single packets, each repeated [`REPEAT`] times in [`BATCHES`] batches, as if they
 /// came in by the interface `ifindex`, which exists and is up. `directory` is a free pin directory.
-///
-/// # Errors
-///
-/// As [`Kernel::load`] and [`Kernel::run`]; and if the program's verdict is not the expected one, so that nothing else is
-/// measured.
-pub fn measure(object: &[u8], directory: &Path, ifindex: u32) -> Result<Vec<Measured>, Error> {
+pub(super) fn measure(object: &[u8], directory: &Path, ifindex: u32) -> Result<Vec<Measured>> {
     let mut kernel = Kernel::load_for_benchmark(object, directory, 1)?;
     let measured = measure_with(&mut kernel, ifindex);
     kernel.release(false)?;
@@ -121,9 +32,9 @@ pub fn measure(object: &[u8], directory: &Path, ifindex: u32) -> Result<Vec<Meas
 }
 
 /// Packets a batch.
-pub const REPEAT: u32 = 5_000;
+pub(crate) const REPEAT: u32 = 5_000;
 /// Batches a case.
-pub const BATCHES: usize = 201;
+pub(super) const BATCHES: usize = 201;
 
 const SLOT: u32 = 0;
 const KEY: [u8; 32] = [7; 32];
@@ -133,7 +44,7 @@ const LOCAL: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 const REMOTE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 const STRANGER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 
-fn measure_with(kernel: &mut Kernel, ifindex: u32) -> Result<Vec<Measured>, Error> {
+fn measure_with(kernel: &mut Kernel, ifindex: u32) -> Result<Vec<Measured>> {
     // linux/bpf.h
     const XDP_DROP: u32 = 1;
     const XDP_PASS: u32 = 2;
@@ -179,9 +90,7 @@ fn measure_with(kernel: &mut Kernel, ifindex: u32) -> Result<Vec<Measured>, Erro
     for _ in 0..BATCHES {
         for ((name, _, frame, verdict), measured) in cases.iter().zip(&mut measured) {
             let run = kernel.run(Hook::Xdp, LinkLayer::Ethernet, ifindex, frame, REPEAT)?;
-            if run.verdict != *verdict {
-                return Err(Error::Run(format!("{name}: its verdict is {}, not {verdict}", run.verdict)));
-            }
+            ensure!(run.verdict == *verdict, "{name}: its verdict is {}, not {verdict}", run.verdict);
             measured.ns.push(run.duration.as_nanos() as f64);
         }
     }
@@ -189,7 +98,7 @@ fn measure_with(kernel: &mut Kernel, ifindex: u32) -> Result<Vec<Measured>, Erro
 }
 
 /// One link, whose other end is the client, with a lease that does not run out.
-fn prepare(kernel: &mut Kernel, ifindex: u32) -> Result<(), Error> {
+fn prepare(kernel: &mut Kernel, ifindex: u32) -> Result<()> {
     let tables = kernel.tables();
     let intent = &tables.intents()[SLOT as usize];
     intent.me.store(Party { instance: MINE, session: MINE }.pack(), Relaxed);
@@ -210,7 +119,7 @@ fn prepare(kernel: &mut Kernel, ifindex: u32) -> Result<(), Error> {
     kernel.insert_link(key, SLOT)?;
     kernel.insert_link(LinkKey { remote: [0; 16], ..key }, SLOT)?;
     kernel.track_traffic(ifindex)?;
-    kernel.set_port(DEFAULT_PORT, true)
+    Ok(kernel.set_port(DEFAULT_PORT, true)?)
 }
 
 fn signed(header: &Header) -> Packet {
