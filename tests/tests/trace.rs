@@ -137,12 +137,8 @@ fn the_quiet_program_is_back_whoever_ends() {
 fn a_trace_at_tc_and_of_a_keepalive_a_millisecond_moves_no_traffic() {
     for engine in ["tc", "auto"] {
         // Room for a machine that runs other tests: what a trace itself costs is far less than ten milliseconds.
-        let setup = Setup {
-            interval: Duration::from_millis(1),
-            multiplier: 10,
-            engine: engine.to_owned(),
-            ..Setup::default()
-        };
+        let setup =
+            Setup { interval: Duration::from_millis(1), multiplier: 10, engine: engine.to_owned(), ..Setup::default() };
         let trial = Trial::start(Lab::new().unwrap(), setup, &binary().unwrap(), 1000).unwrap();
         let since_ns = monotonic_ns();
         let trace = trial.routers.daemon(End::Server).spawn(&["trace-packets", "--for", "2s", "--json"]).unwrap();

@@ -1,4 +1,5 @@
-//! The programs that the benchmarks compare link-watcher with: installed from Debian, without letting their services run.
+//! Routing programs of others, which the benchmarks compare link-watcher with and tests run beside it: installed from Debian, without letting
+//! their services run.
 
 use std::ffi::OsString;
 
@@ -39,7 +40,7 @@ pub(crate) fn install() {
 }
 
 fn install_stopped(packages: &[String], services: &[&str]) -> Result<()> {
-    apt::install_by(packages, "the comparison with other programs", |privilege| {
+    apt::install_by(packages, "comparisons with other programs, and trials beside them", |privilege| {
         let mut command = privilege.command("sh");
         command.args(["-c", STOPPED, "sh", &services.join(" "), "env"]);
         command

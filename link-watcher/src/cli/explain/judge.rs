@@ -85,7 +85,8 @@ fn more_specific(ways: &[Way], intent: &Intent) -> bool {
 fn owner(intent: &Intent, source: IpAddr) -> Option<&str> {
     let sources = intent.marks.iter().flat_map(|mark| mark.sources.iter().map(move |prefix| (mark, prefix)));
     // The first of the file where two have the same.
-    let longest = sources.rev().filter(|(_, prefix)| prefix.contains(&source)).max_by_key(|(_, prefix)| prefix.prefix_len());
+    let longest =
+        sources.rev().filter(|(_, prefix)| prefix.contains(&source)).max_by_key(|(_, prefix)| prefix.prefix_len());
     longest.map(|(mark, _)| mark.link.as_str())
 }
 

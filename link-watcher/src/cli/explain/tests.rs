@@ -105,8 +105,10 @@ fn a_source_of_an_uplink_goes_there_whichever_is_active() {
     let by = |link: &str, active: &[&str]| {
         let mut meant = intent("uplinks", "::/0");
         meant.active.retain(|share| active.contains(&share.link.as_str()));
-        let mut explanation =
-            Explanation { source: Some("2001:db8:1::10".parse().unwrap()), ..judged(way(link, "uplinks group"), vec![]) };
+        let mut explanation = Explanation {
+            source: Some("2001:db8:1::10".parse().unwrap()),
+            ..judged(way(link, "uplinks group"), vec![])
+        };
         let meant = Meant { snapshot: Some(Snapshot::default()), config: None, intents: vec![meant], no_daemon: None };
         judge::judge(&mut explanation, &meant, true);
         explanation.differences
