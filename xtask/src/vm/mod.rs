@@ -165,6 +165,7 @@ fn available() -> Result<()> {
 fn script_of(files: &[PathBuf], daemon: &Path, search_path: &Path, filter: Option<&str>) -> String {
     let mut text = format!(
         "export PATH={} HOME=/root LINK_WATCHER_BIN={} NO_COLOR=1\n\
+         ulimit -n 65536\n\
          try() {{\n    \
              /usr/bin/timeout --kill-after=10 {} \"$@\" --ignored --test-threads=1 --show-output\n    \
              code=$?\n    \
