@@ -90,9 +90,9 @@ fn packed(project: &Project, daemon: &Path, layout: &Layout) -> Result<Vec<Packe
 }
 
 fn write(project: &Project, name: &str, bytes: &[u8]) -> Result<PathBuf> {
-    let path = project.root.join("target/dist").join(name);
-    let directory = path.parent().unwrap_or(&path);
-    fs::create_dir_all(directory)
+    let directory = project.root.join("target/dist");
+    let path = directory.join(name);
+    fs::create_dir_all(&directory)
         .and_then(|()| fs::write(&path, bytes))
         .with_context(|| format!("cannot write {}; is the disk full?", path.display()))?;
     Ok(path)
@@ -140,18 +140,8 @@ fn with_static_program(project: &Project) -> Result<[PathBuf; 2]> {
     let name = format!("link-watcher-{VERSION}-{}", env::consts::ARCH);
     let files = packed(project, &program, &Layout::package())?;
     let tarball = deb::archive(&files, &[], &name, epoch(project)?)?;
-    Ok([write(project, &format!("{name}.tar.gz"), &tarball)?, rpm(project, &program, VERSION, "")?])
-}
-
-/// Packs a program that needs no library, which says that it is of this version, into `within` of the directory of packages; returns the
-/// package's path.
-///
-/// # Errors
-///
-/// Where a file of the package cannot be read.
-pub(crate) fn rpm(project: &Project, program: &Path, version: &str, within: &str) -> Result<PathBuf> {
-    let bytes = rpm::build(project, packed(project, program, &Layout::rpm())?, version, epoch(project)?)?;
-    write(project, &format!("{within}{}", rpm::name(version)), &bytes)
+    let package = rpm::build(project, packed(project, &program, &Layout::rpm())?, VERSION, epoch(project)?)?;
+    Ok([write(project, &format!("{name}.tar.gz"), &tarball)?, write(project, &rpm::name(VERSION), &package)?])
 }
 
 /// The compiler's target for a program that needs no library.

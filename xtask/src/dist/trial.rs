@@ -18,7 +18,7 @@ pub(crate) struct Root {
 
 /// A machine that has just been installed: it boots, installs packages, reads manual pages, routes, and asks web servers.
 pub(crate) const CLEAN: Root =
-    Root { name: "root", packages: "apt,curl,dbus,iproute2,man-db,nftables,procps,rpm,systemd-sysv" };
+    Root { name: "root", packages: "apt,curl,dbus,iproute2,man-db,nftables,procps,systemd-sysv" };
 
 /// Servers that others wrote, to which the daemon talks.
 pub(crate) const SERVERS: Root =
