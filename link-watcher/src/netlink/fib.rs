@@ -65,7 +65,7 @@ pub(crate) type Answer<T> = Result<T, KernelError>;
 
 /// Where the kernel sends the packet; of several next hops that which it takes for these addresses.
 pub(crate) fn choose(requests: &mut Requests, packet: &Packet) -> std::io::Result<Answer<Chosen>> {
-    ask(requests, packet, RouteFlags::LookupTable, |payload| {
+    ask(requests, packet, RouteFlags::empty(), |payload| {
         let header = RouteHeader::parse(payload).ok()?;
         let attributes = payload.get(RTMSG_LEN..)?;
         let of = |kind| attribute(attributes, kind);
@@ -82,8 +82,7 @@ pub(crate) fn choose(requests: &mut Requests, packet: &Packet) -> std::io::Resul
 
 /// The route that the kernel takes for the packet, with all of its next hops.
 pub(crate) fn find(requests: &mut Requests, packet: &Packet) -> std::io::Result<Answer<Matched>> {
-    // Without the other flag it would say that every table is the main one.
-    ask(requests, packet, RouteFlags::FibMatch | RouteFlags::LookupTable, |payload| {
+    ask(requests, packet, RouteFlags::FibMatch, |payload| {
         let kind = RouteHeader::parse(payload).ok()?.kind;
         let (route, interfaces) = parse_whole_route(payload)?;
         Some(Matched { kind, route, interfaces })
@@ -112,9 +111,12 @@ fn question(packet: &Packet, flags: RouteFlags) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::from(family(packet.destination));
     message.header.destination_prefix_length = length;
-    // IPv6 names the table unasked, and refuses this flag (`inet6_rtm_valid_getroute_req` of net/ipv6/route.c).
-    let refused = if packet.destination.is_ipv4() { RouteFlags::empty() } else { RouteFlags::LookupTable };
-    message.header.flags = flags - refused;
+    message.header.flags = flags;
+    // IPv4 would say that every table is the main one. IPv6 names the table unasked, and refuses the flag
+    // (`inet6_rtm_valid_getroute_req` of net/ipv6/route.c).
+    if packet.destination.is_ipv4() {
+        message.header.flags |= RouteFlags::LookupTable;
+    }
     message.attributes = vec![
         RouteAttribute::Destination(packet.destination.into()),
         RouteAttribute::Mark(packet.mark),

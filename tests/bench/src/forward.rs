@@ -103,14 +103,8 @@ fn udp_ns(site: &Site) -> Result<f64> {
                 Ok(socket)
             })
             .collect::<std::io::Result<_>>()?;
-        let (begin, mut sent) = (Instant::now(), 0);
-        while begin.elapsed() < SPAN {
-            for socket in sockets.iter().cycle().take(BURST) {
-                socket.send(&PAYLOAD)?;
-                sent += 1;
-            }
-        }
-        Ok((sent, begin.elapsed().as_nanos() as f64 / sent as f64))
+        let (sent, took) = sink::send(&sockets, SPAN)?;
+        Ok((sent, took.as_nanos() as f64 / sent as f64))
     })??;
     let arrived = seen()?.saturating_sub(before);
     ensure!(arrived * 100 >= sent * 99, "{arrived} of {sent} datagrams came to the providers");

@@ -2,7 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, UdpSocket},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use crate::{
     rig::Rig,
-    sink::{self, BURST, PAYLOAD, PORT},
+    sink::{self, PORT},
     table::Table,
 };
 
@@ -128,14 +128,7 @@ fn packet_ns(routers: &TwoRouters) -> Result<f64> {
         routers.server_hosts.run(|| -> Result<(u64, Duration)> {
             let socket = UdpSocket::bind("0.0.0.0:0")?;
             socket.connect((HOST, PORT))?;
-            let (begin, mut sent) = (Instant::now(), 0);
-            while sent == 0 || begin.elapsed() < span {
-                for _ in 0..BURST {
-                    socket.send(&PAYLOAD)?;
-                    sent += 1;
-                }
-            }
-            Ok((sent, begin.elapsed()))
+            sink::send(&[socket], span)
         })?
     };
     // Neighbours are asked for.

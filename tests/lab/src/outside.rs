@@ -104,13 +104,21 @@ fn file_name(program: Program) -> &'static str {
     program.name().rsplit('/').next().unwrap_or_default()
 }
 
-fn directory(lab: &Lab, name: &str) -> Result<PathBuf> {
+/// Makes a directory in the lab's, for the files of a program.
+///
+/// # Errors
+/// The file system's.
+pub fn directory(lab: &Lab, name: &str) -> Result<PathBuf> {
     let path = lab.directory().join(name);
     fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
     Ok(path)
 }
 
-fn write(directory: &Path, name: &str, text: &str) -> Result<PathBuf> {
+/// Writes a file of a program's; gives its path.
+///
+/// # Errors
+/// As [`directory`].
+pub fn write(directory: &Path, name: &str, text: &str) -> Result<PathBuf> {
     let path = directory.join(name);
     fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     Ok(path)

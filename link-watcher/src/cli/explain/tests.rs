@@ -52,8 +52,13 @@ fn way(link: &str, group: &str) -> Way {
 }
 
 fn judged(way: Way, intents: Vec<Intent>) -> Explanation {
+    judged_from(None, way, intents)
+}
+
+fn judged_from(source: Option<&str>, way: Way, intents: Vec<Intent>) -> Explanation {
     let mut explanation = Explanation {
         packet: "from 10.20.20.10, which comes in by eth0, to 192.0.2.129, tcp port 443".to_owned(),
+        source: source.map(|source| source.parse().unwrap()),
         incoming: Some("eth0".to_owned()),
         nftables: Some("link_watcher".to_owned()),
         ways: vec![way],
@@ -105,13 +110,7 @@ fn a_source_of_an_uplink_goes_there_whichever_is_active() {
     let by = |link: &str, active: &[&str]| {
         let mut meant = intent("uplinks", "::/0");
         meant.active.retain(|share| active.contains(&share.link.as_str()));
-        let mut explanation = Explanation {
-            source: Some("2001:db8:1::10".parse().unwrap()),
-            ..judged(way(link, "uplinks group"), vec![])
-        };
-        let meant = Meant { snapshot: Some(Snapshot::default()), config: None, intents: vec![meant], no_daemon: None };
-        judge::judge(&mut explanation, &meant, true);
-        explanation.differences
+        judged_from(Some("2001:db8:1::10"), way(link, "uplinks group"), vec![meant]).differences
     };
     assert_eq!(by("fibre", &["dsl"]), []);
     assert!(by("dsl", &["dsl"])[0].what.contains("leaves by dsl, while its source is fibre's"));

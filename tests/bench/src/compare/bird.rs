@@ -4,10 +4,10 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use link_watcher_lab::{End, routers::TwoRouters, service::Service};
+use link_watcher_lab::{End, outside, routers::TwoRouters, service::Service};
 use link_watcher_programs::BIRD;
 
-use super::{BFD_PORT, ENDS, FloodKind, Heard, Package, Program, Timers, bfd_junk, directory, links, write};
+use super::{BFD_PORT, ENDS, FloodKind, Heard, Package, Program, Timers, bfd_junk, links};
 
 pub(crate) struct Bird;
 
@@ -30,12 +30,8 @@ impl Program for Bird {
 
     fn start(&self, routers: &TwoRouters, timers: Timers) -> Result<[Vec<Service>; 2]> {
         let [client, server] = ENDS.map(|(end, role)| {
-            let directory = directory(routers, &format!("bird-{role}"))?;
-            let config = write(&directory, "bird.conf", &config(routers, end, timers)?)?;
-            let mut command = BIRD.command();
-            command.arg("-f").arg("-c").arg(config);
-            command.arg("-s").arg(directory.join("control")).arg("-P").arg(directory.join("pid"));
-            Service::start(&routers.lab, routers.daemon(end).namespace(), &format!("bird-{role}"), &mut command)
+            let namespace = routers.daemon(end).namespace();
+            outside::bird(&routers.lab, namespace, &format!("bird-{role}"), &config(routers, end, timers)?)
         });
         Ok([vec![client?], vec![server?]])
     }

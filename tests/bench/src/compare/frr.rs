@@ -1,22 +1,15 @@
 //! FRR: a BGP session over each link, with BFD to end it; routes of the heavier session win. Debian's FRR 8.4 has no static
 //! routes that follow BFD.
 
-use std::{fmt::Write as _, fs, os::unix::fs::PermissionsExt as _, path::Path, process::Command, time::Duration};
+use std::fmt::Write as _;
 
-use anyhow::{Context as _, Result};
-use link_watcher_lab::{End, routers::TwoRouters, service::Service};
-use link_watcher_programs::{FRR_BFDD, FRR_BGPD, FRR_ZEBRA, Program as Listed, UNSHARE};
+use anyhow::Result;
+use link_watcher_lab::{End, outside, routers::TwoRouters, service::Service};
+use link_watcher_programs::{FRR_BFDD, FRR_BGPD};
 
-use super::{BFD_PORT, ENDS, FloodKind, Heard, Package, Program, Timers, bfd_junk, directory, links, write};
+use super::{BFD_PORT, ENDS, FloodKind, Heard, Package, Program, Timers, bfd_junk, links};
 
 pub(crate) struct Frr;
-
-/// The user that they become.
-const USER: &str = "frr";
-/// Through which the daemons talk to zebra, in a directory of their end.
-const ZEBRA_SOCKET: &str = "zserv";
-/// How long zebra may take to make it.
-const START_LIMIT: Duration = Duration::from_secs(10);
 
 impl Program for Frr {
     fn part(&self) -> &'static str {
@@ -37,34 +30,10 @@ impl Program for Frr {
     }
 
     fn start(&self, routers: &TwoRouters, timers: Timers) -> Result<[Vec<Service>; 2]> {
-        let lab = routers.lab.directory();
-        // The daemons are no longer root when they read what is theirs in it; everything else there has its own mode.
-        fs::set_permissions(lab, fs::Permissions::from_mode(0o711))
-            .with_context(|| format!("cannot open {} to FRR", lab.display()))?;
-        let [client, server]: [Result<Vec<Service>>; 2] = ENDS.map(|(end, role)| {
-            let directory = directory(routers, &format!("frr-{role}"))?;
-            for (name, text) in [
-                ("zebra.conf", String::from("log stdout\n")),
-                ("bfdd.conf", bfdd_config(timers)),
-                ("bgpd.conf", bgpd_config(routers, end)?),
-            ] {
-                write(&directory, name, &text)?;
-            }
-            let path = directory.to_str().context("a temporary directory whose name is no text")?;
-            let namespace = routers.daemon(end).namespace();
-            namespace.command(&["chown", "--recursive", &format!("{USER}:{USER}"), path], "")?;
-            let start = |name: &str, daemon: Listed| {
-                let mut command = command(name, daemon, &directory);
-                Service::start(&routers.lab, namespace, &format!("frr-{role}-{name}"), &mut command)
-            };
-            let zebra = start("zebra", FRR_ZEBRA)?;
-            // Those that do not find it there ask again only ten seconds later.
-            let socket = directory.join(ZEBRA_SOCKET);
-            routers.lab.wait_until("zebra's socket", START_LIMIT, || {
-                zebra.check()?;
-                Ok(socket.exists().then_some(()))
-            })?;
-            Ok(vec![zebra, start("bfdd", FRR_BFDD)?, start("bgpd", FRR_BGPD)?])
+        let [client, server] = ENDS.map(|(end, role)| {
+            let (bfdd, bgpd) = (bfdd_config(timers), bgpd_config(routers, end)?);
+            let others = [(FRR_BFDD, bfdd.as_str()), (FRR_BGPD, bgpd.as_str())];
+            outside::frr(&routers.lab, routers.daemon(end).namespace(), &format!("frr-{role}"), &others)
         });
         Ok([client?, server?])
     }
@@ -80,22 +49,6 @@ impl Program for Frr {
     fn flood(&self) -> Option<FloodKind> {
         Some(FloodKind { port: BFD_PORT, spoil: bfd_junk })
     }
-}
-
-fn command(name: &str, daemon: Listed, directory: &Path) -> Command {
-    // Whatever they are told, the daemons make directories in /run, and in /var/tmp for notes in case they crash: what they see
-    // there is the lab's.
-    let script = "mount -t tmpfs tmpfs /run && mount --bind \"$1\" /var/tmp && shift && exec \"$@\"";
-    let mut command = UNSHARE.command();
-    command.args(["--mount", "sh", "-c", script, "sh"]).arg(directory);
-    command.arg(daemon.name()).args(["-u", USER, "-g", USER, "-A", "127.0.0.1", "-P", "0"]);
-    command.arg("-f").arg(directory.join(format!("{name}.conf")));
-    command.arg("-i").arg(directory.join(format!("{name}.pid")));
-    command.arg("-z").arg(directory.join(ZEBRA_SOCKET)).arg("--vty_socket").arg(directory);
-    if daemon == FRR_BFDD {
-        command.arg("--bfdctl").arg(directory.join("bfdd.sock"));
-    }
-    command
 }
 
 fn bfdd_config(timers: Timers) -> String {

@@ -4,10 +4,10 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use link_watcher_lab::{End, routers::TwoRouters, service::Service};
+use link_watcher_lab::{End, outside, routers::TwoRouters, service::Service};
 use link_watcher_programs::KEEPALIVED;
 
-use super::{BFD_PORT, ENDS, FloodKind, Heard, Package, Program, Timers, bfd_junk, directory, links, write};
+use super::{BFD_PORT, ENDS, FloodKind, Heard, Package, Program, Timers, bfd_junk, links};
 
 pub(crate) struct Keepalived;
 
@@ -30,19 +30,8 @@ impl Program for Keepalived {
 
     fn start(&self, routers: &TwoRouters, timers: Timers) -> Result<[Vec<Service>; 2]> {
         let [client, server] = ENDS.map(|(end, role)| {
-            let directory = directory(routers, &format!("keepalived-{role}"))?;
-            let config = write(&directory, "keepalived.conf", &config(routers, end, timers)?)?;
-            let mut command = KEEPALIVED.command();
-            command.args(["--dont-fork", "--log-console", "--no-syslog"]).arg("--use-file").arg(config);
-            for (option, file) in [
-                ("--pid", "pid"),
-                ("--vrrp_pid", "vrrp.pid"),
-                ("--bfd_pid", "bfd.pid"),
-                ("--checkers_pid", "checkers.pid"),
-            ] {
-                command.arg(format!("{option}={}", directory.join(file).display()));
-            }
-            Service::start(&routers.lab, routers.daemon(end).namespace(), &format!("keepalived-{role}"), &mut command)
+            let namespace = routers.daemon(end).namespace();
+            outside::keepalived(&routers.lab, namespace, &format!("keepalived-{role}"), &config(routers, end, timers)?)
         });
         Ok([vec![client?], vec![server?]])
     }

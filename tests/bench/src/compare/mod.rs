@@ -9,14 +9,9 @@ mod link_watcher;
 mod ping;
 mod round;
 
-use std::{
-    fs,
-    net::IpAddr,
-    path::{Path, PathBuf},
-    process::Stdio,
-};
+use std::{net::IpAddr, process::Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 use link_watcher_lab::{
     End,
@@ -168,20 +163,6 @@ pub(crate) fn links(routers: &TwoRouters, end: End) -> impl Iterator<Item = Link
 
 /// The two ends with their names, which are those of the files that belong to them.
 pub(crate) const ENDS: [(End, &str); 2] = [(End::Client, "client"), (End::Server, "server")];
-
-/// A directory `NAME` in the lab's.
-pub(crate) fn directory(routers: &TwoRouters, name: &str) -> Result<PathBuf> {
-    let path = routers.lab.directory().join(name);
-    fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
-    Ok(path)
-}
-
-/// Writes a configuration file; gives its path.
-pub(crate) fn write(directory: &Path, name: &str, text: &str) -> Result<PathBuf> {
-    let path = directory.join(name);
-    fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
-    Ok(path)
-}
 
 pub(crate) fn run(rig: &Rig, table: &mut Table, wanted: &[Name], cuts: u32) -> Result<()> {
     let wanted = if wanted.is_empty() { Name::value_variants() } else { wanted };

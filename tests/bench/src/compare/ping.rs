@@ -4,10 +4,10 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use link_watcher_lab::{End, routers::TwoRouters, service::Service};
+use link_watcher_lab::{End, outside, routers::TwoRouters, service::Service};
 use link_watcher_programs::{PING, SH};
 
-use super::{ENDS, FloodKind, Heard, Package, Program, Timers, directory, links, write};
+use super::{ENDS, FloodKind, Heard, Package, Program, Timers, links};
 
 pub(crate) struct Ping;
 
@@ -30,8 +30,8 @@ impl Program for Ping {
 
     fn start(&self, routers: &TwoRouters, timers: Timers) -> Result<[Vec<Service>; 2]> {
         let [client, server] = ENDS.map(|(end, role)| {
-            let directory = directory(routers, &format!("ping-{role}"))?;
-            let path = write(&directory, "monitor.sh", &script(routers, end, timers)?)?;
+            let directory = outside::directory(&routers.lab, &format!("ping-{role}"))?;
+            let path = outside::write(&directory, "monitor.sh", &script(routers, end, timers)?)?;
             let mut command = SH.command();
             command.arg(path);
             Service::start(&routers.lab, routers.daemon(end).namespace(), &format!("ping-{role}"), &mut command)
